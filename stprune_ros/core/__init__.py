@@ -1,0 +1,1 @@
+"""Cameras, frame sets and history: numpy only, no ROS, no clock, no thread."""

@@ -1,0 +1,1 @@
+"""The offline door: rosbags in, rosbags and reports out; no rclpy."""

@@ -1,0 +1,1 @@
+"""Token selection: pure functions from features to keep masks, torch only."""

@@ -1,0 +1,1 @@
+"""A small synthetic driving world with known truth."""

@@ -1,0 +1,1 @@
+"""The live door: the only folder that imports rclpy."""

@@ -1,0 +1,1 @@
+"""Hosting of vision-language models."""

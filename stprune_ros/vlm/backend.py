@@ -1,0 +1,103 @@
+"""What the pipeline asks of a vision-language model: encode images, prefill once, score and write from there.
+
+The pipeline and its tests know only this protocol; ``transformers_backend.py`` is the implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Event
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Identity of a loaded model; ``trained`` is False where the weights are random."""
+
+    model_id: str
+    revision: str
+    family: str
+    trained: bool
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """Visual tokens of one image: ``tokens`` (rows * columns, D), row-major over ``grid`` = (rows, columns).
+
+    ``deep`` holds one (rows * columns, D) tensor per deepstack layer, empty for families without.
+    ``extra`` holds tokens that belong to no patch (an image newline): (n, D), always kept, appended after the patches.
+    """
+
+    tokens: torch.Tensor
+    grid: tuple[int, int]
+    deep: tuple[torch.Tensor, ...] = ()
+    extra: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VisualFrame:
+    """One image in a prompt: its features and which tokens stay, ``keep`` bool (rows * columns,)."""
+
+    features: ImageFeatures
+    keep: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A prefilled prompt; ``state`` belongs to the backend and may be used for any number of questions.
+
+    ``tokens_text`` and ``tokens_visual`` count what was prefilled.
+    """
+
+    tokens_text: int
+    tokens_visual: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Greedy text; ``finished`` is False where the token limit, the deadline or the cancel event cut it short."""
+
+    text: str
+    tokens: int
+    finished: bool
+    timed_out: bool = False
+
+
+class Backend(Protocol):
+    """A hosted model. One thread at a time."""
+
+    info: ModelInfo
+
+    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
+        """Visual tokens of each RGB image, uint8 (height, width, 3); images may differ in size."""
+        ...
+
+    def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
+        """Run the shared prefix (system text, then texts and images in order, pruned) once and keep its KV cache."""
+        ...
+
+    def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
+        """Log-probability of each candidate as the whole answer to ``question``, in one batched pass."""
+        ...
+
+    def generate(
+        self,
+        context: Context,
+        question: str,
+        max_new_tokens: int,
+        deadline: float | None = None,
+        cancel: Event | None = None,
+    ) -> Generated:
+        """Greedy answer to ``question``; stops at ``deadline`` (time.monotonic() seconds) or when ``cancel`` is set."""
+        ...
+
+    def free(self) -> None:
+        """Release caches (not the weights), e.g. after running out of memory."""
+        ...
