@@ -1,0 +1,28 @@
+"""Where the installed files that are not Python live: messages, config, models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from stprune_ros.core.types import StpruneError
+
+NAME = 'stprune_ros'
+
+
+def share(relative: str) -> Path:
+    """Path of a file or folder below the package's share folder.
+
+    Looks beside the sources first, then through AMENT_PREFIX_PATH (colcon), then below ``sys.prefix`` (pip sets no
+    AMENT_PREFIX_PATH). Raises StpruneError naming every place it looked.
+    """
+    source = Path(__file__).resolve().parents[1]
+    prefixes = [*filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)), sys.prefix]
+    roots = [source, *(Path(prefix) / 'share' / NAME for prefix in prefixes)]
+    # The source root is no package root when installed: site-packages has no package.xml.
+    found = [root / relative for root in roots if (root / 'package.xml').is_file() and (root / relative).exists()]
+    if not found:
+        places = ', '.join(str(root) for root in roots)
+        raise StpruneError(f"'{relative}' of {NAME} is not installed; looked in {places}")
+    return found[0]
