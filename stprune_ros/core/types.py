@@ -107,6 +107,7 @@ class FrameSet:
 
     ``cameras`` lists every view of the rig in ring order; a view without an entry in ``frames`` is missing.
     ``stamp_ns`` is the acquisition time of the anchor frame, ``spread_ns`` the span of the offset-corrected stamps.
+    ``stale`` names the missing views that have been silent for longer than the stale limit.
     """
 
     sequence: int
@@ -115,6 +116,7 @@ class FrameSet:
     frames: Mapping[str, CameraFrame]
     spread_ns: int = 0
     ego: EgoState | None = None
+    stale: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> tuple[str, ...]:

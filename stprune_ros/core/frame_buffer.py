@@ -1,0 +1,67 @@
+"""Rolling history of frame sets (ours).
+
+Keyframes are the first set in each stride of absolute time, whoever looks and however late: so live and replay see the same
+history, and a tick has to encode only its own images while those of the keyframes are still cached.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from stprune_ros.core.ego import in_words
+from stprune_ros.core.types import FrameSet, Window
+
+
+class FrameBuffer:
+    """The last ``frames - 1`` keyframes and the current set; times in nanoseconds. Holds images by reference, bounded."""
+
+    def __init__(self, frames: int, stride_ns: int, max_gap_ns: int) -> None:
+        self.frames = frames
+        self.stride_ns = stride_ns
+        self.max_gap_ns = max_gap_ns
+        self._keyframes: deque[FrameSet] = deque(maxlen=frames)  # the newest one may be the current set
+        self._current: FrameSet | None = None
+        self._shapes: dict[str, tuple[str, int, int]] = {}
+
+    def add(self, frame_set: FrameSet) -> str | None:
+        """Take the next set; returns why the history before it was flushed, or None."""
+        reason = self._break_before(frame_set)
+        if reason is not None:
+            self.flush()
+        cell = frame_set.stamp_ns // self.stride_ns
+        if not self._keyframes or cell != self._keyframes[-1].stamp_ns // self.stride_ns:
+            self._keyframes.append(frame_set)
+        self._current = frame_set
+        for camera, frame in frame_set.frames.items():
+            self._shapes[camera] = (frame.encoding, frame.width, frame.height)
+        return reason
+
+    def window(self) -> Window:
+        """The current set behind its history, oldest first; only after `add`."""
+        if self._current is None:
+            raise ValueError('window() before the first frame set')
+        history = [frame_set for frame_set in self._keyframes if frame_set.stamp_ns < self._current.stamp_ns]
+        return Window((*history[max(len(history) - (self.frames - 1), 0) :], self._current), self.frames)
+
+    def flush(self) -> None:
+        """Forget everything."""
+        self._keyframes.clear()
+        self._current = None
+        self._shapes.clear()
+
+    def _break_before(self, frame_set: FrameSet) -> str | None:
+        if self._current is None:
+            return None
+        step = (frame_set.stamp_ns - self._current.stamp_ns) / 1e9
+        if step <= 0:
+            return f'time jumped back by {in_words(-step)}'
+        if step * 1e9 > self.max_gap_ns:
+            return f'gap of {in_words(step)} between frame sets, more than {self.max_gap_ns / 1e9:g} s'
+        for camera, frame in frame_set.frames.items():
+            shape = (frame.encoding, frame.width, frame.height)
+            known = self._shapes.get(camera, shape)
+            if known[0] != shape[0]:
+                return f"camera '{camera}' changed its encoding from {known[0]} to {shape[0]}"
+            if known != shape:
+                return f"camera '{camera}' changed its size from {known[1]}x{known[2]} to {shape[1]}x{shape[2]}"
+        return None

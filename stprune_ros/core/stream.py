@@ -1,0 +1,157 @@
+"""The front half that node and replay share: messages in, windows out. No clock and no thread: the same stamps give the same ticks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stprune_ros.core.ego import EgoTrack
+from stprune_ros.core.frame_buffer import FrameBuffer
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.synchronizer import RingSynchronizer
+from stprune_ros.core.types import CameraFrame, FrameSet, StpruneError, Window
+from stprune_ros.settings import Settings
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which camera plays which part, names checked against the ring."""
+
+    anchor: str
+    critical: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: Settings, rig: CameraRig) -> Roles:
+        """Anchor (the camera nearest straight ahead unless named) and critical cameras (the anchor unless named)."""
+        anchor = settings['cameras.anchor'] or rig.ring[0]
+        critical = tuple(settings['cameras.critical']) or (anchor,)
+        for camera in (anchor, *critical):
+            if camera not in rig.ring:
+                raise StpruneError(
+                    f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring: {', '.join(rig.ring)}"
+                )
+        return cls(anchor, critical)
+
+
+class SensorStream:
+    """Synchroniser, ego track and history in a row.
+
+    ``notes`` collects sentences to log, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
+    ``flushes``, ``frames_unstamped`` and ``ticks``.
+    """
+
+    def __init__(self, settings: Settings, rig: CameraRig) -> None:
+        self.rig = rig
+        self.roles = Roles.of(settings, rig)
+        names, offsets = settings['cameras.names'], settings['cameras.offsets_ms']
+        self._sync = RingSynchronizer(
+            rig.ring,
+            self.roles.anchor,
+            tolerance_ns=settings.ns('sync.tolerance_ms'),
+            max_wait_ns=settings.ns('sync.max_wait_ms'),
+            max_spread_ns=settings.ns('sync.max_spread_ms'),
+            offsets_ns={name: round(offset * 1e6) for name, offset in zip(names, offsets)},
+            min_views=settings['sync.min_views'],
+        )
+        self._ego = EgoTrack(settings.ns('ego.max_age_ms'), settings['cameras.base_frame'])
+        self._buffer = FrameBuffer(
+            settings['history.frames'], settings.ns('history.stride_ms'), settings.ns('history.max_gap_ms')
+        )
+        self._stale_ns = settings.ns('cameras.stale_after_ms')
+        self._period_ns = settings.ns('inference.period_ms')
+        self._tick_cell: int | None = None
+        self._waiting: list[FrameSet] = []  # closed sets whose odometry has not come yet
+        self._notes: list[str] = []
+
+    @property
+    def counters(self) -> Counter[str]:
+        """Counts since start."""
+        return self._sync.counters
+
+    def newest_ns(self, camera: str) -> int | None:
+        """Newest offset-corrected stamp of a camera, None before its first frame."""
+        return self._sync.newest_ns(camera)
+
+    def take_notes(self) -> list[str]:
+        """New sentences to log, and forget them."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def add_image(self, camera: str, message: Any) -> list[Window]:
+        """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first."""
+        frame = frame_of(camera, message)
+        if frame.stamp_ns == 0:
+            self.counters['frames_unstamped'] += 1
+            if self.counters['frames_unstamped'] == 1:
+                self._notes.append(f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp")
+            return []
+        self._waiting += self._sync.add(frame)
+        return self._release()
+
+    def add_odometry(self, message: Any) -> list[Window]:
+        """Take a duck-typed Odometry; a set that waited for it may become due."""
+        self._notes += self._ego.add(message)
+        return self._release()
+
+    def finish(self) -> list[Window]:
+        """The end of a bag: everything that is still open becomes due."""
+        self._waiting += self._sync.flush()
+        return self._release(ended=True)
+
+    def reset(self, reason: str) -> None:
+        """The clock jumped: forget everything that was buffered."""
+        self._sync.reset()
+        self._ego.clear()
+        self._buffer.flush()
+        self._waiting.clear()
+        self._tick_cell = None
+        self._notes.append(f'history flushed: {reason}')
+
+    def _release(self, ended: bool = False) -> list[Window]:
+        windows = []
+        while self._waiting and (ended or not self._odometry_may_come(self._waiting[0].stamp_ns)):
+            window = self._tick(self._waiting.pop(0))
+            if window is not None:
+                windows.append(window)
+        return windows
+
+    def _odometry_may_come(self, stamp_ns: int) -> bool:
+        """Whether a sample after ``stamp_ns`` is still worth waiting for, to interpolate instead of hold."""
+        newest, watermark = self._ego.newest_ns, self._sync.watermark_ns
+        alive = newest is not None and stamp_ns - self._ego.max_age_ns <= newest < stamp_ns
+        return alive and watermark is not None and watermark < stamp_ns + self._sync.max_wait_ns
+
+    def _tick(self, frame_set: FrameSet) -> Window | None:
+        ego = self._ego.at(frame_set.stamp_ns)
+        if ego is None:
+            self._notes += self._ego.why_none(frame_set.stamp_ns)
+        frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set))
+        reason = self._buffer.add(frame_set)
+        if reason is not None:
+            self.counters['flushes'] += 1
+            self._tick_cell = None
+            self._notes.append(f'history flushed: {reason}')
+        if self._period_ns:
+            cell = frame_set.stamp_ns // self._period_ns
+            if cell == self._tick_cell:
+                return None
+            self._tick_cell = cell
+        self.counters['ticks'] += 1
+        return self._buffer.window()
+
+    def _stale(self, frame_set: FrameSet) -> frozenset[str]:
+        def silent(camera: str) -> bool:
+            newest = self._sync.newest_ns(camera)
+            return newest is None or newest < frame_set.stamp_ns - self._stale_ns
+
+        return frozenset(filter(silent, frame_set.missing))
+
+
+def frame_of(camera: str, message: Any) -> CameraFrame:
+    """A CameraFrame that refers to an Image or CompressedImage message (rclpy or rosbags alike)."""
+    stamp = message.header.stamp
+    stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    height, width = getattr(message, 'height', 0), getattr(message, 'width', 0)  # a CompressedImage has neither
+    encoding = message.encoding if hasattr(message, 'encoding') else message.format
+    return CameraFrame(camera, stamp_ns, encoding, int(height), int(width), message)

@@ -1,0 +1,182 @@
+"""Frame sets from a ring of cameras that fire when they like (ours; README, "How a tick works").
+
+An anchor camera opens a set with each of its frames; every other camera brings its nearest frame within the tolerance.
+A set closes when it cannot get better, or when a stamp of anchor + max_wait has been seen anywhere. There is no clock and
+no thread here: the same stamps give the same sets in whatever order they arrive, as long as every frame of a set
+arrives before that closing stamp does, and the anchor camera's own frames in their order (one publisher's always do).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+
+from stprune_ros.core.types import CameraFrame, FrameSet, StpruneError
+
+JUMP_NS = 1_000_000_000  # a camera whose stamps step back farther than this has started anew (a bag that loops)
+HORIZON_NS = 1_000_000_000  # stamps farther ahead of the anchor than this are a wrong clock and close nothing
+MIN_INTERVAL_NS = 5_000_000  # no camera fires twice within this: a frame nearer than half of it cannot be beaten
+
+_stamp = attrgetter('stamp_ns')
+
+
+class RingSynchronizer:
+    """Turns frames into frame sets; times are integer nanoseconds.
+
+    ``offsets_ns`` says how long after the anchor a camera is known to fire. ``tolerance_ns`` is the largest distance from
+    the anchor, ``max_spread_ns`` the largest span of a set, both after the offsets are taken off.
+    ``counters`` counts sets_full, sets_partial, sets_skipped, frames_late, frames_duplicate and clock_jumps.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        anchor: str,
+        *,
+        tolerance_ns: int,
+        max_wait_ns: int,
+        max_spread_ns: int,
+        offsets_ns: Mapping[str, int] | None = None,
+        min_views: int = 1,
+    ) -> None:
+        if anchor not in cameras:
+            raise StpruneError(f"anchor camera '{anchor}' is not in the ring: {', '.join(cameras)}")
+        self.cameras = tuple(cameras)
+        self.anchor = anchor
+        self.tolerance_ns = tolerance_ns
+        self.max_wait_ns = max_wait_ns
+        self.max_spread_ns = max_spread_ns
+        self.offsets_ns = {camera: (offsets_ns or {}).get(camera, 0) for camera in cameras}
+        self.min_views = min_views
+        self.counters: Counter[str] = Counter()
+        self._sequence = 0
+        self._frames: dict[str, list[CameraFrame]] = {camera: [] for camera in cameras}  # sorted by stamp
+        self._newest: dict[str, int] = {}  # corrected stamp by camera
+        self._pending: list[CameraFrame] = []  # anchor frames of open sets, sorted by stamp
+        self._closed_ns: int | None = None  # anchor stamp of the last closed set
+
+    @property
+    def watermark_ns(self) -> int | None:
+        """Newest corrected stamp seen anywhere, wrong clocks left out; None before the first anchor frame."""
+        anchor = self._newest.get(self.anchor)
+        if anchor is None:
+            return None
+        return max(stamp for stamp in self._newest.values() if stamp <= anchor + HORIZON_NS)
+
+    def newest_ns(self, camera: str) -> int | None:
+        """Newest corrected stamp of one camera; None before its first frame."""
+        return self._newest.get(camera)
+
+    def add(self, frame: CameraFrame) -> list[FrameSet]:
+        """Take one frame; returns the sets that it closes, oldest first."""
+        if frame.camera not in self._frames:
+            raise StpruneError(f"frame of camera '{frame.camera}', which is not in the ring: {', '.join(self.cameras)}")
+        stamp = self._corrected(frame)
+        newest = self._newest.get(frame.camera)
+        if newest is not None and stamp < newest - JUMP_NS:
+            self._start_anew(frame.camera, stamp)
+            newest = None
+        if not self._store(frame):
+            return []
+        self._newest[frame.camera] = stamp if newest is None else max(newest, stamp)
+        if frame.camera == self.anchor:
+            if self._closed_ns is not None and frame.stamp_ns <= self._closed_ns:
+                self.counters['frames_late'] += 1
+            else:
+                insort(self._pending, frame, key=_stamp)
+        closed = self._close_ready()
+        self._forget_old(frame.camera)
+        return closed
+
+    def flush(self) -> list[FrameSet]:
+        """Close every open set with what is there: the end of a bag."""
+        closed = [self._close(anchor) for anchor in self._pending]
+        self._pending.clear()
+        return [frame_set for frame_set in closed if frame_set is not None]
+
+    def reset(self) -> None:
+        """Forget all frames and open sets: the clock jumped. Counters and the sequence go on."""
+        self.counters['clock_jumps'] += 1
+        self._pending.clear()
+        self._newest.clear()
+        self._closed_ns = None
+        for frames in self._frames.values():
+            frames.clear()
+
+    def _corrected(self, frame: CameraFrame) -> int:
+        return frame.stamp_ns - self.offsets_ns[frame.camera]
+
+    def _store(self, frame: CameraFrame) -> bool:
+        frames = self._frames[frame.camera]
+        at = bisect_left(frames, frame.stamp_ns, key=_stamp)
+        if at < len(frames) and frames[at].stamp_ns == frame.stamp_ns:
+            self.counters['frames_duplicate'] += 1
+            return False
+        frames.insert(at, frame)
+        return True
+
+    def _start_anew(self, camera: str, stamp: int) -> None:
+        """One camera stepped back in time. Where it is the anchor, the others keep only frames of the new time."""
+        self._frames[camera].clear()
+        if camera != self.anchor:
+            return
+        self.counters['clock_jumps'] += 1
+        self._pending.clear()
+        self._closed_ns = None
+        for other, frames in self._frames.items():
+            frames[:] = [frame for frame in frames if abs(self._corrected(frame) - stamp) <= HORIZON_NS]
+            if other != camera and not frames:
+                self._newest.pop(other, None)
+
+    def _close_ready(self) -> list[FrameSet]:
+        watermark = self.watermark_ns
+        closed = []
+        # Oldest first and never out of order: a newer set that is complete waits for its elder.
+        while self._pending and watermark is not None:
+            anchor = self._pending[0]
+            if watermark < self._corrected(anchor) + self.max_wait_ns and not self._unbeatable(anchor):
+                break
+            frame_set = self._close(self._pending.pop(0))
+            if frame_set is not None:
+                closed.append(frame_set)
+        return closed
+
+    def _distance(self, frame: CameraFrame, anchor: CameraFrame) -> int:
+        return abs(self._corrected(frame) - self._corrected(anchor))
+
+    def _nearest(self, camera: str, anchor: CameraFrame) -> CameraFrame | None:
+        if camera == self.anchor:
+            return anchor
+        near = [frame for frame in self._frames[camera] if self._distance(frame, anchor) <= self.tolerance_ns]
+        return min(near, key=lambda frame: (self._distance(frame, anchor), frame.stamp_ns), default=None)
+
+    def _unbeatable(self, anchor: CameraFrame) -> bool:
+        nearest = (self._nearest(camera, anchor) for camera in self.cameras)
+        return all(frame is not None and 2 * self._distance(frame, anchor) < MIN_INTERVAL_NS for frame in nearest)
+
+    def _close(self, anchor: CameraFrame) -> FrameSet | None:
+        found = {camera: self._nearest(camera, anchor) for camera in self.cameras}
+        chosen = {camera: frame for camera, frame in found.items() if frame is not None}
+        while self._spread(chosen) > self.max_spread_ns:
+            del chosen[max(chosen, key=lambda camera: self._distance(chosen[camera], anchor))]
+        self._closed_ns = anchor.stamp_ns
+        if len(chosen) < self.min_views:
+            self.counters['sets_skipped'] += 1
+            return None
+        frame_set = FrameSet(self._sequence, anchor.stamp_ns, self.cameras, chosen, self._spread(chosen))
+        self.counters['sets_full' if frame_set.full else 'sets_partial'] += 1
+        self._sequence += 1
+        return frame_set
+
+    def _spread(self, chosen: Mapping[str, CameraFrame]) -> int:
+        stamps = [self._corrected(frame) for frame in chosen.values()]
+        return max(stamps) - min(stamps)
+
+    def _forget_old(self, camera: str) -> None:
+        """Frames that no open or coming set can use; an open set this old has been closed by this camera's own stamps."""
+        frames = self._frames[camera]
+        oldest = self._newest[camera] - self.max_wait_ns - 2 * self.tolerance_ns
+        while frames and self._corrected(frames[0]) < oldest:
+            frames.pop(0)
