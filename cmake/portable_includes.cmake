@@ -1,0 +1,33 @@
+# ROS 2 wheels from PyPI export targets whose include paths belong to the machine that built the wheels, and CMake
+# refuses to link a target with a missing include path. Nothing is missing on an apt or source install of ROS 2.
+function(drop_missing_includes)
+  get_property(targets DIRECTORY PROPERTY IMPORTED_TARGETS)
+  foreach(target IN LISTS targets)
+    get_target_property(includes ${target} INTERFACE_INCLUDE_DIRECTORIES)
+    if(NOT includes)
+      continue()
+    endif()
+    set(kept)
+    foreach(directory IN LISTS includes)
+      if(directory MATCHES "^\\$<" OR EXISTS "${directory}")
+        list(APPEND kept "${directory}")
+      endif()
+    endforeach()
+    set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${kept}")
+  endforeach()
+endfunction()
+
+# The same fault at its source: rosidl exports NumPy's include path of the building machine. CMake refuses to export it
+# where the path lies inside the source tree, as it does for a virtual environment in the repository.
+function(keep_numpy_include_private)
+  set(target ${PROJECT_NAME}__rosidl_generator_py)
+  get_target_property(includes ${target} INTERFACE_INCLUDE_DIRECTORIES)
+  set(portable)
+  foreach(directory IN LISTS includes)
+    if(IS_ABSOLUTE "${directory}")
+      set(directory "$<BUILD_INTERFACE:${directory}>")
+    endif()
+    list(APPEND portable "${directory}")
+  endforeach()
+  set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${portable}")
+endfunction()
