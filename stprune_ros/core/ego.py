@@ -91,7 +91,7 @@ def read_odometry(message: Any, base_frame: str) -> tuple[EgoState | None, list[
     if not any(message.twist.covariance):
         notes.append('odometry covariances are all zero: its accuracy is unknown')
     if not all(map(math.isfinite, position)) or not any(position):
-        notes.append('odometry position is not finite or exactly (0, 0, 0): not used, motion comes from the twist')
+        notes.append('odometry samples whose position is not finite or exactly (0, 0, 0) count as having none: motion comes from the twist')
         usable_position = None
     else:
         usable_position = position

@@ -117,7 +117,7 @@ class CameraRig:
             return 0.0
         rays = self.cameras[camera].horizon_rays()[start:stop]
         steps = np.clip((rays[1:] * rays[:-1]).sum(axis=1), -1.0, 1.0)
-        return float(np.degrees(np.arccos(steps).sum()))
+        return float(np.degrees(np.arccos(steps).sum()) * (stop - start) / (stop - start - 1))  # from edge to edge
 
     @classmethod
     def from_file(cls, path: str | Path) -> CameraRig:

@@ -162,6 +162,7 @@ class ViewReport:
 class Answer:
     """Everything one tick says; ``distribution`` holds (behavior, probability) for every candidate, summing to one.
 
+    ``status`` is that of the hint, ``description_status`` that of the text, which is written after the hint is out.
     ``max_speed`` (m/s) and ``distance`` (m) are NaN when unknown. ``stage_ms`` holds disjoint stage times.
     ``notes`` are sentences about what is degraded, for logs and diagnostics.
     """
@@ -175,6 +176,7 @@ class Answer:
     confidence_source: ConfidenceSource = ConfidenceSource.NONE
     max_speed: float = float('nan')
     distance: float = float('nan')
+    description_status: Status = Status.UNKNOWN
     description: str = ''
     truncated: bool = False
     views: tuple[ViewReport, ...] = ()

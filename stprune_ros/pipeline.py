@@ -1,0 +1,296 @@
+"""One tick from end to end: a window of frame sets in, an answer out. Used by the node and by replay alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Event
+
+import numpy as np
+import torch
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.stream import Roles
+from stprune_ros.core.types import (
+    Answer,
+    Behavior,
+    CameraFrame,
+    CameraState,
+    Status,
+    StpruneError,
+    ViewReport,
+    Window,
+)
+from stprune_ros.pruning.pruner import PruningConfig, SpatioTemporalPruner, ViewTokens
+from stprune_ros.settings import Settings
+from stprune_ros.vlm.answer import Hint, clean_text, read_hint
+from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame
+from stprune_ros.vlm.prompt import Prompt, View
+
+STAGES = ('decode', 'encode', 'prune', 'prefill', 'hint', 'describe')
+
+Key = tuple[str, int]  # camera, stamp_ns
+
+
+@dataclass
+class _View:
+    """What one view brings to the tick: frames that could be used, oldest first, and their places in the history."""
+
+    camera: str
+    state: CameraState
+    stamp_ns: int
+    features: list[ImageFeatures]
+    slots: tuple[int, ...]
+
+
+class Pipeline:
+    """Decodes and encodes what is new, prunes, and asks the model. One thread at a time.
+
+    ``decode`` turns a CameraFrame into RGB uint8 (height, width, 3) and raises StpruneError for a broken image.
+    ``settings`` may be replaced between ticks (dynamic parameters).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        backend: Backend,
+        rig: CameraRig,
+        prompt: Prompt,
+        decode: Callable[[CameraFrame], np.ndarray],
+    ) -> None:
+        self.settings = settings
+        self.backend = backend
+        self.rig = rig
+        self.roles = Roles.of(settings, rig)
+        self.prompt = prompt
+        self._decode = decode
+        self._features: dict[Key, ImageFeatures | None] = {}  # frames of the last window; None: could not be decoded
+        self._sizes_said: set[str] = set()
+
+    def run(
+        self,
+        window: Window,
+        *,
+        cancel: Event | None = None,
+        on_hint: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before the text.
+
+        A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early with status NO_HINT.
+        Raises what the backend raises when it fails; the caches are then still consistent.
+        """
+        clock = _StageClock()
+        started = time.monotonic()
+        deadline_s = self.settings['inference.deadline_ms'] / 1e3
+        deadline = started + deadline_s if deadline_s else None
+        notes: list[str] = []
+
+        views = self._views(window, clock, notes)
+        answer = self._blank_answer(window, views)
+        lost = [view.camera for view in views if view.camera in self.roles.critical and view.state != CameraState.OK]
+        if lost:
+            notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
+            status = Status.NO_HINT
+            return replace(answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms)
+
+        with clock.stage('prune'):
+            kept = self._prune(views, window.slots)
+        with clock.stage('prefill'):
+            content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
+            context = self.backend.prefill(self.prompt.system, content)
+        answer = replace(answer, views=_reports(views, kept), tokens_text=context.tokens_text)
+
+        degraded = self._degradation(window, views, notes)
+        if _over(deadline) or _is_set(cancel):
+            status = Status.NO_HINT if _is_set(cancel) else Status.TIMEOUT
+            return replace(answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms)
+        with clock.stage('hint'):
+            hint = self._hint(context)
+        status = _status(hint.status, degraded, late=_over(deadline))
+        answer = replace(
+            answer,
+            status=status,
+            behavior=hint.behavior if status in (Status.OK, Status.DEGRADED) else Behavior.UNKNOWN,
+            distribution=hint.distribution,
+            confidence=hint.confidence,
+            confidence_source=hint.confidence_source,
+            notes=tuple(notes),
+            stage_ms=dict(clock.stage_ms),
+        )
+        if on_hint is not None:
+            on_hint(answer)
+        if not self.settings['inference.describe'] or _is_set(cancel):
+            return replace(answer, description_status=Status.NO_HINT)
+
+        with clock.stage('describe'):
+            generated = self.backend.generate(
+                context, self.prompt.describe_question, self.settings['inference.max_new_tokens'], deadline, cancel
+            )
+        text, text_status = clean_text(generated.text)
+        return replace(
+            answer,
+            description=text,
+            description_status=_status(text_status if self.backend.info.trained else Status.INVALID, degraded, generated.timed_out),
+            truncated=not generated.finished,
+            stage_ms=clock.stage_ms,
+        )
+
+    def free(self) -> None:
+        """Drop every cached feature, here and in the backend."""
+        self._features.clear()
+        self.backend.free()
+
+    def _views(self, window: Window, clock: _StageClock, notes: list[str]) -> list[_View]:
+        """Features of every usable frame of the window, encoding only those that the last tick did not have."""
+        frames = [frame for frame_set in window.sets for frame in frame_set.frames.values()]
+        current = {frame.camera for frame in window.current.frames.values()}
+        wanted = {_key(frame): frame for frame in frames if frame.camera in current}
+        known = {key: self._features[key] for key in wanted if key in self._features}
+        new = [frame for key, frame in wanted.items() if key not in known]
+        with clock.stage('decode'):
+            images = [(frame, self._image(frame, notes)) for frame in new]
+        good = [(frame, image) for frame, image in images if image is not None]
+        with clock.stage('encode'):
+            encoded = self.backend.encode([image for _, image in good]) if good else []
+        known.update({_key(frame): None for frame, image in images if image is None})
+        known.update({_key(frame): features for (frame, _), features in zip(good, encoded)})
+        self._features = known  # nothing older than this window is ever asked for again
+        return [self._view(camera, window) for camera in window.current.cameras]
+
+    def _view(self, camera: str, window: Window) -> _View:
+        frame = window.current.frames.get(camera)
+        if frame is None:
+            stale = camera in window.current.stale
+            return _View(camera, CameraState.STALE if stale else CameraState.MISSING, 0, [], ())
+        if self._features[_key(frame)] is None:
+            return _View(camera, CameraState.INVALID, frame.stamp_ns, [], ())
+        first = window.slots - len(window.sets)
+        usable = []
+        for slot, frame_set in enumerate(window.sets, start=first):
+            past = frame_set.frames.get(camera)
+            features = self._features[_key(past)] if past is not None else None
+            if features is not None:
+                usable.append((slot, features))
+        return _View(camera, CameraState.OK, frame.stamp_ns, [found for _, found in usable], tuple(slot for slot, _ in usable))
+
+    def _image(self, frame: CameraFrame, notes: list[str]) -> np.ndarray | None:
+        try:
+            image = self._decode(frame)
+        except StpruneError as error:
+            notes.append(f"image of camera '{frame.camera}' is left out: {error}")
+            return None
+        model = self.rig.cameras[frame.camera]
+        height, width = image.shape[:2]
+        if abs(width * model.height - height * model.width) > 0.02 * width * model.height and frame.camera not in self._sizes_said:
+            self._sizes_said.add(frame.camera)
+            notes.append(
+                f"camera_info of camera '{frame.camera}' is for {model.width}x{model.height}, its images are {width}x{height}:"
+                ' overlap with its neighbours is not to be trusted; publish the camera_info that belongs to the images'
+            )
+        return image
+
+    def _prune(self, views: list[_View], history: int) -> list[torch.Tensor]:
+        """Keep masks per view, bool (T, rows, columns)."""
+        pruner = SpatioTemporalPruner(
+            PruningConfig(
+                self.settings['pruning.method'],
+                self.settings['pruning.keep_ratio'],
+                self.settings['pruning.lambda_temporal'],
+                self.settings['pruning.lambda_spatial'],
+                self.settings['pruning.seed'],
+            )
+        )
+        return pruner([ViewTokens(view.camera, _token_grid(view.features), view.slots) for view in views], history)
+
+    def _prompt_views(self, views: list[_View], kept: list[torch.Tensor]) -> list[View]:
+        return [
+            View(
+                self.rig.direction(view.camera),
+                view.camera,
+                [VisualFrame(features, keep.flatten()) for features, keep in zip(view.features, masks)],
+            )
+            for view, masks in zip(views, kept)
+        ]
+
+    def _hint(self, context: Context) -> Hint:
+        behaviors = [behavior for behavior, _ in self.prompt.candidates]
+        texts = [text for _, text in self.prompt.candidates]
+        scores = self.backend.score(context, self.prompt.hint_question, texts)
+        hint = read_hint(behaviors, scores)
+        return hint if self.backend.info.trained else replace(hint, status=Status.INVALID)
+
+    def _degradation(self, window: Window, views: list[_View], notes: list[str]) -> bool:
+        """Whether the input is incomplete; says how in ``notes``."""
+        broken = bool(notes)
+        for view in views:
+            if view.state in (CameraState.MISSING, CameraState.STALE):
+                notes.append(f"camera '{view.camera}' has no frame in this set")
+        if window.current.ego is None:
+            notes.append('no odometry near the frame: the prompt says nothing about ego motion')
+        if not self.backend.info.trained:
+            notes.append(f"model '{self.backend.info.model_id}' has random weights: its answers mean nothing")
+        return broken or not window.current.full or window.current.ego is None
+
+    def _blank_answer(self, window: Window, views: list[_View]) -> Answer:
+        info, current = self.backend.info, window.current
+        return Answer(
+            sequence=current.sequence,
+            stamp_ns=current.stamp_ns,
+            status=Status.UNKNOWN,
+            views=tuple(ViewReport(view.camera, view.state, view.stamp_ns) for view in views),
+            model_id=info.model_id,
+            model_revision=info.revision,
+            model_trained=info.trained,
+            prompt_id=self.prompt.id,
+            method=self.settings['pruning.method'],
+            keep_ratio=self.settings['pruning.keep_ratio'],
+        )
+
+
+class _StageClock:
+    """Disjoint stage times in ms."""
+
+    def __init__(self) -> None:
+        self.stage_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_ms[name] = self.stage_ms.get(name, 0.0) + (time.perf_counter() - started) * 1e3
+
+
+def _key(frame: CameraFrame) -> Key:
+    return frame.camera, frame.stamp_ns
+
+
+def _token_grid(features: list[ImageFeatures]) -> torch.Tensor:
+    """(T, rows, columns, D) of the frames of one view; (0, 0, 0, 0) without any."""
+    if not features:
+        return torch.zeros(0, 0, 0, 0)
+    return torch.stack([frame.tokens.reshape(*frame.grid, -1) for frame in features])
+
+
+def _reports(views: list[_View], kept: list[torch.Tensor]) -> tuple[ViewReport, ...]:
+    return tuple(
+        ViewReport(view.camera, view.state, view.stamp_ns, len(mask), mask.numel(), int(mask.sum()), mask.cpu().numpy())
+        for view, mask in zip(views, kept)
+    )
+
+
+def _status(status: Status, degraded: bool, late: bool) -> Status:
+    if status == Status.OK and late:
+        return Status.TIMEOUT
+    return Status.DEGRADED if status == Status.OK and degraded else status
+
+
+def _over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
+
+
+def _is_set(cancel: Event | None) -> bool:
+    return cancel is not None and cancel.is_set()

@@ -1,0 +1,33 @@
+"""Selections that know nothing about the scene: the bar that any method has to clear."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def random_mask(count: int, keep: int, generator: torch.Generator) -> Tensor:
+    """``keep`` of ``count`` tokens at random: bool (count,), on CPU."""
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[torch.randperm(count, generator=generator)[:keep]] = True
+    return mask
+
+
+def spread(total: int, bins: int) -> Tensor:
+    """``total`` items over ``bins`` as evenly as integers allow: int64 (bins,)."""
+    edges = torch.arange(bins + 1) * total // bins
+    return edges.diff()
+
+
+def uniform_mask(frames: int, rows: int, columns: int, keep: int) -> Tensor:
+    """``keep`` tokens evenly over frames, in each frame over rows, in each row over columns: bool (frames * rows * columns,).
+
+    Every second row starts half a step later, so that few tokens still spread over the width.
+    """
+    mask = torch.zeros(frames, rows, columns, dtype=torch.bool)
+    for frame, in_frame in enumerate(spread(keep, frames).tolist()):
+        for row, in_row in enumerate(spread(in_frame, rows).tolist()):
+            start = 0.5 if row % 2 == 0 else 0.0
+            places = ((torch.arange(in_row) + start) * columns / max(in_row, 1)).long()
+            mask[frame, row, places] = True
+    return mask.reshape(-1)
