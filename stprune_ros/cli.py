@@ -1,0 +1,195 @@
+"""The command `stprune`. Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, 130 interrupted.
+
+Everything heavy is imported inside the command that needs it, so that `stprune check` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from stprune_ros import settings
+from stprune_ros.core.types import StpruneError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    # A container that stops sends SIGTERM: what was done so far is kept, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return int(options.run(options))
+    except StpruneError as error:
+        print(f'stprune: {error}', file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"stprune: '{error.filename}': {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('stprune: interrupted', file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog='stprune', description='Six cameras in, scene descriptions and planning hints out.'
+    )
+    commands = top.add_subparsers(title='commands', metavar='COMMAND', required=True)
+    _demo(commands.add_parser('demo', help='make a small world, run node and replay on it, leave a report'))
+    _replay(commands.add_parser('replay', help='run on a recorded bag, as fast as it goes and without drops'))
+    _play(commands.add_parser('play', help='publish a bag over DDS in real time'))
+    _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
+    _check(commands.add_parser('check', help='check a parameter file'))
+    return top
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f'{text} is not a number above 0')
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 1')
+    return value
+
+
+def ratio(text: str) -> float:
+    """A keep ratio as the parameter table allows it."""
+    try:
+        return float(settings.lookup('pruning.keep_ratio').parse(float(text)))  # type: ignore[arg-type]
+    except StpruneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def remap(text: str) -> tuple[str, str]:
+    """A pair 'from:=to' of topic names."""
+    source, separator, target = text.partition(':=')
+    if not (separator and source and target):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
+    return source, target
+
+
+def _demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR', help='default: %(default)s')
+    command.add_argument('--seed', type=int, default=1, help='which world; default: %(default)s')
+    command.add_argument('--seconds', type=positive, default=12.0, help='how long a drive; default: %(default)s')
+
+    def run(options: argparse.Namespace) -> int:
+        from stprune_ros.offline.demo import demo
+
+        return demo(options.output, seed=options.seed, seconds=options.seconds)
+
+    command.set_defaults(run=run)
+
+
+def _replay(command: argparse.ArgumentParser) -> None:
+    command.add_argument('bag', type=Path, metavar='BAG', help='a rosbag2 folder, or one .mcap or .db3 file')
+    command.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='for results.mcap, summary.json, report.html'
+    )
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, as for the node')
+    command.add_argument('--keep', type=ratio, metavar='R', help='share of visual tokens that the model sees')
+    command.add_argument('--method', choices=settings.METHODS, help='how tokens are selected')
+
+    def run(options: argparse.Namespace) -> int:
+        from stprune_ros.offline.replay import replay
+
+        values = settings.load(options.params) if options.params else settings.Settings()
+        if options.keep is not None:
+            values = values.replace(pruning__keep_ratio=options.keep)
+        if options.method is not None:
+            values = values.replace(pruning__method=options.method)
+        return replay(options.bag, options.output, values)
+
+    command.set_defaults(run=run)
+
+
+def _play(command: argparse.ArgumentParser) -> None:
+    command.add_argument('bag', type=Path, metavar='BAG', help='a rosbag2 folder, or one .mcap or .db3 file')
+    command.add_argument(
+        '--rate', type=positive, default=1.0, metavar='X', help='times real time; default: %(default)s'
+    )
+    command.add_argument('--clock', action='store_true', help='publish the recording times on /clock')
+    command.add_argument('--loop', type=count, default=1, metavar='N', help='how often; default: %(default)s')
+    command.add_argument(
+        '--wait', type=positive, default=0.0, metavar='S', help='wait up to S seconds for subscribers first'
+    )
+    command.add_argument(
+        '--remap',
+        type=remap,
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='/from:=/to',
+        help='publish a topic under another name',
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            import rclpy  # noqa: F401
+        except ImportError:
+            raise StpruneError(
+                "`stprune play` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace"
+            ) from None
+        from stprune_ros.ros.player import play
+
+        print(
+            play(
+                options.bag,
+                rate=options.rate,
+                clock=options.clock,
+                remaps=dict(options.remap),
+                loops=options.loop,
+                wait_s=options.wait,
+            )
+        )
+        return 0
+
+    command.set_defaults(run=run)
+
+
+def _world(command: argparse.ArgumentParser) -> None:
+    command.add_argument('output', type=Path, metavar='OUT', help='folder of the new bag')
+    command.add_argument('--seed', type=int, default=1, help='which world; default: %(default)s')
+    command.add_argument('--seconds', type=positive, default=20.0, help='how long a drive; default: %(default)s')
+    command.add_argument('--hz', type=positive, default=10.0, help='images per second and camera; default: %(default)s')
+    command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
+
+    def run(options: argparse.Namespace) -> int:
+        from stprune_ros.ringworld.recording import record
+
+        if options.output.exists():
+            raise StpruneError(f"'{options.output}' exists already; name a new folder")
+        record(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
+        return 0
+
+    command.set_defaults(run=run)
+
+
+def _check(command: argparse.ArgumentParser) -> None:
+    command.add_argument('file', type=Path, metavar='FILE', help='a ROS 2 parameter file')
+
+    def run(options: argparse.Namespace) -> int:
+        problems = settings.problems_in(settings.read_file(options.file))
+        for problem in problems:
+            print(f'{options.file}: {problem}', file=sys.stderr)
+        if not problems:
+            print(f'{options.file}: all parameters are known and in range')
+        return 1 if problems else 0
+
+    command.set_defaults(run=run)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

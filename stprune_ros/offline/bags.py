@@ -1,0 +1,285 @@
+"""Opens rosbag2 recordings of any storage, whole or damaged, and yields their messages in recorded order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from heapq import merge
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rosbags.interfaces import Connection, MessageDefinitionFormat
+from rosbags.rosbag2 import Reader
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.offline.salvage import Salvage
+from stprune_ros.share import share
+
+OUR_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
+# Bags older than version 8 do not name their distribution: the version tells which one wrote them.
+DISTRIBUTION_OF_VERSION = {
+    1: 'dashing',
+    2: 'eloquent',
+    3: 'foxy',
+    4: 'galactic',
+    5: 'humble',
+    6: 'iron',
+    7: 'iron',
+    8: 'jazzy',
+}
+STORAGES = ('.mcap', '.db3')
+
+
+def one_line(error: Exception) -> str:
+    """The text of an exception as part of a sentence."""
+    return ' '.join(str(error).split()).rstrip('.') or type(error).__name__
+
+
+def register_ours(store: Typestore) -> Typestore:
+    """Add the messages of this package that ``store`` lacks, from the installed .msg files; returns ``store``."""
+    for name in OUR_MESSAGES:
+        full = f'stprune_ros/msg/{name}'
+        if full not in store.fielddefs:
+            store.register(get_types_from_msg(share(f'msg/{name}.msg').read_text(encoding='utf-8'), full))
+    return store
+
+
+def message_store() -> Typestore:
+    """The standard messages of the newest distribution together with ours."""
+    return register_ours(get_typestore(Stores.LATEST))
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a bag: name, type ('pkg/msg/Name'), number of messages, RIHS01 type hash where the bag has it.
+
+    ``latched`` is True where it was offered as transient local.
+    """
+
+    name: str
+    msgtype: str
+    count: int
+    digest: str = ''
+    latched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of a bag, still serialized: ``data`` is CDR, ``receive_ns`` the time of recording."""
+
+    topic: str
+    msgtype: str
+    receive_ns: int
+    data: bytes
+    store: Typestore = field(repr=False)
+
+    def message(self) -> Any:
+        """Deserialize; raises StpruneError where the bytes do not fit the type or the type is unknown."""
+        try:
+            return self.store.deserialize_cdr(self.data, self.msgtype)
+        except Exception as error:  # rosbags compiles its parsers, so that any exception can come out of them
+            known = self.msgtype in self.store.fielddefs
+            reason = one_line(error) if known else 'the bag brings no definition of this type'
+            where = f"the message on '{self.topic}' recorded at {self.receive_ns} ns"
+            raise StpruneError(f'{where} is not a readable {self.msgtype}: {reason}') from None
+
+
+class Bag:
+    """An open rosbag2 recording; use as a context manager.
+
+    ``topics`` by name; ``notes`` are sentences about what is wrong with the recording, and grow while reading.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open ``path``, a bag folder or one .mcap or .db3 file.
+
+        Raises StpruneError where it is missing, not a bag, or holds no message.
+        """
+        self.path = Path(path)
+        self.notes: list[str] = []
+        self._readers: list[Reader] = []
+        self._salvages: list[Salvage] = []
+        self._open()
+        self.store = self._typestore()
+        self.topics = self._topics()
+        if not any(topic.count for topic in self.topics.values()):
+            self.close()
+            raise StpruneError(f"bag '{self.path}' holds no message{self._because()}")
+
+    def messages(self, topics: Collection[str] = ()) -> Iterator[Record]:
+        """Yield the messages of ``topics`` (none given: all) in recorded order.
+
+        Damage found on the way ends the file that has it, with a note; what came before it has been yielded.
+        """
+        wanted = set(topics) or set(self.topics)
+        streams = [self._read(reader, wanted) for reader in self._readers]
+        streams += [self._read_salvage(salvage, wanted) for salvage in self._salvages]
+        return merge(*streams, key=lambda item: item.receive_ns)
+
+    def first(self, topic: str) -> Any:
+        """The first message on ``topic``, deserialized."""
+        return next(self.messages([topic])).message()
+
+    def close(self) -> None:
+        """Close every file."""
+        for reader in self._readers:
+            with suppress(Exception):
+                reader.close()
+        self._readers.clear()
+
+    def __enter__(self) -> Bag:
+        """Return the bag itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every file."""
+        self.close()
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            raise StpruneError(f"bag '{self.path}' does not exist")
+        if self.path.is_file():
+            self._open_file(self.path)
+            return
+        if (self.path / 'metadata.yaml').is_file():
+            problem = self._open_reader(self.path)
+            if not problem:
+                return
+            self.notes.append(
+                f"metadata.yaml of bag '{self.path}' cannot be followed ({problem}); reading the files themselves"
+            )
+        files = sorted(file for file in self.path.iterdir() if file.suffix in STORAGES)
+        if not files:
+            raise StpruneError(f"'{self.path}' is not a rosbag2 bag: it holds no .mcap or .db3 file{self._because()}")
+        if not self.notes:
+            self.notes.append(f"bag '{self.path}' has no metadata.yaml; reading the files themselves")
+        for file in files:
+            self._open_file(file)
+
+    def _open_file(self, file: Path) -> None:
+        if file.suffix == '.bag':
+            raise StpruneError(f"'{file}' is a ROS 1 bag; convert it with rosbags-convert first")
+        if file.suffix not in STORAGES:
+            raise StpruneError(f"'{file}' is not a rosbag2 bag: neither a bag folder nor a .mcap or .db3 file")
+        problem = self._open_reader(file)
+        if not problem:
+            return
+        salvage = Salvage.of(file)
+        if not salvage.topics:
+            raise StpruneError(f"'{file}' is not a readable bag: {problem}")
+        self._salvages.append(salvage)
+        self.notes.append(
+            f"'{file}' is damaged ({problem}); {sum(salvage.topics.values())} messages before the damage are read"
+        )
+
+    def _open_reader(self, path: Path) -> str:
+        """Open with the regular reader; returns what is wrong, '' if nothing."""
+        try:
+            reader = Reader(path)
+            reader.open()
+        except (
+            Exception
+        ) as error:  # a damaged file makes parsers fail in their own ways, from struct.error to TypeError
+            return one_line(error)
+        self._readers.append(reader)
+        return ''
+
+    def _because(self) -> str:
+        return f' ({"; ".join(self.notes)})' if self.notes else ''
+
+    def _connections(self) -> list[Connection]:
+        return [connection for reader in self._readers for connection in reader.connections]
+
+    def _typestore(self) -> Typestore:
+        """Definitions from the bag first, then those of the distribution that wrote it, then ours."""
+        store = get_typestore(Stores.EMPTY)
+        definitions = {
+            c.msgtype: (c.msgdef.format == MessageDefinitionFormat.IDL, c.msgdef.data)
+            for c in self._connections()
+            if c.msgdef.data
+        }
+        for salvage in self._salvages:
+            definitions.update(
+                {t.msgtype: (t.encoding != 'ros2msg', t.definition) for t in salvage.topics if t.definition}
+            )
+        for msgtype, (is_idl, text) in sorted(definitions.items()):
+            try:
+                parsed = _parse_idl(text) if is_idl else get_types_from_msg(text, msgtype)
+                store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
+            except Exception as error:  # the parser's grammar errors have no common base
+                self.notes.append(f'the definition of {msgtype} in the bag is not readable ({one_line(error)})')
+        standard = get_typestore(self._distribution())
+        store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
+        return register_ours(store)
+
+    def _distribution(self) -> Stores:
+        name = next((reader.ros_distro for reader in self._readers if reader.ros_distro), '')
+        if not name:
+            name = DISTRIBUTION_OF_VERSION.get(self._version(), '')
+        try:
+            return Stores(f'ros2_{name}')
+        except ValueError:
+            return Stores.LATEST
+
+    def _version(self) -> int:
+        metadata = self.path / 'metadata.yaml'
+        if not metadata.is_file():
+            return 0
+        for line in metadata.read_text(encoding='utf-8', errors='replace').splitlines():
+            key, _, value = line.strip().partition(':')
+            if key == 'version' and value.strip().isdigit():
+                return int(value)
+        return 0
+
+    def _topics(self) -> dict[str, Topic]:
+        topics: dict[str, Topic] = {}
+        found = [(c.topic, c.msgtype, c.msgcount, c.digest, _latched(c)) for c in self._connections()]
+        found += [(t.topic, t.msgtype, count, '', False) for s in self._salvages for t, count in s.topics.items()]
+        for name, msgtype, count, digest, latched in sorted(found):
+            known = topics.get(name, Topic(name, msgtype, 0, digest, latched))
+            if known.msgtype != msgtype:
+                self.notes.append(f"topic '{name}' has the types {known.msgtype} and {msgtype}; only the first is read")
+                continue
+            topics[name] = Topic(name, msgtype, known.count + count, known.digest or digest, known.latched or latched)
+        return topics
+
+    def _read(self, reader: Reader, wanted: set[str]) -> Iterator[Record]:
+        connections = [c for c in reader.connections if c.topic in wanted and self.topics[c.topic].msgtype == c.msgtype]
+        if not connections:
+            return
+        count = 0
+        try:
+            for connection, stamp, data in reader.messages(connections):
+                yield Record(connection.topic, connection.msgtype, stamp, data, self.store)
+                count += 1
+        except Exception as error:  # see _open_reader
+            note = f"'{reader.path}' is damaged after {count} messages ({one_line(error)}); the rest is lost"
+            if note not in self.notes:
+                self.notes.append(note)
+
+    def _read_salvage(self, salvage: Salvage, wanted: set[str]) -> Iterator[Record]:
+        for topic, stamp, data in salvage.messages():
+            if topic.topic in wanted and self.topics[topic.topic].msgtype == topic.msgtype:
+                yield Record(topic.topic, topic.msgtype, stamp, data, self.store)
+
+
+def _latched(connection: Connection) -> bool:
+    profiles = getattr(connection.ext, 'offered_qos_profiles', [])
+    return any(profile.durability.name == 'TRANSIENT_LOCAL' for profile in profiles)
+
+
+def _parse_idl(text: str) -> dict[str, Any]:
+    """Types of an IDL definition; rosbag2 joins the files it needs with a ruler and a header line each."""
+    ruler = '=' * 80 + '\n'
+    if not text.startswith(f'{ruler}IDL: '):
+        return dict(get_types_from_idl(text))
+    parsed: dict[str, Any] = {}
+    for part in text.split(ruler)[1:]:
+        parsed.update(get_types_from_idl(part.partition('\n')[2]))
+    return parsed

@@ -1,0 +1,188 @@
+"""Plays a bag over DDS in real time, where `ros2 bag play` is not installed.
+
+Messages go out as the bytes that were recorded: nothing is converted, so six camera streams cost next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.offline.bags import Bag, Topic
+
+CLOCK_PERIOD_S = 0.025
+IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+
+
+def message_class(msgtype: str) -> Any:
+    """The rclpy class of 'pkg/msg/Name', None where it is not installed."""
+    package, _, name = msgtype.replace('/msg/', '/').partition('/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+class BagPlayer:
+    """Publishers for the topics of a bag; topics that cannot be played are named once, in ``notes``.
+
+    ``remaps`` takes topic names of the bag to those to publish on. ``clock`` publishes the recording times on /clock.
+    """
+
+    def __init__(self, node: Node, bag: Bag, remaps: Mapping[str, str], clock: bool = False) -> None:
+        """Create the publishers; raises StpruneError where a remapped topic is not in the bag or none can be played."""
+        unknown = [name for name in remaps if name not in bag.topics]
+        if unknown:
+            names = ', '.join(bag.topics)
+            raise StpruneError(f"topic '{unknown[0]}' to remap is not in the bag; it holds {names}")
+        self.bag = bag
+        self.notes: list[str] = []
+        self._node = node
+        self._clock = node.create_publisher(Clock, '/clock', 10) if clock else None
+        self._publishers: dict[str, Publisher[Any]] = {}
+        self._create(remaps, [topic for topic in bag.topics.values() if not (clock and topic.name == '/clock')])
+
+    def wait_for_subscribers(self, limit_s: float) -> bool:
+        """Wait until every image topic (in a bag without images: every topic) is subscribed to; False at the limit."""
+        images = [name for name in self._publishers if self.bag.topics[name].msgtype in IMAGES]
+        awaited = [self._publishers[name] for name in images or self._publishers]
+        end = time.monotonic() + limit_s
+        while any(publisher.get_subscription_count() == 0 for publisher in awaited):
+            if time.monotonic() > end:
+                lonely = [publisher.topic_name for publisher in awaited if publisher.get_subscription_count() == 0]
+                self.notes.append(
+                    f'nobody subscribed to {", ".join(lonely)} within {limit_s:g} s; playing all the same'
+                )
+                return False
+            time.sleep(0.05)
+        return True
+
+    def play(self, rate: float = 1.0) -> int:
+        """Publish every message once, as far apart as they were recorded divided by ``rate``; returns how many."""
+        started, first, count = time.monotonic(), None, 0
+        total = sum(self.bag.topics[name].count for name in self._publishers)
+        latest = 0.0
+        with tqdm(total=total, unit='msg', disable=not sys.stderr.isatty(), leave=False) as bar:
+            for record in self.bag.messages(list(self._publishers)):
+                first = record.receive_ns if first is None else first
+                due = started + (record.receive_ns - first) / 1e9 / rate
+                latest = max(latest, time.monotonic() - due)
+                self._sleep_until(due, record.receive_ns, rate)
+                self._publishers[record.topic].publish(record.data)
+                count += 1
+                bar.update()
+        if latest > 0.1:
+            self.notes.append(f'this machine could not keep up: some messages went out {latest:.1f} s late')
+        self._drain()
+        return count
+
+    def _create(self, remaps: Mapping[str, str], topics: Iterable[Topic]) -> None:
+        missing, different = [], []
+        for topic in topics:
+            kind = message_class(topic.msgtype)
+            if kind is None:
+                missing.append(f'{topic.name} ({topic.msgtype})')
+                continue
+            publisher = self._node.create_publisher(kind, remaps.get(topic.name, topic.name), _qos(topic))
+            if topic.digest and self._digest(publisher) not in ('', topic.digest):
+                different.append(f'{topic.name} ({topic.msgtype})')
+                self._node.destroy_publisher(publisher)
+                continue
+            self._publishers[topic.name] = publisher
+        if missing:
+            self.notes.append(f'not played, because their types are not installed: {", ".join(missing)}')
+        if different:
+            self.notes.append(f'not played, because their types differ from those installed: {", ".join(different)}')
+        if not self._publishers:
+            raise StpruneError(f"nothing in bag '{self.bag.path}' can be played: {'; '.join(self.notes)}")
+
+    def _digest(self, publisher: Publisher[Any]) -> str:
+        """Type hash of our own publisher as the graph shows it, '' where the middleware has none."""
+        for info in self._node.get_publishers_info_by_topic(publisher.topic_name):
+            if info.node_name == self._node.get_name() and info.node_namespace == self._node.get_namespace():
+                return str(info.topic_type_hash)
+        return ''
+
+    def _sleep_until(self, due: float, stamp_ns: int, rate: float) -> None:
+        """Sleep in short steps, so that /clock goes on between messages."""
+        while True:
+            left = due - time.monotonic()
+            if self._clock is not None:
+                self._publish_clock(stamp_ns - max(0, round(left * rate * 1e9)))
+            if left <= 0:
+                return
+            time.sleep(min(left, CLOCK_PERIOD_S))
+
+    def _publish_clock(self, now_ns: int) -> None:
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = divmod(now_ns, 10**9)
+        assert self._clock is not None
+        self._clock.publish(message)
+
+    def _drain(self) -> None:
+        """Give reliable readers a second for what is still on its way: leaving at once would lose it."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=1))
+
+
+def play(
+    path: Path,
+    *,
+    rate: float = 1.0,
+    clock: bool = False,
+    remaps: Mapping[str, str] | None = None,
+    loops: int = 1,
+    wait_s: float = 0.0,
+) -> str:
+    """Play the bag at ``path`` ``loops`` times and return one sentence about it; notes go to stderr.
+
+    Raises StpruneError for a bad bag or where nothing in it can be played.
+    """
+    with Bag(path) as bag:
+        # Signals stay with Python: rclpy's handlers would tear the context down under a publisher.
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node('stprune_player', enable_rosout=False, start_parameter_services=False)
+        count, told = 0, 0
+        try:
+            player = BagPlayer(node, bag, remaps or {}, clock)
+            if wait_s > 0:
+                player.wait_for_subscribers(wait_s)
+            started = time.monotonic()
+            for _ in range(loops):
+                told = _tell(player.notes, told)
+                count += player.play(rate)
+            _tell(player.notes, told)
+            _tell(bag.notes, 0)
+        finally:
+            node.destroy_node()
+            rclpy.shutdown()
+    return f"played {count} messages of '{path}' in {time.monotonic() - started:.1f} s"
+
+
+def _tell(notes: list[str], told: int) -> int:
+    for note in notes[told:]:
+        print(f'stprune: {note}', file=sys.stderr)
+    return len(notes)
+
+
+def _qos(topic: Topic) -> QoSProfile:
+    """Reliable, so that any subscriber can match; latched as recorded; shallow for images, which are large."""
+    latched = topic.latched or topic.name.endswith('/tf_static')
+    depth = 10 if topic.msgtype in IMAGES else 100
+    return QoSProfile(
+        depth=depth, durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+    )
