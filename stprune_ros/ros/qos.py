@@ -1,0 +1,25 @@
+"""Named QoS profiles, and which of them users may override through qos_overrides parameters."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+
+def _profile(depth: int, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
+
+
+# Best effort matches any camera driver; two images, so that a slow callback does not cost a frame.
+SENSOR = _profile(2, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+ODOMETRY = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+# What tf2 uses: every broadcaster keeps its transforms for those who come later.
+TF_STATIC = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+# Volatile: a late joiner must not get an old hint.
+OUTPUT = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
+DEBUG = _profile(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+
+
+def overridable() -> QoSOverridingOptions:
+    """Lets users change history, depth and reliability of an input by parameters."""
+    return QoSOverridingOptions.with_default_policies()

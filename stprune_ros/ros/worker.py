@@ -1,0 +1,72 @@
+"""One thread that infers, fed by a mailbox with room for one window: the newest wins, so answers never lag behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition, Event, Thread
+from typing import Generic, TypeVar
+
+Item = TypeVar('Item')
+
+
+class Worker(Generic[Item]):
+    """Calls ``work(item, cancel)`` on a thread of its own; an exception goes to ``failed(item, error)`` and work goes on.
+
+    ``skipped`` counts the items that a newer one replaced before their turn came.
+    """
+
+    def __init__(self, work: Callable[[Item, Event], None], failed: Callable[[Item, Exception], None]) -> None:
+        self.skipped = 0
+        self._work = work
+        self._failed = failed
+        self._waiting: Item | None = None
+        self._cancel = Event()  # of the item in work
+        self._closed = False
+        self._changed = Condition()
+        # A daemon, because a native call that never returns must not keep the process alive.
+        self._thread = Thread(target=self._run, name='inference', daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, item: Item) -> None:
+        """Leave an item in place of one that still waits; never blocks on the work."""
+        with self._changed:
+            self.skipped += self._waiting is not None
+            self._waiting = item
+            self._changed.notify()
+
+    def drop(self) -> None:
+        """Throw away what waits and cancel what runs; its worker must then keep the result to itself."""
+        with self._changed:
+            self._waiting = None
+            self._cancel.set()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Drop everything and end the thread; False if it is still at work after ``timeout_s``."""
+        with self._changed:
+            self._closed = True
+            self._cancel.set()
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _take(self) -> tuple[Item, Event] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting is not None)
+            item, self._waiting = self._waiting, None
+            if self._closed or item is None:
+                return None
+            self._cancel = Event()  # under the lock, so that no `drop` can fall between the two items
+            return item, self._cancel
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            item, cancel = taken
+            try:
+                self._work(item, cancel)
+            except Exception as error:  # whatever a backend raises must not end the thread
+                if not cancel.is_set():
+                    self._failed(item, error)
