@@ -1,0 +1,151 @@
+"""Find a model on this machine and check its files before anything is loaded; no transformers import."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm.families import FAMILIES, QwenVL
+
+HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
+HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
+LFS_POINTER = b'version https://git-lfs'
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files."""
+
+    path: Path
+    model_id: str
+    revision: str
+    family: QwenVL
+    trained: bool
+    weights: tuple[Path, ...]
+
+
+def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
+    """The folder ``path_or_id``, or the local snapshot of that hub id; downloads only with ``allow_download``.
+
+    The revision is the hub commit, or for a folder 12 hex digits of the SHA-256 over its safetensors files.
+    Raises StpruneError naming what is missing or unsupported.
+    """
+    path = Path(path_or_id)
+    if path.is_dir():
+        folder = check_folder(path)
+        return ModelFolder(
+            path, path.resolve().name, digest(folder.weights), folder.family, folder.trained, folder.weights
+        )
+    if path.exists():
+        raise StpruneError(f"model '{path}' is a file; set model.path to the folder that holds it")
+    if not HUB_ID.fullmatch(str(path_or_id)):
+        raise StpruneError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
+    snapshot = hub_snapshot(str(path_or_id), revision, allow_download)
+    folder = check_folder(snapshot)
+    return ModelFolder(snapshot, str(path_or_id), snapshot.name, folder.family, folder.trained, folder.weights)
+
+
+def hub_snapshot(hub_id: str, revision: str, allow_download: bool) -> Path:
+    """Local folder with the files of ``hub_id``; touches the network only with ``allow_download``."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    named = f"model '{hub_id}'" + (f" at revision '{revision}'" if revision else '')
+    try:
+        found = huggingface_hub.snapshot_download(
+            hub_id, revision=revision or None, local_files_only=not allow_download, allow_patterns=HUB_FILES
+        )
+    except LocalEntryNotFoundError:
+        if allow_download:
+            raise StpruneError(f'{named} cannot be downloaded: the hub is not reachable from this machine') from None
+        raise StpruneError(f'{named} is not on this machine; download it or set model.allow_download: true') from None
+    except (OSError, ValueError) as error:
+        raise StpruneError(f'{named} cannot be downloaded: {one_line(error)}') from None
+    return Path(found)
+
+
+def check_folder(path: Path) -> ModelFolder:
+    """Check that ``path`` holds a supported model with all its files; identity fields stay empty."""
+    family = _family(path)
+    weights = _weights(path)
+    slow_tokenizer = (path / 'vocab.json').is_file() and (path / 'merges.txt').is_file()
+    if not (path / 'tokenizer.json').is_file() and not slow_tokenizer:
+        raise StpruneError(f"model folder '{path}' has no tokenizer: tokenizer.json, or vocab.json with merges.txt")
+    if not (path / 'tokenizer_config.json').is_file():
+        raise StpruneError(f"model folder '{path}' has no tokenizer_config.json")
+    if not (path / 'preprocessor_config.json').is_file() and not (path / 'processor_config.json').is_file():
+        raise StpruneError(f"model folder '{path}' has no image processor: preprocessor_config.json")
+    return ModelFolder(path, '', '', family, _trained(path), weights)
+
+
+def digest(weights: tuple[Path, ...]) -> str:
+    """12 hex digits of the SHA-256 over the files, in the given order."""
+    total = hashlib.sha256()
+    for path in weights:
+        with path.open('rb') as file:
+            while block := file.read(1 << 20):
+                total.update(block)
+    return total.hexdigest()[:12]
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip('.')
+
+
+def _family(path: Path) -> QwenVL:
+    if not (path / 'config.json').is_file():
+        raise StpruneError(f"'{path}' is no model folder: it has no config.json")
+    model_type = str(_json(path / 'config.json').get('model_type'))
+    if model_type not in FAMILIES:
+        raise StpruneError(
+            f"model family '{model_type}' of '{path}' is not supported; supported are {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+def _weights(path: Path) -> tuple[Path, ...]:
+    index = path / 'model.safetensors.index.json'
+    names = ['model.safetensors']
+    if index.is_file():
+        names = sorted(set(_json(index).get('weight_map', {}).values()))
+    elif not (path / names[0]).is_file() and any(path.glob('*.bin')):
+        raise StpruneError(
+            f"model folder '{path}' has weights as .bin only; convert them to safetensors, nothing else is loaded"
+        )
+    for name in names:
+        if not (path / name).is_file():
+            raise StpruneError(f"model folder '{path}' has no weights file '{name}'")
+        with (path / name).open('rb') as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise StpruneError(
+                    f"weights file '{path / name}' is only a Git LFS pointer; fetch it with git lfs pull"
+                )
+    return tuple(path / name for name in names)
+
+
+def _trained(path: Path) -> bool:
+    """What stprune.json beside the weights says; a model without that file is taken as trained."""
+    note = path / 'stprune.json'
+    if not note.is_file():
+        return True
+    trained = _json(note).get('trained')
+    if not isinstance(trained, bool):
+        raise StpruneError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
+    return trained
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise StpruneError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise StpruneError(f"'{path}' holds no JSON object")
+    return value

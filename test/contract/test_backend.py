@@ -1,0 +1,338 @@
+"""What the hosted model must guarantee, against plain transformers on tiny random models of every family."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, make_tiny_model
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.transformers_backend import TransformersBackend
+
+SYSTEM = 'You look through the cameras of a car.'
+QUESTION = 'What should the driver do?'
+OTHER = 'Describe the road.'
+CANDIDATES = ['stop', 'stop now', 'slow_down', 'none', '']
+SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
+TOKENS = 24
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
+    folder = make_tiny_model(tmp_path_factory.mktemp('models') / request.param, request.param)
+    return TransformersBackend.load(folder, device='cpu')
+
+
+def images(count: int = len(SIZES)) -> list[np.ndarray]:
+    random = np.random.default_rng(3)
+    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES[:count]]
+
+
+def frames_of(backend: TransformersBackend, ratio: float = 1.0, empty: tuple[int, ...] = ()) -> list[VisualFrame]:
+    """Every test image with a random mask; those in ``empty`` keep nothing."""
+    generator = torch.Generator().manual_seed(5)
+    features = backend.encode(images())
+    keeps = [torch.rand(len(item.tokens), generator=generator) < ratio for item in features]
+    return [
+        VisualFrame(item, keep & (index not in empty))
+        for index, (item, keep) in enumerate(zip(features, keeps, strict=True))
+    ]
+
+
+def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
+    first, second, third, fourth = frames
+    return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
+
+
+class Plain:
+    """The full prompt the ordinary way: template, tokenizer and image processor over everything at once."""
+
+    def __init__(self, backend: TransformersBackend, question: str, answer: str = '') -> None:
+        self.model, tokenizer = backend._model, backend._tokenizer
+        parts: list[dict[str, str]] = []
+        for part in content_of(frames_of(backend)):
+            parts.append({'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'})
+        turns = [
+            {'role': 'system', 'content': SYSTEM},
+            {'role': 'user', 'content': [*parts, {'type': 'text', 'text': question}]},
+        ]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        batch = backend._processor(images=images(), return_tensors='pt')
+        self.grid = batch['image_grid_thw']
+        self.pixels = batch['pixel_values'].to(self.model.dtype)
+        merge = self.model.config.vision_config.spatial_merge_size
+        pieces = text.split('<|image_pad|>')
+        text = pieces[0]
+        for grid, piece in zip(self.grid, pieces[1:], strict=True):
+            text += '<|image_pad|>' * int(grid.prod() // merge**2) + piece
+        self.ids = tokenizer(text + answer, add_special_tokens=False, return_tensors='pt').input_ids
+        self.kinds = (self.ids == self.model.config.image_token_id).int()
+        self.inputs = {
+            'pixel_values': self.pixels,
+            'image_grid_thw': self.grid,
+            'mm_token_type_ids': self.kinds,
+        }
+
+    def generate(self, count: int) -> list[int]:
+        mask = torch.ones_like(self.ids)
+        out = self.model.generate(
+            input_ids=self.ids, attention_mask=mask, **self.inputs, do_sample=False, max_new_tokens=count
+        )
+        return out[0, self.ids.shape[1] :].tolist()
+
+    @torch.inference_mode()
+    def logits(self, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (S, vocabulary); visual tokens without ``keep`` are there but nobody may look at them."""
+        length = self.ids.shape[1]
+        visible = torch.ones(length, length, dtype=torch.bool).tril()
+        if keep is not None:
+            kept = torch.ones(length, dtype=torch.bool)
+            kept[self.kinds[0].bool()] = keep
+            visible &= kept[None] | torch.eye(length, dtype=torch.bool)
+        mask = torch.zeros(1, 1, length, length).masked_fill_(~visible, torch.finfo(torch.float32).min)
+        positions, _ = self.model.base_model.get_rope_index(
+            self.ids, image_grid_thw=self.grid, mm_token_type_ids=self.kinds
+        )
+        out = self.model(
+            input_ids=self.ids,
+            attention_mask=mask,
+            position_ids=positions,
+            pixel_values=self.pixels,
+            image_grid_thw=self.grid,
+            use_cache=False,
+        )
+        return out.logits[0]
+
+
+@contextmanager
+def recorded(backend: TransformersBackend) -> Iterator[list[dict[str, Any]]]:
+    """Arguments and logits of every forward pass of the model."""
+    calls: list[dict[str, Any]] = []
+
+    def note(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        calls.append({**kwargs, 'past': kwargs['past_key_values'].get_seq_length(), 'logits': output.logits[0]})
+
+    handle = backend._model.register_forward_hook(note, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def test_keep_all_equals_plain_generate(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend)))
+    for question in (QUESTION, OTHER):
+        plain = Plain(backend, question)
+        expected = plain.generate(TOKENS)
+        with recorded(backend) as calls:
+            result = backend.generate(context, question, TOKENS)
+        written = [int(call['logits'][-1].argmax()) for call in calls]
+        assert written == expected
+        assert len(set(written)) > 3, 'a model that repeats itself proves little'
+        assert result.text == backend._tokenizer.decode(expected, skip_special_tokens=True)
+        torch.testing.assert_close(calls[0]['logits'][-1], plain.logits()[-1], rtol=1e-5, atol=1e-4)
+    assert context.tokens_visual == sum(len(frame.features.tokens) for frame in frames_of(backend))
+    assert context.tokens_text + context.tokens_visual == calls[0]['past'] - calls[0]['input_ids'].shape[1]
+
+
+def test_repetition_penalty_of_the_model_is_part_of_generate(backend: TransformersBackend) -> None:
+    config = backend._model.generation_config
+    before, config.repetition_penalty = config.repetition_penalty, 1.3
+    try:
+        penalised = TransformersBackend(
+            backend._model, backend._tokenizer, backend._processor, backend._family, backend.info
+        )
+        expected = Plain(penalised, QUESTION).generate(TOKENS)
+        context = penalised.prefill(SYSTEM, content_of(frames_of(penalised)))
+        result = penalised.generate(context, QUESTION, TOKENS)
+    finally:
+        config.repetition_penalty = before
+    assert result.text == backend._tokenizer.decode(expected, skip_special_tokens=True)
+    assert result.text != backend.generate(context, QUESTION, TOKENS).text
+
+
+@pytest.mark.parametrize(('ratio', 'empty'), [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,))])
+def test_pruned_equals_masked_reference(backend: TransformersBackend, ratio: float, empty: tuple[int, ...]) -> None:
+    frames = frames_of(backend, ratio, empty)
+    reference = Plain(backend, QUESTION).logits(torch.cat([frame.keep for frame in frames]))[-1]
+    with recorded(backend) as calls:
+        context = backend.prefill(SYSTEM, content_of(frames))
+        backend.generate(context, QUESTION, 1)
+    prefill, answer = calls
+    torch.testing.assert_close(answer['logits'][-1], reference, rtol=1e-5, atol=1e-4)
+    full = Plain(backend, QUESTION).logits()[-1]
+    assert (full - reference).abs().max() > 0.01, 'pruning must change something here'
+    assert prefill['input_ids'].shape[1] == context.tokens_text + context.tokens_visual, 'only kept tokens are run'
+    assert context.tokens_visual == sum(int(frame.keep.sum()) for frame in frames)
+
+
+def test_no_visual_token_at_all(backend: TransformersBackend) -> None:
+    frames = frames_of(backend, 0.0)
+    context = backend.prefill(SYSTEM, content_of(frames))
+    assert context.tokens_visual == 0
+    reference = Plain(backend, QUESTION).logits(torch.cat([frame.keep for frame in frames]))[-1]
+    with recorded(backend) as calls:
+        backend.generate(context, QUESTION, 1)
+    torch.testing.assert_close(calls[0]['logits'][-1], reference, rtol=1e-5, atol=1e-4)
+
+
+def test_text_only_prompt(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, ['The front view has no data.\n'])
+    assert context.tokens_visual == 0
+    assert backend.generate(context, QUESTION, 4).tokens <= 4
+
+
+def test_row_zero_is_contiguous(backend: TransformersBackend) -> None:
+    with recorded(backend) as calls:
+        context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3, (1,))))
+        backend.score(context, QUESTION, CANDIDATES)
+        backend.generate(context, QUESTION, 3)
+    assert len(calls) == 5
+    for call in calls:
+        rows = call['position_ids'][:, 0]
+        start = call['past'] - rows.shape[1]
+        assert rows.shape[0] == 4
+        assert rows[0].tolist() == list(range(start, call['past']))
+    assert calls[0]['position_ids'][1:].diff(dim=-1).gt(1).any(), 'rows 1 to 3 keep the gaps of the full prompt'
+
+
+def test_features_do_not_depend_on_the_batch(backend: TransformersBackend) -> None:
+    together = backend.encode(images())
+    for image, cached in zip(images(), together, strict=True):
+        (fresh,) = backend.encode([image])
+        assert fresh.grid == cached.grid
+        assert torch.equal(fresh.tokens, cached.tokens)
+        assert len(fresh.deep) == len(cached.deep)
+        assert all(torch.equal(one, other) for one, other in zip(fresh.deep, cached.deep, strict=True))
+    assert {item.grid for item in together} != {together[0].grid}, 'sizes differ'
+    assert all(item.grid[0] * item.grid[1] == len(item.tokens) for item in together)
+    deep = backend.info.family == 'qwen3_vl' and backend._merge == 2
+    assert len(together[0].deep) == (2 if deep else 0)
+    assert backend.encode([]) == []
+
+
+def test_score_equals_one_plain_pass_per_candidate(backend: TransformersBackend) -> None:
+    frames = frames_of(backend, 0.4)
+    keep = torch.cat([frame.keep for frame in frames])
+    context = backend.prefill(SYSTEM, content_of(frames))
+    scores = backend.score(context, QUESTION, CANDIDATES)
+    before = Plain(backend, QUESTION).ids.shape[1]
+    for candidate, score in zip(CANDIDATES, scores, strict=True):
+        plain = Plain(backend, QUESTION, candidate + '<|im_end|>')
+        logprobs = plain.logits(keep).log_softmax(-1)
+        answer = plain.ids[0, before:]
+        expected = sum(float(logprobs[before - 1 + index, token]) for index, token in enumerate(answer))
+        assert score == pytest.approx(expected, rel=1e-5, abs=1e-3)
+    assert scores[0] != pytest.approx(scores[1], abs=0.1), 'the end of the turn tells a beginning from the whole'
+    assert backend.score(context, QUESTION, []) == []
+    alone = [backend.score(context, QUESTION, [candidate])[0] for candidate in CANDIDATES]
+    assert alone == pytest.approx(scores, rel=1e-5, abs=1e-3)
+
+
+def test_context_can_be_used_any_number_of_times(backend: TransformersBackend) -> None:
+    content = content_of(frames_of(backend, 0.4))
+    context = backend.prefill(SYSTEM, content)
+    scores = backend.score(context, QUESTION, CANDIDATES)
+    text = backend.generate(context, OTHER, TOKENS)
+    assert backend.score(context, QUESTION, CANDIDATES) == scores
+    assert backend.generate(context, OTHER, TOKENS) == text
+    other = backend.prefill(SYSTEM, ['The front view has no data.\n'])
+    backend.generate(other, QUESTION, 3)
+    assert backend.generate(context, OTHER, TOKENS) == text
+    assert backend.score(context, QUESTION, CANDIDATES) == scores
+    assert backend.generate(backend.prefill(SYSTEM, content), OTHER, TOKENS) == text
+
+
+def test_deadline_and_cancel_stop_generation(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.4)))
+    whole = backend.generate(context, OTHER, TOKENS)
+    assert not whole.timed_out
+
+    late = backend.generate(context, OTHER, TOKENS, deadline=time.monotonic())
+    assert (late.tokens, late.text, late.finished, late.timed_out) == (0, '', False, True)
+
+    cancel = Event()
+    steps: list[int] = []
+
+    def stop_at_third(*_: Any) -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            cancel.set()
+
+    handle = backend._model.register_forward_hook(stop_at_third)
+    try:
+        cut = backend.generate(context, OTHER, TOKENS, cancel=cancel)
+    finally:
+        handle.remove()
+    assert (cut.tokens, cut.finished, cut.timed_out) == (3, False, False)
+    assert whole.text.startswith(cut.text.rstrip('\ufffd'))
+
+    assert backend.generate(context, OTHER, TOKENS, deadline=time.monotonic() + 600, cancel=Event()) == whole
+
+
+def test_end_of_turn_finishes(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend)))
+    with recorded(backend) as calls:
+        cut = backend.generate(context, QUESTION, 4)
+    tokens = [int(call['logits'][-1].argmax()) for call in calls]
+    assert not cut.finished
+    stopping = TransformersBackend(
+        backend._model, backend._tokenizer, backend._processor, backend._family, backend.info
+    )
+    stopping._stop_ids = {tokens[2]}
+    ended = stopping.generate(context, QUESTION, 4)
+    assert ended.finished
+    assert not ended.timed_out
+    assert ended.tokens == tokens.index(tokens[2])
+
+
+def test_bfloat16(backend: TransformersBackend) -> None:
+    half = TransformersBackend.load(backend._model.config._name_or_path, device='cpu', dtype='bfloat16')
+    assert half.info.dtype == 'bfloat16'
+    features = half.encode(images())
+    assert features[0].tokens.dtype == torch.bfloat16
+    context = half.prefill(SYSTEM, content_of(frames_of(half, 0.4)))
+    scores = half.score(context, QUESTION, CANDIDATES)
+    assert len(scores) == len(CANDIDATES)
+    assert np.isfinite(scores).all()
+    assert half.generate(context, OTHER, 4).tokens <= 4
+
+
+def test_pixels_can_be_capped(backend: TransformersBackend) -> None:
+    half = TransformersBackend.load(backend._model.config._name_or_path, device='cpu', max_image_pixels=2048)
+    full, small = backend.encode(images(1))[0], half.encode(images(1))[0]
+    assert 0 < len(small.tokens) < len(full.tokens)
+
+
+def test_wrong_images_are_named(backend: TransformersBackend) -> None:
+    with pytest.raises(StpruneError, match=r'float32 \(4, 4, 3\).*uint8'):
+        backend.encode([np.zeros((4, 4, 3), np.float32)])
+    with pytest.raises(StpruneError, match=r'\(4, 4\)'):
+        backend.encode([np.zeros((4, 4), np.uint8)])
+    with pytest.raises(StpruneError, match='aspect ratio'):
+        backend.encode([np.zeros((2, 900, 3), np.uint8)])
+
+
+def test_wrong_prompts_are_named(backend: TransformersBackend) -> None:
+    frame = frames_of(backend)[0]
+    with pytest.raises(StpruneError, match=r'2 image placeholders .* for 1 images'):
+        backend.prefill(SYSTEM, [frame, 'What is <|image_pad|>?\n'])
+    short = replace(frame, keep=frame.keep[:-1])
+    with pytest.raises(StpruneError, match=f'{len(frame.keep)} visual tokens'):
+        backend.prefill(SYSTEM, [short])
+
+
+def test_info(backend: TransformersBackend) -> None:
+    assert not backend.info.trained
+    assert (backend.info.device, backend.info.dtype) == ('cpu', 'float32')
+    assert len(backend.info.revision) == 12
+    backend.free()

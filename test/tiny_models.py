@@ -1,0 +1,130 @@
+"""Tiny random models with a real architecture, tokenizer, chat template and image processor, built on the spot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+FAMILIES = ('qwen2_5_vl', 'qwen3_vl', 'ringworld')
+
+PATCH = {'qwen2_5_vl': 14, 'qwen3_vl': 16, 'ringworld': 16}
+MERGE = {'qwen2_5_vl': 2, 'qwen3_vl': 2, 'ringworld': 1}
+
+SPECIAL = (
+    '<|endoftext|>',
+    '<|im_start|>',
+    '<|im_end|>',
+    '<|vision_start|>',
+    '<|vision_end|>',
+    '<|image_pad|>',
+    '<|video_pad|>',
+)
+
+WORDS = (
+    'You look through the cameras of a car. The front view, the left view and the right view, oldest first, now.\n'
+    'The camera has no data. The car drives at 5.0 m/s. What should the driver do? Answer with one word.\n'
+    'none slow_down stop yield increase_gap shift_left shift_right turn_left turn_right\n'
+    'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n'
+)
+
+# The layout of the Qwen templates: turns between <|im_start|> and <|im_end|>, each image between its two vision tokens.
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def make_tiny_model(path: Path, family: str, seed: int = 0) -> Path:
+    """Save a random model of ``family`` (one of FAMILIES) to the folder ``path``; the same seed gives the same weights.
+
+    'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack.
+    """
+    path = Path(path)
+    tokenizer = _tokenizer()
+    tokenizer.save_pretrained(path)
+    config = _config(family, tokenizer)
+    torch.manual_seed(seed)
+    architecture = 'Qwen2_5_VLForConditionalGeneration' if family == 'qwen2_5_vl' else 'Qwen3VLForConditionalGeneration'
+    model = getattr(transformers, architecture)(config)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(path)
+    side = PATCH[family] * MERGE[family]
+    processor = {
+        'image_processor_type': 'Qwen2VLImageProcessor',
+        'patch_size': PATCH[family],
+        'merge_size': MERGE[family],
+        'temporal_patch_size': 2,
+        'size': {'shortest_edge': side * side, 'longest_edge': side * side * 24},
+    }
+    (path / 'preprocessor_config.json').write_text(json.dumps(processor))
+    (path / 'stprune.json').write_text(json.dumps({'trained': False}))
+    return path
+
+
+def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """Byte-level BPE: any text can be written, common words are short."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator([WORDS], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token='<|im_end|>',
+        pad_token='<|endoftext|>',
+        additional_special_tokens=list(SPECIAL),
+        chat_template=TEMPLATE,
+    )
+
+
+def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.PreTrainedConfig:
+    tokens = {
+        'image_token_id': tokenizer.convert_tokens_to_ids('<|image_pad|>'),
+        'video_token_id': tokenizer.convert_tokens_to_ids('<|video_pad|>'),
+        'vision_start_token_id': tokenizer.convert_tokens_to_ids('<|vision_start|>'),
+        'vision_end_token_id': tokenizer.convert_tokens_to_ids('<|vision_end|>'),
+    }
+    # A large spread of the weights: otherwise random models answer the same to everything and tests cannot fail.
+    text: dict[str, Any] = {
+        'vocab_size': len(tokenizer),
+        'hidden_size': 32,
+        'intermediate_size': 64,
+        'num_hidden_layers': 3,
+        'num_attention_heads': 4,
+        'num_key_value_heads': 2,
+        'max_position_embeddings': 4096,
+        'initializer_range': 0.25,
+        'bos_token_id': None,
+        'eos_token_id': tokenizer.eos_token_id,
+        'pad_token_id': tokenizer.pad_token_id,
+        'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'mrope_section': [2, 1, 1]},
+    }
+    vision: dict[str, Any] = {
+        'depth': 2,
+        'hidden_size': 32,
+        'intermediate_size': 48,
+        'num_heads': 2,
+        'patch_size': PATCH[family],
+        'spatial_merge_size': MERGE[family],
+        'out_hidden_size': 32,
+        'initializer_range': 0.25,
+    }
+    if family == 'qwen2_5_vl':
+        side = 2 * PATCH[family] * MERGE[family]
+        vision |= {'window_size': side, 'fullatt_block_indexes': [1]}
+        return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
+    text |= {'head_dim': 8}
+    vision |= {'num_position_embeddings': 64, 'deepstack_visual_indexes': [0, 1] if family == 'qwen3_vl' else []}
+    return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
