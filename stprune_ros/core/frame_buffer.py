@@ -52,11 +52,11 @@ class FrameBuffer:
     def _break_before(self, frame_set: FrameSet) -> str | None:
         if self._current is None:
             return None
-        step = (frame_set.stamp_ns - self._current.stamp_ns) / 1e9
-        if step <= 0:
-            return f'time jumped back by {in_words(-step)}'
-        if step * 1e9 > self.max_gap_ns:
-            return f'gap of {in_words(step)} between frame sets, more than {self.max_gap_ns / 1e9:g} s'
+        step_ns = frame_set.stamp_ns - self._current.stamp_ns
+        if step_ns <= 0:
+            return f'time jumped back by {in_words(-step_ns / 1e9)}'
+        if step_ns > self.max_gap_ns:
+            return f'gap of {in_words(step_ns / 1e9)} between frame sets, more than {self.max_gap_ns / 1e9:g} s'
         for camera, frame in frame_set.frames.items():
             shape = (frame.encoding, frame.width, frame.height)
             known = self._shapes.get(camera, shape)

@@ -23,7 +23,10 @@ def prune_spatial(views: list[Tensor], budgets: list[int], weight: float) -> lis
     views: per view in ring order (n, D), unit rows, n = 0 for a view without tokens; budgets: per view.
     Returns per view a bool (n,) keep mask with exactly its budget.
     """
-    bonuses = [
-        -weight * neighbour_similarity(x, [views[i - 1], views[(i + 1) % len(views)]]) for i, x in enumerate(views)
-    ]
-    return select(views, bonuses, budgets)
+    masks = [torch.ones(len(x), dtype=torch.bool, device=x.device) for x in views]
+    active = [i for i, x in enumerate(views) if len(x)]
+    bonuses = [-weight * neighbour_similarity(views[i], [views[i - 1], views[(i + 1) % len(views)]]) for i in active]
+    kept = select([views[i] for i in active], bonuses, [budgets[i] for i in active])
+    for i, mask in zip(active, kept):
+        masks[i] = mask
+    return masks

@@ -129,10 +129,11 @@ def streams(draw):
     """
     frames = []
     for camera in RING:
-        phase = draw(st.integers(0, 99))
-        for tick in range(draw(st.integers(2, 12))):
+        period = 100 if camera == 'FRONT' else draw(st.sampled_from([30, 50, 100]))
+        phase = draw(st.integers(0, period - 1))
+        for tick in range(draw(st.integers(2, 1000 // period))):
             if draw(st.integers(0, 5)):
-                frames.append(frame(camera, 1000 + 100 * tick + phase + draw(st.integers(-5, 5))))
+                frames.append(frame(camera, 1000 + period * tick + phase + draw(st.integers(-5, 5))))
     slack = 100 - 50
     keys = {id(f): f.stamp_ns / MS + (draw(st.floats(0, slack - 0.1)) if f.camera != 'FRONT' else 0) for f in frames}
     return sorted(frames, key=lambda f: f.stamp_ns), sorted(frames, key=lambda f: keys[id(f)])

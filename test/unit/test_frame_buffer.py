@@ -1,0 +1,86 @@
+"""History: keyframes by absolute time, bounded, flushed with a reason."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stprune_ros.core.frame_buffer import FrameBuffer
+from stprune_ros.core.types import CameraFrame, FrameSet
+
+MS = 1_000_000
+
+
+def frame_set(ms, encoding='rgb8', width=320, sequence=0):
+    frame = CameraFrame('A', ms * MS, encoding, 192, width)
+    return FrameSet(sequence, ms * MS, ('A', 'B'), {'A': frame})
+
+
+def buffer(frames=4, stride_ms=500, gap_ms=2000):
+    return FrameBuffer(frames, stride_ms * MS, gap_ms * MS)
+
+
+def stamps(window):
+    return [s.stamp_ns // MS for s in window.sets]
+
+
+def test_window_is_the_keyframes_and_the_current_set():
+    history = buffer()
+    for ms in range(1000, 4001, 100):
+        assert history.add(frame_set(ms)) is None
+    assert stamps(history.window()) == [2500, 3000, 3500, 4000]
+    history.add(frame_set(4100))
+    assert stamps(history.window()) == [3000, 3500, 4000, 4100]
+    assert history.window().slots == 4
+
+
+def test_history_does_not_depend_on_who_looks():
+    eager, lazy = buffer(), buffer()
+    for ms in range(1000, 3950, 70):
+        eager.add(frame_set(ms))
+        eager.window()
+        lazy.add(frame_set(ms))
+    assert stamps(eager.window()) == stamps(lazy.window())
+
+
+def test_one_frame_means_no_history():
+    history = buffer(frames=1)
+    for ms in (1000, 1600, 2200):
+        history.add(frame_set(ms))
+    assert stamps(history.window()) == [2200]
+
+
+@pytest.mark.parametrize(
+    ('following', 'reason'),
+    [
+        (frame_set(500), 'time jumped back by 500 ms'),
+        (frame_set(1000), 'time jumped back by 0 ms'),
+        (frame_set(3500), 'gap of 2.5 s between frame sets, more than 2 s'),
+        (frame_set(1100, encoding='mono8'), "camera 'A' changed its encoding from rgb8 to mono8"),
+        (frame_set(1100, width=640), "camera 'A' changed its size from 320x192 to 640x192"),
+    ],
+)
+def test_flushes_say_why(following, reason):
+    history = buffer()
+    history.add(frame_set(1000))
+    assert history.add(following) == reason
+    assert stamps(history.window()) == [following.stamp_ns // MS]
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=200), st.integers(1, 6), st.integers(1, 1000))
+def test_window_is_bounded_rising_and_spaced(steps, frames, stride):
+    history = buffer(frames, stride)
+    now = 10_000
+    for step in steps:
+        now += step
+        history.add(frame_set(now))
+        found = stamps(history.window())
+        assert found[-1] == now
+        assert len(found) <= frames
+        cells = [ms // stride for ms in found[:-1]]
+        assert cells == sorted(set(cells))
+        assert len(history._keyframes) <= frames
+
+
+def test_window_before_the_first_set_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match='before the first'):
+        buffer().window()

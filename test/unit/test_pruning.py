@@ -1,0 +1,218 @@
+"""MTP and RSP against a slow, obvious reference; budgets exact for every shape; selection deterministic."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.pruning.baselines import spread, uniform_mask
+from stprune_ros.pruning.pruner import METHODS, PruningConfig, SpatioTemporalPruner, ViewTokens, stage_budgets
+from stprune_ros.pruning.selection import budget, greedy_max_min, select
+from stprune_ros.pruning.temporal import volatility
+
+
+def unit(x):
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def ring(views=4, frames=3, rows=3, columns=4, dim=16, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        ViewTokens(f'V{i}', torch.randn(frames, rows, columns, dim, generator=generator).to(dtype), tuple(range(frames)))
+        for i in range(views)
+    ]
+
+
+def prune(views, history, method='st_prune', ratio=0.25, **more):
+    return SpatioTemporalPruner(PruningConfig(method, ratio, **more))(views, history)
+
+
+# The reference: the formulas of the method, one token at a time, in plain Python and float64.
+
+
+def reference_greedy(tokens, bonus, count):
+    tokens = tokens.double()
+    chosen = []
+    while len(chosen) < count:
+        best, best_score = None, -math.inf
+        for i in range(len(tokens)):
+            if i in chosen:
+                continue
+            nearest = min((1 - float(tokens[i] @ tokens[j]) for j in chosen), default=0.0)
+            score = nearest + bonus[i]
+            if score > best_score + 1e-9:
+                best, best_score = i, score
+        chosen.append(best)
+    return sorted(chosen)
+
+
+def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
+    survivors = []
+    for view in views:
+        x = unit(view.tokens.float()).flatten(1, 2)
+        frames, places, _ = x.shape
+        m = [1 - float(x[:, p].mean(0).double().square().sum()) for p in range(places)]
+        low, high = min(m), max(m)
+        m = [(value - low) / (high - low) for value in m]
+        bonus = [lambda_m * (m[p] + (view.slots[t] + 1) / history) / 2 for t in range(frames) for p in range(places)]
+        count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
+        survivors.append(reference_greedy(x.flatten(0, 1), bonus, count))
+    kept = []
+    for v, view in enumerate(views):
+        x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
+        left, right = x[v - 1], x[(v + 1) % len(views)]
+        bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
+        count = math.floor(math.sqrt(ratio) * len(x[v]) + 0.5)
+        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count)])
+    return kept
+
+
+@pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize('seed', [0, 1])
+def test_equals_the_reference(ratio, seed):
+    views = ring(seed=seed)
+    masks = prune(views, 3, ratio=ratio)
+    assert [mask.flatten().nonzero().flatten().tolist() for mask in masks] == reference_st_prune(views, 3, ratio)
+
+
+def test_greedy_prefers_the_far_and_breaks_ties_by_index():
+    x = unit(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
+    [keep] = select([x], [torch.zeros(4)], [2])
+    assert keep.tolist() == [True, False, True, False]
+
+
+def test_batched_selection_equals_one_by_one():
+    views = [unit(torch.randn(n, 8, generator=torch.Generator().manual_seed(n))) for n in (5, 17, 9)]
+    bonuses = [x[:, 0] for x in views]
+    together = select(views, bonuses, [2, 6, 9])
+    for x, bonus, keep, count in zip(views, bonuses, together, [2, 6, 9]):
+        [alone] = select([x], [bonus], [count])
+        assert torch.equal(alone, keep)
+        assert int(keep.sum()) == count
+
+
+def test_volatility_sees_what_moves():
+    x = torch.zeros(4, 6, 3)
+    x[:, :, 0] = 1.0
+    x[1::2, 2] = torch.tensor([0.0, 1.0, 0.0])
+    assert volatility(x).tolist() == [0, 0, 1, 0, 0, 0]
+    assert volatility(x[:1]).tolist() == [0] * 6
+    assert volatility(x[:, :2]).tolist() == [0, 0]
+
+
+def test_moving_and_recent_tokens_win_over_static_history():
+    generator = torch.Generator().manual_seed(3)
+    still = torch.randn(1, 4, 4, 32, generator=generator).repeat(4, 1, 1, 1)
+    still += 0.01 * torch.randn(still.shape, generator=generator)
+    still[:, 1, 1] = torch.randn(4, 32, generator=generator)  # something moves here
+    [keep] = prune([ViewTokens('V', still, (0, 1, 2, 3))], 4, ratio=0.25)
+    assert keep[:, 1, 1].all()
+    # 16 tokens are kept; apart from the moving place every place is static, and its newest copy is the one that stays
+    assert keep[3].sum() >= 12
+
+
+def test_rsp_gives_up_what_a_neighbour_shows():
+    generator = torch.Generator().manual_seed(5)
+    views = [torch.randn(1, 1, 8, 32, generator=generator) for _ in range(3)]
+    views[0][0, 0, :3] = views[1][0, 0, :3]  # the same place in two views
+    kept = prune([ViewTokens(str(i), x, (0,)) for i, x in enumerate(views)], 1, ratio=0.5)
+    assert not kept[0].flatten()[:3].any()
+    assert [int(mask.sum()) for mask in kept] == [4, 4, 4]
+
+
+shapes = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shapes, st.floats(0.001, 1.0), st.sampled_from(sorted(METHODS)), st.integers(0, 3), st.data())
+def test_budgets_are_exact(shapes, ratio, method, seed, data):
+    """Any ring: missing views (0 frames), missing frames, different grids; any ratio; any method."""
+    generator = torch.Generator().manual_seed(seed)
+    views = []
+    for i, (frames, rows, columns) in enumerate(shapes):
+        slots = sorted(data.draw(st.permutations(range(4)))[:frames])
+        views.append(ViewTokens(str(i), torch.randn(frames, rows, columns, 8, generator=generator), tuple(slots)))
+    masks = prune(views, 4, method, ratio)
+    again = prune(views, 4, method, ratio)
+    several = sum(view.count > 0 for view in views) > 1
+    for view, mask, same in zip(views, masks, again):
+        assert mask.shape == view.tokens.shape[:3]
+        assert torch.equal(mask, same)
+        kept = int(mask.sum())
+        if method == 'none' or ratio == 1:
+            assert kept == view.count
+        elif method == 'st_prune' and several and len(view.slots) > 1:
+            assert kept == stage_budgets(view, ratio, True, True)[1]
+        elif view.count:
+            assert kept == budget(ratio, view.count)
+        if view.count and method != 'none':
+            assert abs(kept - max(1, ratio * view.count)) <= 1
+
+
+@pytest.mark.parametrize('method', sorted(METHODS))
+def test_bfloat16_features_keep_their_budget(method):
+    views = ring(dtype=torch.bfloat16)
+    assert [int(m.sum()) for m in prune(views, 3, method, 0.3)] == [int(m.sum()) for m in prune(ring(), 3, method, 0.3)]
+
+
+def test_a_missing_view_changes_only_its_neighbours():
+    views = ring(views=5)
+    gone = [*views[:2], ViewTokens('V2', torch.zeros(0, 0, 0, 0), ()), *views[3:]]
+    whole, part = prune(views, 3), prune(gone, 3)
+    assert part[2].numel() == 0
+    assert torch.equal(whole[0], part[0])
+    assert [int(m.sum()) for m in part] == [int(m.sum()) if i != 2 else 0 for i, m in enumerate(whole)]
+
+
+def test_nan_features_are_refused_with_a_sentence():
+    views = ring()
+    views[1].tokens[2, 0, 0, 0] = math.nan
+    with pytest.raises(StpruneError, match="view 'V1': features of frame 3 of 3 hold NaN"):
+        prune(views, 3)
+
+
+@pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0)])
+def test_wrong_slots_are_refused(slots):
+    [view] = ring(views=1)
+    with pytest.raises(StpruneError, match="view 'V0'"):
+        prune([ViewTokens('V0', view.tokens, slots)], 3)
+
+
+@pytest.mark.parametrize('ratio', [0.0, -1.0, 1.01, math.nan])
+def test_ratios_out_of_range_are_refused(ratio):
+    with pytest.raises(StpruneError, match='keep ratio'):
+        PruningConfig(keep_ratio=ratio)
+
+
+def test_unknown_method_names_the_known():
+    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, mtp"):
+        PruningConfig('fastest')
+
+
+def test_random_depends_on_its_seed_alone():
+    views = ring()
+    first, same, other = (prune(views, 3, 'random', seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, same))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other))
+
+
+@given(st.integers(0, 200), st.integers(1, 20))
+def test_spread_is_even(total, bins):
+    parts = spread(total, bins)
+    assert int(parts.sum()) == total
+    assert int(parts.max() - parts.min()) <= 1
+
+
+def test_uniform_mask_covers_frames_rows_and_columns():
+    mask = uniform_mask(4, 6, 10, 24).reshape(4, 6, 10)
+    assert mask.sum(dim=(1, 2)).tolist() == [6] * 4
+    assert mask.sum(dim=(0, 2)).tolist() == [4] * 6
+
+
+def test_greedy_handles_no_sets_at_all():
+    assert select([], [], []) == []
+    empty = greedy_max_min(torch.zeros(1, 0, 0), torch.zeros(1, 0), torch.zeros(1, dtype=torch.int64))
+    assert empty.shape == (1, 0)
