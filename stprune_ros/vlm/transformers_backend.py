@@ -110,7 +110,6 @@ class TransformersBackend:
         info = ModelInfo(folder.model_id, folder.revision, folder.family.model_type, folder.trained, str(place), kind)
         return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
         for image in images:
@@ -125,12 +124,12 @@ class TransformersBackend:
         except ValueError as error:
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
         grid_thw = batch['image_grid_thw']
-        output = self._model.get_image_features(
-            batch['pixel_values'].to(self._device), grid_thw.to(self._device), return_dict=True
-        )
+        with torch.inference_mode():
+            output = self._model.get_image_features(
+                batch['pixel_values'].to(self._device), grid_thw.to(self._device), return_dict=True
+            )
         return self._family.features(output, grid_thw, self._merge)
 
-    @torch.inference_mode()
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
         """See ``Backend.prefill``; an empty ``system`` leaves the system turn out.
 
@@ -157,7 +156,6 @@ class TransformersBackend:
         )
         return Context(len(kept_ids) - tokens_visual, tokens_visual, prefix)
 
-    @torch.inference_mode()
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See ``Backend.score``; the end of the turn counts, so that no candidate is the beginning of another.
 
@@ -192,7 +190,6 @@ class TransformersBackend:
             start += len(answer) - 1
         return scores
 
-    @torch.inference_mode()
     def generate(
         self,
         context: Context,
@@ -242,13 +239,14 @@ class TransformersBackend:
         start = cache.get_seq_length()
         # Row 0 counts what is really there: gaps in it would be read as packed sequences, without a word.
         rows = torch.cat([torch.arange(start, start + len(ids))[None], positions])
-        output = self._model(
-            input_ids=ids[None].to(self._device),
-            position_ids=rows[:, None].to(self._device),
-            past_key_values=cache,
-            use_cache=True,
-            **{'logits_to_keep': 1, **options},
-        )
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=ids[None].to(self._device),
+                position_ids=rows[:, None].to(self._device),
+                past_key_values=cache,
+                use_cache=True,
+                **{'logits_to_keep': 1, **options},
+            )
         logits: torch.Tensor = output.logits[0]
         return logits
 

@@ -1,0 +1,57 @@
+"""Turn what a model says into something safe to publish: total, whatever the model says."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stprune_ros.core.types import Behavior, ConfidenceSource, Status
+
+MAX_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A behavior with its probability; ``distribution`` holds every candidate in the order given, summing to one.
+
+    ``status`` is OK, or INVALID with behavior UNKNOWN, an empty distribution and confidence 0.
+    """
+
+    status: Status
+    behavior: Behavior = Behavior.UNKNOWN
+    distribution: tuple[tuple[Behavior, float], ...] = ()
+    confidence: float = 0.0
+    confidence_source: ConfidenceSource = ConfidenceSource.NONE
+
+
+def read_hint(behaviors: Sequence[Behavior], scores: Sequence[float]) -> Hint:
+    """The most probable of ``behaviors``, from the log-probabilities ``scores`` of their texts, one each.
+
+    The distribution is the softmax over the closed set (ours); ties go to the first. A score that is NaN or infinite,
+    a missing score, or no candidate at all makes the hint INVALID. Never raises.
+    """
+    if not behaviors or len(scores) != len(behaviors) or not all(math.isfinite(score) for score in scores):
+        return Hint(Status.INVALID)
+    best = max(scores)
+    weights = [math.exp(score - best) for score in scores]
+    total = math.fsum(weights)
+    distribution = tuple((behavior, weight / total) for behavior, weight in zip(behaviors, weights, strict=True))
+    behavior, confidence = distribution[list(scores).index(best)]
+    return Hint(Status.OK, behavior, distribution, confidence, ConfidenceSource.TOKEN_PROBABILITY)
+
+
+def clean_text(text: str) -> tuple[str, Status]:
+    """One line of at most MAX_CHARACTERS printable characters, and OK; or '' and INVALID where nothing is left.
+
+    White space runs become one blank; control, format, surrogate, private-use and unassigned characters and the
+    replacement character (half a character at a cut) go. Never raises; cleaning twice changes nothing.
+    """
+    words = ''.join(character if _printable(character) else ' ' * character.isspace() for character in text).split()
+    line = ' '.join(words)[:MAX_CHARACTERS].rstrip()
+    return line, Status.OK if line else Status.INVALID
+
+
+def _printable(character: str) -> bool:
+    return unicodedata.category(character)[0] != 'C' and character != '\ufffd'

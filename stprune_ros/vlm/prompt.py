@@ -1,0 +1,199 @@
+"""What the model is asked, from a YAML file: texts around the images, the closed set of hints, the description.
+
+A prompt file holds exactly these keys:
+
+    name: driving                       # the prompt's id is the name and a digest of the file
+    system: text                        # who the model is; may be empty
+    view: text with {direction} {camera} {frames}
+    missing_view: text with {direction} {camera}
+    ego: text with {speed} {yaw_rate} {motion}
+    missing_ego: text                   # may be empty
+    hint: {question: text, candidates: [{behavior: STOP, text: stop}, ...]}
+    describe: {question: text}
+
+{speed} is in m/s, {yaw_rate} in rad/s counter-clockwise, {motion} one of 'standing', 'driving straight', 'turning
+left', 'turning right'. A format may follow, as in {speed:.1f}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stprune_ros.core.types import Behavior, EgoState, StpruneError
+from stprune_ros.vlm.backend import VisualFrame
+
+VIEW_FIELDS = ('direction', 'camera', 'frames')
+MISSING_FIELDS = ('direction', 'camera')
+EGO_FIELDS = ('speed', 'yaw_rate', 'motion')
+STANDING = 0.2  # m/s (ours)
+TURNING = 0.05  # rad/s (ours)
+SAMPLES: Mapping[str, Any] = {
+    'direction': 'front',
+    'camera': 'CAM',
+    'frames': 1,
+    'speed': 1.0,
+    'yaw_rate': 0.1,
+    'motion': 'standing',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One view for the prompt: where it looks ('front left'), its camera, its frames oldest first (none: missing)."""
+
+    direction: str
+    camera: str
+    frames: Sequence[VisualFrame]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order."""
+
+    id: str
+    system: str
+    view: str
+    missing_view: str
+    ego: str
+    missing_ego: str
+    hint_question: str
+    candidates: tuple[tuple[Behavior, str], ...]
+    describe_question: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prompt:
+        """Read and check a prompt file; StpruneError naming the file and the key."""
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+            tree = yaml.safe_load(data)
+        except OSError as error:
+            raise StpruneError(f"prompt file '{path}' cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, ValueError) as error:
+            raise StpruneError(f"prompt file '{path}' is not YAML: {' '.join(str(error).split())}") from None
+        reader = _Reader(path, tree, '')
+        keys = ('name', 'system', 'view', 'missing_view', 'ego', 'missing_ego', 'hint', 'describe')
+        reader.only(keys)
+        hint = reader.inner('hint', ('question', 'candidates'))
+        describe = reader.inner('describe', ('question',))
+        return cls(
+            id=f'{reader.text("name")}-{hashlib.sha256(data).hexdigest()[:8]}',
+            system=reader.text('system', empty=True),
+            view=reader.template('view', VIEW_FIELDS),
+            missing_view=reader.template('missing_view', MISSING_FIELDS),
+            ego=reader.template('ego', EGO_FIELDS),
+            missing_ego=reader.text('missing_ego', empty=True),
+            hint_question=hint.text('question'),
+            candidates=hint.candidates(),
+            describe_question=describe.text('question'),
+        )
+
+    def content(self, views: Sequence[View], ego: EgoState | None) -> list[str | VisualFrame]:
+        """The prompt's content in order: each view's text and frames, then the ego text.
+
+        A view without frames gets its missing text and no image. Every text ends with a line break, so that the
+        question after it is tokenised alike with and without it.
+        """
+        content: list[str | VisualFrame] = []
+        for view in views:
+            template = self.view if view.frames else self.missing_view
+            content.append(
+                template.format(direction=view.direction, camera=view.camera, frames=len(view.frames)) + '\n'
+            )
+            content += view.frames
+        text = self.missing_ego
+        if ego is not None:
+            text = self.ego.format(speed=ego.speed, yaw_rate=ego.angular[2], motion=motion(ego))
+        return [*content, f'\n{text}\n'] if text else [*content, '\n']
+
+
+def motion(ego: EgoState) -> str:
+    """The motion of the car in two words."""
+    if ego.speed < STANDING:
+        return 'standing'
+    if abs(ego.angular[2]) < TURNING:
+        return 'driving straight'
+    return 'turning left' if ego.angular[2] > 0 else 'turning right'
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Checked access to one mapping of a prompt file; ``prefix`` leads to it ('hint.')."""
+
+    path: Path
+    tree: Any
+    prefix: str
+
+    def fail(self, key: str, problem: str) -> StpruneError:
+        return StpruneError(f"prompt file '{self.path}': '{self.prefix}{key}' {problem}")
+
+    def only(self, keys: Sequence[str]) -> None:
+        """Refuse anything but a mapping with exactly ``keys``."""
+        if not isinstance(self.tree, Mapping):
+            where = f"'{self.prefix.rstrip('.')}'" if self.prefix else 'its content'
+            raise StpruneError(f"prompt file '{self.path}': {where} must be a mapping with {', '.join(keys)}")
+        for key in self.tree:
+            if key not in keys:
+                raise self.fail(str(key), f'is not known; known are {", ".join(keys)}')
+        for key in keys:
+            if key not in self.tree:
+                raise self.fail(key, 'is missing')
+
+    def inner(self, key: str, keys: Sequence[str]) -> _Reader:
+        """The mapping under ``key``, with exactly ``keys``."""
+        reader = _Reader(self.path, self.tree[key], f'{self.prefix}{key}.')
+        reader.only(keys)
+        return reader
+
+    def text(self, key: str, empty: bool = False) -> str:
+        """A text without blanks around it."""
+        value = self.tree[key]
+        if not isinstance(value, str):
+            raise self.fail(key, f'is {value!r}; it must be a text')
+        if not value.strip() and not empty:
+            raise self.fail(key, 'is empty')
+        return value.strip()
+
+    def template(self, key: str, fields: Sequence[str]) -> str:
+        """A text whose {placeholders} are all among ``fields`` and take the format they are given."""
+        value = self.text(key)
+        try:
+            used = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
+            unknown = sorted(used - {*fields})
+            if not unknown:
+                value.format(**{field: SAMPLES[field] for field in fields})
+        except (ValueError, IndexError, KeyError, AttributeError) as error:
+            raise self.fail(key, f'is no valid template: {error}') from None
+        if unknown:
+            allowed = ', '.join(f'{{{field}}}' for field in fields)
+            raise self.fail(key, f'uses {{{unknown[0]}}}; it may use {allowed}')
+        return value
+
+    def candidates(self) -> tuple[tuple[Behavior, str], ...]:
+        """The closed set: each behavior and each text once, NONE among them."""
+        found = self.tree['candidates']
+        if not isinstance(found, list) or len(found) < 2:
+            raise self.fail('candidates', 'must be a list of at least two {behavior: ..., text: ...}')
+        candidates: list[tuple[Behavior, str]] = []
+        for index, entry in enumerate(found):
+            reader = _Reader(self.path, entry, f'{self.prefix}candidates[{index}].')
+            reader.only(('behavior', 'text'))
+            name, text = reader.text('behavior'), reader.text('text')
+            names = [behavior.name for behavior in Behavior if behavior != Behavior.UNKNOWN]
+            if name not in names:
+                raise reader.fail('behavior', f"is '{name}'; known are {', '.join(names)}")
+            if text in [known for _, known in candidates]:
+                raise reader.fail('text', f"is '{text}' a second time")
+            if Behavior[name] in [known for known, _ in candidates]:
+                raise reader.fail('behavior', f"is '{name}' a second time")
+            candidates.append((Behavior[name], text))
+        if Behavior.NONE not in [behavior for behavior, _ in candidates]:
+            raise self.fail('candidates', 'has no entry for NONE: every scene would be restricted')
+        return tuple(candidates)

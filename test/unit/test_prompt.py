@@ -1,0 +1,175 @@
+"""Prompt files: what the model is asked, and one sentence for whatever is wrong with a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from stprune_ros.core.types import Behavior, EgoState, StpruneError
+from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
+from stprune_ros.vlm.prompt import Prompt, View, motion
+
+DRIVING = Path(__file__).resolve().parents[2] / 'config' / 'prompts' / 'driving.yaml'
+
+
+def tree() -> dict[str, Any]:
+    return {
+        'name': 'small',
+        'system': 'You drive.',
+        'view': 'The {direction} view of {camera}, {frames} frames:',
+        'missing_view': 'The {direction} view has no data.',
+        'ego': 'Ego {speed:.1f} m/s, {yaw_rate:+.2f} rad/s, {motion}.',
+        'missing_ego': 'Ego unknown.',
+        'hint': {
+            'question': 'What now?',
+            'candidates': [{'behavior': 'NONE', 'text': 'go on'}, {'behavior': 'STOP', 'text': 'stop'}],
+        },
+        'describe': {'question': 'What is there?'},
+    }
+
+
+def written(path: Path, content: Any) -> Path:
+    path = path / 'prompt.yaml'
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def frame() -> VisualFrame:
+    return VisualFrame(ImageFeatures(torch.zeros(2, 4), (1, 2)), torch.ones(2, dtype=torch.bool))
+
+
+def ego(speed: float, yaw_rate: float) -> EgoState:
+    return EgoState(0, None, None, (speed, 0.0, 0.0), (0.0, 0.0, yaw_rate))
+
+
+def test_content_follows_the_views(tmp_path: Path) -> None:
+    prompt = Prompt.load(written(tmp_path, tree()))
+    old, new = frame(), frame()
+    views = [View('front', 'CAM_A', [old, new]), View('back left', 'CAM_B', [])]
+    assert prompt.content(views, ego(5.04, -0.2)) == [
+        'The front view of CAM_A, 2 frames:\n',
+        old,
+        new,
+        'The back left view has no data.\n',
+        '\nEgo 5.0 m/s, -0.20 rad/s, turning right.\n',
+    ]
+    assert prompt.content(views, None)[-1] == '\nEgo unknown.\n'
+
+
+def test_ego_text_may_be_left_out(tmp_path: Path) -> None:
+    prompt = Prompt.load(written(tmp_path, {**tree(), 'missing_ego': '', 'system': ''}))
+    assert prompt.system == ''
+    assert prompt.content([View('front', 'A', [])], None) == ['The front view has no data.\n', '\n']
+
+
+def test_questions_and_closed_set(tmp_path: Path) -> None:
+    prompt = Prompt.load(written(tmp_path, tree()))
+    assert prompt.hint_question == 'What now?'
+    assert prompt.describe_question == 'What is there?'
+    assert prompt.candidates == ((Behavior.NONE, 'go on'), (Behavior.STOP, 'stop'))
+
+
+def test_id_names_the_content(tmp_path: Path) -> None:
+    first = Prompt.load(written(tmp_path, tree())).id
+    assert first.startswith('small-')
+    assert len(first) == len('small-') + 8
+    assert Prompt.load(written(tmp_path, tree())).id == first
+    assert Prompt.load(written(tmp_path, {**tree(), 'system': 'You ride.'})).id != first
+
+
+@pytest.mark.parametrize(
+    ('speed', 'yaw_rate', 'words'),
+    [
+        (0.1, 0.3, 'standing'),
+        (5.0, 0.01, 'driving straight'),
+        (5.0, 0.2, 'turning left'),
+        (5.0, -0.2, 'turning right'),
+    ],
+)
+def test_motion_in_words(speed: float, yaw_rate: float, words: str) -> None:
+    assert motion(ego(speed, yaw_rate)) == words
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        ({'extra': 1}, r"'extra' is not known; known are name, system"),
+        ({'view': None}, r"'view' is None; it must be a text"),
+        ({'view': ' '}, r"'view' is empty"),
+        ({'name': 7}, r"'name' is 7"),
+        ({'view': 'The {side} view'}, r"'view' uses \{side\}; it may use \{direction\}, \{camera\}, \{frames\}"),
+        ({'view': 'The {} view'}, r"'view' uses \{\}; it may use"),
+        ({'view': 'The {direction view'}, r"'view' is no valid template"),
+        ({'view': 'The {direction:.1f} view'}, r"'view' is no valid template"),
+        ({'ego': '{speed.real}'}, r"'ego' uses \{speed.real\}"),
+        ({'ego': '{speed:{width}}'}, r"'ego' is no valid template"),
+        ({'hint': 'What now?'}, r"'hint' must be a mapping with question, candidates"),
+        ({'hint': {'question': 'What?'}}, r"'hint.candidates' is missing"),
+        ({'hint': {'question': 'What?', 'candidates': []}}, r"'hint.candidates' must be a list of at least two"),
+        ({'describe': {}}, r"'describe.question' is missing"),
+    ],
+)
+def test_wrong_keys_are_named(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    path = written(tmp_path, {**tree(), **change})
+    with pytest.raises(StpruneError, match=sentence) as caught:
+        Prompt.load(path)
+    assert str(path) in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('entries', 'sentence'),
+    [
+        ([('NONE', 'none'), ('FLY', 'fly')], r"candidates\[1\].behavior' is 'FLY'; known are NONE, SLOW_DOWN"),
+        ([('NONE', 'none'), ('UNKNOWN', 'what')], r"candidates\[1\].behavior' is 'UNKNOWN'"),
+        ([('NONE', 'stop'), ('STOP', 'stop')], r"candidates\[1\].text' is 'stop' a second time"),
+        ([('STOP', 'halt'), ('STOP', 'stop')], r"candidates\[1\].behavior' is 'STOP' a second time"),
+        ([('STOP', 'stop'), ('YIELD', 'yield')], r"'hint.candidates' has no entry for NONE"),
+    ],
+)
+def test_wrong_candidates_are_named(tmp_path: Path, entries: list[tuple[str, str]], sentence: str) -> None:
+    content = tree()
+    content['hint']['candidates'] = [{'behavior': behavior, 'text': text} for behavior, text in entries]
+    with pytest.raises(StpruneError, match=sentence):
+        Prompt.load(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ('content', 'sentence'),
+    [
+        ('a: [', 'is not YAML'),
+        ('- a\n- b\n', 'its content must be a mapping with name, system'),
+        ('', 'its content must be a mapping'),
+        ('name: only\n', "'system' is missing"),
+    ],
+)
+def test_files_that_are_no_prompt(tmp_path: Path, content: str, sentence: str) -> None:
+    with pytest.raises(StpruneError, match=sentence):
+        Prompt.load(written(tmp_path, content))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(StpruneError, match=r"prompt file '.*none.yaml' cannot be read: No such file"):
+        Prompt.load(tmp_path / 'none.yaml')
+    with pytest.raises(StpruneError, match='cannot be read: Is a directory'):
+        Prompt.load(tmp_path)
+    binary = tmp_path / 'binary.yaml'
+    binary.write_bytes(b'\xff\xfe\x00\xd8name')
+    with pytest.raises(StpruneError, match='is not YAML'):
+        Prompt.load(binary)
+
+
+def test_driving_prompt_only_restricts() -> None:
+    prompt = Prompt.load(DRIVING)
+    assert prompt.candidates[0] == (Behavior.NONE, 'none')
+    turns = {Behavior.UNKNOWN, Behavior.TURN_LEFT, Behavior.TURN_RIGHT}
+    assert {behavior for behavior, _ in prompt.candidates} == {*Behavior} - turns
+    for _, text in prompt.candidates:
+        assert f'\n{text}: ' in prompt.hint_question
+    content = prompt.content([View('front', 'CAM_FRONT', [frame()]), View('back', 'CAM_BACK', [])], ego(3.0, 0.0))
+    assert content[0] == 'Camera looking to the front, 1 images, oldest first:\n'
+    assert content[-1] == '\nThe car is driving straight at 3.0 m/s.\n'
