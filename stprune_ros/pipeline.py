@@ -78,7 +78,7 @@ class Pipeline:
     ) -> Answer:
         """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before the text.
 
-        A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early with status NO_HINT.
+        A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock = _StageClock()
@@ -93,7 +93,9 @@ class Pipeline:
         if lost:
             notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
             status = Status.NO_HINT
-            return replace(answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms)
+            return replace(
+                answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms
+            )
 
         with clock.stage('prune'):
             kept = self._prune(views, window.slots)
@@ -105,7 +107,9 @@ class Pipeline:
         degraded = self._degradation(window, views, notes)
         if _over(deadline) or _is_set(cancel):
             status = Status.NO_HINT if _is_set(cancel) else Status.TIMEOUT
-            return replace(answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms)
+            return replace(
+                answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms
+            )
         with clock.stage('hint'):
             hint = self._hint(context)
         status = _status(hint.status, degraded, late=_over(deadline))
@@ -132,7 +136,9 @@ class Pipeline:
         return replace(
             answer,
             description=text,
-            description_status=_status(text_status if self.backend.info.trained else Status.INVALID, degraded, generated.timed_out),
+            description_status=_status(
+                text_status if self.backend.info.trained else Status.INVALID, degraded, generated.timed_out
+            ),
             truncated=not generated.finished,
             stage_ms=clock.stage_ms,
         )
@@ -173,7 +179,9 @@ class Pipeline:
             features = self._features[_key(past)] if past is not None else None
             if features is not None:
                 usable.append((slot, features))
-        return _View(camera, CameraState.OK, frame.stamp_ns, [found for _, found in usable], tuple(slot for slot, _ in usable))
+        return _View(
+            camera, CameraState.OK, frame.stamp_ns, [found for _, found in usable], tuple(slot for slot, _ in usable)
+        )
 
     def _image(self, frame: CameraFrame, notes: list[str]) -> np.ndarray | None:
         try:
@@ -183,11 +191,15 @@ class Pipeline:
             return None
         model = self.rig.cameras[frame.camera]
         height, width = image.shape[:2]
-        if abs(width * model.height - height * model.width) > 0.02 * width * model.height and frame.camera not in self._sizes_said:
+        if (
+            abs(width * model.height - height * model.width) > 0.02 * width * model.height
+            and frame.camera not in self._sizes_said
+        ):
             self._sizes_said.add(frame.camera)
             notes.append(
-                f"camera_info of camera '{frame.camera}' is for {model.width}x{model.height}, its images are {width}x{height}:"
-                ' overlap with its neighbours is not to be trusted; publish the camera_info that belongs to the images'
+                f"camera_info of camera '{frame.camera}' is for {model.width}x{model.height}, its images are"
+                f' {width}x{height}: its overlaps cannot be trusted;'
+                ' publish the camera_info that belongs to the images'
             )
         return image
 

@@ -1,4 +1,4 @@
-"""Every parameter once: name, default, range, description. Node, replay, `stprune check` and the schema read this table.
+"""Every parameter once: name, default, range, description; node, replay, `stprune check` and the schema read this.
 
 No ROS here, so that a parameter file can be checked on any machine.
 """
@@ -86,15 +86,31 @@ class Parameter:
 
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter('cameras.names', [], 'camera names; the node subscribes to ~/input/<name>/image; empty in replay: found in the bag'),
+    Parameter(
+        'cameras.names',
+        [],
+        'camera names; the node subscribes to ~/input/<name>/image; empty in replay: found in the bag',
+    ),
     Parameter('cameras.transport', 'compressed', 'which image topics to subscribe to', choices=('raw', 'compressed')),
     Parameter('cameras.anchor', '', 'camera whose stamps define the ticks; empty: the first in ring order'),
     Parameter('cameras.critical', [], 'cameras without which nothing is inferred; empty: the anchor'),
-    Parameter('cameras.offsets_ms', [], 'known trigger offset of each camera in ms, in the order of cameras.names; empty: all 0', -1000.0, 1000.0),
-    Parameter('cameras.rig_file', '', 'rig file with the geometry of the ring, for rigs without tf; empty: camera_info and /tf_static'),
+    Parameter(
+        'cameras.offsets_ms',
+        [],
+        'known trigger offset of each camera in ms, in the order of cameras.names; empty: all 0',
+        -1000.0,
+        1000.0,
+    ),
+    Parameter(
+        'cameras.rig_file',
+        '',
+        'rig file with the geometry of the ring, for rigs without tf; empty: camera_info and /tf_static',
+    ),
     Parameter('cameras.base_frame', 'base_link', 'vehicle frame in which the ring order is found'),
     Parameter('cameras.stale_after_ms', 1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0),
-    Parameter('sync.tolerance_ms', 50.0, 'largest distance of a frame from the anchor stamp, offsets corrected', 0.0, 1000.0),
+    Parameter(
+        'sync.tolerance_ms', 50.0, 'largest distance of a frame from the anchor stamp, offsets corrected', 0.0, 1000.0
+    ),
     Parameter('sync.max_wait_ms', 100.0, 'event time after which a set closes without its missing frames', 1.0, 5000.0),
     Parameter('sync.max_spread_ms', 100.0, 'largest span of the corrected stamps in one set', 0.0, 2000.0),
     Parameter('sync.min_views', 1, 'sets with fewer views are skipped', 1, 64),
@@ -104,22 +120,50 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter('ego.max_age_ms', 200.0, 'odometry farther than this from the anchor stamp is not used', 1.0, 10000.0),
     Parameter('pruning.method', 'st_prune', 'how tokens are selected', choices=METHODS, dynamic=True),
     Parameter('pruning.keep_ratio', 0.1, 'share of visual tokens that the model sees', 0.001, 1.0, dynamic=True),
-    Parameter('pruning.lambda_temporal', 0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True),
-    Parameter('pruning.lambda_spatial', 0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True),
+    Parameter(
+        'pruning.lambda_temporal', 0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True
+    ),
+    Parameter(
+        'pruning.lambda_spatial', 0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
+    ),
     Parameter('pruning.seed', 0, 'seed of the method random', 0, 2**31 - 1, dynamic=True),
     Parameter('model.path', '', 'model folder, or a hub id; empty: the bundled ringworld model'),
     Parameter('model.revision', '', 'hub revision; empty: the default one'),
     Parameter('model.allow_download', False, 'let a hub id be downloaded; off: local files only'),
     Parameter('model.device', 'auto', 'torch device: auto, cpu, cuda, cuda:0 ...'),
     Parameter('model.dtype', 'auto', 'weights and activations', choices=('auto', 'float32', 'bfloat16', 'float16')),
-    Parameter('model.max_image_pixels', 0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24),
-    Parameter('prompt.file', '', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml"),
+    Parameter(
+        'model.max_image_pixels',
+        0,
+        'images are reduced to at most this many pixels; 0: as the model folder says',
+        0,
+        2**24,
+    ),
+    Parameter(
+        'prompt.file', '', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml"
+    ),
     Parameter('inference.period_ms', 0.0, 'event time between ticks; 0: every frame set', 0.0, 60000.0),
-    Parameter('inference.deadline_ms', 0.0, 'processing time after which the text is cut and an unfinished hint dropped; 0: none', 0.0, 60000.0, dynamic=True),
+    Parameter(
+        'inference.deadline_ms',
+        0.0,
+        'processing time after which the text is cut and an unfinished hint dropped; 0: none',
+        0.0,
+        60000.0,
+        dynamic=True,
+    ),
     Parameter('inference.describe', True, 'write a scene description after the hint', dynamic=True),
     Parameter('inference.max_new_tokens', 48, 'longest description in tokens', 1, 1024, dynamic=True),
-    Parameter('output.valid_for_ms', 1000.0, 'hints and descriptions expire this long after the anchor stamp', 1.0, 60000.0, dynamic=True),
-    Parameter('output.heartbeat_ms', 1000.0, 'a NO_HINT heartbeat goes out when nothing else did for this long', 10.0, 60000.0),
+    Parameter(
+        'output.valid_for_ms',
+        1000.0,
+        'hints and descriptions expire this long after the anchor stamp',
+        1.0,
+        60000.0,
+        dynamic=True,
+    ),
+    Parameter(
+        'output.heartbeat_ms', 1000.0, 'a NO_HINT heartbeat goes out when nothing else did for this long', 10.0, 60000.0
+    ),
 )
 
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
@@ -148,7 +192,8 @@ class Settings(Mapping[str, Value]):
 
     def ns(self, name: str) -> int:
         """A parameter given in ms, as integer nanoseconds."""
-        return round(self[name] * 1e6)
+        milliseconds: float = self[name]
+        return round(milliseconds * 1e6)
 
     def replace(self, **values: Any) -> Settings:
         """A copy with some values changed; names with ``__`` for the dot."""
@@ -170,15 +215,20 @@ def check_together(settings: Settings) -> None:
     if len(set(names)) != len(names):
         raise StpruneError(f"parameter 'cameras.names' names a camera twice: {', '.join(names)}")
     if offsets and len(offsets) != len(names):
-        raise StpruneError(f"parameter 'cameras.offsets_ms' has {len(offsets)} entries for {len(names)} cameras in 'cameras.names'")
+        raise StpruneError(
+            f"parameter 'cameras.offsets_ms' has {len(offsets)} entries for {len(names)} cameras in 'cameras.names'"
+        )
     for known in [settings['cameras.anchor'], *settings['cameras.critical']]:
         if names and known and known not in names:
-            raise StpruneError(f"camera '{known}' in 'cameras.anchor' or 'cameras.critical' is not in 'cameras.names': {', '.join(names)}")
+            raise StpruneError(
+                f"camera '{known}' in 'cameras.anchor' or 'cameras.critical' is not in 'cameras.names':"
+                f' {", ".join(names)}'
+            )
     reach = settings['sync.tolerance_ms'] + max((abs(offset) for offset in offsets), default=0.0)
     if settings['sync.max_wait_ms'] < reach:
         raise StpruneError(
-            f"parameter 'sync.max_wait_ms' is {settings['sync.max_wait_ms']:g}, less than tolerance plus largest offset, {reach:g}:"
-            ' frames would be given up before they can arrive'
+            f"parameter 'sync.max_wait_ms' is {settings['sync.max_wait_ms']:g}, less than tolerance plus offset,"
+            f' {reach:g}: frames would be given up before they can arrive'
         )
 
 
@@ -207,7 +257,9 @@ def read_file(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StpruneError(f"parameter file '{path}' is not YAML: {' '.join(str(error).split())}") from None
     nodes = tree if isinstance(tree, dict) else {}
-    found = [value['ros__parameters'] for value in nodes.values() if isinstance(value, dict) and 'ros__parameters' in value]
+    found = [
+        value['ros__parameters'] for value in nodes.values() if isinstance(value, dict) and 'ros__parameters' in value
+    ]
     if not found:
         raise StpruneError(f"parameter file '{path}' has no 'ros__parameters' under a node name such as '/**'")
     flat: dict[str, Any] = {}

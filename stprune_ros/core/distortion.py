@@ -27,7 +27,7 @@ def distort(x: np.ndarray, y: np.ndarray, model: str, d: Sequence[float]) -> tup
         return x * scale, y * scale
     if model not in ('plumb_bob', 'rational_polynomial'):
         raise StpruneError(
-            f"distortion model '{model}' is not known; use plumb_bob, rational_polynomial or equidistant, or rectified images"
+            f"distortion model '{model}' is unknown; use plumb_bob, rational_polynomial, equidistant, or rectify"
         )
     k1, k2, p1, p2, k3, k4, k5, k6 = [*d, *[0.0] * 8][:8]
     radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))

@@ -31,7 +31,7 @@ class EgoTrack:
         return self._samples[-1].stamp_ns if self._samples else None
 
     def add(self, message: Any) -> list[str]:
-        """Take a duck-typed Odometry; returns what is new to say about it, each thing once in the life of this track."""
+        """Take a duck-typed Odometry; returns what is new to say about it, each thing once per track."""
         state, notes = read_odometry(message, self.base_frame)
         if state is not None:
             if self._samples and state.stamp_ns < self._samples[-1].stamp_ns - JUMP_NS:
@@ -60,7 +60,10 @@ class EgoTrack:
             return []
         side = 'behind' if away > 0 else 'ahead of'
         return self._new(
-            [f'odometry is {in_words(abs(away))} {side} the images, more than {self.max_age_ns / 1e9:g} s: not used; check the clocks'],
+            [
+                f'odometry is {in_words(abs(away))} {side} the images, more than {self.max_age_ns / 1e9:g} s:'
+                ' not used; check the clocks'
+            ],
             kind=f'odometry {side}',
         )
 
@@ -91,7 +94,10 @@ def read_odometry(message: Any, base_frame: str) -> tuple[EgoState | None, list[
     if not any(message.twist.covariance):
         notes.append('odometry covariances are all zero: its accuracy is unknown')
     if not all(map(math.isfinite, position)) or not any(position):
-        notes.append('odometry samples whose position is not finite or exactly (0, 0, 0) count as having none: motion comes from the twist')
+        notes.append(
+            'odometry samples whose position is not finite or exactly (0, 0, 0) count as having none:'
+            ' motion comes from the twist'
+        )
         usable_position = None
     else:
         usable_position = position

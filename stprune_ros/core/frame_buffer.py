@@ -1,7 +1,7 @@
 """Rolling history of frame sets (ours).
 
-Keyframes are the first set in each stride of absolute time, whoever looks and however late: so live and replay see the same
-history, and a tick has to encode only its own images while those of the keyframes are still cached.
+Keyframes are the first set in each stride of absolute time, whoever looks and however late: so live and replay see the
+same history, and a tick has to encode only its own images while those of the keyframes are still cached.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stprune_ros.core.types import FrameSet, Window
 
 
 class FrameBuffer:
-    """The last ``frames - 1`` keyframes and the current set; times in nanoseconds. Holds images by reference, bounded."""
+    """The last ``frames - 1`` keyframes and the current set; in ns. Holds images by reference, bounded."""
 
     def __init__(self, frames: int, stride_ns: int, max_gap_ns: int) -> None:
         self.frames = frames

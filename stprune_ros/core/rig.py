@@ -25,8 +25,9 @@ OPTICAL_FROM_LINK = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0
 class CameraModel:
     """One calibrated camera.
 
-    ``width`` and ``height`` in pixels; ``k`` (3, 3) intrinsics in pixels; ``rotation`` (3, 3) takes optical-frame vectors
-    (z forward, x right, y down) into the vehicle frame; ``translation`` (3,) is the camera's place there, in metres.
+    ``width`` and ``height`` in pixels; ``k`` (3, 3) intrinsics in pixels; ``rotation`` (3, 3) takes optical-frame
+    vectors (z forward, x right, y down) into the vehicle frame; ``translation`` (3,) is the camera's place there, in
+    metres.
     """
 
     name: str

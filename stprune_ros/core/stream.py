@@ -1,4 +1,7 @@
-"""The front half that node and replay share: messages in, windows out. No clock and no thread: the same stamps give the same ticks."""
+"""The front half that node and replay share: messages in, windows out.
+
+No clock and no thread: the same stamps give the same ticks.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ class Roles:
         for camera in (anchor, *critical):
             if camera not in rig.ring:
                 raise StpruneError(
-                    f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring: {', '.join(rig.ring)}"
+                    f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring:"
+                    f' {", ".join(rig.ring)}'
                 )
         return cls(anchor, critical)
 
@@ -37,7 +41,7 @@ class Roles:
 class SensorStream:
     """Synchroniser, ego track and history in a row.
 
-    ``notes`` collects sentences to log, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
+    Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
     ``flushes``, ``frames_unstamped`` and ``ticks``.
     """
 
@@ -84,7 +88,9 @@ class SensorStream:
         if frame.stamp_ns == 0:
             self.counters['frames_unstamped'] += 1
             if self.counters['frames_unstamped'] == 1:
-                self._notes.append(f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp")
+                self._notes.append(
+                    f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp"
+                )
             return []
         self._waiting += self._sync.add(frame)
         return self._release()

@@ -1,8 +1,8 @@
 """Frame sets from a ring of cameras that fire when they like (ours; README, "How a tick works").
 
 An anchor camera opens a set with each of its frames; every other camera brings its nearest frame within the tolerance.
-A set closes when it cannot get better, or when a stamp of anchor + max_wait has been seen anywhere. There is no clock and
-no thread here: the same stamps give the same sets in whatever order they arrive, as long as every frame of a set
+A set closes when it cannot get better, or when a stamp of anchor + max_wait has been seen anywhere. There is no clock
+and no thread here: the same stamps give the same sets in whatever order they arrive, as long as every frame of a set
 arrives before that closing stamp does, and the anchor camera's own frames in their order (one publisher's always do).
 """
 
@@ -25,8 +25,8 @@ _stamp = attrgetter('stamp_ns')
 class RingSynchronizer:
     """Turns frames into frame sets; times are integer nanoseconds.
 
-    ``offsets_ns`` says how long after the anchor a camera is known to fire. ``tolerance_ns`` is the largest distance from
-    the anchor, ``max_spread_ns`` the largest span of a set, both after the offsets are taken off.
+    ``offsets_ns`` says how long after the anchor a camera is known to fire. ``tolerance_ns`` is the largest distance
+    from the anchor, ``max_spread_ns`` the largest span of a set, both after the offsets are taken off.
     ``counters`` counts sets_full, sets_partial, sets_skipped, frames_late, frames_duplicate and clock_jumps.
     """
 
@@ -175,7 +175,7 @@ class RingSynchronizer:
         return max(stamps) - min(stamps)
 
     def _forget_old(self, camera: str) -> None:
-        """Frames that no open or coming set can use; an open set this old has been closed by this camera's own stamps."""
+        """Drop what no open or coming set can use: a set that old has been closed by this camera's own stamps."""
         frames = self._frames[camera]
         oldest = self._newest[camera] - self.max_wait_ns - 2 * self.tolerance_ns
         while frames and self._corrected(frames[0]) < oldest:

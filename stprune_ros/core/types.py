@@ -131,7 +131,7 @@ class FrameSet:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The frame sets of one tick, oldest first, the current one last; ``slots`` counts the history that was asked for."""
+    """The frame sets of one tick, oldest first, the current one last; ``slots`` counts those asked for."""
 
     sets: tuple[FrameSet, ...]
     slots: int

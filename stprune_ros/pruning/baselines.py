@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,12 @@ def spread(total: int, bins: int) -> Tensor:
     return edges.diff()
 
 
-def uniform_mask(frames: int, rows: int, columns: int, keep: int) -> Tensor:
-    """``keep`` tokens evenly over frames, in each frame over rows, in each row over columns: bool (frames * rows * columns,).
+def uniform_mask(grid: Sequence[int], keep: int) -> Tensor:
+    """``keep`` tokens of a (frames, rows, columns) grid, evenly over each: bool (frames * rows * columns,).
 
     Every second row starts half a step later, so that few tokens still spread over the width.
     """
+    frames, rows, columns = grid
     mask = torch.zeros(frames, rows, columns, dtype=torch.bool)
     for frame, in_frame in enumerate(spread(keep, frames).tolist()):
         for row, in_row in enumerate(spread(in_frame, rows).tolist()):

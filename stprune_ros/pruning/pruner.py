@@ -20,8 +20,8 @@ from stprune_ros.pruning.temporal import prune_temporal
 class ViewTokens:
     """The token grid of one view.
 
-    ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots`` gives
-    each frame's place in the history, 0 oldest. Grids may differ between views.
+    ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots``
+    gives each frame's place in the history, 0 oldest. Grids may differ between views.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ViewTokens:
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """The method and its hyper-parameters; lambda 0.6 and 0.8 are the paper's, which belongs to which stage is our reading."""
+    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading."""
 
     method: str = 'st_prune'
     keep_ratio: float = 0.1
@@ -52,12 +52,11 @@ class PruningConfig:
 
 
 class SpatioTemporalPruner:
-    """MTP, then RSP on what it leaves, each keeping the square root of the ratio; or a baseline, by ``config.method``."""
+    """MTP, then RSP on what it leaves, each keeping the square root of the ratio; or another ``config.method``."""
 
     def __init__(self, config: PruningConfig) -> None:
         self.config = config
 
-    @torch.no_grad()
     def __call__(self, views: Sequence[ViewTokens], history: int) -> list[Tensor]:
         """Keep masks, per view bool (T, rows, columns), for views in ring order; ``history`` is the number of slots.
 
@@ -70,12 +69,13 @@ class SpatioTemporalPruner:
         if self.config.method == 'none' or self.config.keep_ratio == 1:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:
-            masks = METHODS[self.config.method](views, history, self.config)
+            with torch.inference_mode():
+                masks = METHODS[self.config.method](views, history, self.config)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
 
 def stage_budgets(view: ViewTokens, ratio: float, temporal: bool, spatial: bool) -> tuple[int, int]:
-    """Tokens left after MTP and after RSP (paper: the ratio is shared by square root); a stage that is off keeps all."""
+    """Tokens left after MTP and after RSP (paper: shared by square root); a stage that is off keeps all."""
     if not view.count:
         return 0, 0
     if not (temporal and spatial):
@@ -133,7 +133,10 @@ def _random(views: Sequence[ViewTokens], history: int, config: PruningConfig) ->
 
 
 def _uniform(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    masks = [uniform_mask(*view.tokens.shape[:3], _single_budget(view, config)) if view.count else _nothing() for view in views]
+    masks = [
+        uniform_mask(view.tokens.shape[:3], _single_budget(view, config)) if view.count else _nothing()
+        for view in views
+    ]
     return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
 
 
@@ -155,7 +158,7 @@ def _check(view: ViewTokens, history: int) -> None:
     frames = len(view.tokens)
     if view.tokens.dim() != 4 or frames != len(view.slots):
         raise StpruneError(
-            f"view '{view.name}': features of shape {tuple(view.tokens.shape)} do not match {len(view.slots)} frame slots;"
+            f"view '{view.name}': features of shape {tuple(view.tokens.shape)} do not match {len(view.slots)} slots;"
             ' expected (frames, rows, columns, D)'
         )
     if list(view.slots) != sorted(set(view.slots)) or any(not 0 <= slot < history for slot in view.slots):
@@ -163,7 +166,7 @@ def _check(view: ViewTokens, history: int) -> None:
     finite = view.tokens.isfinite().flatten(1).all(dim=1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])
-        raise StpruneError(f"view '{view.name}': features of frame {bad + 1} of {frames} hold NaN or infinite values; the tick is refused")
+        raise StpruneError(f"view '{view.name}': features of frame {bad + 1} of {frames} hold NaN or infinite values")
 
 
 METHODS = {'st_prune': _st_prune, 'mtp': _mtp, 'rsp': _rsp, 'random': _random, 'uniform': _uniform, 'none': _uniform}

@@ -1,4 +1,4 @@
-"""Greedy max-min selection and exact budgets: the core that MTP and RSP share (method reconstructed from the paper's text)."""
+"""Greedy max-min selection and exact budgets: the core that MTP and RSP share (our reading of the paper)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def budget(ratio: float, count: int) -> int:
 def greedy_max_min(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
     """Select tokens one at a time, each the one farthest from those selected, plus its bonus.
 
-    next = argmax_{i not in S} [ min_{j in S} (1 - similarity_ij) + bonus_i ]; the first is the one of highest bonus; ties go to
-    the lowest index, so the selection is deterministic.
+    next = argmax_{i not in S} [ min_{j in S} (1 - similarity_ij) + bonus_i ]; the first is the one of highest bonus;
+    ties go to the lowest index, so the selection is deterministic.
 
-    similarity: (B, N, N) cosine similarities, float32; bonus: (B, N), -inf where there is no token; budgets: (B,) int64, at
-    most the number of tokens. Returns the keep mask, bool (B, N), with exactly ``budgets`` tokens in each row.
+    similarity: (B, N, N) cosine similarities, float32; bonus: (B, N), -inf where there is none; budgets: (B,) int64,
+    at most the number of tokens. Returns the keep mask, bool (B, N), with exactly ``budgets`` tokens in each row.
     """
     rows = torch.arange(len(similarity), device=similarity.device)
     score = bonus.clone()

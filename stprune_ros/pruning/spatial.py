@@ -1,4 +1,4 @@
-"""Ring-view Spatial Pruning (RSP): a view gives up what its left and right neighbours also show (paper; its form here is ours)."""
+"""Ring-view Spatial Pruning (RSP): a view gives up what its neighbours also show (paper; its form here is ours)."""
 
 from __future__ import annotations
 

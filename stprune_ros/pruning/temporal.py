@@ -1,4 +1,4 @@
-"""Motion-aware Temporal Pruning (MTP): what moves and what is new wins over static history (paper; its form here is ours)."""
+"""Motion-aware Temporal Pruning (MTP): moving and new wins over static history (paper; its form here is ours)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 from stprune_ros.pruning.selection import select
 
-STATIC_RANGE = 1e-6  # below this, differences in volatility are rounding, not motion (ours)
+STATIC_RANGE = 1e-6  # smaller differences in volatility are rounding, not motion (ours)
 
 
 def volatility(x: Tensor) -> Tensor:
     """Variance of unit features over time at each grid position, scaled to [0, 1] within the view.
 
-    x: (T, P, D), unit rows, the frames that are there. Returns (P,): 1 - || mean_t x ||^2, min-max scaled over P; all zero
-    for one frame or where nothing changed.
+    x: (T, P, D), unit rows, the frames that are there. Returns (P,): 1 - || mean_t x ||^2, min-max scaled over P; all
+    zero for one frame or where nothing changed.
     """
     raw = 1 - x.mean(dim=0).square().sum(dim=-1)
     low, high = raw.min(), raw.max()

@@ -18,7 +18,9 @@ def vector(x=0.0, y=0.0, z=0.0):
     return Box(x=x, y=y, z=z)
 
 
-def odometry(ms, speed=5.0, position=(1.0, 2.0, 0.0), q=(0.0, 0.0, 0.0, 1.0), child='base_link', covariance=1.0, yaw_rate=0.0):
+def odometry(
+    ms, speed=5.0, position=(1.0, 2.0, 0.0), q=(0.0, 0.0, 0.0, 1.0), child='base_link', covariance=1.0, yaw_rate=0.0
+):
     stamp = round(ms * MS)
     return Box(
         header=Box(stamp=Box(sec=stamp // 10**9, nanosec=stamp % 10**9)),
@@ -46,7 +48,9 @@ def test_holds_the_nearest_within_the_limit_and_refuses_beyond():
     ego, _ = track(odometry(1000))
     assert ego.at(1200 * MS).speed == 5.0
     assert ego.at(1201 * MS) is None
-    assert ego.why_none(1300 * MS) == ['odometry is 300 ms behind the images, more than 0.2 s: not used; check the clocks']
+    assert ego.why_none(1300 * MS) == [
+        'odometry is 300 ms behind the images, more than 0.2 s: not used; check the clocks'
+    ]
     assert ego.why_none(1400 * MS) == []  # said once
 
 
@@ -80,7 +84,7 @@ def test_either_sign_of_a_quaternion_is_the_same_turn(sign, share):
     ],
 )
 def test_each_oddity_is_said_once(message, sentence):
-    ego, notes = track(message, message)
+    _, notes = track(message, message)
     assert len(notes) == 1
     assert sentence in notes[0]
 
@@ -104,7 +108,9 @@ def test_recorded_field_odometry(test_data):
 
     ego = EgoTrack(200 * MS)
     notes, count = [], 0
-    with AnyReader([test_data / 'vehicle_odometry' / 'bag'], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as bag:
+    with AnyReader(
+        [test_data / 'vehicle_odometry' / 'bag'], default_typestore=get_typestore(Stores.ROS2_HUMBLE)
+    ) as bag:
         connections = [c for c in bag.connections if c.topic == '/odometry']
         for connection, received, raw in bag.messages(connections):
             message = bag.deserialize(raw, connection.msgtype)
@@ -112,10 +118,9 @@ def test_recorded_field_odometry(test_data):
             count += 1
             assert ego.at(received) is None  # its stamps are 66 days old
     assert count == 2143
-    assert [word for word in ('child_frame_id', 'covariances', 'exactly (0, 0, 0)') if any(word in note for note in notes)] == [
-        'child_frame_id', 'covariances', 'exactly (0, 0, 0)',
-    ]  # fmt: skip
     assert len(notes) == 3
+    for word in ('child_frame_id', 'covariances', 'exactly (0, 0, 0)'):
+        assert any(word in note for note in notes)
     state = ego.at(ego.newest_ns)
     assert state.position is None and state.orientation is not None and math.isfinite(state.speed)
     assert '66' in ego.why_none(received)[0]

@@ -21,7 +21,9 @@ def unit(x):
 def ring(views=4, frames=3, rows=3, columns=4, dim=16, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     return [
-        ViewTokens(f'V{i}', torch.randn(frames, rows, columns, dim, generator=generator).to(dtype), tuple(range(frames)))
+        ViewTokens(
+            f'V{i}', torch.randn(frames, rows, columns, dim, generator=generator).to(dtype), tuple(range(frames))
+        )
         for i in range(views)
     ]
 
@@ -61,7 +63,7 @@ def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
         count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
         survivors.append(reference_greedy(x.flatten(0, 1), bonus, count))
     kept = []
-    for v, view in enumerate(views):
+    for v in range(len(views)):
         x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
         left, right = x[v - 1], x[(v + 1) % len(views)]
         bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
@@ -207,7 +209,7 @@ def test_spread_is_even(total, bins):
 
 
 def test_uniform_mask_covers_frames_rows_and_columns():
-    mask = uniform_mask(4, 6, 10, 24).reshape(4, 6, 10)
+    mask = uniform_mask((4, 6, 10), 24).reshape(4, 6, 10)
     assert mask.sum(dim=(1, 2)).tolist() == [6] * 4
     assert mask.sum(dim=(0, 2)).tolist() == [4] * 6
 

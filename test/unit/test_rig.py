@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.core.distortion import distort, undistort
-from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig, RigBuilder, longest_run, matrix_from_quaternion
+from stprune_ros.core.rig import (
+    OPTICAL_FROM_LINK,
+    CameraModel,
+    CameraRig,
+    RigBuilder,
+    longest_run,
+    matrix_from_quaternion,
+)
 from stprune_ros.core.types import StpruneError
 
 NUSCENES = {
@@ -83,7 +90,7 @@ def test_undistort_inverts_distort(model, d):
 
 
 def test_unknown_distortion_names_the_known_ones():
-    with pytest.raises(StpruneError, match="'fov'.*plumb_bob, rational_polynomial or equidistant"):
+    with pytest.raises(StpruneError, match="'fov'.*plumb_bob, rational_polynomial, equidistant"):
         distort(np.zeros(1), np.zeros(1), 'fov', (0.1,))
 
 
@@ -104,7 +111,8 @@ def test_longest_run(mask):
 
 def info(frame_id, width=320, height=192, fx=228.0):
     return SimpleNamespace(
-        header=SimpleNamespace(frame_id=frame_id), width=width, height=height, distortion_model='plumb_bob', d=[0.0] * 5,
+        header=SimpleNamespace(frame_id=frame_id), width=width, height=height, distortion_model='plumb_bob',
+        d=[0.0] * 5,
         k=[fx, 0, width / 2, 0, fx, height / 2, 0, 0, 1],
     )  # fmt: skip
 
@@ -114,7 +122,8 @@ def transform(parent, child, q=(0.0, 0.0, 0.0, 1.0), t=(0.0, 0.0, 0.0)):
         header=SimpleNamespace(frame_id=parent),
         child_frame_id=child,
         transform=SimpleNamespace(
-            rotation=SimpleNamespace(x=q[0], y=q[1], z=q[2], w=q[3]), translation=SimpleNamespace(x=t[0], y=t[1], z=t[2])
+            rotation=SimpleNamespace(x=q[0], y=q[1], z=q[2], w=q[3]),
+            translation=SimpleNamespace(x=t[0], y=t[1], z=t[2]),
         ),
     )
 
@@ -141,7 +150,11 @@ def test_builder_walks_a_chain_of_transforms():
 
 @pytest.mark.parametrize(
     ('message', 'sentence'),
-    [(None, "no camera_info for camera 'C'"), (info('f', fx=0.0), 'not calibrated'), (info('f', width=0), 'not calibrated')],
+    [
+        (None, "no camera_info for camera 'C'"),
+        (info('f', fx=0.0), 'not calibrated'),
+        (info('f', width=0), 'not calibrated'),
+    ],
 )
 def test_builder_says_what_is_missing(message, sentence):
     builder = RigBuilder()

@@ -29,8 +29,8 @@ def as_stamps(sets):
     return [(s.stamp_ns, {camera: f.stamp_ns for camera, f in s.frames.items()}) for s in sets]
 
 
-def ring(ticks, period=100, shift=dict.fromkeys(RING, 0), first=1000):
-    return [frame(camera, first + tick * period + shift[camera]) for tick in range(ticks) for camera in RING]
+def ring(ticks, shift=None):
+    return [frame(camera, 1000 + tick * 100 + (shift or {}).get(camera, 0)) for tick in range(ticks) for camera in RING]
 
 
 def test_a_triggered_ring_closes_at_once():
