@@ -87,7 +87,7 @@ def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, outpu
             distance=NAN,
         )
     return types.planning_hint(
-        header=_header(answer, settings, types),
+        header=header(answer, settings, types),
         valid_for=_valid_for(answer.status in HINT_STATUSES, settings, types),
         status=int(answer.status),
         behavior=int(answer.behavior),
@@ -105,7 +105,7 @@ def scene_description(answer: Answer, settings: Settings, types: MessageTypes, o
     """A SceneDescription; empty unless its status is OK, DEGRADED or TIMEOUT (text that the deadline cut)."""
     said = answer.description_status in TEXT_STATUSES
     return types.scene_description(
-        header=_header(answer, settings, types),
+        header=header(answer, settings, types),
         valid_for=_valid_for(said, settings, types),
         status=int(answer.description_status),
         description=answer.description if said else '',
@@ -149,6 +149,11 @@ def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
     )
 
 
+def header(answer: Answer, settings: Settings, types: MessageTypes) -> Any:
+    """The Header of every output: acquisition time of the anchor frame, in the vehicle frame."""
+    return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings['cameras.base_frame'])
+
+
 def _camera_status(view: ViewReport, types: MessageTypes) -> Any:
     return types.camera_status(
         name=view.camera,
@@ -158,10 +163,6 @@ def _camera_status(view: ViewReport, types: MessageTypes) -> Any:
         tokens_full=view.tokens_full,
         tokens_kept=view.tokens_kept,
     )
-
-
-def _header(answer: Answer, settings: Settings, types: MessageTypes) -> Any:
-    return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings['cameras.base_frame'])
 
 
 def _time(stamp_ns: int, types: MessageTypes) -> Any:

@@ -36,7 +36,8 @@ def jpeg(image: np.ndarray, quality: int = 80) -> bytes:
 def _tile(view: ViewReport, image: np.ndarray | None) -> np.ndarray:
     tile = np.zeros((TILE_HEIGHT, TILE_WIDTH, 3), np.uint8)
     if image is not None:
-        tile = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(image, (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)
+        tile = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
     if image is not None and view.keep is not None and len(view.keep):
         kept = cv2.resize(view.keep[-1].astype(np.uint8), (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_NEAREST)
         tile = np.where(kept[..., None] > 0, tile, (tile * DIMMED).astype(np.uint8))

@@ -92,7 +92,7 @@ def decode_compressed(message: Any) -> np.ndarray:
 def is_truncated(data: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end: OpenCV would fill the rest with grey and say nothing.
 
-    Coded JPEG data never holds an end marker, so one must follow the last start of scan; an embedded preview has its own.
+    Coded JPEG data never holds an end marker, so one must follow the last start of scan; a preview inside has its own.
     """
     if data.startswith(JPEG_START):
         return data.rfind(JPEG_END) <= data.rfind(JPEG_SCAN)

@@ -1,4 +1,4 @@
-"""The settings table as ROS parameters: declared with ranges and descriptions, checked with the table's own sentences."""
+"""The settings table as ROS parameters, with ranges and descriptions, checked with the table's own sentences."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Settings], None]) -> None:
-    """Call ``apply`` with new settings whenever dynamic parameters were set; refuse bad values with the table's sentence."""
+    """Call ``apply`` with the new settings when dynamic parameters change; refuse bad ones with the table's words."""
 
     def changed(parameters: Iterable[RosParameter]) -> Settings:
         known = {parameter.name: parameter.value for parameter in parameters if parameter.name in BY_NAME}

@@ -10,9 +10,10 @@ Item = TypeVar('Item')
 
 
 class Worker(Generic[Item]):
-    """Calls ``work(item, cancel)`` on a thread of its own; an exception goes to ``failed(item, error)`` and work goes on.
+    """Calls ``work(item, cancel)`` on a thread of its own.
 
-    ``skipped`` counts the items that a newer one replaced before their turn came.
+    An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts the items that a newer one replaced
+    before their turn came.
     """
 
     def __init__(self, work: Callable[[Item, Event], None], failed: Callable[[Item, Exception], None]) -> None:

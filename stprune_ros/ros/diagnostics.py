@@ -1,0 +1,141 @@
+"""One status per failure mode, published on a timer so that they keep reporting when the inputs stop.
+
+Monitors match on names and messages: both are constants; what varies goes into the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from stprune_ros.core.types import Answer, CameraState, Status
+from stprune_ros.settings import Settings
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+NOT_AVAILABLE = 'n/a'
+ALL_WELL = 'ok'
+WAITING = 'waiting for calibration'
+UNTRAINED = 'random weights: answers mean nothing'
+NO_IMAGES = 'no images'
+CAMERA_STALE = 'stale'
+CAMERA_INVALID = 'images cannot be used'
+NO_ODOMETRY = 'no odometry'
+SKIPPING = 'slower than the cameras: frame sets are skipped'
+FAILED = 'inference failed'
+NOTHING_YET = 'no answer yet'
+NOT_VALID = 'the last answer was not valid'
+
+
+@dataclass
+class Health:
+    """What the node has seen, written by its callbacks and its worker; times are time.monotonic() seconds."""
+
+    cameras: dict[str, float | None]  # last image
+    odometry: float | None = None  # last message
+    waiting: tuple[str, ...] = ()  # what is missing before the ring is known
+    answer: Answer | None = None
+    latency_s: float = float('nan')
+    skipped: int = 0  # windows that a newer one replaced
+    skipped_before: int = 0  # at the last report
+    failures: int = 0  # since the last answer
+    counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
+
+    def silent_cameras(self, settings: Settings, now: float) -> list[str]:
+        """A sentence for each camera that sent nothing yet, or nothing for longer than the stale limit."""
+        limit = settings['cameras.stale_after_ms'] / 1e3
+        never = [f"camera '{camera}' has sent no image yet" for camera, seen in self.cameras.items() if seen is None]
+        ages = {camera: now - seen for camera, seen in self.cameras.items() if seen is not None}
+        return never + [f"camera '{camera}' is silent for {age:.0f} s" for camera, age in ages.items() if age > limit]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One status: ``name`` without the node's, ``level`` of DiagnosticStatus."""
+
+    name: str
+    level: bytes
+    message: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+def reports(health: Health, settings: Settings, now: float) -> list[Report]:
+    """Every status at ``now`` (time.monotonic() seconds)."""
+    cameras = [_camera(camera, seen, health, settings, now) for camera, seen in health.cameras.items()]
+    return [_rig(health), _model(health.answer), *cameras, _odometry(health, now), _inference(health), _clock(health)]
+
+
+def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticArray:
+    """The message for /diagnostics."""
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    message.status = [
+        DiagnosticStatus(
+            name=f'{node_name}: {report.name}',
+            hardware_id=node_name,
+            level=report.level,
+            message=report.message,
+            values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+        )
+        for report in found
+    ]
+    return message
+
+
+def _rig(health: Health) -> Report:
+    values = {str(number): sentence for number, sentence in enumerate(health.waiting)}
+    return Report('rig', WARN, WAITING, values) if health.waiting else Report('rig', OK, ALL_WELL)
+
+
+def _model(answer: Answer | None) -> Report:
+    if answer is None:
+        return Report('model', OK, NOTHING_YET)
+    values = {'id': answer.model_id, 'revision': answer.model_revision, 'prompt': answer.prompt_id}
+    return Report('model', OK, ALL_WELL, values) if answer.model_trained else Report('model', WARN, UNTRAINED, values)
+
+
+def _camera(camera: str, seen: float | None, health: Health, settings: Settings, now: float) -> Report:
+    name = f'camera {camera}'
+    if seen is None:
+        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE})
+    values = {'age_s': f'{now - seen:.3f}'}
+    if now - seen > settings['cameras.stale_after_ms'] / 1e3:
+        return Report(name, ERROR, CAMERA_STALE, values)
+    views = health.answer.views if health.answer is not None else ()
+    if any(view.camera == camera and view.state == CameraState.INVALID for view in views):
+        return Report(name, ERROR, CAMERA_INVALID, values)
+    return Report(name, OK, ALL_WELL, values)
+
+
+def _odometry(health: Health, now: float) -> Report:
+    if health.odometry is None or now - health.odometry > 1.0:
+        age = NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}'
+        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age})
+    return Report('odometry', OK, ALL_WELL, {'age_s': f'{now - health.odometry:.3f}'})
+
+
+def _inference(health: Health) -> Report:
+    skipping, health.skipped_before = health.skipped > health.skipped_before, health.skipped
+    answer = health.answer
+    values = {
+        'skipped': str(health.skipped),
+        'failures': str(health.failures),
+        'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
+        'status': answer.status.name if answer is not None else NOT_AVAILABLE,
+        'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
+    }
+    if answer is not None:
+        values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in answer.stage_ms.items()})
+    if health.failures:
+        return Report('inference', ERROR, FAILED, values)
+    if answer is None:
+        return Report('inference', OK, NOTHING_YET, values)
+    if answer.status not in (Status.OK, Status.DEGRADED):
+        return Report('inference', WARN, NOT_VALID, values)
+    return Report('inference', WARN, SKIPPING, values) if skipping else Report('inference', OK, ALL_WELL, values)
+
+
+def _clock(health: Health) -> Report:
+    return Report('synchronisation', OK, ALL_WELL, {key: str(count) for key, count in sorted(health.counters.items())})

@@ -1,0 +1,279 @@
+"""The node: six cameras in, planning hints and scene descriptions out.
+
+The executor's one thread only stores references; decoding and inference run on the worker's thread, which publishes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import rclpy
+from nav_msgs.msg import Odometry
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from stprune_ros.core.rig import CameraRig, RigBuilder
+from stprune_ros.core.stream import SensorStream
+from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.ros import diagnostics, parameters, qos
+from stprune_ros.ros.images import decode
+from stprune_ros.ros.outputs import Outputs, blank, sentence
+from stprune_ros.ros.worker import Worker
+from stprune_ros.settings import Settings
+
+if TYPE_CHECKING:
+    from stprune_ros.vlm.backend import Backend
+    from stprune_ros.vlm.prompt import Prompt
+
+NODE_NAME = 'stprune_node'
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+SOURCE_PLACE = re.compile(r', at [^ ,]+:\d+')  # rcl names its own source lines
+STOP_TIMEOUT_S = 10.0
+
+
+class StpruneNode(Node):
+    """Declares its parameters when made and works from `start` to `stop`; raises StpruneError for a wrong parameter."""
+
+    def __init__(self) -> None:
+        super().__init__(NODE_NAME)
+        self.settings = parameters.declare(self)
+        parameters.on_change(self, lambda: self.settings, self._change_settings)
+        self._said: set[str] = set()
+        self._stream: SensorStream | None = None
+        self._window: Window | None = None  # the newest one
+        self._jumps = 0
+        self._pipeline: Any = None
+        self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
+
+    def start(self, backend: Backend, prompt: Prompt) -> None:
+        """Subscribe and begin to work with a loaded model. Raises StpruneError for a wrong rig file or camera name."""
+        self._backend, self._prompt = backend, prompt
+        path = self.settings['cameras.rig_file']
+        rig = CameraRig.from_file(path) if path else None
+        self._cameras = camera_names(self.settings, rig)
+        self._builder = RigBuilder(self.settings['cameras.base_frame'])
+        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._outputs = Outputs(self, self._warn_once)
+        self._diagnostics = self.create_publisher(diagnostics.DiagnosticArray, '/diagnostics', 10)
+        info = backend.info
+        host = f'{info.family}, {info.device}, {info.dtype}'
+        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
+        if rig is not None:
+            self._use_rig(CameraRig(rig.cameras[camera] for camera in self._cameras))
+        else:
+            self._subscribe_calibration()
+        self._subscribe_sensors()
+        self._worker.start()
+
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
+        self.create_timer(self.settings['output.heartbeat_ms'] / 4e3, self._heartbeat, clock=steady)
+        self.create_timer(1.0, self._diagnose, clock=steady)
+        back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
+        self._jump_handle = self.get_clock().create_jump_callback(back, post_callback=self._clock_jumped)
+
+    def stop(self) -> bool:
+        """Cancel what runs and end the worker; False if it does not end."""
+        return self._worker.stop(STOP_TIMEOUT_S)
+
+    def _subscribe_calibration(self) -> None:
+        for camera in self._cameras:
+            topic = f'~/input/{camera}/camera_info'
+            self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
+        self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
+        self._complete_rig()
+
+    def _subscribe_sensors(self) -> None:
+        raw = self.settings['cameras.transport'] == 'raw'
+        for camera in self._cameras:
+            topic = f'~/input/{camera}/image' if raw else f'~/input/{camera}/image/compressed'
+            self._listen(Image if raw else CompressedImage, topic, partial(self._on_image, camera), qos.SENSOR)
+        self._listen(Odometry, '~/input/kinematic_state', self._on_odometry, qos.ODOMETRY)
+
+    def _listen(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
+        self.create_subscription(kind, topic, callback, profile, qos_overriding_options=qos.overridable())
+
+    def _change_settings(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def _use_rig(self, rig: CameraRig) -> None:
+        from stprune_ros.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
+
+        self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode)
+        self._stream = SensorStream(self.settings, rig)
+        self._health.counters = self._stream.counters
+        ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
+        self.get_logger().info(f'ring, clockwise: {ring}; anchor {self._stream.roles.anchor}')
+
+    def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
+        if not self._builder.add_camera_info(camera, message):
+            return
+        if self._stream is not None:
+            self._warn_once(f"camera_info of camera '{camera}' changed; restart the node to use it")
+        self._complete_rig()
+
+    def _on_transforms(self, message: TFMessage) -> None:
+        self._builder.add_transforms(message)
+        self._complete_rig()
+
+    def _complete_rig(self) -> None:
+        if self._stream is not None:
+            return
+        self._health.waiting = tuple(self._builder.missing(self._cameras))
+        if not self._health.waiting:
+            self._use_rig(self._builder.build(self._cameras))
+
+    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+        self._health.cameras[camera] = time.monotonic()
+        if self._stream is not None:
+            self._pass_on(self._stream, self._stream.add_image(camera, message))
+
+    def _on_odometry(self, message: Odometry) -> None:
+        self._health.odometry = time.monotonic()
+        if self._stream is not None:
+            self._pass_on(self._stream, self._stream.add_odometry(message))
+
+    def _pass_on(self, stream: SensorStream, windows: Sequence[Window]) -> None:
+        if stream.counters['clock_jumps'] != self._jumps:
+            self._jumps = stream.counters['clock_jumps']
+            self._worker.drop()  # an answer in flight is of the old time
+        for note in stream.take_notes():
+            self._warn_once(note)
+        for window in windows:
+            self._window = window
+            self._worker.put(window)
+
+    def _clock_jumped(self, jump: TimeJump) -> None:
+        if self._stream is not None:
+            self._stream.reset(f'the clock jumped by {jump.delta.nanoseconds / 1e9:.3f} s')
+            self._pass_on(self._stream, ())
+
+    def _infer(self, window: Window, cancel: Event) -> None:
+        """On the worker's thread: one tick, published piece by piece unless it is cancelled."""
+        settings = self._pipeline.settings = self.settings
+        hinted: list[Answer] = []
+
+        def publish_hint(answer: Answer) -> None:
+            hinted.append(answer)
+            if not cancel.is_set():
+                self._outputs.hint(answer, settings)
+
+        answer = self._pipeline.run(window, cancel=cancel, on_hint=publish_hint)
+        if cancel.is_set():
+            return
+        if not hinted:
+            publish_hint(answer)
+        self._outputs.description(answer, settings)
+        self._outputs.mosaic(answer, window, settings)
+        self._health.answer, self._health.failures = answer, 0
+        for note in answer.notes:
+            self._warn_once(note)
+
+    def _inference_failed(self, window: Window, error: Exception) -> None:
+        """On the worker's thread: say so and go on with empty caches."""
+        note = sentence(error)
+        if self._first_time(note):
+            self.get_logger().error(note)
+        self._health.failures += 1
+        self._say_nothing(Status.ERROR, window, (note,))
+        self._pipeline.free()
+
+    def _heartbeat(self) -> None:
+        if self._outputs.silent_s < self.settings['output.heartbeat_ms'] / 1e3:
+            return
+        notes = (*self._health.waiting, *self._health.silent_cameras(self.settings, time.monotonic()))
+        for note in notes:
+            self._warn_once(note)
+        self._say_nothing(Status.NO_HINT, self._window, notes)
+
+    def _say_nothing(self, status: Status, window: Window | None, notes: Sequence[str]) -> None:
+        answer = blank(status, window, self.settings, self._backend.info, self._prompt.id, notes)
+        self._outputs.hint(answer, self.settings)
+        self._outputs.description(answer, self.settings)
+
+    def _diagnose(self) -> None:
+        self._health.skipped, self._health.latency_s = self._worker.skipped, self._outputs.latency_s
+        found = diagnostics.reports(self._health, self.settings, time.monotonic())
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostics.to_array(self.get_fully_qualified_name(), found, stamp))
+
+    def _first_time(self, text: str) -> bool:
+        kind = re.sub(r'\d+', '#', text)  # the same trouble with other numbers is the same trouble
+        known = kind in self._said
+        self._said.add(kind)
+        return not known
+
+    def _warn_once(self, text: str) -> None:
+        if self._first_time(text):
+            self.get_logger().warning(text)
+
+
+def camera_names(settings: Settings, rig: CameraRig | None) -> tuple[str, ...]:
+    """The cameras to subscribe to: ``cameras.names``, else all of the rig file. Raises StpruneError."""
+    names = tuple(settings['cameras.names']) or (rig.ring if rig is not None else ())
+    if not names:
+        raise StpruneError("parameter 'cameras.names' is empty; name the cameras whose topics to subscribe to")
+    for name in names:
+        if not CAMERA_NAME.fullmatch(name):
+            raise StpruneError(f"camera '{name}' in 'cameras.names' cannot be part of a topic; use letters, digits, _")
+        if rig is not None and name not in rig.cameras:
+            raise StpruneError(f"camera '{name}' in 'cameras.names' is not in the rig file: {', '.join(rig.ring)}")
+    return names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit code: 1, after a word on stderr, where it cannot start."""
+    on_signals(lambda *_: sys.exit(0))  # while it loads there is nothing to clean up
+    try:
+        # rclpy's own handlers would pull the context away from under the worker.
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        node = StpruneNode()
+        load_and_start(node)
+    except (StpruneError, rclpy_implementation.RCLError) as error:
+        print(f'{NODE_NAME}: {SOURCE_PLACE.sub("", str(error))}', file=sys.stderr)
+        return 1
+    stopped: list[int] = []
+    on_signals(lambda number, _: stopped.append(number))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while not stopped:
+        executor.spin_once(timeout_sec=0.2)
+    ended = node.stop()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+    if not ended:  # a thread inside a native call would crash the interpreter's own end
+        os._exit(0)
+    return 0
+
+
+def on_signals(handler: Callable[[int, Any], Any]) -> None:
+    """Handle SIGINT and SIGTERM."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def load_and_start(node: StpruneNode) -> None:
+    """Load what the node's parameters ask for and start it. Raises StpruneError."""
+    from stprune_ros.vlm.loading import load
+
+    node.get_logger().info('loading the model')
+    node.start(*load(node.settings))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What the node publishes: each answer as a hint and a description, checked for its age on the way out."""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage
+
+from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.ros import conversions, debug, qos
+from stprune_ros.ros.images import decode
+from stprune_ros.settings import Settings
+
+if TYPE_CHECKING:  # torch comes with it
+    from stprune_ros.vlm.backend import ModelInfo
+
+
+class Outputs:
+    """The node's publishers, for any thread; ``warn`` gets sentences to log, ``latency_s`` is the last message's."""
+
+    def __init__(self, node: Node, warn: Callable[[str], None]) -> None:
+        self.latency_s = math.nan
+        self._types = conversions.ros_types()
+        self._clock = node.get_clock()
+        self._warn = warn
+        self._lock = Lock()
+        self._last = time.monotonic()
+        self._hints = node.create_publisher(self._types.planning_hint, '~/output/planning_hint', qos.OUTPUT)
+        self._texts = node.create_publisher(self._types.scene_description, '~/output/scene_description', qos.OUTPUT)
+        self._mosaics = node.create_publisher(CompressedImage, '~/debug/kept_tokens/image/compressed', qos.DEBUG)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the last message."""
+        return time.monotonic() - self._last
+
+    def hint(self, answer: Answer, settings: Settings) -> None:
+        """Publish the hint of an answer."""
+        self._publish(self._hints, conversions.planning_hint, answer, settings)
+
+    def description(self, answer: Answer, settings: Settings) -> None:
+        """Publish the description of an answer, unless descriptions are switched off."""
+        if settings['inference.describe']:
+            self._publish(self._texts, conversions.scene_description, answer, settings)
+
+    def mosaic(self, answer: Answer, window: Window, settings: Settings) -> None:
+        """Publish what the model saw, if anyone looks."""
+        if not self._mosaics.get_subscription_count():
+            return
+        images = {}
+        for view in answer.views:
+            frame = window.current.frames.get(view.camera)
+            if view.tokens_full and frame is not None:
+                images[view.camera] = decode(frame)
+        message = CompressedImage(format='jpeg', data=array('B', debug.jpeg(debug.mosaic(answer.views, images))))
+        message.header = conversions.header(answer, settings, self._types)
+        self._mosaics.publish(message)
+
+    def _publish(self, publisher: Any, convert: Callable[..., Any], answer: Answer, settings: Settings) -> None:
+        now_ns = self._clock.now().nanoseconds
+        latency_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns and answer.stamp_ns else math.nan
+        current = conversions.expire(answer, now_ns, settings)
+        if Status.STALE in (current.status, current.description_status):
+            self._warn(
+                f'answers come {latency_s:.1f} s after their images and go out as STALE;'
+                ' check the clocks (use_sim_time with a bag), or raise output.valid_for_ms'
+            )
+        message = convert(current, settings, self._types, latency_s)
+        with self._lock:
+            publisher.publish(message)
+            self.latency_s, self._last = latency_s, time.monotonic()
+
+
+def blank(
+    status: Status, window: Window | None, settings: Settings, model: ModelInfo, prompt_id: str, notes: Sequence[str]
+) -> Answer:
+    """An answer that says nothing but when and from what it would have come."""
+    return Answer(
+        sequence=window.current.sequence if window is not None else 0,
+        stamp_ns=window.current.stamp_ns if window is not None else 0,
+        status=status,
+        description_status=status,
+        model_id=model.model_id,
+        model_revision=model.revision,
+        model_trained=model.trained,
+        prompt_id=prompt_id,
+        method=settings['pruning.method'],
+        keep_ratio=settings['pruning.keep_ratio'],
+        notes=tuple(notes),
+    )
+
+
+def sentence(error: Exception) -> str:
+    """What to say about an exception from inference."""
+    said = ' '.join(str(error).split())
+    return said if isinstance(error, StpruneError) else f'inference failed with {type(error).__name__}: {said}'
