@@ -1,0 +1,228 @@
+"""One tick end to end on a tiny real model: what is encoded, kept, said, and what is said when something is missing."""
+
+import math
+from dataclasses import replace
+from threading import Event
+
+import numpy as np
+import pytest
+from tiny_models import make_tiny_model
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, StpruneError, Window
+from stprune_ros.pipeline import STAGES, Pipeline
+from stprune_ros.settings import Settings
+from stprune_ros.vlm.loading import load
+
+MS = 1_000_000
+NAMES = ('FRONT', 'RIGHT', 'LEFT')
+EGO = EgoState(0, None, None, (5.0, 0.0, 0.0), (0.0, 0.0, 0.1))
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
+
+
+@pytest.fixture(scope='module')
+def loaded(model):
+    return load(Settings({'model.path': str(model), 'model.device': 'cpu'}))
+
+
+class Counting:
+    """The real backend, counting the images it encodes; ``trained`` as one says, so that answers count."""
+
+    def __init__(self, backend, trained=True):
+        self._backend = backend
+        self.info = replace(backend.info, trained=trained)
+        self.encoded = 0
+
+    def encode(self, images):
+        self.encoded += len(images)
+        return self._backend.encode(images)
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+
+@pytest.fixture
+def rig(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    entries = [f'{n}: {{azimuth_deg: {a}, hfov_deg: 90, width: 96, height: 64}}' for n, a in zip(NAMES, (0, -120, 120))]
+    path.write_text('cameras:\n  ' + '\n  '.join(entries))
+    return CameraRig.from_file(path)
+
+
+def decode(frame):
+    """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
+    if frame.payload == 'broken':
+        raise StpruneError('3 bytes are no image')
+    seed = abs(hash((NAMES.index(frame.camera), frame.stamp_ns))) % 2**32
+    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8)
+
+
+def frame_set(ms, without=(), broken=(), ego=EGO):
+    frames = {n: CameraFrame(n, ms * MS, payload='broken' if n in broken else '') for n in NAMES if n not in without}
+    return FrameSet(ms, ms * MS, NAMES, frames, ego=ego)
+
+
+def window(*sets):
+    return Window(tuple(sets), 4)
+
+
+@pytest.fixture
+def make(loaded, rig):
+    def build(trained=True, **values):
+        backend, prompt = loaded
+        names = {'inference.max_new_tokens': 6, 'pruning.keep_ratio': 0.25}
+        values = names | {name.replace('__', '.'): value for name, value in values.items()}
+        return Pipeline(Settings(values), Counting(backend, trained), rig, prompt, decode)
+
+    return build
+
+
+def test_a_tick_says_everything(make):
+    pipeline = make()
+    hints = []
+    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), on_hint=hints.append)
+    assert answer.status == Status.OK
+    assert answer.description_status in (Status.OK, Status.INVALID)
+    assert answer.behavior != Behavior.UNKNOWN
+    assert math.fsum(p for _, p in answer.distribution) == pytest.approx(1)
+    assert answer.confidence == max(p for _, p in answer.distribution)
+    assert [view.camera for view in answer.views] == list(NAMES)
+    for view in answer.views:
+        assert view.state == CameraState.OK
+        assert view.frames == 2
+        assert view.keep.shape[0] == 2
+        assert abs(view.tokens_kept - 0.25 * view.tokens_full) <= 1
+    assert tuple(answer.stage_ms) == STAGES
+    assert answer.stamp_ns == 1500 * MS
+    [hint] = hints
+    assert hint.behavior == answer.behavior
+    assert 'describe' not in hint.stage_ms
+
+
+def test_a_tick_encodes_only_its_new_frames(make):
+    pipeline = make()
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500, 3000)]
+    pipeline.run(window(*sets[:1]))
+    assert pipeline.backend.encoded == 3
+    pipeline.run(window(*sets[:4]))
+    assert pipeline.backend.encoded == 12
+    pipeline.run(window(*sets[1:]))
+    assert pipeline.backend.encoded == 15
+    assert len(pipeline._features) == 12  # bounded by the window
+
+
+def test_cached_features_give_the_same_answer(make):
+    warm, cold = make(), make()
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    warm.run(window(*sets[:2]))
+    first, second = warm.run(window(*sets)), cold.run(window(*sets))
+    assert first.distribution == second.distribution
+    assert first.description == second.description
+    assert all((a.keep == b.keep).all() for a, b in zip(first.views, second.views))
+
+
+def test_a_missing_side_camera_degrades(make):
+    answer = make().run(window(frame_set(1000), frame_set(1500, without=('LEFT',))))
+    assert answer.status == Status.DEGRADED
+    left = answer.views[2]
+    assert (left.state, left.frames, left.tokens_full, left.tokens_kept) == (CameraState.MISSING, 0, 0, 0)
+    assert any("camera 'LEFT' has no frame" in note for note in answer.notes)
+
+
+def test_a_stale_side_camera_is_called_stale(make):
+    current = replace(frame_set(1500, without=('LEFT',)), stale=frozenset({'LEFT'}))
+    assert make().run(window(current)).views[2].state == CameraState.STALE
+
+
+def test_a_frame_missing_in_the_history_is_a_shorter_history(make):
+    answer = make().run(window(frame_set(1000, without=('LEFT',)), frame_set(1500)))
+    assert [view.frames for view in answer.views] == [2, 2, 1]
+    assert answer.status == Status.OK
+
+
+@pytest.mark.parametrize('how', ['without', 'broken'])
+def test_without_the_critical_camera_nothing_is_inferred(make, how):
+    pipeline = make()
+    answer = pipeline.run(window(frame_set(1000, **{how: ('FRONT',)})))
+    assert answer.status == answer.description_status == Status.NO_HINT
+    assert answer.behavior == Behavior.UNKNOWN
+    assert any('critical camera FRONT' in note for note in answer.notes)
+    assert 'prefill' not in answer.stage_ms
+
+
+def test_a_broken_image_is_left_out_and_named_but_decoded_only_once(make):
+    pipeline = make()
+    first = frame_set(1000, broken=('LEFT',))
+    answer = pipeline.run(window(first))
+    assert answer.status == Status.DEGRADED
+    assert answer.views[2].state == CameraState.INVALID
+    assert "image of camera 'LEFT' is left out: 3 bytes are no image" in answer.notes
+    answer = pipeline.run(window(first, frame_set(1500)))
+    assert [view.frames for view in answer.views] == [2, 2, 1]
+    assert answer.status == Status.OK
+
+
+def test_missing_odometry_degrades(make):
+    assert make().run(window(frame_set(1000, ego=None))).status == Status.DEGRADED
+
+
+def test_untrained_weights_are_never_an_answer(make):
+    answer = make(trained=False).run(window(frame_set(1000)))
+    assert answer.status == answer.description_status == Status.INVALID
+    assert answer.behavior == Behavior.UNKNOWN
+    assert answer.distribution
+    assert any('random weights' in note for note in answer.notes)
+
+
+def test_a_deadline_that_has_passed_drops_the_hint(make):
+    hints = []
+    answer = make(inference__deadline_ms=0.001).run(window(frame_set(1000)), on_hint=hints.append)
+    assert answer.status == answer.description_status == Status.TIMEOUT
+    assert hints == []
+
+
+def test_cancel_ends_the_tick(make):
+    cancel = Event()
+    cancel.set()
+    answer = make().run(window(frame_set(1000)), cancel=cancel)
+    assert answer.status == Status.NO_HINT
+    assert answer.behavior == Behavior.UNKNOWN
+
+
+def test_describing_can_be_switched_off(make):
+    answer = make(inference__describe=False).run(window(frame_set(1000)))
+    assert answer.status == Status.OK
+    assert answer.description_status == Status.NO_HINT
+    assert 'describe' not in answer.stage_ms
+
+
+def test_images_of_another_shape_than_camera_info_are_said_once(make, tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text('cameras: {FRONT: {azimuth_deg: 0, hfov_deg: 90, width: 64, height: 64}}')
+    pipeline = make()
+    pipeline.rig = CameraRig.from_file(path)
+    one = FrameSet(0, MS, ('FRONT',), {'FRONT': CameraFrame('FRONT', MS)}, ego=EGO)
+    answer = pipeline.run(window(one))
+    assert any('is for 64x64, its images are 96x64' in note for note in answer.notes)
+    assert answer.status == Status.DEGRADED
+
+
+@pytest.mark.parametrize('method', ['mtp', 'rsp', 'random', 'uniform', 'none'])
+def test_every_method_runs(make, method):
+    answer = make(pruning__method=method).run(window(frame_set(1000), frame_set(1500)))
+    assert answer.method == method
+    assert answer.status == Status.OK
+    if method == 'none':
+        assert answer.tokens_kept == answer.tokens_full
+
+
+def test_free_drops_the_cache(make):
+    pipeline = make()
+    pipeline.run(window(frame_set(1000)))
+    pipeline.free()
+    pipeline.run(window(frame_set(1000)))
+    assert pipeline.backend.encoded == 6

@@ -1,0 +1,148 @@
+"""The front half of node and replay: which sets become ticks, with which history, ego motion and missing views."""
+
+from types import SimpleNamespace as Box
+
+import pytest
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.stream import Roles, SensorStream
+from stprune_ros.core.types import StpruneError
+from stprune_ros.settings import Settings
+
+MS = 1_000_000
+NAMES = ('FRONT', 'RIGHT', 'LEFT')
+RIG_FILE = 'cameras:\n' + '\n'.join(
+    f'  {name}: {{azimuth_deg: {azimuth}, hfov_deg: 90, width: 8, height: 6}}'
+    for name, azimuth in zip(NAMES, (0, -120, 120))
+)
+
+
+@pytest.fixture
+def rig(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG_FILE)
+    return CameraRig.from_file(path)
+
+
+def header(ms):
+    return Box(stamp=Box(sec=ms // 1000, nanosec=ms % 1000 * MS), frame_id='f')
+
+
+def image(ms):
+    return Box(header=header(ms), height=6, width=8, encoding='rgb8', step=24, data=b'')
+
+
+def odometry(ms, speed=3.0):
+    vector = Box(x=1.0, y=0.0, z=0.0)
+    return Box(
+        header=header(ms),
+        child_frame_id='base_link',
+        pose=Box(pose=Box(position=vector, orientation=Box(x=0.0, y=0.0, z=0.0, w=1.0))),
+        twist=Box(twist=Box(linear=Box(x=speed, y=0.0, z=0.0), angular=Box(x=0.0, y=0.0, z=0.0)), covariance=[1.0]),
+    )
+
+
+def feed(stream, times, without=(), odometry_every=50):
+    """A triggered ring at the given times, with odometry in between; returns the windows."""
+    windows = []
+    for ms in times:
+        for name in NAMES:
+            if name not in without:
+                windows += stream.add_image(name, image(ms))
+        if odometry_every:
+            windows += stream.add_odometry(odometry(ms))
+    return windows + stream.finish()
+
+
+def test_every_set_is_a_tick_unless_a_period_is_set(rig):
+    times = range(1000, 3000, 100)
+    assert len(feed(SensorStream(Settings(), rig), times)) == 20
+    windows = feed(SensorStream(Settings({'inference.period_ms': 500.0}), rig), times)
+    assert [w.current.stamp_ns // MS for w in windows] == [1000, 1500, 2000, 2500]
+
+
+def test_ticks_and_history_do_not_depend_on_when_one_joins(rig):
+    settings = Settings({'inference.period_ms': 500.0})
+    early = feed(SensorStream(settings, rig), range(1000, 6000, 70))
+    late = feed(SensorStream(settings, rig), range(2400, 6000, 70))
+
+    def stamps(windows):
+        return [[s.stamp_ns for s in w.sets] for w in windows if w.current.stamp_ns > 4600 * MS]
+
+    assert stamps(early) == stamps(late)
+
+
+def test_a_set_waits_for_the_odometry_that_brackets_it(rig):
+    stream = SensorStream(Settings(), rig)
+    stream.add_odometry(odometry(990, speed=2.0))
+    for name in NAMES:
+        assert stream.add_image(name, image(1000)) == []
+    [window] = stream.add_odometry(odometry(1010, speed=4.0))
+    assert window.current.ego.speed == pytest.approx(3.0)
+
+
+def test_a_set_does_not_wait_for_dead_odometry(rig):
+    stream = SensorStream(Settings(), rig)
+    windows = feed(stream, (1000, 1100), odometry_every=0)
+    assert [w.current.ego for w in windows] == [None, None]
+    assert stream.take_notes() == ['no odometry: hints come without ego motion']
+    assert stream.take_notes() == []
+
+
+def test_silent_cameras_become_stale(rig):
+    stream = SensorStream(Settings({'cameras.stale_after_ms': 300.0}), rig)
+    windows = feed(stream, (1000, 1100)) + feed(stream, (1200, 1300, 1400, 1500), without=('LEFT',))
+    assert [sorted(w.current.stale) for w in windows] == [[], [], [], [], [], ['LEFT']]
+    assert all(w.current.missing == ('LEFT',) for w in windows[2:])
+
+
+def test_a_gap_flushes_the_history_and_says_so(rig):
+    stream = SensorStream(Settings({'history.max_gap_ms': 1000.0}), rig)
+    windows = feed(stream, (1000, 1600, 2200, 9000))
+    assert [len(w.sets) for w in windows] == [1, 2, 3, 1]
+    assert stream.counters['flushes'] == 1
+    assert 'history flushed: gap of 6.8 s between frame sets, more than 1 s' in stream.take_notes()
+
+
+def test_a_looped_bag_flushes_the_history(rig):
+    stream = SensorStream(Settings(), rig)
+    first, second = feed(stream, range(1000, 4000, 100)), feed(stream, range(1000, 4000, 100))
+    assert [len(w.sets) for w in first] == [len(w.sets) for w in second]
+
+
+def test_reset_forgets_everything(rig):
+    stream = SensorStream(Settings(), rig)
+    feed(stream, range(1000, 4000, 100))
+    stream.reset('the ROS clock jumped back')
+    [window] = feed(stream, (4000,))
+    assert len(window.sets) == 1
+    assert 'history flushed: the ROS clock jumped back' in stream.take_notes()
+
+
+def test_images_without_a_stamp_are_refused_once_in_words(rig):
+    stream = SensorStream(Settings(), rig)
+    assert stream.add_image('LEFT', image(0)) == []
+    stream.add_image('LEFT', image(0))
+    assert stream.counters['frames_unstamped'] == 2
+    [note] = stream.take_notes()
+    assert "camera 'LEFT' have no stamp" in note
+
+
+def test_offsets_belong_to_names(rig):
+    settings = Settings(
+        {'cameras.names': list(NAMES), 'cameras.offsets_ms': [0.0, 60.0, -60.0], 'sync.max_wait_ms': 150.0}
+    )
+    stream = SensorStream(settings, rig)
+    windows = []
+    for ms in range(1000, 2000, 100):
+        for name, offset in (('LEFT', -60), ('FRONT', 0), ('RIGHT', 60)):
+            windows += stream.add_image(name, image(ms + offset))
+    assert [w.current.full for w in windows] == [True] * 10
+    assert {w.current.spread_ns for w in windows} == {0}
+
+
+def test_roles_are_checked_against_the_ring(rig):
+    assert Roles.of(Settings(), rig) == Roles('FRONT', ('FRONT',))
+    assert Roles.of(Settings({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
+    with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
+        Roles.of(Settings({'cameras.critical': ['REAR']}), rig)
