@@ -1,0 +1,163 @@
+"""Counts what a replay did; the result is summary.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.types import Answer, CameraState, Status
+from stprune_ros.settings import Settings
+
+MAX_SENTENCES = 50
+VALID = (Status.OK, Status.DEGRADED)
+
+
+class Sentences:
+    """Sentences in the order of their first appearance, with counts; bounded, however many different ones there are."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.total = 0
+        self.unlisted = 0
+
+    def add(self, sentence: str) -> bool:
+        """Count a sentence; True where it is new and was taken up."""
+        self.total += 1
+        known = sentence in self.counts
+        if known or len(self.counts) < MAX_SENTENCES:
+            self.counts[sentence] = self.counts.get(sentence, 0) + 1
+        else:
+            self.unlisted += 1
+        return not known and sentence in self.counts
+
+    def listed(self) -> dict[str, int]:
+        """Sentence to count; what found no room is counted under one last sentence."""
+        return {**self.counts, 'others': self.unlisted} if self.unlisted else dict(self.counts)
+
+
+class Tally:
+    """Adds up answers; ``notes`` are told once each, ``errors`` are counted."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.notes = Sentences()
+        self.errors = Sentences()
+        self._status: Counter[str] = Counter()
+        self._hints: Counter[str] = Counter()
+        self._views: dict[str, Counter[str]] = defaultdict(Counter)
+        self._budgets: Counter[str] = Counter()
+        self._stage_ms: dict[str, list[float]] = defaultdict(list)
+        self._off_budget = 0.0
+        self._confusion: dict[str, Counter[str]] = defaultdict(Counter)
+        self._last: Answer | None = None
+
+    def add(self, answer: Answer, truth: str = '') -> None:
+        """Count one tick; ``truth`` is the name of the behavior that would have been right, '' where nobody knows."""
+        self.ticks += 1
+        self._last = answer
+        self._status[answer.status.name] += 1
+        self._hints[answer.behavior.name] += 1
+        if truth:
+            self._confusion[truth][answer.behavior.name if answer.status in VALID else answer.status.name] += 1
+        ratio = 1.0 if answer.method == 'none' else answer.keep_ratio
+        for view in answer.views:
+            budget = ratio * view.tokens_full
+            self._views[view.camera].update(
+                frames=view.frames, full=view.tokens_full, kept=view.tokens_kept, absent=view.state != CameraState.OK
+            )
+            self._budgets[view.camera] += budget  # type: ignore[assignment]
+            self._off_budget = max(self._off_budget, abs(view.tokens_kept - budget))
+        for stage, ms in answer.stage_ms.items():
+            self._stage_ms[stage].append(ms)
+        self._stage_ms['tick'].append(sum(answer.stage_ms.values()))
+
+    def summary(
+        self,
+        bag: Path,
+        settings: Settings,
+        rig: CameraRig,
+        anchor: str,
+        counters: Mapping[str, int],
+        topics: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees."""
+        last = self._last
+        views = {camera: self._view(camera, rig) for camera in rig.ring}
+        return {
+            'bag': str(bag),
+            'model_id': last.model_id if last else '',
+            'model_revision': last.model_revision if last else '',
+            'model_trained': last.model_trained if last else False,
+            'prompt_id': last.prompt_id if last else '',
+            'method': settings['pruning.method'],
+            'keep_ratio': settings['pruning.keep_ratio'],
+            'interrupted': False,
+            'cameras': list(rig.ring),
+            'cameras_missing': [camera for camera, view in views.items() if view['ticks_without'] == self.ticks],
+            'anchor': anchor,
+            'topics': dict(topics),
+            'ticks': self.ticks,
+            **{key: counters.get(key, 0) for key in ('sets_full', 'sets_partial', 'sets_skipped')},
+            'counters': {
+                key: counters[key] for key in sorted(counters) if not key.startswith('sets_') and key != 'ticks'
+            },
+            'tokens_full': _sum(views, 'tokens_full'),
+            'tokens_kept': _sum(views, 'tokens_kept'),
+            'tokens_budget': _sum(views, 'tokens_budget'),
+            'tokens_off_budget_max': round(self._off_budget, 3),
+            'views': views,
+            'hints': dict(sorted(self._hints.items())),
+            'status': dict(sorted(self._status.items())),
+            'truth': self._truth(),
+            'errors': self.errors.total,
+            'error_sentences': self.errors.listed(),
+            'notes': list(self.notes.counts),
+            'stage_ms': {stage: quantiles(values) for stage, values in self._stage_ms.items()},
+        }
+
+    def _view(self, camera: str, rig: CameraRig) -> dict[str, Any]:
+        counts, ticks = self._views[camera], max(1, self.ticks)
+        return {
+            'direction': rig.direction(camera),
+            'overlap_right_deg': round(rig.overlap_deg(camera, rig.right(camera)), 2) if len(rig.ring) > 1 else 0.0,
+            'ticks_without': counts['absent'] if counts else self.ticks,
+            'frames': round(counts['frames'] / ticks, 3),
+            'tokens_full': round(counts['full'] / ticks, 3),
+            'tokens_kept': round(counts['kept'] / ticks, 3),
+            'tokens_budget': round(self._budgets[camera] / ticks, 3),
+        }
+
+    def _truth(self) -> dict[str, Any] | None:
+        if not self._confusion:
+            return None
+        known = sum(sum(answers.values()) for answers in self._confusion.values())
+        hits = sum(answers[truth] for truth, answers in self._confusion.items())
+        return {
+            'known': known,
+            'hits': hits,
+            'misses': known - hits,
+            'answers': {truth: dict(sorted(answers.items())) for truth, answers in sorted(self._confusion.items())},
+        }
+
+
+def quantiles(values: Sequence[float]) -> dict[str, float]:
+    """Median, 95th percentile and maximum."""
+    p50, p95, top = np.percentile(values, [50, 95, 100])
+    return {'p50': round(float(p50), 3), 'p95': round(float(p95), 3), 'max': round(float(top), 3)}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` in one step, so that a reader never sees half a file."""
+    part = path.with_name(f'{path.name}.part')
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+    part.replace(path)
+
+
+def _sum(views: Mapping[str, Mapping[str, Any]], key: str) -> float:
+    return round(sum(view[key] for view in views.values()), 3)
