@@ -36,12 +36,12 @@ def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool 
     Raises StpruneError naming what is missing or unsupported.
     """
     path = Path(path_or_id)
-    if path.is_dir():
+    if str(path_or_id) and path.is_dir():
         folder = check_folder(path)
         return ModelFolder(
             path, path.resolve().name, digest(folder.weights), folder.family, folder.trained, folder.weights
         )
-    if path.exists():
+    if path.is_file():
         raise StpruneError(f"model '{path}' is a file; set model.path to the folder that holds it")
     if not HUB_ID.fullmatch(str(path_or_id)):
         raise StpruneError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
@@ -94,9 +94,9 @@ def digest(weights: tuple[Path, ...]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text, without its full stop."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip('.')
+    """An error's text in one line of at most 200 characters, without a full stop."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text.rstrip('.') if len(text) <= 200 else f'{text[:197]}...'
 
 
 def _family(path: Path) -> QwenVL:

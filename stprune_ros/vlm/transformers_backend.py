@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -21,7 +22,6 @@ from stprune_ros.vlm.model_folder import ModelFolder, find_model, one_line
 
 try:
     import transformers
-    from safetensors import SafetensorError
 except ImportError as missing:
     raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
 
@@ -88,24 +88,28 @@ class TransformersBackend:
         place = _device(device)
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()  # what matters is raised below, in one sentence
-        local: dict[str, Any] = {'local_files_only': True}
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, **local)
+        local = {'local_files_only': True, 'trust_remote_code': False}
+        with _naming('config.json', folder):
+            config = model_class.config_class.from_pretrained(folder.path)
+        with _naming('tokenizer', folder):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
+        with _naming('image processor', folder):
             # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
             processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
+        with _naming('model', folder):
             model, report = model_class.from_pretrained(
                 folder.path,
+                config=config,
                 dtype=_dtype(dtype, place),
+                local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **local,
             )
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-            raise StpruneError(f"model '{folder.path}' cannot be loaded: {one_line(error)}") from None
         _check_weights(folder, report)
-        _check_parts(folder, model, tokenizer)
-        model = model.to(place).eval()
+        _check_parts(folder, model.config, tokenizer, processor)
+        with _naming('model', folder):
+            model = model.to(place).eval()
         kind = str(model.dtype).removeprefix('torch.')
         info = ModelInfo(folder.model_id, folder.revision, folder.family.model_type, folder.trained, str(place), kind)
         return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
@@ -330,6 +334,15 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[name]
 
 
+@contextmanager
+def _naming(part: str, folder: ModelFolder) -> Iterator[None]:
+    """Whatever goes wrong inside, as one sentence that names the part and the folder."""
+    try:
+        yield
+    except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
+        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
+
+
 def _check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
     """Refuse weights that do not cover the model: transformers would fill the rest with random numbers."""
     missing = sorted(report['missing_keys'])
@@ -345,14 +358,22 @@ def _check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
         )
 
 
-def _check_parts(folder: ModelFolder, model: Any, tokenizer: Any) -> None:
+def _check_parts(folder: ModelFolder, config: Any, tokenizer: Any, processor: Any) -> None:
     """Refuse combinations that would answer wrongly without a word."""
+    text, vision = config.text_config, config.vision_config
     if tokenizer.chat_template is None:
         raise StpruneError(f"tokenizer of '{folder.path}' has no chat template")
     if tokenizer.eos_token_id is None:
         raise StpruneError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
-    text = model.config.text_config
     if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()):
         raise StpruneError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
     if len(tokenizer) > text.vocab_size:
         raise StpruneError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
+    if config.image_token_id >= len(tokenizer):
+        raise StpruneError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
+    if not (processor.size['shortest_edge'] and processor.size['longest_edge']):
+        raise StpruneError(f"image processor of '{folder.path}' has no shortest_edge and longest_edge in its size")
+    for ours, theirs in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
+        found, wanted = getattr(processor, ours), getattr(vision, theirs)
+        if found != wanted:
+            raise StpruneError(f"image processor of '{folder.path}' has {ours} {found}, its model {theirs} {wanted}")

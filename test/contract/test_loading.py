@@ -1,0 +1,264 @@
+"""Whatever is wrong with a model folder or hub id ends in one sentence, and nothing touches the network unasked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import make_tiny_model
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm.families import FAMILIES
+from stprune_ros.vlm.transformers_backend import TransformersBackend, supported_class
+
+
+@pytest.fixture(scope='module')
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp('models') / 'tiny', 'ringworld')
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / 'tiny'))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Any connection fails the test; the hub cache is empty."""
+
+    def refuse(*args: Any, **_: Any) -> None:
+        raise AssertionError(f'network touched: {args[1:]}')
+
+    monkeypatch.setattr(socket.socket, 'connect', refuse)
+    monkeypatch.setattr(socket, 'getaddrinfo', refuse)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'hub'))
+
+
+def refusal(model: Path | str, **options: Any) -> str:
+    """The sentence that refuses ``model``."""
+    with pytest.raises(StpruneError) as caught:
+        TransformersBackend.load(model, device=options.pop('device', 'cpu'), **options)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def change_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    tensors = load_file(folder / 'model.safetensors')
+    change(tensors)
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+
+
+def test_a_whole_folder_loads(folder: Path) -> None:
+    info = TransformersBackend.load(folder, device='cpu').info
+    assert (info.model_id, info.family, info.trained) == ('tiny', 'qwen3_vl', False)
+
+
+def test_revision_follows_the_weights(folder: Path) -> None:
+    before = TransformersBackend.load(folder, device='cpu').info.revision
+    assert TransformersBackend.load(folder, device='cpu').info.revision == before
+    change_weights(folder, lambda tensors: tensors['lm_head.weight'].add_(1))
+    assert TransformersBackend.load(folder, device='cpu').info.revision != before
+
+
+def test_trained_is_what_the_note_says(folder: Path) -> None:
+    note = folder / 'stprune.json'
+    note.write_text('{"trained": true}')
+    assert TransformersBackend.load(folder, device='cpu').info.trained
+    note.unlink()
+    assert TransformersBackend.load(folder, device='cpu').info.trained
+    note.write_text('{"trained": "yes"}')
+    assert "'trained' in" in refusal(folder)
+    note.write_text('trained')
+    assert 'cannot be read as JSON' in refusal(folder)
+
+
+def test_sharded_weights_load(folder: Path) -> None:
+    tensors = load_file(folder / 'model.safetensors')
+    names = sorted(tensors)
+    shards = {'a.safetensors': names[::2], 'b.safetensors': names[1::2]}
+    for shard, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / shard, metadata={'format': 'pt'})
+    index = {'metadata': {}, 'weight_map': {name: shard for shard, part in shards.items() for name in part}}
+    (folder / 'model.safetensors').unlink()
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+    TransformersBackend.load(folder, device='cpu')
+    (folder / 'b.safetensors').unlink()
+    assert "has no weights file 'b.safetensors'" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('config.json', 'is no model folder: it has no config.json'),
+        ('model.safetensors', "has no weights file 'model.safetensors'"),
+        ('tokenizer.json', 'has no tokenizer: tokenizer.json, or vocab.json with merges.txt'),
+        ('tokenizer_config.json', 'has no tokenizer_config.json'),
+        ('preprocessor_config.json', 'has no image processor: preprocessor_config.json'),
+        ('chat_template.jinja', 'has no chat template'),
+    ],
+)
+def test_missing_file_is_named(folder: Path, name: str, words: str) -> None:
+    (folder / name).unlink()
+    sentence = refusal(folder)
+    assert words in sentence
+    assert str(folder) in sentence
+
+
+@pytest.mark.parametrize(
+    'name', ['config.json', 'tokenizer.json', 'tokenizer_config.json', 'preprocessor_config.json', 'model.safetensors']
+)
+def test_broken_file_is_refused(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[: len(data) // 2])
+    assert str(folder) in refusal(folder)
+
+
+def test_bin_weights_are_refused(folder: Path) -> None:
+    torch.save(load_file(folder / 'model.safetensors'), folder / 'pytorch_model.bin')
+    (folder / 'model.safetensors').unlink()
+    assert 'weights as .bin only; convert them to safetensors' in refusal(folder)
+
+
+def test_git_lfs_pointer_is_named(folder: Path) -> None:
+    (folder / 'model.safetensors').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
+    assert 'only a Git LFS pointer; fetch it with git lfs pull' in refusal(folder)
+
+
+def test_unsupported_family_names_the_supported(folder: Path) -> None:
+    change_json(folder / 'config.json', lambda tree: tree.update(model_type='llava'))
+    assert "family 'llava' of" in refusal(folder)
+    assert 'supported are qwen2_5_vl, qwen3_vl' in refusal(folder)
+
+
+def test_missing_tensors_are_refused(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.pop('model.language_model.norm.weight'))
+    assert "lack 1 of the model's tensors, such as 'model.language_model.norm.weight'" in refusal(folder)
+
+
+def test_tensors_of_another_size_are_refused(folder: Path) -> None:
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(intermediate_size=72))
+    sentence = refusal(folder)
+    assert '(64, 32)' in sentence or '(32, 64)' in sentence
+    assert '(72, 32)' in sentence or '(32, 72)' in sentence
+
+
+def test_sliding_window_is_refused(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / 'sliding', 'qwen2_5_vl')
+    window = {'use_sliding_window': True, 'sliding_window': 8, 'max_window_layers': 0, 'layer_types': None}
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(window))
+    assert 'sliding-window attention' in refusal(folder)
+
+
+def test_tokenizer_of_another_model_is_refused(folder: Path) -> None:
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(vocab_size=400))
+    change_weights(
+        folder,
+        lambda tensors: tensors.update(
+            {name: tensors[name][:400] for name in ('lm_head.weight', 'model.language_model.embed_tokens.weight')}
+        ),
+    )
+    assert 'tokens, its model 400' in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'patch_size': 7}, 'has patch_size 7, its model patch_size 16'),
+        ({'merge_size': 2}, 'has merge_size 2, its model spatial_merge_size 1'),
+        ({'temporal_patch_size': 1}, 'has temporal_patch_size 1, its model temporal_patch_size 2'),
+        ({'size': {'height': 64, 'width': 64}}, 'has no shortest_edge and longest_edge'),
+    ],
+)
+def test_image_processor_of_another_model_is_refused(folder: Path, change: dict[str, Any], words: str) -> None:
+    change_json(folder / 'preprocessor_config.json', lambda tree: tree.update(change))
+    assert words in refusal(folder)
+
+
+def test_image_token_must_be_known(folder: Path) -> None:
+    change_json(folder / 'config.json', lambda tree: tree.update(image_token_id=99999))
+    assert "lacks the model's image token 99999" in refusal(folder)
+
+
+def test_wrong_config_is_one_sentence(folder: Path) -> None:
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(hidden_size='many'))
+    assert refusal(folder).startswith("config.json of '")
+
+
+def test_code_in_a_model_folder_is_never_run(folder: Path) -> None:
+    (folder / 'own.py').write_text("raise SystemExit('code from the model folder was run')\n")
+    change_json(
+        folder / 'tokenizer_config.json',
+        lambda tree: tree.update(tokenizer_class='Own', auto_map={'AutoTokenizer': ['own.Own', 'own.Own']}),
+    )
+    change_json(
+        folder / 'config.json',
+        lambda tree: tree.update(auto_map={'AutoConfig': 'own.Own', 'AutoModelForImageTextToText': 'own.Own'}),
+    )
+    TransformersBackend.load(folder, device='cpu')
+
+
+def test_paths_that_are_no_folder(tmp_path: Path, folder: Path) -> None:
+    assert 'does not exist; set model.path to a model folder or a hub id' in refusal(tmp_path / 'nowhere')
+    assert 'does not exist' in refusal('')
+    assert 'is a file' in refusal(folder / 'config.json')
+    assert 'is no model folder' in refusal(tmp_path)
+
+
+def test_hub_id_without_download() -> None:
+    sentence = refusal('maker/some-model')
+    assert sentence == (
+        "model 'maker/some-model' is not on this machine; download it or set model.allow_download: true"
+    )
+    assert "at revision 'v2'" in refusal('maker/some-model', revision='v2')
+
+
+def test_hub_snapshot_on_this_machine(folder: Path, tmp_path: Path) -> None:
+    repository = tmp_path / 'hub' / 'models--maker--some-model'
+    commit = '0123456789abcdef0123456789abcdef01234567'
+    shutil.copytree(folder, repository / 'snapshots' / commit)
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text(commit)
+    info = TransformersBackend.load('maker/some-model', device='cpu').info
+    assert (info.model_id, info.revision) == ('maker/some-model', commit)
+    assert TransformersBackend.load('maker/some-model', device='cpu', revision=commit).info.revision == commit
+
+
+def test_download_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError('Network is unreachable')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', unreachable)
+    monkeypatch.setattr(socket.socket, 'connect', unreachable)
+    sentence = refusal('maker/some-model', allow_download=True)
+    assert sentence.startswith("model 'maker/some-model' cannot be downloaded: ")
+
+
+@pytest.mark.parametrize('device', ['warp', 'cuda:99', 'meta:1:2'])
+def test_wrong_device_is_named(folder: Path, device: str) -> None:
+    assert f"parameter 'model.device' is '{device}'" in refusal(folder, device=device)
+
+
+def test_old_transformers_is_named() -> None:
+    class OldModel:
+        def forward(self, input_ids: Any, pixel_values: Any) -> None: ...
+
+    family = FAMILIES['qwen3_vl']
+    old = SimpleNamespace(__version__='5.4.0', Qwen3VLForConditionalGeneration=OldModel)
+    with pytest.raises(StpruneError, match=r'transformers 5.4.0 is too old .* install transformers>=5.18'):
+        supported_class(family, old)
+    with pytest.raises(StpruneError, match=r'transformers 4.40.0 is too old'):
+        supported_class(family, SimpleNamespace(__version__='4.40.0'))
