@@ -12,7 +12,7 @@ Item = TypeVar('Item')
 class Worker(Generic[Item]):
     """Calls ``work(item, cancel)`` on a thread of its own.
 
-    An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts the items that a newer one replaced
+    An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts items that a newer one replaced
     before their turn came.
     """
 

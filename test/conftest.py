@@ -1,0 +1,55 @@
+"""What every test gets: an environment of its own for ROS, and the folder with recorded data."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before the first import of a message: wrong field values must fail here instead of going out as something else.
+os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # tiny models: threads only get into each other's way
+for name in ('ROS_DOMAIN_ID', 'ROS_NAMESPACE', 'RMW_IMPLEMENTATION', 'FASTDDS_DEFAULT_PROFILES_FILE', 'HF_HOME'):
+    os.environ.pop(name, None)
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+_numbers = itertools.count()
+
+
+def new_domain_id() -> int:
+    """A DDS domain that no other test of this run uses, in 1..100 (higher ones run into the ephemeral ports)."""
+    return (os.getpid() * 31 + next(_numbers)) % 100 + 1
+
+
+@pytest.fixture
+def domain_id() -> int:
+    """A DDS domain for one test."""
+    return new_domain_id()
+
+
+@pytest.fixture(autouse=True)
+def ros_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Logs of nodes that a test starts, away from the home folder."""
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'ros_log'))
+    yield
+
+
+@pytest.fixture(scope='session')
+def test_data() -> Path:
+    """Folder with recorded data (STPRUNE_TEST_DATA); the test is skipped where there is none."""
+    path = Path(os.environ.get('STPRUNE_TEST_DATA', ROOT.parent / 'shared' / 'data'))
+    if not path.is_dir():
+        pytest.skip(f'no recorded data at {path}; set STPRUNE_TEST_DATA')
+    return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick tests first: whoever breaks something learns it early."""
+    order = {'unit': 0, 'contract': 1, 'launch': 2, 'integration': 3}
+    items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / 'test').parts[0], 0))

@@ -1,0 +1,233 @@
+"""A vehicle with three cameras in this process, and the node in another, over real DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from tf2_msgs.msg import TFMessage
+
+from stprune_ros.msg import PlanningHint, SceneDescription
+from stprune_ros.ros import qos
+
+WIDTH, HEIGHT = 64, 48
+AZIMUTH_DEG = {'front': 0.0, 'right': -70.0, 'left': 70.0}
+PERIOD_NS = 100_000_000
+TIMEOUT_S = 90.0  # generous: it only bounds how long a failure takes
+
+
+def jpeg(seed: int = 0) -> bytes:
+    """A small JPEG of random blocks."""
+    blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
+    image = cv2.resize(blocks, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode('.jpg', image)[1].tobytes()
+
+
+def compressed_image(data: bytes, image_format: str = 'jpeg') -> CompressedImage:
+    """A CompressedImage without a stamp."""
+    return CompressedImage(format=image_format, data=array('B', data))
+
+
+def raw_image(encoding: str = 'rgb8', step: int = WIDTH * 3, height: int = HEIGHT) -> Image:
+    """An Image without a stamp."""
+    return Image(height=height, width=WIDTH, encoding=encoding, step=step, data=array('B', bytes(step * height)))
+
+
+def odometry(speed: float = 5.0) -> Odometry:
+    """Straight ahead at ``speed`` m/s."""
+    message = Odometry(child_frame_id='base_link')
+    message.pose.pose.position.x = 1.0
+    message.pose.pose.orientation.w = 1.0
+    message.twist.twist.linear.x = speed
+    message.twist.covariance[0] = 0.1
+    return message
+
+
+class Vehicle:
+    """Publishes what a vehicle would and keeps what the node says; one DDS domain and namespace of its own.
+
+    ``images`` makes the next image of each camera; a camera that it lacks is silent. ``odometry`` may be None.
+    """
+
+    def __init__(self, domain_id: int, namespace: str, transport: type = CompressedImage) -> None:
+        self.domain_id, self.node_name = domain_id, f'{namespace}/stprune_node'
+        self.images: dict[str, Callable[[], Any]] = {}
+        for number, camera in enumerate(AZIMUTH_DEG):
+            data = jpeg(number)
+            good = raw_image if transport is Image else lambda data=data: compressed_image(data)
+            self.images[camera] = good
+        self.odometry: Odometry | None = odometry()
+        self.hints: list[PlanningHint] = []
+        self.texts: list[SceneDescription] = []
+        self.mosaics: list[CompressedImage] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self.stamps: set[int] = set()
+        self.stamp_ns = 0  # of the last set
+        self.behind_ns = 0  # how far the vehicle's clock is behind
+        self._next = 0.0
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain_id)
+        self.node = Node('vehicle', namespace=namespace, context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._connect(transport)
+
+    def _connect(self, transport: type) -> None:
+        node, prefix = self.node, f'{self.node_name}/input'
+        suffix = 'image' if transport is Image else 'image/compressed'
+        sensor = qos_profile_sensor_data
+        self._image_publishers = {
+            camera: node.create_publisher(transport, f'{prefix}/{camera}/{suffix}', sensor) for camera in AZIMUTH_DEG
+        }
+        self._infos = {
+            camera: node.create_publisher(CameraInfo, f'{prefix}/{camera}/camera_info', sensor) for camera in AZIMUTH_DEG
+        }
+        self._odometry = node.create_publisher(Odometry, f'{prefix}/kinematic_state', qos.ODOMETRY)
+        self._tf = node.create_publisher(TFMessage, '/tf_static', qos.TF_STATIC)
+        self._tf.publish(TFMessage(transforms=[_transform(camera) for camera in AZIMUTH_DEG]))
+        output = f'{self.node_name}/output'
+        node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
+        node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 50)
+
+    def watch_mosaics(self) -> None:
+        """Subscribe to the debug picture."""
+        topic = f'{self.node_name}/debug/kept_tokens/image/compressed'
+        self.node.create_subscription(CompressedImage, topic, self.mosaics.append, qos_profile_sensor_data)
+
+    def silence_camera_info(self, camera: str) -> None:
+        """Stop the CameraInfo of one camera."""
+        del self._infos[camera]
+
+    def drive_until(self, condition: Callable[[], bool], what: str, node: NodeProcess | None = None) -> None:
+        """Publish ten frame sets a second until ``condition`` holds; fails with ``what`` after a generous while."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            if node is not None and node.process.poll() is not None:
+                raise AssertionError(f'the node ended while waiting for {what}:\n{node.output()}')
+            if time.monotonic() > deadline:
+                raise AssertionError(f'no {what} within {TIMEOUT_S} s\n{node.output() if node is not None else ""}')
+            if time.monotonic() >= self._next:
+                self._next = time.monotonic() + PERIOD_NS / 1e9
+                self._publish_set()
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:
+        """The response of a service of the node."""
+        client = self.node.create_client(kind, f'{self.node_name}/{service}')
+        self.drive_until(client.service_is_ready, f'service {service}', node)
+        future = client.call_async(request)
+        self.drive_until(future.done, f'answer of {service}', node)
+        return future.result()
+
+    def close(self) -> None:
+        """Leave DDS."""
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _publish_set(self) -> None:
+        self.stamp_ns = time.time_ns() - self.behind_ns
+        self.stamps.add(self.stamp_ns)
+        for camera, publisher in self._infos.items():
+            publisher.publish(self._stamped(_camera_info(camera)))
+        if self.odometry is not None:
+            self._odometry.publish(self._stamped(self.odometry))
+        for camera, make in self.images.items():
+            self._image_publishers[camera].publish(self._stamped(make()))
+
+    def _stamped(self, message: Any) -> Any:
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.stamp_ns, 10**9)
+        return message
+
+
+class NodeProcess:
+    """The node in a process of its own, with parameters in a file."""
+
+    def __init__(self, folder: Path, vehicle: Vehicle, values: Mapping[str, Any], arguments: tuple[str, ...] = ()) -> None:
+        namespace = vehicle.node_name.rpartition('/')[0]
+        params = folder / 'params.yaml'
+        params.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(values)}}), encoding='utf-8')
+        self._log = folder / 'node.log'
+        ros = ['--ros-args', '-r', f'__ns:={namespace}', '--params-file', str(params), *arguments]
+        env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id), 'ROS_LOG_DIR': str(folder)}
+        with self._log.open('wb') as log:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'stprune_ros.ros.node', *ros], stdout=log, stderr=subprocess.STDOUT, env=env
+            )
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._log.read_text(encoding='utf-8', errors='replace')
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal, if it still runs, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        try:
+            return self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+
+def base_values(model: Path) -> dict[str, Any]:
+    """Parameters for a quick node with the three cameras."""
+    return {
+        'cameras.names': ['left', 'front', 'right'],
+        'model.path': str(model),
+        'history.frames': 2,
+        'history.stride_ms': 200.0,
+        'pruning.keep_ratio': 0.5,
+        'inference.max_new_tokens': 4,
+        'output.valid_for_ms': 60000.0,
+    }
+
+
+def _camera_info(camera: str) -> CameraInfo:
+    message = CameraInfo(width=WIDTH, height=HEIGHT, distortion_model='plumb_bob', d=[0.0] * 5)
+    message.header.frame_id = f'{camera}_optical'
+    focal = WIDTH / 2 / np.tan(np.radians(45))
+    message.k = [focal, 0.0, WIDTH / 2, 0.0, focal, HEIGHT / 2, 0.0, 0.0, 1.0]
+    return message
+
+
+def _transform(camera: str) -> TransformStamped:
+    """base_link to the optical frame: turned by the azimuth, then z forward, x right, y down."""
+    half = np.radians(AZIMUTH_DEG[camera]) / 2
+    turn = np.array([0.0, 0.0, np.sin(half), np.cos(half)])
+    optical = np.array([-0.5, 0.5, -0.5, 0.5])
+    message = TransformStamped(child_frame_id=f'{camera}_optical')
+    message.header.frame_id = 'base_link'
+    rotation = message.transform.rotation
+    rotation.x, rotation.y, rotation.z, rotation.w = (float(value) for value in _product(turn, optical))
+    return message
+
+
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Hamilton product of two quaternions x, y, z, w."""
+    vector = a[3] * b[:3] + b[3] * a[:3] + np.cross(a[:3], b[:3])
+    return np.array([*vector, a[3] * b[3] - a[:3] @ b[:3]])
