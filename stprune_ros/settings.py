@@ -45,7 +45,7 @@ class Parameter:
         if self.choices:
             return 'one of ' + ', '.join(self.choices)
         if self.low is not None:
-            return f'{kind} in [{self.low:g}, {self.high:g}]'
+            return f'{kind} in [{self.low:.12g}, {self.high:.12g}]'
         return kind
 
     def parse(self, value: Any) -> Value:
