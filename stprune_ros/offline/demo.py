@@ -32,17 +32,20 @@ HZ = 5.0
 READY_S, MATCHED_S, DRAIN_S, END_S = 180.0, 30.0, 3.0, 20.0
 
 
-def demo(output: Path, *, seed: int, seconds: float) -> int:
+def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] | None = None) -> int:
     """Run everything into the folder ``output`` and print what came of it; returns 0.
 
+    ``values`` are parameters by dotted name for both halves.
     Raises StpruneError where the live half or the replay did not work.
     """
     bag = output / 'world'
+    values = {'output.valid_for_ms': 10000.0, **(values or {})}  # long: the demo shall also work on a slow machine
+    Settings(values)  # names a wrong one before anything is made
     _make_world(bag, seed, seconds)
     print(f'live    node, player and recorder over DDS, {seconds:g} s in real time ...', flush=True)
-    live(bag, output, seconds)
+    live(bag, output, seconds, values)
     print('replay  the same bag, as fast as it goes ...', flush=True)
-    replay(bag, output, Settings())
+    replay(bag, output, Settings(values))
     found = compare(output / 'live.mcap', output / 'results.mcap', Truth.beside(bag))
     write_json(output / 'live.json', found)
     print(
@@ -51,8 +54,8 @@ def demo(output: Path, *, seed: int, seconds: float) -> int:
     print(f'agree   {found["agreed"]} of {found["compared"]} live hints equal the replayed hint of the same stamp')
     if not found['compared']:
         raise StpruneError(
-            f'no live hint can be compared with the replay: {found["messages"]} messages arrived, {found["valid"]} of them'
-            f" with a valid hint; see '{output / 'log'}'"
+            f'no live hint can be compared with the replay: {found["messages"]} messages arrived,'
+            f" {found['valid']} of them with a valid hint; see '{output / 'log'}'"
         )
     return 0
 
@@ -124,14 +127,14 @@ class Process:
         return f"the {self.name} ended with exit code {self.running.returncode}{last}; see '{self.log}'"
 
 
-def live(bag: Path, output: Path, seconds: float) -> None:
+def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> None:
     """Play ``bag`` in real time into the node and record what it publishes in ``output``/live.mcap."""
     with Bag(bag) as opened:
         sources = Sources.of(opened, [], 'compressed')
     parameters = {
         'use_sim_time': True,  # the stamps are the recording's: by today's clock every answer would be stale
         'cameras.names': list(sources.cameras),
-        'output.valid_for_ms': 10000.0,  # the demo shall also work on a slow machine
+        **values,
     }
     file = output / 'demo.param.yaml'
     file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, sort_keys=False), encoding='utf-8')

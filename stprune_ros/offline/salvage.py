@@ -5,17 +5,16 @@ Used only where the regular reader refuses a file, usually because a recording w
 
 from __future__ import annotations
 
-import importlib
 import sqlite3
-import struct
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from stprune_ros.offline.mcap import CHANNEL, CHUNK, MAGIC, MESSAGE, SCHEMA
+from mcap.records import Channel, Message, Schema
+from mcap.stream_reader import StreamReader
+
+MAX_RECORD = 2**31  # a length beyond this is damage, not data
 
 
 @dataclass(frozen=True)
@@ -49,70 +48,25 @@ class Salvage:
 
 
 def _mcap_messages(path: Path) -> Iterator[tuple[SalvagedTopic, int, bytes]]:
-    schemas: dict[int, tuple[str, str, str]] = {0: ('', '', '')}
+    schemas: dict[int, Schema | None] = {0: None}
     channels: dict[int, SalvagedTopic] = {}
     with path.open('rb') as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            return
-        for kind, body in _records(file):
-            try:
-                if kind == SCHEMA:
-                    name, encoding, definition = _texts(body, 2, 3)
-                    schemas[struct.unpack_from('<H', body)[0]] = (name, encoding, definition)
-                elif kind == CHANNEL:
-                    number, schema = struct.unpack_from('<HH', body)
-                    channels[number] = SalvagedTopic(_texts(body, 4, 1)[0], *schemas[schema])
-                elif kind == MESSAGE:
-                    number, _, log_ns, _ = struct.unpack_from('<HIQQ', body)
-                    yield channels[number], log_ns, body[22:]
-            except (struct.error, UnicodeDecodeError, KeyError):
-                return
-
-
-def _records(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Records of an MCAP file, those inside chunks included, up to the first incomplete one."""
-    while len(head := file.read(9)) == 9:
-        kind, size = struct.unpack('<BQ', head)
-        body = file.read(min(size, 2**40))
-        if kind == CHUNK:
-            yield from _chunk_records(body)
-        elif len(body) == size:
-            yield kind, body
-        if len(body) < size:
+        try:
+            for record in StreamReader(file, record_size_limit=MAX_RECORD).records:
+                if isinstance(record, Schema):
+                    schemas[record.id] = record
+                elif isinstance(record, Channel):
+                    channels[record.id] = _topic(record.topic, schemas[record.schema_id])
+                elif isinstance(record, Message):
+                    yield channels[record.channel_id], record.log_time, record.data
+        except Exception:  # parser and codecs have errors of their own, and all mean the same: here begins the damage
             return
 
 
-def _chunk_records(body: bytes) -> Iterator[tuple[int, bytes]]:
-    try:
-        (length,) = struct.unpack_from('<I', body, 28)
-        compression = body[32 : 32 + length].decode()
-        data = _decompressor(compression)(body[40 + length :])
-    except Exception:  # every codec has its own errors, and all mean the same: this chunk is lost
-        return
-    position = 0
-    while position + 9 <= len(data):
-        kind, size = struct.unpack_from('<BQ', data, position)
-        if position + 9 + size > len(data):
-            return
-        yield kind, data[position + 9 : position + 9 + size]
-        position += 9 + size
-
-
-def _decompressor(compression: str) -> Callable[[bytes], bytes]:
-    modules = {'lz4': 'lz4.frame', 'zstd': 'compression.zstd' if sys.version_info >= (3, 14) else 'backports.zstd'}
-    if not compression:
-        return bytes
-    decompress: Callable[[bytes], bytes] = importlib.import_module(modules[compression]).decompress
-    return decompress
-
-
-def _texts(body: bytes, position: int, count: int) -> list[str]:
-    found = []
-    for _ in range(count):
-        (length,) = struct.unpack_from('<I', body, position)
-        found.append(body[position + 4 : position + 4 + length].decode())
-        position += 4 + length
-    return found
+def _topic(name: str, schema: Schema | None) -> SalvagedTopic:
+    if schema is None:
+        return SalvagedTopic(name, '')
+    return SalvagedTopic(name, schema.name, schema.encoding, schema.data.decode())
 
 
 def _sqlite_messages(path: Path) -> Iterator[tuple[SalvagedTopic, int, bytes]]:
