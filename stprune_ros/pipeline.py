@@ -23,7 +23,8 @@ from stprune_ros.core.types import (
     ViewReport,
     Window,
 )
-from stprune_ros.pruning.pruner import PruningConfig, SpatioTemporalPruner, ViewTokens
+from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.answer import Hint, clean_text, read_hint
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,47 +13,15 @@ from stprune_ros.pruning.baselines import random_mask, uniform_mask
 from stprune_ros.pruning.selection import budget
 from stprune_ros.pruning.spatial import prune_spatial
 from stprune_ros.pruning.temporal import prune_temporal
-
-
-@dataclass(frozen=True)
-class ViewTokens:
-    """The token grid of one view.
-
-    ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots``
-    gives each frame's place in the history, 0 oldest. Grids may differ between views.
-    """
-
-    name: str
-    tokens: Tensor
-    slots: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """Tokens before pruning."""
-        return math.prod(self.tokens.shape[:3])
-
-
-@dataclass(frozen=True)
-class PruningConfig:
-    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading."""
-
-    method: str = 'st_prune'
-    keep_ratio: float = 0.1
-    lambda_temporal: float = 0.6
-    lambda_spatial: float = 0.8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep_ratio <= 1:
-            raise StpruneError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
-        if self.method not in METHODS:
-            raise StpruneError(f"there is no pruning method '{self.method}'; choose one of {', '.join(METHODS)}")
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, unit_rows
 
 
 class SpatioTemporalPruner:
     """MTP, then RSP on what it leaves, each keeping the square root of the ratio; or another ``config.method``."""
 
     def __init__(self, config: PruningConfig) -> None:
+        if config.method not in METHODS:
+            raise StpruneError(f"there is no pruning method '{config.method}'; choose one of {', '.join(METHODS)}")
         self.config = config
 
     def __call__(self, views: Sequence[ViewTokens], history: int) -> list[Tensor]:
@@ -65,7 +32,7 @@ class SpatioTemporalPruner:
         Raises StpruneError for features that are not finite or slots that do not match.
         """
         for view in views:
-            _check(view, history)
+            check(view, history)
         if self.config.method == 'none' or self.config.keep_ratio == 1:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:
@@ -104,7 +71,7 @@ def _two_stages(
     # With neither stage of use (one view, one frame) MTP decides: its bonus is flat, what remains is diversity.
     temporal = [on or not spatial for on in temporal]
     budgets = [stage_budgets(view, config.keep_ratio, on, spatial) for view, on in zip(views, temporal)]
-    units = [_unit_rows(view) for view in views]
+    units = [unit_rows(view) for view in views]
     masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
 
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
@@ -146,27 +113,6 @@ def _single_budget(view: ViewTokens, config: PruningConfig) -> int:
 
 def _nothing() -> Tensor:
     return torch.zeros(0, dtype=torch.bool)
-
-
-def _unit_rows(view: ViewTokens) -> Tensor:
-    """(T, P, D) in float32 with unit rows."""
-    flat = view.tokens.flatten(1, 2).float()
-    return torch.nn.functional.normalize(flat, dim=-1)
-
-
-def _check(view: ViewTokens, history: int) -> None:
-    frames = len(view.tokens)
-    if view.tokens.dim() != 4 or frames != len(view.slots):
-        raise StpruneError(
-            f"view '{view.name}': features of shape {tuple(view.tokens.shape)} do not match {len(view.slots)} slots;"
-            ' expected (frames, rows, columns, D)'
-        )
-    if list(view.slots) != sorted(set(view.slots)) or any(not 0 <= slot < history for slot in view.slots):
-        raise StpruneError(f"view '{view.name}': frame slots {view.slots} must rise within 0 to {history - 1}")
-    finite = view.tokens.isfinite().flatten(1).all(dim=1)
-    if not finite.all():
-        bad = int((~finite).nonzero()[0])
-        raise StpruneError(f"view '{view.name}': features of frame {bad + 1} of {frames} hold NaN or infinite values")
 
 
 METHODS = {'st_prune': _st_prune, 'mtp': _mtp, 'rsp': _rsp, 'random': _random, 'uniform': _uniform, 'none': _uniform}

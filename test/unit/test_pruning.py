@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
-from stprune_ros.pruning.pruner import METHODS, PruningConfig, SpatioTemporalPruner, ViewTokens, stage_budgets
+from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, select
 from stprune_ros.pruning.temporal import volatility
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.settings import METHODS as settings_methods
 
 
 def unit(x):
@@ -189,9 +191,13 @@ def test_ratios_out_of_range_are_refused(ratio):
         PruningConfig(keep_ratio=ratio)
 
 
+def test_the_parameter_table_offers_every_method():
+    assert settings_methods == tuple(METHODS)
+
+
 def test_unknown_method_names_the_known():
     with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, mtp"):
-        PruningConfig('fastest')
+        SpatioTemporalPruner(PruningConfig('fastest'))
 
 
 def test_random_depends_on_its_seed_alone():

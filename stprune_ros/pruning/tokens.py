@@ -1,0 +1,66 @@
+"""What goes into a selection: the token grid of each view, and how much of it may stay."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stprune_ros.core.types import StpruneError
+
+
+@dataclass(frozen=True)
+class ViewTokens:
+    """The token grid of one view.
+
+    ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots``
+    gives each frame's place in the history, 0 oldest. Grids may differ between views.
+    """
+
+    name: str
+    tokens: Tensor
+    slots: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Tokens before pruning."""
+        return math.prod(self.tokens.shape[:3])
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading."""
+
+    method: str = 'st_prune'
+    keep_ratio: float = 0.1
+    lambda_temporal: float = 0.6
+    lambda_spatial: float = 0.8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise StpruneError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
+
+
+def unit_rows(view: ViewTokens) -> Tensor:
+    """(T, P, D) in float32 with unit rows."""
+    flat = view.tokens.flatten(1, 2).float()
+    return torch.nn.functional.normalize(flat, dim=-1)
+
+
+def check(view: ViewTokens, history: int) -> None:
+    """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite."""
+    frames = len(view.tokens)
+    if view.tokens.dim() != 4 or frames != len(view.slots):
+        raise StpruneError(
+            f"view '{view.name}': features of shape {tuple(view.tokens.shape)} do not match {len(view.slots)} slots;"
+            ' expected (frames, rows, columns, D)'
+        )
+    if list(view.slots) != sorted(set(view.slots)) or any(not 0 <= slot < history for slot in view.slots):
+        raise StpruneError(f"view '{view.name}': frame slots {view.slots} must rise within 0 to {history - 1}")
+    finite = view.tokens.isfinite().flatten(1).all(dim=1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise StpruneError(f"view '{view.name}': features of frame {bad + 1} of {frames} hold NaN or infinite values")
