@@ -6,7 +6,9 @@ Everything heavy is imported inside the command that needs it, so that `stprune 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -72,6 +74,12 @@ def ratio(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def require_rclpy(command: str) -> None:
+    """Raise StpruneError where ROS 2 is not installed."""
+    if importlib.util.find_spec('rclpy') is None:
+        raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
+
+
 def remap(text: str) -> tuple[str, str]:
     """A pair 'from:=to' of topic names."""
     source, separator, target = text.partition(':=')
@@ -84,11 +92,16 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR', help='default: %(default)s')
     command.add_argument('--seed', type=int, default=1, help='which world; default: %(default)s')
     command.add_argument('--seconds', type=positive, default=12.0, help='how long a drive; default: %(default)s')
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file for node and replay')
 
     def run(options: argparse.Namespace) -> int:
+        values = settings.read_file(options.params) if options.params else {}
+        require_rclpy('demo')
+        # The bundled model is too small for two threads to help it, and node and replay shall compute alike.
+        os.environ.setdefault('OMP_NUM_THREADS', '1')
         from stprune_ros.offline.demo import demo
 
-        return demo(options.output, seed=options.seed, seconds=options.seconds)
+        return demo(options.output, seed=options.seed, seconds=options.seconds, values=values)
 
     command.set_defaults(run=run)
 
@@ -136,12 +149,7 @@ def _play(command: argparse.ArgumentParser) -> None:
     )
 
     def run(options: argparse.Namespace) -> int:
-        try:
-            import rclpy  # noqa: F401
-        except ImportError:
-            raise StpruneError(
-                "`stprune play` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace"
-            ) from None
+        require_rclpy('play')
         from stprune_ros.ros.player import play
 
         print(
