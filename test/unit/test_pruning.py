@@ -13,7 +13,7 @@ from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budg
 from stprune_ros.pruning.selection import budget, greedy_max_min, select
 from stprune_ros.pruning.temporal import volatility
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
-from stprune_ros.settings import METHODS as settings_methods
+from stprune_ros.settings import METHODS as OFFERED
 
 
 def unit(x):
@@ -192,7 +192,7 @@ def test_ratios_out_of_range_are_refused(ratio):
 
 
 def test_the_parameter_table_offers_every_method():
-    assert settings_methods == tuple(METHODS)
+    assert tuple(METHODS) == OFFERED
 
 
 def test_unknown_method_names_the_known():
