@@ -1,0 +1,47 @@
+"""Plays a bag into the node: `ros2 launch stprune_ros replay.launch.py bag:=BAG params_file:=my.param.yaml`."""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, IncludeLaunchDescription, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.substitutions import FindPackagePrefix
+
+from stprune_ros.share import share
+
+ARGUMENTS = {
+    'bag': (None, 'rosbag2 folder, or one .mcap or .db3 file'),
+    'rate': ('1.0', 'times real time'),
+    'wait': ('600', 'seconds to wait for the node to load its model'),
+    'params_file': (str(share('config/stprune.param.yaml')), 'parameter file; names the cameras'),
+    'image_topic': ('/camera/{camera}/image_raw/compressed', "the bag's image topics, {camera} for a camera's name"),
+    'camera_info_topic': ('/camera/{camera}/camera_info', "the bag's camera_info topics"),
+    'odometry_topic': ('/odom', "the bag's odometry topic"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """What `ros2 launch` asks for."""
+    passed_on = ('params_file', 'image_topic', 'camera_info_topic', 'odometry_topic')
+    node = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(str(share('launch/stprune.launch.py'))),
+        launch_arguments={'use_sim_time': 'true', **{name: LaunchConfiguration(name) for name in passed_on}}.items(),
+    )
+    stprune = PathJoinSubstitution([FindPackagePrefix('stprune_ros'), 'lib', 'stprune_ros', 'stprune'])
+    options = ['--clock', '--rate', LaunchConfiguration('rate'), '--wait', LaunchConfiguration('wait')]
+    player = ExecuteProcess(
+        cmd=[stprune, 'play', LaunchConfiguration('bag'), *options],
+        # The player publishes the images: it is the one that needs room for them in shared memory.
+        additional_env={
+            'FASTDDS_DEFAULT_PROFILES_FILE': str(share('config/dds/fastdds_shm.xml')),
+            'FASTRTPS_DEFAULT_PROFILES_FILE': str(share('config/dds/fastdds_shm.xml')),
+        },
+        output='screen',
+    )
+    over = RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())]))
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*arguments, node, player, over])
