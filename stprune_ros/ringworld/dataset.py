@@ -1,0 +1,139 @@
+"""Scenes for training and for held-out tests: pictures as the model gets them, dense truth per token, truth per tick.
+
+A scene is one window of a world: four frames of six views, the last one current. Scene ``n`` follows from ``n`` alone.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from stprune_ros.core.types import Behavior
+from stprune_ros.ringworld.renderer import CLASSES, GREEN_LIGHT, HEIGHT, PEDESTRIAN, RED_LIGHT, RING, VEHICLE, WIDTH, Picture, render
+from stprune_ros.ringworld.scene import COLOURS, Snapshot, World
+from stprune_ros.ringworld.truth import Truth, hazard, truth_of
+
+FRAMES = 4
+GRID = (6, 10)  # token rows and columns of a view
+PATCH = 16
+JPEG_QUALITY = 90
+WORLD_SECONDS = 8.0
+HELD_OUT = 1_000_000  # seeds from here on are never trained on
+KIND = {VEHICLE: 0, PEDESTRIAN: 1, RED_LIGHT: 2, GREEN_LIGHT: 3}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``images`` uint8 (T, V, 96, 160, 3); ``tokens``: dense truth arrays, each (T, V, 60, ...); ``truths`` one per frame."""
+
+    seed: int
+    images: np.ndarray
+    tokens: dict[str, np.ndarray]
+    truths: tuple[Truth, ...]
+
+
+def scene(seed: int) -> Scene:
+    """The scene of a seed: a window at a time drawn so that the three behaviors are about equally frequent."""
+    world = World(seed, WORLD_SECONDS)
+    rng = np.random.default_rng([seed, 3])
+    now = _moment(world, seed, rng)
+    gap = 0.5 if rng.random() < 0.75 else float(rng.integers(1, 5)) / 10
+    times = [now - gap - 1.0, now - gap - 0.5, now - gap, now]
+    images, tokens, truths = [], [], []
+    for t in times:
+        snapshot = world.snapshot(t)
+        pictures = [render(snapshot, camera) for camera in RING]
+        truth = truth_of(world, snapshot, RING, pictures)
+        truths.append(truth)
+        images.append([as_seen(picture.rgb) for picture in pictures])
+        tokens.append([token_truth(picture, snapshot, truth, index) for index, picture in enumerate(pictures)])
+    stacked = {name: np.array([[view[name] for view in views] for views in tokens]) for name in tokens[0][0]}
+    return Scene(seed, np.array(images), stacked, tuple(truths))
+
+
+def _moment(world: World, seed: int, rng: np.random.Generator) -> float:
+    times = rng.uniform(1.6, WORLD_SECONDS, 14)
+    wanted = (Behavior.NONE, Behavior.SLOW_DOWN, Behavior.STOP)[seed % 3]
+    good = []
+    for t in times:
+        snapshot = world.snapshot(float(t))
+        behavior, thing, _ = hazard(world, snapshot, {other.id for other in snapshot.things})
+        if behavior == wanted:
+            good += [float(t)] * (4 if thing is not None and thing.kind == 'pedestrian' else 1)
+    return good[int(rng.integers(len(good)))] if good else float(times[0])
+
+
+def as_seen(rgb: np.ndarray) -> np.ndarray:
+    """A picture after JPEG and the reduction that the image processor does: uint8 (96, 160, 3)."""
+    from PIL import Image
+
+    data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    size = (GRID[1] * PATCH, GRID[0] * PATCH)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(decoded)).resize(size, Image.Resampling.BICUBIC))
+
+
+def token_truth(picture: Picture, snapshot: Snapshot, truth: Truth, view: int) -> dict[str, np.ndarray]:
+    """Dense truth of one view, (60, ...): class shares, and of the thing with most pixels in a patch its kind, colour, range
+    (log m), place in the patch, width, whether and where it moves, and whether it is the reason of the hint.
+    """
+    rows, columns = GRID
+    n = rows * columns
+    patch = (np.arange(HEIGHT)[:, None] * rows // HEIGHT) * columns + np.arange(WIDTH)[None, :] * columns // WIDTH
+    share = np.bincount(patch.ravel() * len(CLASSES) + picture.classes.ravel(), minlength=n * len(CLASSES)).reshape(n, -1)
+    out = {
+        'share': np.round(share * (255.0 * n / (WIDTH * HEIGHT))).astype(np.uint8),
+        'kind': np.full(n, -1, np.int8),
+        'colour': np.full(n, -1, np.int8),
+        'moving': np.full(n, -1, np.int8),
+        'side': np.full(n, -1, np.int8),
+        'reason': np.zeros(n, np.int8),
+        'thing': np.full(n, -1, np.int16),
+        'place': np.zeros((n, 3), np.float16),
+    }
+    sights = {sight.id: sight for sight in truth.views[view]}
+    best = np.full(n, 5)  # pixels below which a thing is not worth a token's attention
+    solid = np.isin(picture.classes, list(KIND)) & (picture.things >= 0)
+    v, u = np.nonzero(solid)
+    ids, where, depth = picture.things[v, u], patch[v, u], picture.depth[v, u]
+    for number in np.unique(ids):
+        thing, mine = snapshot.things[number], ids == number
+        count = np.bincount(where[mine], minlength=n)
+        wins = count > best
+        best = np.maximum(best, count)
+        total = np.maximum(count, 1)
+        middle = [np.bincount(where[mine], weights, n) / total for weights in (u[mine] % 32, v[mine] % 32, np.log(depth[mine]))]
+        kind = {'vehicle': 0, 'pedestrian': 1}.get(thing.kind, 2 if thing.state == 'red' else 3)
+        sight = sights.get(int(number))
+        out['kind'][wins], out['thing'][wins] = kind, number
+        out['colour'][wins] = COLOURS.index(thing.colour) if kind == 0 else -1
+        out['moving'][wins] = int(thing.moving) if kind < 2 else -1
+        out['side'][wins] = (2 if not thing.moving else int(sight.sideways > 0)) if kind == 1 and sight else -1
+        out['reason'][wins] = {Behavior.SLOW_DOWN: 1, Behavior.STOP: 2}.get(truth.behavior, 0) if number == truth.reason_id else 0
+        out['place'][wins] = np.stack([middle[0] / 16 - 1, middle[1] / 16 - 1, middle[2]], 1)[wins]
+    return out
+
+
+def write_shards(folder: Path, seeds: Iterable[range]) -> None:
+    """One file for each range of seeds; those that exist are left alone, so that an interrupted run goes on."""
+    cv2.setNumThreads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in seeds:
+        path = folder / f'scenes_{part.start:07d}.pkl'
+        if path.exists():
+            continue
+        scenes = [scene(seed) for seed in part]
+        partial = path.with_suffix('.part')
+        partial.write_bytes(pickle.dumps(scenes, protocol=5))
+        partial.rename(path)
+
+
+def read_shards(folder: Path) -> Iterable[list[Scene]]:
+    """The shards written so far, in order of their seeds; only read folders that you wrote (they are pickles)."""
+    for path in sorted(folder.glob('scenes_*.pkl')):
+        yield pickle.loads(path.read_bytes())

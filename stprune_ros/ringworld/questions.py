@@ -1,0 +1,203 @@
+"""Questions about a tick with answers known to be true, of four kinds, and the text that the model should write.
+
+Balanced by construction: a question form is drawn first, then one of the answers it can have in this scene, then a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stprune_ros.core.types import Behavior
+from stprune_ros.ringworld.scene import COLOURS
+from stprune_ros.ringworld.truth import DIRECTIONS, Sight, Truth
+
+KINDS = ('perception', 'motion', 'cross-view', 'planning')
+HINT_QUESTION = 'what should the ego vehicle do?'
+DESCRIBE_QUESTION = 'describe the scene.'
+HINT_TEXT = {Behavior.NONE: 'none', Behavior.SLOW_DOWN: 'slow down', Behavior.STOP: 'stop'}
+NUMBERS = ('zero', 'one', 'two', 'three', 'four')
+YES_NO = ('yes', 'no')
+SIDEWAYS = 0.5  # m/s from which a pedestrian walks to one side
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, its true answer, the closed set of answers, and its kind."""
+
+    kind: str
+    text: str
+    answer: str
+    candidates: tuple[str, ...]
+
+
+def questions_about(truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...] = tuple(range(6)), motion: bool = True) -> list[Question]:
+    """``count`` questions about one tick; only views in ``views`` are there; ``motion`` False leaves out what needs history."""
+    forms = [form for form in FORMS if motion or form not in (car_moves, pedestrian_walks)]
+    chosen: list[Question] = []
+    for _ in range(4 * count):
+        if len(chosen) == count:
+            break
+        options = forms[int(rng.integers(len(forms)))](truth, views)
+        if not options:
+            continue
+        answers = sorted({option.answer for option in options})
+        answer = answers[int(rng.integers(len(answers)))]
+        same = [option for option in options if option.answer == answer]
+        chosen.append(same[int(rng.integers(len(same)))])
+    return chosen
+
+
+def hint_question(truth: Truth) -> Question:
+    """The question behind the planning hint."""
+    return Question('planning', HINT_QUESTION, HINT_TEXT[truth.behavior], tuple(HINT_TEXT.values()))
+
+
+def describe(truth: Truth, views: tuple[int, ...] = tuple(range(6)), motion: bool = True) -> str:
+    """The description: what to do and why, then per view the light, the nearest car and the nearest pedestrian.
+
+    Without ``motion`` (a single frame) the text does not say what moves.
+    """
+    parts = ['clear ahead.' if truth.behavior == Behavior.NONE else f'{HINT_TEXT[truth.behavior]} for {truth.reason}.']
+    for index in views:
+        said = _say(truth.views[index], index == 0, motion)
+        if said:
+            parts.append(f'{DIRECTIONS[index]}: {", ".join(said)}.')
+    return ' '.join(parts)
+
+
+def _say(view: tuple[Sight, ...], front: bool, motion: bool) -> list[str]:
+    said = []
+    light, car, pedestrian = _nearest(view, 'light'), _nearest(view, 'vehicle'), _nearest(view, 'pedestrian')
+    if front and light:
+        said.append(f'{light.state} light')
+    if car:
+        said.append(f'{car.colour} car' + (' moving' if motion and car.moving else ''))
+    if pedestrian:
+        said.append('pedestrian' + (' walking' if motion and pedestrian.moving else ''))
+    return said
+
+
+def _nearest(view: tuple[Sight, ...], kind: str) -> Sight | None:
+    return next((sight for sight in view if sight.kind == kind), None)
+
+
+def _all(view: tuple[Sight, ...], kind: str) -> list[Sight]:
+    return [sight for sight in view if sight.kind == kind]
+
+
+def car_colour(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Colour of the nearest car in a view."""
+    found = [(index, _nearest(truth.views[index], 'vehicle')) for index in views]
+    return [
+        Question('perception', f'what colour is the nearest car in {DIRECTIONS[index]}?', car.colour, COLOURS) for index, car in found if car
+    ]
+
+
+def car_count(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Cars in a view, three standing for three and more."""
+    counts = [(index, min(3, len(_all(truth.views[index], 'vehicle')))) for index in views]
+    return [Question('perception', f'how many cars are in {DIRECTIONS[index]}?', NUMBERS[n], NUMBERS[:4]) for index, n in counts]
+
+
+def pedestrian_there(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Whether a view shows a pedestrian."""
+    found = [(index, _nearest(truth.views[index], 'pedestrian')) for index in views]
+    return [Question('perception', f'is a pedestrian in {DIRECTIONS[index]}?', 'yes' if it else 'no', YES_NO) for index, it in found]
+
+
+def light_state(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Colour of the traffic light ahead."""
+    if 0 not in views:
+        return []
+    light = _nearest(truth.views[0], 'light')
+    answer = light.state if light else 'nothing'
+    return [Question('perception', 'what does the traffic light ahead show?', answer, ('red', 'green', 'nothing'))]
+
+
+def car_view(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Which view shows the car of a colour, where only one does."""
+    options = []
+    for colour in COLOURS:
+        having = [index for index in views if any(sight.colour == colour for sight in _all(truth.views[index], 'vehicle'))]
+        if len(having) == 1:
+            options.append(Question('perception', f'which view shows a {colour} car?', DIRECTIONS[having[0]], DIRECTIONS))
+    return options
+
+
+def car_moves(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Whether the nearest car of a view moves over ground."""
+    found = [(index, _nearest(truth.views[index], 'vehicle')) for index in views]
+    return [
+        Question('motion', f'does the nearest car in {DIRECTIONS[index]} move?', 'yes' if car.moving else 'no', YES_NO)
+        for index, car in found
+        if car
+    ]
+
+
+def pedestrian_walks(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Which way the nearest pedestrian of a view walks, as seen in that view."""
+    options = []
+    for index in views:
+        it = _nearest(truth.views[index], 'pedestrian')
+        if it and (not it.moving or abs(it.sideways) > SIDEWAYS):
+            way = 'nowhere' if not it.moving else 'right' if it.sideways > 0 else 'left'
+            text = f'which way does the nearest pedestrian in {DIRECTIONS[index]} walk?'
+            options.append(Question('motion', text, way, ('left', 'right', 'nowhere')))
+    return options
+
+
+def same_car(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Whether the cars nearest to the common edge of two neighbouring views are one car."""
+    options = []
+    for index in views:
+        after = (index + 1) % len(DIRECTIONS)
+        here, there = _all(truth.views[index], 'vehicle'), _all(truth.views[after], 'vehicle')
+        if after in views and here and there:
+            same = max(here, key=lambda s: s.right).id == min(there, key=lambda s: s.left).id
+            text = f'is it one car between {DIRECTIONS[index]} and {DIRECTIONS[after]}?'
+            options.append(Question('cross-view', text, 'yes' if same else 'no', YES_NO))
+    return options
+
+
+def pedestrian_count(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Pedestrians around the ego vehicle, each counted once, four standing for four and more."""
+    ids = {sight.id for index in views for sight in _all(truth.views[index], 'pedestrian')}
+    return [Question('cross-view', 'how many pedestrians are around?', NUMBERS[min(4, len(ids))], NUMBERS)]
+
+
+def why(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """The reason of the hint."""
+    candidates = ('nothing', 'red light', 'car', 'pedestrian')
+    return [Question('planning', 'what is the reason to slow down or stop?', truth.reason, candidates)]
+
+
+def reason_view(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """Which view shows the reason best."""
+    shown = [index for index in truth.reason_views() if index in views]
+    answer = DIRECTIONS[shown[0]] if shown else 'nothing'
+    return [Question('planning', 'which view shows the reason?', answer, (*DIRECTIONS, 'nothing'))]
+
+
+def what_to_do(truth: Truth, views: tuple[int, ...]) -> list[Question]:
+    """The hint itself."""
+    return [hint_question(truth)]
+
+
+Form = Callable[[Truth, tuple[int, ...]], list[Question]]
+FORMS: tuple[Form, ...] = (
+    car_colour,
+    car_count,
+    pedestrian_there,
+    light_state,
+    car_view,
+    car_moves,
+    pedestrian_walks,
+    same_car,
+    pedestrian_count,
+    what_to_do,
+    why,
+    reason_view,
+)

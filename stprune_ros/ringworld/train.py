@@ -1,0 +1,144 @@
+"""Train the bundled model from nothing: ``python -m stprune_ros.ringworld.train``.
+
+Stages: scenes, vision tower, language model, export. Each leaves its state in the work folder and goes on from there
+when it is started again. The model sees full tokens only; no token is ever dropped in training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from stprune_ros.ringworld import model as parts
+from stprune_ros.ringworld.dataset import HELD_OUT, write_shards
+from stprune_ros.ringworld.language_stage import (
+    DenseHeads,
+    Lesson,
+    Reader,
+    answer_loss,
+    exact,
+    make_batch,
+    read_lessons,
+)
+from stprune_ros.ringworld.vision_stage import train_vision
+from stprune_ros.vlm.prompt import Prompt
+
+SHARD = 25
+BATCH = {1: 16, 2: 8, 3: 6, 4: 4}  # scenes per step by frames per view
+SHARES = (0.1, 0.15, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
+
+
+def main() -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument('--work', type=Path, default=Path('out/ringworld'), help='checkpoints and scenes')
+    parser.add_argument('--output', type=Path, default=Path('models/ringworld'), help='exported model folder')
+    parser.add_argument('--scenes', type=int, default=1000, help='training scenes')
+    parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
+    parser.add_argument('--vision-steps', type=int, default=1000)
+    parser.add_argument('--single-steps', type=int, default=900, help='language steps with one frame per view')
+    parser.add_argument('--steps', type=int, default=1500, help='all language steps')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--export-every', type=int, default=150, help='language steps between exports')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    make_scenes(args.work, args.scenes, args.held_out, args.threads)
+    torch.manual_seed(args.seed)
+    tokenizer = parts.make_tokenizer()
+    model = parts.make_model(tokenizer)
+    train_vision(model, args.work / 'train', args.work / 'vision.pt', args.vision_steps, 32, args.seed)
+    train_language(model, tokenizer, args)
+
+
+def make_scenes(work: Path, scenes: int, held_out: int, workers: int) -> None:
+    """Render what is still missing, a shard per task."""
+    tasks = [(work / 'train', [range(n, n + SHARD)]) for n in range(0, scenes, SHARD)]
+    tasks += [(work / 'held_out', [range(HELD_OUT + n, HELD_OUT + n + SHARD)]) for n in range(0, held_out, SHARD)]
+    missing = [task for task in tasks if not (task[0] / f'scenes_{task[1][0].start:07d}.pkl').exists()]
+    if not missing:
+        return
+    with get_context('spawn').Pool(workers) as pool:
+        for _ in tqdm(pool.imap_unordered(_shard, missing), total=len(missing), desc='scenes'):
+            pass
+
+
+def _shard(task: tuple[Path, list[range]]) -> None:
+    write_shards(*task)
+
+
+def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+    """Train everything but the vision tower, export now and then and at the end."""
+    parts.write_prompt(args.work / 'prompt.yaml')
+    reader = Reader(tokenizer, Prompt.load(args.work / 'prompt.yaml'))
+    for weight in model.model.visual.parameters():
+        weight.requires_grad_(False)
+    lessons, held_out = read_lessons(model, args.work / 'train'), read_lessons(model, args.work / 'held_out')
+    torch.manual_seed(args.seed + 1)
+    dense = DenseHeads(model.config.text_config.hidden_size)
+    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.2)
+    weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *dense.parameters()]
+    optimizer = torch.optim.AdamW(weights, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05)
+    out = args.work / 'language.pt'
+    first = load(out, model, dense, optimizer)
+    bar = tqdm(range(first, args.steps), desc='language', mininterval=20)
+    for step in bar:
+        rng = np.random.default_rng([args.seed, 5, step])
+        frames = 1 if step < args.single_steps else int(rng.choice([1, 2, 3, 4], p=SHARES))
+        batch = make_batch(lessons, reader, rng, BATCH[frames], frames, 8)
+        loss, middle, results = answer_loss(model, batch, reader.image)
+        total = loss + 0.5 * dense.loss(middle, batch.dense, batch.views, frames)
+        rate = 1.5e-3 * min(1.0, (step + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        for group in optimizer.param_groups:
+            group['lr'] = rate
+        optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        bar.set_postfix(frames=frames, loss=f'{loss.item():.3f}', total=f'{total.item():.3f}')
+        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+            save(out, model, dense, optimizer, step + 1)
+            frames = 1 if step < args.single_steps else 4
+            tqdm.write(f'step {step + 1} frames {frames} held out {look(model, held_out, reader, frames)}')
+        if (step + 1) % args.export_every == 0 or step + 1 == args.steps:
+            parts.export(args.output, model, tokenizer, {'trained': True, 'steps': step + 1, 'seed': args.seed})
+
+
+def load(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer) -> int:
+    """Restore a checkpoint; the step to go on with, 0 without one."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state['model'])
+    dense.load_state_dict(state['dense'])
+    optimizer.load_state_dict(state['optimizer'])
+    return int(state['step'])
+
+
+def save(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write a checkpoint so that an interruption leaves the one before."""
+    state = {'model': model.state_dict(), 'dense': dense.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step}
+    torch.save(state, path.with_suffix('.part'))
+    path.with_suffix('.part').rename(path)
+
+
+@torch.no_grad()
+def look(model: Any, held_out: list[Lesson], reader: Reader, frames: int) -> dict[str, float]:
+    """Exact answers by kind on the same 32 held-out scenes each time."""
+    results = []
+    for part in range(8):
+        batch = make_batch(held_out, reader, np.random.default_rng([9, part]), 4, frames, 12, plain=True)
+        results += answer_loss(model, batch, reader.image)[2]
+    return exact(results)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,141 @@
+"""What is true at one time of a world: what each view shows, what lies in the way, what the ego vehicle should do.
+
+A hint never rests on what no camera sees: only things that are visible in some view count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from stprune_ros.core.types import Behavior
+from stprune_ros.ringworld.renderer import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE, Camera, Picture
+from stprune_ros.ringworld.scene import BLOCK, FRONT_BUMPER, STOP_LINE, Snapshot, Thing, World
+
+VISIBLE = 80  # pixels of a 320 x 192 picture from which a thing counts as seen
+LAMP_VISIBLE = 12
+STOP_WITHIN = 12.0  # m from the front bumper
+SLOW_WITHIN = 26.0
+CORRIDOR = 1.9  # half width of what the ego vehicle needs, m
+DIRECTIONS = ('front', 'front right', 'right', 'back', 'left', 'front left')  # of the ring, in ring order
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One thing in one view: pixels, middle and horizontal extent of its pixels, distance from the camera (m), own motion.
+
+    ``sideways`` is the own speed (m/s) to the right of the view, ego motion left out.
+    """
+
+    id: int
+    kind: str
+    colour: str
+    state: str
+    pixels: int
+    u: float
+    v: float
+    left: int
+    right: int
+    distance: float
+    moving: bool
+    sideways: float
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Truth of one tick: per view (ring order) what is seen, nearest first; what to do and why (id -1: no reason)."""
+
+    t: float
+    speed: float
+    yaw_rate: float
+    views: tuple[tuple[Sight, ...], ...]
+    behavior: Behavior
+    reason: str
+    reason_id: int
+    gap: float
+
+    def reason_views(self) -> list[int]:
+        """Views that show the reason, the one with most pixels first."""
+        found = [(sight.pixels, index) for index, view in enumerate(self.views) for sight in view if sight.id == self.reason_id]
+        return [index for _, index in sorted(found, reverse=True)]
+
+
+def truth_of(world: World, snapshot: Snapshot, cameras: tuple[Camera, ...], pictures: list[Picture]) -> Truth:
+    """Truth at a snapshot from the world and the rendered views (pictures in the order of ``cameras``)."""
+    views = tuple(_sights(snapshot, camera, picture) for camera, picture in zip(cameras, pictures, strict=True))
+    seen = {sight.id for view in views for sight in view}
+    behavior, thing, gap = hazard(world, snapshot, seen)
+    reason = {'light': 'red light', 'vehicle': 'car', 'pedestrian': 'pedestrian'}[thing.kind] if thing else 'nothing'
+    ego = snapshot.ego
+    return Truth(snapshot.t, ego.speed, ego.yaw_rate, views, behavior, reason, thing.id if thing else -1, gap)
+
+
+def hazard(world: World, snapshot: Snapshot, seen: set[int]) -> tuple[Behavior, Thing | None, float]:
+    """What to do, the thing that is the reason and its gap (m) to the front bumper; only things in ``seen`` count.
+
+    The corridor is straight ahead; once the ego vehicle turns (yaw rate not zero) it follows the bend.
+    """
+    worst: tuple[Behavior, Thing | None, float] = (Behavior.NONE, None, math.inf)
+    for thing in snapshot.things:
+        if thing.id not in seen:
+            continue
+        gap = _light_gap(snapshot, thing) if thing.kind == 'light' else _gap(world, snapshot, thing)
+        behavior = Behavior.STOP if gap < STOP_WITHIN else Behavior.SLOW_DOWN if gap < SLOW_WITHIN else Behavior.NONE
+        away = thing.vx * math.cos(snapshot.ego.yaw) + thing.vy * math.sin(snapshot.ego.yaw)
+        if thing.kind == 'vehicle' and away > 2.0 and behavior != Behavior.NONE:
+            behavior = Behavior.SLOW_DOWN if gap < STOP_WITHIN else Behavior.NONE
+        if behavior != Behavior.NONE and (-int(behavior), gap) < (-int(worst[0]), worst[2]):
+            worst = (behavior, thing, gap)
+    return worst
+
+
+def _gap(world: World, snapshot: Snapshot, thing: Thing) -> float:
+    ego = snapshot.ego
+    dx, dy = thing.x - ego.x, thing.y - ego.y
+    if abs(dx) + abs(dy) > 50.0:
+        return math.inf
+    along = dx * math.cos(ego.yaw) + dy * math.sin(ego.yaw)
+    place: tuple[float, float] | None = (along, -dx * math.sin(ego.yaw) + dy * math.cos(ego.yaw))
+    if abs(ego.yaw_rate) > 0.05:
+        place = world.route.locate(thing.x, thing.y, world.progress(snapshot.t))
+    if place is None or abs(place[1]) > CORRIDOR or place[0] < FRONT_BUMPER - 1.0:
+        return math.inf
+    half = 0.25
+    if thing.kind == 'vehicle':
+        turned = abs(math.cos(thing.yaw - ego.yaw))
+        half = turned * thing.length / 2 + (1.0 - turned) * thing.width / 2
+    return max(0.0, place[0] - half - FRONT_BUMPER)
+
+
+def _light_gap(snapshot: Snapshot, light: Thing) -> float:
+    """Distance to the stop line of a red light that faces the ego vehicle."""
+    ego = snapshot.ego
+    facing = math.cos(light.yaw - ego.yaw) < -0.98
+    if light.state != 'red' or not facing or abs(ego.yaw_rate) > 0.05:
+        return math.inf
+    ahead = (light.x - ego.x) * math.cos(ego.yaw) + (light.y - ego.y) * math.sin(ego.yaw)
+    aside = -(light.x - ego.x) * math.sin(ego.yaw) + (light.y - ego.y) * math.cos(ego.yaw)
+    gap = ahead - 9.0 - STOP_LINE - FRONT_BUMPER
+    return max(gap, 0.0) if gap > -2.0 and abs(aside) < BLOCK / 4 else math.inf
+
+
+def _sights(snapshot: Snapshot, camera: Camera, picture: Picture) -> tuple[Sight, ...]:
+    ego = snapshot.ego
+    lamp = (picture.classes == RED_LIGHT) | (picture.classes == GREEN_LIGHT)
+    solid = (picture.classes == VEHICLE) | (picture.classes == PEDESTRIAN) | lamp
+    rows, columns = np.nonzero(solid & (picture.things >= 0))
+    ids = picture.things[rows, columns]
+    sights = []
+    right = ego.yaw + camera.azimuth - math.pi / 2
+    for number in np.unique(ids):
+        thing, mine = snapshot.things[number], ids == number
+        if mine.sum() < (LAMP_VISIBLE if thing.kind == 'light' else VISIBLE):
+            continue
+        u, v = columns[mine], rows[mine]
+        distance = math.hypot(thing.x - ego.x, thing.y - ego.y)
+        sideways = thing.vx * math.cos(right) + thing.vy * math.sin(right)
+        place = (int(mine.sum()), float(u.mean()), float(v.mean()), int(u.min()), int(u.max()), distance)
+        sights.append(Sight(thing.id, thing.kind, thing.colour, thing.state, *place, thing.moving, sideways))
+    return tuple(sorted(sights, key=lambda sight: (sight.distance, sight.id)))
