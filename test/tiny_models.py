@@ -10,10 +10,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-FAMILIES = ('qwen2_5_vl', 'qwen3_vl', 'ringworld')
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'ringworld')
 
-PATCH = {'qwen2_5_vl': 14, 'qwen3_vl': 16, 'ringworld': 16}
-MERGE = {'qwen2_5_vl': 2, 'qwen3_vl': 2, 'ringworld': 1}
+PATCH = {'qwen2_vl': 14, 'qwen2_5_vl': 14, 'qwen3_vl': 16, 'ringworld': 16}
+MERGE = {'qwen2_vl': 2, 'qwen2_5_vl': 2, 'qwen3_vl': 2, 'ringworld': 1}
+CLASSES = {'qwen2_vl': 'Qwen2VL', 'qwen2_5_vl': 'Qwen2_5_VL', 'qwen3_vl': 'Qwen3VL', 'ringworld': 'Qwen3VL'}
 
 SPECIAL = (
     '<|endoftext|>',
@@ -52,8 +53,7 @@ def make_tiny_model(path: Path, family: str, seed: int = 0) -> Path:
     tokenizer.save_pretrained(path)
     config = _config(family, tokenizer)
     torch.manual_seed(seed)
-    architecture = 'Qwen2_5_VLForConditionalGeneration' if family == 'qwen2_5_vl' else 'Qwen3VLForConditionalGeneration'
-    model = getattr(transformers, architecture)(config)
+    model = getattr(transformers, f'{CLASSES[family]}ForConditionalGeneration')(config)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(path)
@@ -116,6 +116,7 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
         'hidden_size': 32,
         'intermediate_size': 48,
         'num_heads': 2,
+        'in_channels': 3,
         'patch_size': PATCH[family],
         'spatial_merge_size': MERGE[family],
         'out_hidden_size': 32,
@@ -124,7 +125,9 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
     if family == 'qwen2_5_vl':
         side = 2 * PATCH[family] * MERGE[family]
         vision |= {'window_size': side, 'fullatt_block_indexes': [1]}
-        return transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
-    text |= {'head_dim': 8}
-    vision |= {'num_position_embeddings': 64, 'deepstack_visual_indexes': [0, 1] if family == 'qwen3_vl' else []}
-    return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
+    elif family == 'qwen2_vl':
+        vision |= {'embed_dim': 32, 'hidden_size': 32, 'mlp_ratio': 2}
+    else:
+        text |= {'head_dim': 8}
+        vision |= {'num_position_embeddings': 64, 'deepstack_visual_indexes': [0, 1] if family == 'qwen3_vl' else []}
+    return getattr(transformers, f'{CLASSES[family]}Config')(text_config=text, vision_config=vision, **tokens)

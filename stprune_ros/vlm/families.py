@@ -24,7 +24,7 @@ class EncoderOutput:
 
 @dataclass(frozen=True, slots=True)
 class QwenVL:
-    """Qwen2.5-VL: tokens of ``merge_size`` x ``merge_size`` patches, three rows of positions (time, row, column)."""
+    """Qwen2-VL and Qwen2.5-VL: tokens of merge_size x merge_size patches, positions as (time, row, column)."""
 
     model_type: str
     architecture: str
@@ -71,6 +71,7 @@ class Qwen3VL(QwenVL):
 FAMILIES: Mapping[str, QwenVL] = {
     family.model_type: family
     for family in (
+        QwenVL('qwen2_vl', 'Qwen2VLForConditionalGeneration'),
         QwenVL('qwen2_5_vl', 'Qwen2_5_VLForConditionalGeneration'),
         Qwen3VL('qwen3_vl', 'Qwen3VLForConditionalGeneration'),
     )
