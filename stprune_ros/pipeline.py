@@ -24,6 +24,7 @@ from stprune_ros.core.types import (
     Window,
 )
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.selection import warm_up
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.answer import Hint, clean_text, read_hint
@@ -69,6 +70,7 @@ class Pipeline:
         self._decode = decode
         self._features: dict[Key, ImageFeatures | None] = {}  # frames of the last window; None: could not be decoded
         self._sizes_said: set[str] = set()
+        warm_up()
 
     def run(
         self,

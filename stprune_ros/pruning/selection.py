@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.kernel import compiled
+
 
 def budget(ratio: float, count: int) -> int:
     """How many of ``count`` tokens a ratio in (0, 1] keeps: rounded half up, at least one where there is one."""
@@ -22,6 +24,13 @@ def greedy_max_min(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor
     similarity: (B, N, N) cosine similarities, float32; bonus: (B, N), -inf where there is none; budgets: (B,) int64,
     at most the number of tokens. Returns the keep mask, bool (B, N), with exactly ``budgets`` tokens in each row.
     """
+    if compiled is not None and similarity.device.type == 'cpu':
+        return torch.from_numpy(compiled(similarity.numpy(), bonus.numpy(), budgets.numpy()))
+    return greedy_plain(similarity, bonus, budgets)
+
+
+def greedy_plain(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
+    """`greedy_max_min` step by step in torch: the reference for the compiled loop, and what runs on other devices."""
     rows = torch.arange(len(similarity), device=similarity.device)
     score = bonus.clone()
     nearest = torch.full_like(bonus, math.inf)
@@ -50,3 +59,8 @@ def select(tokens: list[Tensor], bonuses: list[Tensor], budgets: list[int]) -> l
     bonus = pad_rows(bonuses, -math.inf)
     keep = greedy_max_min(x @ x.transpose(1, 2), bonus, torch.tensor(budgets, device=x.device))
     return [keep[i, : len(rows)] for i, rows in enumerate(tokens)]
+
+
+def warm_up() -> None:
+    """Compile the loop now, so that the first tick need not."""
+    greedy_max_min(torch.ones(1, 1, 1), torch.ones(1, 1), torch.ones(1, dtype=torch.int64))

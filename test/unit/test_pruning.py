@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import budget, greedy_max_min, select
+from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, select
 from stprune_ros.pruning.temporal import volatility
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import METHODS as OFFERED
@@ -86,6 +86,19 @@ def test_greedy_prefers_the_far_and_breaks_ties_by_index():
     x = unit(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
     [keep] = select([x], [torch.zeros(4)], [2])
     assert keep.tolist() == [True, False, True, False]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 9), st.booleans(), st.data())
+def test_the_compiled_loop_picks_the_same_tokens(sets, count, seed, ties, data):
+    generator = torch.Generator().manual_seed(seed)
+    x = unit(torch.randn(sets, count, 4, generator=generator))
+    bonus = torch.rand(sets, count, generator=generator)
+    if ties:
+        x, bonus = x.round(), bonus.round()
+    budgets = torch.tensor(data.draw(st.lists(st.integers(0, count), min_size=sets, max_size=sets)))
+    similarity = x @ x.transpose(1, 2)
+    assert torch.equal(greedy_max_min(similarity, bonus, budgets), greedy_plain(similarity, bonus, budgets))
 
 
 def test_batched_selection_equals_one_by_one():
