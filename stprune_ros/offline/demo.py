@@ -167,7 +167,7 @@ def compare(live_file: Path, replayed: Path, truth: Truth | None) -> dict[str, A
     """Hints that arrived live against the replayed ones of the same stamps, and against the truth."""
     arrived, expected = read_hints(live_file), read_hints(replayed)
     valid = {stamp: behavior for stamp, (status, behavior) in arrived if status in VALID}
-    known = {stamp: truth.behavior(stamp) for stamp in valid} if truth else {}
+    known = {stamp: truth.at(stamp).behavior for stamp in valid} if truth else {}
     replayed_hints = {stamp: behavior for stamp, (status, behavior) in expected if status in VALID}
     common = [stamp for stamp in valid if stamp in replayed_hints]
     return {

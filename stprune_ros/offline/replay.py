@@ -21,7 +21,7 @@ from stprune_ros.offline.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.offline.report import Mark, Picture, Shown, render
 from stprune_ros.offline.summary import Tally, write_json
 from stprune_ros.offline.topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
-from stprune_ros.offline.truth import Truth
+from stprune_ros.offline.truth import UNKNOWN, TrueTick, Truth
 from stprune_ros.pipeline import Pipeline
 from stprune_ros.ros import conversions, images
 from stprune_ros.settings import Settings
@@ -212,11 +212,11 @@ class Replay:
         if self.settings['inference.describe']:
             self._write(writer, SCENE_TOPIC, conversions.scene_description, answer)
         writer.flush()
-        truth = self._truth.behavior(current.stamp_ns) if self._truth else ''
-        self.tally.add(answer, truth)
+        truth = self._truth.at(current.stamp_ns) if self._truth else UNKNOWN
+        self.tally.add(answer, truth.behavior)
         self._first_ns = current.stamp_ns if self._first_ns is None else self._first_ns
         seconds = (current.stamp_ns - self._first_ns) / 1e9
-        self.marks.append(Mark(seconds, answer.status.name, answer.behavior.name, truth))
+        self.marks.append(Mark(seconds, answer.status.name, answer.behavior.name, truth.behavior))
         self.shown.add(self._show(window, answer, seconds, truth) if self.shown.wants_next() else None)
 
     def _failed(self, window: Window, sentence: str) -> Answer:
@@ -239,7 +239,7 @@ class Replay:
         message = convert(answer, self.settings, self._types)
         writer.write(topic, answer.stamp_ns, bytes(self._store.serialize_cdr(message, message.__msgtype__)))
 
-    def _show(self, window: Window, answer: Answer, seconds: float, truth: str) -> Shown:
+    def _show(self, window: Window, answer: Answer, seconds: float, truth: TrueTick) -> Shown:
         ego = window.current.ego
         pictures = tuple(self._picture(view.camera, view.keep) for view in answer.views)
         return Shown(answer, seconds, pictures, ego.speed if ego else None, truth)

@@ -14,6 +14,7 @@ from typing import Any
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, CameraState, Status
 from stprune_ros.offline.style import BEHAVIOR_COLOURS, STYLE
+from stprune_ros.offline.truth import UNKNOWN, TrueTick
 
 STAGE_COLOURS = ('#5b8def', '#8a6fd1', '#e0a526', '#3f9c78', '#d6655a', '#6fa8b8')
 
@@ -46,7 +47,7 @@ class Shown:
     seconds: float
     pictures: tuple[Picture, ...]
     speed: float | None = None
-    truth: str = ''
+    truth: TrueTick = UNKNOWN
 
 
 def render(summary: Mapping[str, Any], marks: Sequence[Mark], shown: Sequence[Shown], rig: CameraRig | None) -> str:
@@ -131,7 +132,9 @@ def _overview(summary: Mapping[str, Any], marks: Sequence[Mark], rig: CameraRig 
     for behavior in sorted({*hints, *truths}):
         counts = f'{hints[behavior]} ticks' + (f', truth {truths[behavior]}' if truths else '')
         rows.append(f'<span>{name(behavior)}</span>{_bar(hints[behavior] / len(marks), behavior)}<span>{counts}</span>')
-    left = f'<div class="card"><b>Hints over time</b>{_timeline(marks)}<div class="bars">{"".join(rows)}</div></div>'
+    left = f'<div class="card"><b>Hints over time</b>{_timeline(marks)}<div class="bars">{"".join(rows)}</div>'
+    notes = ''.join(f'<li>{escape(note)}</li>' for note in summary['notes'])
+    left += f'<p><b>Notes</b></p><ul class="small">{notes or "<li>none</li>"}</ul></div>'
     right = f'<div class="card"><b>Ring</b>{_ring(rig, summary)}</div>' if rig is not None else ''
     return f'<div class="split">{left}{right}</div>'
 
@@ -237,10 +240,12 @@ def _answer(tick: Shown) -> str:
     )
     more = ' &hellip;' if answer.truncated else ''
     text = f'<div class="text">{escape(answer.description)}{more}</div>' if answer.description else ''
+    truth = tick.truth.description
+    true_text = f'<div class="text small soft">truth: {escape(truth)}</div>' if truth else ''
     notes = ''.join(f'<li>{escape(note)}</li>' for note in answer.notes)
     dot = f'<i class="dot" style="background:{colour(behavior)}"></i>'
     return f"""{badges}<div class="hint">{dot}{name(behavior)} {sure}</div>
-{_verdict(tick.truth, behavior)}<div class="bars">{bars}</div>{text}{_stages(answer.stage_ms)}
+{_verdict(tick.truth.behavior, behavior)}<div class="bars">{bars}</div>{text}{true_text}{_stages(answer.stage_ms)}
 <ul class="small soft">{notes}</ul>"""
 
 
@@ -293,12 +298,10 @@ def _times(summary: Mapping[str, Any]) -> str:
 
 
 def _provenance(summary: Mapping[str, Any]) -> str:
-    notes = ''.join(f'<li>{escape(note)}</li>' for note in summary['notes']) or '<li>nothing to note</li>'
     odometry = summary['topics']['odometry'] or 'none'
     counters = ''.join(f'; {key} {value}' for key, value in summary['counters'].items())
     sources = f'Prompt {summary["prompt_id"]}; odometry {odometry}; anchor {summary["anchor"]}{counters}.'
-    return f"""<h2>Notes</h2>
-<div class="card"><ul>{notes}</ul><p class="small soft">{escape(sources)}</p></div>"""
+    return f'<p class="small soft">{escape(sources)}</p>'
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stprune_ros.core.types import Behavior, StpruneError
 
 NEAR_NS = 20_000_000
 
 
-class Truth:
-    """Right behaviors by time, from a file ``truth.json`` in the bag folder."""
+@dataclass(frozen=True)
+class TrueTick:
+    """What is right at one time: behavior name, and the scene in words ('' where the file has none)."""
 
-    def __init__(self, behaviors: dict[int, str]) -> None:
-        self._behaviors = behaviors
-        self._stamps = sorted(behaviors)
+    behavior: str
+    description: str = ''
+
+
+UNKNOWN = TrueTick('')
+
+
+class Truth:
+    """What is right by time, from a file ``truth.json`` in the bag folder."""
+
+    def __init__(self, ticks: Mapping[int, TrueTick]) -> None:
+        self._ticks = ticks
+        self._stamps = sorted(ticks)
 
     @classmethod
     def beside(cls, bag: Path) -> Truth | None:
@@ -26,12 +40,16 @@ class Truth:
             return None
         try:
             ticks = json.loads(path.read_text(encoding='utf-8'))['ticks']
-            return cls({int(tick['stamp_ns']): Behavior[tick['behavior']].name for tick in ticks})
-        except (ValueError, KeyError, TypeError) as error:
+            return cls({int(tick['stamp_ns']): _true_tick(tick) for tick in ticks})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StpruneError(f"truth file '{path}' is not readable: {error!r}") from None
 
-    def behavior(self, stamp_ns: int) -> str:
-        """Name of the right behavior within 20 ms of ``stamp_ns``, '' where the file says nothing."""
+    def at(self, stamp_ns: int) -> TrueTick:
+        """What is right within 20 ms of ``stamp_ns``; an empty behavior where the file says nothing."""
         index = bisect_left(self._stamps, stamp_ns)
         near = [stamp for stamp in self._stamps[max(0, index - 1) : index + 1] if abs(stamp - stamp_ns) <= NEAR_NS]
-        return self._behaviors[min(near, key=lambda stamp: abs(stamp - stamp_ns))] if near else ''
+        return self._ticks[min(near, key=lambda stamp: abs(stamp - stamp_ns))] if near else UNKNOWN
+
+
+def _true_tick(tick: Mapping[str, Any]) -> TrueTick:
+    return TrueTick(Behavior[tick['behavior']].name, str(tick.get('description', '')))
