@@ -35,7 +35,7 @@ class BuildInterfaces(Command):
     """Generate and compile msg/*.msg with rosidl."""
 
     description = 'generate and compile the ROS interfaces'
-    user_options = [('build-lib=', 'b', ''), ('build-temp=', 't', '')]
+    user_options = (('build-lib=', 'b', ''), ('build-temp=', 't', ''))
     editable_mode = False
 
     def initialize_options(self):
@@ -72,8 +72,9 @@ class BuildInterfaces(Command):
         shutil.rmtree(work, ignore_errors=True)  # the cache of an isolated build points at paths that are gone
         paths = os.pathsep.join(str(prefix) for prefix in prefixes)
         env = {**os.environ, 'AMENT_PREFIX_PATH': paths, 'CMAKE_PREFIX_PATH': paths}
-        configure = ['cmake', '-S', str(source), '-B', str(work / 'build'), '-DCMAKE_BUILD_TYPE=Release']
-        configure += ['-DBUILD_TESTING=OFF', f'-DCMAKE_INSTALL_PREFIX={stage}', f'-DPython3_EXECUTABLE={sys.executable}']
+        configure = ['cmake', '-S', str(source), '-B', str(work / 'build')]
+        configure += ['-DCMAKE_BUILD_TYPE=Release', '-DBUILD_TESTING=OFF']
+        configure += [f'-DCMAKE_INSTALL_PREFIX={stage}', f'-DPython3_EXECUTABLE={sys.executable}']
         configure += ['-G', 'Ninja'] if shutil.which('ninja') else []
         subprocess.check_call(configure, env=env)
         subprocess.check_call(['cmake', '--build', str(work / 'build'), '--parallel', str(os.cpu_count())], env=env)
@@ -109,10 +110,14 @@ class BuildInterfaces(Command):
 
 
 class Build(build):
-    sub_commands = [*build.sub_commands, ('build_interfaces', None)]
+    """The usual build, and the interfaces."""
+
+    sub_commands = (*build.sub_commands, ('build_interfaces', None))
 
 
 class BinaryDistribution(Distribution):
+    """Has compiled parts and files below the prefix."""
+
     def has_ext_modules(self):
         return True
 

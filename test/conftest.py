@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,10 +33,9 @@ def domain_id() -> int:
 
 
 @pytest.fixture(autouse=True)
-def ros_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _ros_log_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logs of nodes that a test starts, away from the home folder."""
     monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'ros_log'))
-    yield
 
 
 @pytest.fixture(scope='session')

@@ -47,12 +47,18 @@ STOP_TIMEOUT_S = 10.0
 
 
 class StpruneNode(Node):
-    """Declares its parameters when made and works from `start` to `stop`; raises StpruneError for a wrong parameter."""
+    """Checks its parameters when made and works from `start` to `stop`.
+
+    Raises StpruneError for a wrong parameter, rig file or camera name.
+    """
 
     def __init__(self) -> None:
         super().__init__(NODE_NAME)
         self.settings = parameters.declare(self)
         parameters.on_change(self, lambda: self.settings, self._change_settings)
+        path = self.settings['cameras.rig_file']
+        self._rig = CameraRig.from_file(path) if path else None
+        self._cameras = camera_names(self.settings, self._rig)
         self._said: set[str] = set()
         self._stream: SensorStream | None = None
         self._window: Window | None = None  # the newest one
@@ -61,11 +67,8 @@ class StpruneNode(Node):
         self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
 
     def start(self, backend: Backend, prompt: Prompt) -> None:
-        """Subscribe and begin to work with a loaded model. Raises StpruneError for a wrong rig file or camera name."""
+        """Subscribe and begin to work with a loaded model. Raises StpruneError where the rig lacks a named camera."""
         self._backend, self._prompt = backend, prompt
-        path = self.settings['cameras.rig_file']
-        rig = CameraRig.from_file(path) if path else None
-        self._cameras = camera_names(self.settings, rig)
         self._builder = RigBuilder(self.settings['cameras.base_frame'])
         self._health = diagnostics.Health(dict.fromkeys(self._cameras))
         self._outputs = Outputs(self, self._warn_once)
@@ -73,8 +76,8 @@ class StpruneNode(Node):
         info = backend.info
         host = f'{info.family}, {info.device}, {info.dtype}'
         self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
-        if rig is not None:
-            self._use_rig(CameraRig(rig.cameras[camera] for camera in self._cameras))
+        if self._rig is not None:
+            self._use_rig(CameraRig(self._rig.cameras[camera] for camera in self._cameras))
         else:
             self._subscribe_calibration()
         self._subscribe_sensors()

@@ -99,7 +99,7 @@ class Vehicle:
             camera: node.create_publisher(transport, f'{prefix}/{camera}/{suffix}', sensor) for camera in AZIMUTH_DEG
         }
         self._infos = {
-            camera: node.create_publisher(CameraInfo, f'{prefix}/{camera}/camera_info', sensor) for camera in AZIMUTH_DEG
+            name: node.create_publisher(CameraInfo, f'{prefix}/{name}/camera_info', sensor) for name in AZIMUTH_DEG
         }
         self._odometry = node.create_publisher(Odometry, f'{prefix}/kinematic_state', qos.ODOMETRY)
         self._tf = node.create_publisher(TFMessage, '/tf_static', qos.TF_STATIC)
@@ -163,12 +163,12 @@ class Vehicle:
 class NodeProcess:
     """The node in a process of its own, with parameters in a file."""
 
-    def __init__(self, folder: Path, vehicle: Vehicle, values: Mapping[str, Any], arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, vehicle: Vehicle, values: Mapping[str, Any]) -> None:
         namespace = vehicle.node_name.rpartition('/')[0]
         params = folder / 'params.yaml'
         params.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(values)}}), encoding='utf-8')
         self._log = folder / 'node.log'
-        ros = ['--ros-args', '-r', f'__ns:={namespace}', '--params-file', str(params), *arguments]
+        ros = ['--ros-args', '-r', f'__ns:={namespace}', '--params-file', str(params)]
         env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id), 'ROS_LOG_DIR': str(folder)}
         with self._log.open('wb') as log:
             self.process = subprocess.Popen(

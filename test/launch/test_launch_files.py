@@ -48,7 +48,8 @@ def remaps_with(**given: str) -> dict[str, str]:
 
 
 def test_topics_follow_the_templates():
-    remaps = remaps_with(image_topic='/cam/{camera}/jpg', camera_info_topic='/cam/{camera}/info', odometry_topic='/odom')
+    templates = {'image_topic': '/cam/{camera}/jpg', 'camera_info_topic': '/cam/{camera}/info'}
+    remaps = remaps_with(**templates, odometry_topic='/odom')
     assert remaps['~/input/CAM_BACK/image/compressed'] == '/cam/CAM_BACK/jpg'
     assert remaps['~/input/CAM_FRONT_LEFT/camera_info'] == '/cam/CAM_FRONT_LEFT/info'
     assert remaps['~/input/kinematic_state'] == '/odom'

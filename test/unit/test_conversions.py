@@ -1,0 +1,157 @@
+"""Answers to messages: the same for rclpy's classes and a typestore's, and nothing read into an answer that is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
+from stprune_ros.offline.bags import message_store
+from stprune_ros.ros.conversions import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
+from stprune_ros.settings import Settings
+
+STAMP = 1_700_000_000_123_456_789
+SETTINGS = Settings({'output.valid_for_ms': 1500.0})
+NOTHING = (Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.TIMEOUT, Status.INVALID, Status.ERROR)
+
+
+def answer(status: Status = Status.OK, description_status: Status = Status.OK) -> Answer:
+    views = (
+        ViewReport('front', CameraState.OK, STAMP, 4, 1200, 120, np.ones((4, 15, 20), bool)),
+        ViewReport('back', CameraState.MISSING),
+    )
+    return Answer(
+        sequence=7,
+        stamp_ns=STAMP,
+        status=status,
+        behavior=Behavior.YIELD,
+        distribution=((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
+        confidence=0.75,
+        confidence_source=ConfidenceSource.TOKEN_PROBABILITY,
+        max_speed=3.5,
+        distance=12.0,
+        description_status=description_status,
+        description='A van waits on the left.',
+        truncated=True,
+        views=views,
+        tokens_text=90,
+        model_id='tiny',
+        model_revision='0123abcd',
+        model_trained=True,
+        prompt_id='driving-1',
+        method='st_prune',
+        keep_ratio=0.1,
+        stage_ms={'decode': 1.5, 'encode': 20.0},
+        notes=('no odometry',),
+    )
+
+
+def classes(name: str) -> MessageTypes:
+    if name == 'store':
+        return store_types(message_store())
+    pytest.importorskip('rclpy')
+    return ros_types()
+
+
+@pytest.fixture(params=['ros', 'store'])
+def types(request) -> MessageTypes:
+    return classes(request.param)
+
+
+def test_hint_says_everything(types):
+    hint = planning_hint(answer(), SETTINGS, types, 0.25)
+    assert (hint.header.stamp.sec, hint.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    assert hint.header.frame_id == 'base_link'
+    assert (hint.valid_for.sec, hint.valid_for.nanosec) == (1, 500_000_000)
+    assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 1)
+    assert list(hint.candidates) == [100, 1]
+    assert list(hint.probabilities) == [0.75, 0.25]
+    assert (hint.confidence, hint.max_speed, hint.distance) == (0.75, 3.5, 12.0)
+    info = hint.info
+    assert (info.sequence, info.tokens_full, info.tokens_kept, info.tokens_text) == (7, 1200, 120, 90)
+    assert (info.model_id, info.model_revision, info.model_trained) == ('tiny', '0123abcd', True)
+    assert (info.prompt_id, info.method, list(info.notes)) == ('driving-1', 'st_prune', ['no odometry'])
+    assert info.keep_ratio == pytest.approx(0.1)
+    assert dict(zip(info.stage_names, info.stage_ms)) == {'decode': 1.5, 'encode': 20.0}
+    assert info.output_latency == 0.25
+    front, back = info.cameras
+    assert (front.name, front.state, front.frames, front.tokens_full, front.tokens_kept) == ('front', 1, 4, 1200, 120)
+    assert (front.stamp.sec, front.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    assert (back.name, back.state, back.stamp.sec, back.tokens_kept) == ('back', 2, 0, 0)
+
+
+@pytest.mark.parametrize('status', NOTHING)
+def test_hint_that_is_none_says_unknown_and_nothing_else(types, status):
+    hint = planning_hint(answer(status), SETTINGS, types)
+    assert hint.status == status
+    assert (hint.behavior, hint.confidence, hint.confidence_source) == (0, 0.0, 0)
+    assert len(hint.candidates) == len(hint.probabilities) == 0
+    assert math.isnan(hint.max_speed)
+    assert math.isnan(hint.distance)
+    assert (hint.valid_for.sec, hint.valid_for.nanosec) == (0, 0)
+    assert hint.info.model_id == 'tiny'
+
+
+def test_degraded_hint_is_valid(types):
+    hint = planning_hint(answer(Status.DEGRADED), SETTINGS, types)
+    assert (hint.status, hint.behavior, hint.valid_for.sec) == (2, 100, 1)
+
+
+@pytest.mark.parametrize('status', [Status.OK, Status.DEGRADED, Status.TIMEOUT])
+def test_description_has_a_status_of_its_own(types, status):
+    text = scene_description(answer(Status.INVALID, status), SETTINGS, types)
+    assert (text.status, text.description, text.truncated) == (status, 'A van waits on the left.', True)
+    assert text.valid_for.sec == 1
+
+
+@pytest.mark.parametrize('status', [Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.INVALID, Status.ERROR])
+def test_description_that_is_none_is_empty(types, status):
+    text = scene_description(answer(Status.OK, status), SETTINGS, types)
+    assert (text.status, text.description, text.truncated, text.valid_for.sec) == (status, '', False, 0)
+
+
+def test_both_kinds_of_classes_say_the_same_on_the_wire():
+    pytest.importorskip('rclpy')
+    from rclpy.serialization import deserialize_message, serialize_message
+
+    store, live_types = message_store(), ros_types()
+    for convert, name in ((planning_hint, 'PlanningHint'), (scene_description, 'SceneDescription')):
+        live = convert(answer(), SETTINGS, live_types, 0.25)
+        offline = convert(answer(), SETTINGS, store_types(store), 0.25)
+        data = bytes(store.serialize_cdr(offline, f'stprune_ros/msg/{name}'))
+        # Not byte by byte: DDS leaves the padding between fields as it finds it.
+        assert deserialize_message(data, type(live)) == deserialize_message(serialize_message(live), type(live))
+
+
+def test_answers_expire_by_their_stamp():
+    limit = STAMP + 1_500_000_000
+    assert expire(answer(), limit, SETTINGS).status == Status.OK
+    late = expire(answer(), limit + 1, SETTINGS)
+    assert (late.status, late.description_status) == (Status.STALE, Status.STALE)
+    assert planning_hint(late, SETTINGS, classes('store')).behavior == Behavior.UNKNOWN
+
+
+def test_failures_stay_failures_however_late():
+    late = expire(answer(Status.ERROR, Status.INVALID), STAMP + 10**12, SETTINGS)
+    assert (late.status, late.description_status) == (Status.ERROR, Status.INVALID)
+
+
+def test_nothing_expires_before_simulated_time_runs():
+    assert expire(replace(answer(), stamp_ns=-(10**10)), 0, SETTINGS).status == Status.OK
+
+
+def test_constants_equal_the_messages():
+    pytest.importorskip('rclpy')
+    from stprune_ros.msg import CameraStatus, PlanningHint, SceneDescription
+
+    for status in Status:
+        assert getattr(PlanningHint, status.name) == getattr(SceneDescription, status.name) == status
+    for behavior in Behavior:
+        assert getattr(PlanningHint, f'BEHAVIOR_{behavior.name}') == behavior
+    for source in ConfidenceSource:
+        assert getattr(PlanningHint, f'CONFIDENCE_{source.name}') == source
+    for state in CameraState:
+        assert getattr(CameraStatus, state.name) == state

@@ -1,0 +1,96 @@
+"""The worker: the newest wins, errors do not end it, dropping cancels."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from threading import Event
+
+from stprune_ros.ros.worker import Worker
+
+TIMEOUT_S = 30.0
+
+
+def test_newest_item_wins_and_skipped_ones_are_counted():
+    started, go_on, seen = Event(), Event(), SimpleQueue()
+
+    def work(item: int, cancel: Event) -> None:
+        seen.put(item)
+        started.set()
+        go_on.wait(TIMEOUT_S)
+
+    worker = Worker(work, lambda item, error: None)
+    worker.start()
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    for item in (1, 2, 3):
+        worker.put(item)
+    go_on.set()
+    assert [seen.get(timeout=TIMEOUT_S) for _ in range(2)] == [0, 3]
+    assert worker.skipped == 2
+    assert worker.stop(TIMEOUT_S)
+
+
+def test_error_is_reported_and_work_goes_on():
+    failures, seen = SimpleQueue(), SimpleQueue()
+
+    def work(item: str, cancel: Event) -> None:
+        if item == 'bad':
+            raise RuntimeError('out of memory')
+        seen.put(item)
+
+    worker = Worker(work, lambda item, error: failures.put((item, str(error))))
+    worker.start()
+    worker.put('bad')
+    assert failures.get(timeout=TIMEOUT_S) == ('bad', 'out of memory')
+    worker.put('good')
+    assert seen.get(timeout=TIMEOUT_S) == 'good'
+    assert worker.stop(TIMEOUT_S)
+
+
+def test_drop_cancels_what_runs_and_forgets_what_waits():
+    started, cancels, seen = Event(), SimpleQueue(), SimpleQueue()
+
+    def work(item: int, cancel: Event) -> None:
+        seen.put(item)
+        started.set()
+        cancels.put(cancel.wait(TIMEOUT_S) if item == 0 else cancel.is_set())
+        if item == 0:
+            raise RuntimeError('its result is of no interest any more')
+
+    failures = SimpleQueue()
+    worker = Worker(work, lambda item, error: failures.put(item))
+    worker.start()
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    worker.put(1)
+    worker.drop()
+    assert cancels.get(timeout=TIMEOUT_S) is True
+    worker.put(2)
+    assert cancels.get(timeout=TIMEOUT_S) is False
+    assert [seen.get(timeout=TIMEOUT_S) for _ in range(2)] == [0, 2]
+    assert failures.empty()
+    assert worker.stop(TIMEOUT_S)
+
+
+def test_stop_ends_an_idle_worker_and_one_that_never_started():
+    worker = Worker(lambda item, cancel: None, lambda item, error: None)
+    assert worker.stop(TIMEOUT_S)
+    worker = Worker(lambda item, cancel: None, lambda item, error: None)
+    worker.start()
+    assert worker.stop(TIMEOUT_S)
+
+
+def test_stop_says_when_the_work_does_not_end():
+    started, go_on = Event(), Event()
+
+    def work(item: int, cancel: Event) -> None:
+        started.set()
+        go_on.wait(TIMEOUT_S)
+
+    worker = Worker(work, lambda item, error: None)
+    worker.start()
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    assert not worker.stop(0.01)
+    go_on.set()
+    assert worker.stop(TIMEOUT_S)
