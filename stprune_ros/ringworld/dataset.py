@@ -14,7 +14,18 @@ import cv2
 import numpy as np
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.renderer import CLASSES, GREEN_LIGHT, HEIGHT, PEDESTRIAN, RED_LIGHT, RING, VEHICLE, WIDTH, Picture, render
+from stprune_ros.ringworld.renderer import (
+    CLASSES,
+    GREEN_LIGHT,
+    HEIGHT,
+    PEDESTRIAN,
+    RED_LIGHT,
+    RING,
+    VEHICLE,
+    WIDTH,
+    Picture,
+    render,
+)
 from stprune_ros.ringworld.scene import COLOURS, Snapshot, World
 from stprune_ros.ringworld.truth import Truth, hazard, truth_of
 
@@ -29,7 +40,7 @@ KIND = {VEHICLE: 0, PEDESTRIAN: 1, RED_LIGHT: 2, GREEN_LIGHT: 3}
 
 @dataclass(frozen=True)
 class Scene:
-    """``images`` uint8 (T, V, 96, 160, 3); ``tokens``: dense truth arrays, each (T, V, 60, ...); ``truths`` one per frame."""
+    """``images`` uint8 (T, V, 96, 160, 3); ``tokens``: dense truth, each (T, V, 60, ...); one truth per frame."""
 
     seed: int
     images: np.ndarray
@@ -79,13 +90,15 @@ def as_seen(rgb: np.ndarray) -> np.ndarray:
 
 
 def token_truth(picture: Picture, snapshot: Snapshot, truth: Truth, view: int) -> dict[str, np.ndarray]:
-    """Dense truth of one view, (60, ...): class shares, and of the thing with most pixels in a patch its kind, colour, range
-    (log m), place in the patch, width, whether and where it moves, and whether it is the reason of the hint.
+    """Dense truth of one view, (60, ...): class shares, and of the thing with most pixels in a patch its kind, colour,
+    place in the patch and log range (m), whether and where it moves, and whether it is the reason of the hint.
     """
     rows, columns = GRID
     n = rows * columns
     patch = (np.arange(HEIGHT)[:, None] * rows // HEIGHT) * columns + np.arange(WIDTH)[None, :] * columns // WIDTH
-    share = np.bincount(patch.ravel() * len(CLASSES) + picture.classes.ravel(), minlength=n * len(CLASSES)).reshape(n, -1)
+    share = np.bincount(patch.ravel() * len(CLASSES) + picture.classes.ravel(), minlength=n * len(CLASSES)).reshape(
+        n, -1
+    )
     out = {
         'share': np.round(share * (255.0 * n / (WIDTH * HEIGHT))).astype(np.uint8),
         'kind': np.full(n, -1, np.int8),
@@ -107,14 +120,19 @@ def token_truth(picture: Picture, snapshot: Snapshot, truth: Truth, view: int) -
         wins = count > best
         best = np.maximum(best, count)
         total = np.maximum(count, 1)
-        middle = [np.bincount(where[mine], weights, n) / total for weights in (u[mine] % 32, v[mine] % 32, np.log(depth[mine]))]
+        middle = [
+            np.bincount(where[mine], weights, n) / total
+            for weights in (u[mine] % 32, v[mine] % 32, np.log(depth[mine]))
+        ]
         kind = {'vehicle': 0, 'pedestrian': 1}.get(thing.kind, 2 if thing.state == 'red' else 3)
         sight = sights.get(int(number))
         out['kind'][wins], out['thing'][wins] = kind, number
         out['colour'][wins] = COLOURS.index(thing.colour) if kind == 0 else -1
         out['moving'][wins] = int(thing.moving) if kind < 2 else -1
         out['side'][wins] = (2 if not thing.moving else int(sight.sideways > 0)) if kind == 1 and sight else -1
-        out['reason'][wins] = {Behavior.SLOW_DOWN: 1, Behavior.STOP: 2}.get(truth.behavior, 0) if number == truth.reason_id else 0
+        out['reason'][wins] = (
+            {Behavior.SLOW_DOWN: 1, Behavior.STOP: 2}.get(truth.behavior, 0) if number == truth.reason_id else 0
+        )
         out['place'][wins] = np.stack([middle[0] / 16 - 1, middle[1] / 16 - 1, middle[2]], 1)[wins]
     return out
 

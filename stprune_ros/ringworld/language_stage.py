@@ -1,4 +1,4 @@
-"""Second stage of training: the language model reads frozen visual tokens, all of them, and answers many questions at once.
+"""Second stage of training: the language model learns to read frozen visual tokens, all of them, in many answers.
 
 Every scene is prefilled once; its questions stand side by side behind that prefix, hidden from one another, at the
 positions where the runtime puts a question. The prompt is the one of the exported prompt file.
@@ -27,6 +27,7 @@ from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
 
 ALL_VIEWS = tuple(range(len(DIRECTIONS)))
+NOISE = 0.1
 DENSE = ('kind', 'moving', 'side', 'reason')
 
 
@@ -79,14 +80,21 @@ class Reader:
     def _render(self, content: Sequence[Any]) -> tuple[str, str]:
         parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
         parts.append({'type': 'text', 'text': '[[question]]'})
-        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': self.prompt.system}]}, {'role': 'user', 'content': parts}]
-        head, _, tail = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).partition('[[question]]')
+        turns = [
+            {'role': 'system', 'content': [{'type': 'text', 'text': self.prompt.system}]},
+            {'role': 'user', 'content': parts},
+        ]
+        head, _, tail = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).partition(
+            '[[question]]'
+        )
         return head, tail
 
     def asked(self, kind: str, question: str, answer: str, weight: float) -> Asked:
         return Asked(kind, self.ids(question) + self.tail, [*self.ids(answer), self.end], weight)
 
-    def lesson_questions(self, truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...], motion: bool) -> list[Asked]:
+    def lesson_questions(
+        self, truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...], motion: bool
+    ) -> list[Asked]:
         """The hint, the description and ``count`` drawn questions."""
         hint = hint_question(truth)
         asked = [self.asked('hint', hint.text, hint.answer, 1.5)]
@@ -106,7 +114,9 @@ class DenseHeads(nn.Module):
         self.side = nn.Linear(width, 3)
         self.reason = nn.Linear(width, 3)
 
-    def loss(self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], views: Sequence[int], frames: int) -> torch.Tensor:
+    def loss(
+        self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], views: Sequence[int], frames: int
+    ) -> torch.Tensor:
         """``hidden`` (B, views * frames * 60, D) in prompt order; dense truth (B, V, T, 60)."""
         b, n = len(hidden), len(views)
         x = hidden.view(b, n, frames, TOKENS, -1)
@@ -136,7 +146,7 @@ def read_lessons(model: Any, folder: Path) -> list[Lesson]:
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids`` (B, N) padded to the right, ``lengths`` (B,), ``tokens`` (B, n, D), dense truth (B, V, T, 60), questions."""
+    """``ids`` (B, N) padded to the right, ``lengths`` (B,), ``tokens`` (B, n, D), truth (B, V, T, 60), questions."""
 
     ids: torch.Tensor
     lengths: torch.Tensor
@@ -147,7 +157,15 @@ class Batch:
     asked: list[list[Asked]]
 
 
-def make_batch(lessons: Sequence[Lesson], reader: Reader, rng: np.random.Generator, size: int, frames: int, count: int, plain: bool = False) -> Batch:
+def make_batch(
+    lessons: Sequence[Lesson],
+    reader: Reader,
+    rng: np.random.Generator,
+    size: int,
+    frames: int,
+    count: int,
+    plain: bool = False,
+) -> Batch:
     """Draw ``size`` scenes with ``frames`` frames; unless ``plain``, now and then without a view or the odometry."""
     views = ALL_VIEWS
     if not plain and rng.random() < 0.12:
@@ -163,15 +181,26 @@ def make_batch(lessons: Sequence[Lesson], reader: Reader, rng: np.random.Generat
         for name in DENSE:
             dense[name].append(lesson.dense[name][span][:, list(views)].transpose(0, 1))
         asked.append(reader.lesson_questions(truth, rng, count, views, frames > 1))
+    seen = torch.stack(tokens).float()
+    if not plain:  # few scenes, frozen features: a little noise keeps them from being learned by heart
+        seen = seen + NOISE * seen.std() * torch.from_numpy(rng.standard_normal(seen.shape, np.float32))
     lengths = torch.tensor([len(row) for row in ids])
     padded = torch.zeros(size, int(lengths.max()), dtype=torch.long)
     for row, line in zip(padded, ids, strict=True):
         row[: len(line)] = torch.tensor(line)
-    return Batch(padded, lengths, torch.stack(tokens).float(), {n: torch.stack(v) for n, v in dense.items()}, views, frames, asked)
+    return Batch(
+        padded,
+        lengths,
+        seen,
+        {n: torch.stack(v) for n, v in dense.items()},
+        views,
+        frames,
+        asked,
+    )
 
 
 def prefill(model: Any, batch: Batch, image: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """Run the prefixes; returns the cache, hidden states of the visual tokens after the second layer, and positions (3, N).
+    """Run the prefixes: the cache, hidden states of the visual tokens after the second layer, positions (3, N).
 
     Of the last layer only keys and values are computed: nothing reads its output at these places.
     """
@@ -204,7 +233,7 @@ def prefill(model: Any, batch: Batch, image: int) -> tuple[Any, torch.Tensor, to
 
 
 def answer_loss(model: Any, batch: Batch, image: int) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, bool]]]:
-    """Loss of the answers, hidden states for the dense read-outs, and per question whether every answer token was right."""
+    """Loss of the answers, hidden states for the dense read-outs, per question whether the whole answer is right."""
     cache, middle, positions = prefill(model, batch, image)
     size, n = batch.ids.shape
     width = max(sum(len(a.question) + len(a.answer) - 1 for a in asked) for asked in batch.asked)
@@ -231,7 +260,13 @@ def answer_loss(model: Any, batch: Batch, image: int) -> tuple[torch.Tensor, tor
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
     rows = torch.cat([torch.arange(n, n + width).expand(1, size, -1), steps.expand(3, -1, -1)])
     core = model.model.language_model
-    hidden = core(inputs_embeds=core.embed_tokens(ids), position_ids=rows, attention_mask=mask, past_key_values=cache, use_cache=True)
+    hidden = core(
+        inputs_embeds=core.embed_tokens(ids),
+        position_ids=rows,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+    )
     chosen = labels >= 0
     logits = model.lm_head(hidden.last_hidden_state[chosen])
     each = functional.cross_entropy(logits, labels[chosen], reduction='none')

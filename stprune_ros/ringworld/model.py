@@ -1,4 +1,4 @@
-"""The bundled model before training: Qwen3-VL architecture with small numbers, and a tokenizer that knows a hundred words.
+"""The bundled model before training: Qwen3-VL architecture with small numbers, and a tokenizer of a hundred words.
 
 transformers and tokenizers are imported inside the functions: only training needs this file.
 """
@@ -35,11 +35,12 @@ PROMPT = {
     'describe': {'question': DESCRIBE_QUESTION},
 }
 TEXTS = (
-    'what colour is the nearest car in? how many cars are in? is a pedestrian in? what does the traffic light ahead show?',
-    'which view shows a car? does the nearest car in move? which way does the nearest pedestrian in walk? left right nowhere',
-    'is it one car between and? how many pedestrians are around? what is the reason to slow down or stop? which view shows the reason?',
-    'red green yes no nothing red light car pedestrian clear ahead. stop for. slow down for. moving walking: , 0123456789',
-    'back right back left user system assistant standing driving straight turning left right speed',
+    'what colour is the nearest car in? how many cars are in? is a pedestrian in? which view shows a car?',
+    'what does the traffic light ahead show? does the nearest car in move? is it one car between and?',
+    'which way does the nearest pedestrian in walk? left right nowhere how many pedestrians are around?',
+    'what is the reason to slow down or stop? which view shows the reason?',
+    'red green yes no nothing red light car pedestrian clear ahead. stop for. slow down for. moving walking: ,',
+    'back right back left user system assistant standing driving straight turning left right speed 0123456789',
 )
 CHAT = (
     "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
@@ -66,7 +67,11 @@ def make_tokenizer() -> Any:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words()])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token='<|unk|>'))
     core.normalizer = normalizers.Lowercase()
-    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(individual_digits=True)]
+    splits = [
+        pre_tokenizers.WhitespaceSplit(),
+        pre_tokenizers.Punctuation(),
+        pre_tokenizers.Digits(individual_digits=True),
+    ]
     core.pre_tokenizer = pre_tokenizers.Sequence(splits)
     core.decoder = decoders.Sequence([decoders.WordPiece(prefix='##', cleanup=True), decoders.Replace(' :', ':')])
     tokenizer = PreTrainedTokenizerFast(
@@ -109,7 +114,12 @@ def make_model(tokenizer: Any) -> Any:
         'head_dim': 32,
         'max_position_embeddings': 4096,
         'pad_token_id': ids['<|pad|>'],
-        'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'mrope_section': [6, 5, 5], 'mrope_interleaved': True},
+        'rope_parameters': {
+            'rope_type': 'default',
+            'rope_theta': 10000.0,
+            'mrope_section': [6, 5, 5],
+            'mrope_interleaved': True,
+        },
     }
     config = Qwen3VLConfig(
         vision_config=vision,

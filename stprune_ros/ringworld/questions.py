@@ -1,6 +1,6 @@
 """Questions about a tick with answers known to be true, of four kinds, and the text that the model should write.
 
-Balanced by construction: a question form is drawn first, then one of the answers it can have in this scene, then a view.
+Balanced by construction: a question form is drawn first, then one of the answers it has in this scene, then a view.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ class Question:
     candidates: tuple[str, ...]
 
 
-def questions_about(truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...] = tuple(range(6)), motion: bool = True) -> list[Question]:
-    """``count`` questions about one tick; only views in ``views`` are there; ``motion`` False leaves out what needs history."""
+def questions_about(
+    truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...] = tuple(range(6)), motion: bool = True
+) -> list[Question]:
+    """``count`` questions about one tick with the views ``views``; without ``motion`` none that need history."""
     forms = [form for form in FORMS if motion or form not in (car_moves, pedestrian_walks)]
     chosen: list[Question] = []
     for _ in range(4 * count):
@@ -92,20 +94,28 @@ def car_colour(truth: Truth, views: tuple[int, ...]) -> list[Question]:
     """Colour of the nearest car in a view."""
     found = [(index, _nearest(truth.views[index], 'vehicle')) for index in views]
     return [
-        Question('perception', f'what colour is the nearest car in {DIRECTIONS[index]}?', car.colour, COLOURS) for index, car in found if car
+        Question('perception', f'what colour is the nearest car in {DIRECTIONS[index]}?', car.colour, COLOURS)
+        for index, car in found
+        if car
     ]
 
 
 def car_count(truth: Truth, views: tuple[int, ...]) -> list[Question]:
     """Cars in a view, three standing for three and more."""
     counts = [(index, min(3, len(_all(truth.views[index], 'vehicle')))) for index in views]
-    return [Question('perception', f'how many cars are in {DIRECTIONS[index]}?', NUMBERS[n], NUMBERS[:4]) for index, n in counts]
+    return [
+        Question('perception', f'how many cars are in {DIRECTIONS[index]}?', NUMBERS[n], NUMBERS[:4])
+        for index, n in counts
+    ]
 
 
 def pedestrian_there(truth: Truth, views: tuple[int, ...]) -> list[Question]:
     """Whether a view shows a pedestrian."""
     found = [(index, _nearest(truth.views[index], 'pedestrian')) for index in views]
-    return [Question('perception', f'is a pedestrian in {DIRECTIONS[index]}?', 'yes' if it else 'no', YES_NO) for index, it in found]
+    return [
+        Question('perception', f'is a pedestrian in {DIRECTIONS[index]}?', 'yes' if it else 'no', YES_NO)
+        for index, it in found
+    ]
 
 
 def light_state(truth: Truth, views: tuple[int, ...]) -> list[Question]:
@@ -121,9 +131,13 @@ def car_view(truth: Truth, views: tuple[int, ...]) -> list[Question]:
     """Which view shows the car of a colour, where only one does."""
     options = []
     for colour in COLOURS:
-        having = [index for index in views if any(sight.colour == colour for sight in _all(truth.views[index], 'vehicle'))]
+        having = [
+            index for index in views if any(sight.colour == colour for sight in _all(truth.views[index], 'vehicle'))
+        ]
         if len(having) == 1:
-            options.append(Question('perception', f'which view shows a {colour} car?', DIRECTIONS[having[0]], DIRECTIONS))
+            options.append(
+                Question('perception', f'which view shows a {colour} car?', DIRECTIONS[having[0]], DIRECTIONS)
+            )
     return options
 
 

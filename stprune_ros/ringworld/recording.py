@@ -1,4 +1,4 @@
-"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth beside it; the same arguments give the same bytes."""
+"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth; the same arguments give the same bytes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class _Recorder:
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
-        self.images = {c.name: self._topic(f'/camera/{c.name}/image_raw/compressed', 'sensor_msgs/msg/CompressedImage') for c in RING}
+        self.images = {
+            c.name: self._topic(f'/camera/{c.name}/image_raw/compressed', 'sensor_msgs/msg/CompressedImage')
+            for c in RING
+        }
         self.infos = {c.name: self._topic(f'/camera/{c.name}/camera_info', 'sensor_msgs/msg/CameraInfo') for c in RING}
         self.odometry = self._topic('/odom', 'nav_msgs/msg/Odometry')
         self.transforms = self._topic('/tf_static', 'tf2_msgs/msg/TFMessage', latched=True)
@@ -83,7 +86,17 @@ class _Recorder:
     def _topic(self, name: str, kind: str, latched: bool = False) -> Any:
         durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
         time = QosTime(0, 0)
-        qos = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, durability, time, time, QosLiveliness.AUTOMATIC, time, False)
+        qos = Qos(
+            QosHistory.KEEP_LAST,
+            10,
+            QosReliability.RELIABLE,
+            durability,
+            time,
+            time,
+            QosLiveliness.AUTOMATIC,
+            time,
+            False,
+        )
         return self.writer.add_connection(name, kind, typestore=STORE, offered_qos_profiles=[qos])
 
     def _write(self, topic: Any, t_ns: int, message: Any) -> None:
@@ -98,11 +111,13 @@ class _Recorder:
         header = _header(t_ns, f'{camera.name}_optical')
         data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self._write(self.infos[camera.name], t_ns, camera_info(camera, header))
-        self._write(self.images[camera.name], t_ns, types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', data.ravel()))
+        self._write(
+            self.images[camera.name], t_ns, types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', data.ravel())
+        )
 
 
 def shoot(world: World, t: float, rolling: bool) -> tuple[list[tuple[Camera, float, np.ndarray]], Truth]:
-    """Every camera's (camera, time, RGB picture) of the tick at ``t`` seconds, and the truth at the front camera's time."""
+    """(camera, time, RGB picture) of every camera in the tick at ``t`` seconds, and the truth at ``t``."""
     times = [t + ROLLING_S * index * rolling for index in range(len(RING))]
     pictures = [render(world.snapshot(time), camera) for time, camera in zip(times, RING, strict=True)]
     truth = truth_of(world, world.snapshot(t), RING, pictures)
@@ -158,7 +173,14 @@ def camera_info(camera: Camera, header: Any) -> Any:
     roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     matrices = {'k': camera.k.ravel(), 'r': np.eye(3).ravel(), 'p': p.ravel(), 'd': np.zeros(5)}
     return types['sensor_msgs/msg/CameraInfo'](
-        header=header, height=HEIGHT, width=WIDTH, distortion_model='plumb_bob', binning_x=0, binning_y=0, roi=roi, **matrices
+        header=header,
+        height=HEIGHT,
+        width=WIDTH,
+        distortion_model='plumb_bob',
+        binning_x=0,
+        binning_y=0,
+        roi=roi,
+        **matrices,
     )
 
 
@@ -167,7 +189,9 @@ def odometry(ego: Ego, t_ns: int) -> Any:
     types = STORE.types
     vector, tiny = types['geometry_msgs/msg/Vector3'], (np.eye(6) * 1e-6).ravel()
     place = types['geometry_msgs/msg/Point'](ego.x, ego.y, 0.0)
-    pose = types['geometry_msgs/msg/Pose'](place, _quaternion(np.array([0.0, 0.0, math.sin(ego.yaw / 2), math.cos(ego.yaw / 2)])))
+    pose = types['geometry_msgs/msg/Pose'](
+        place, _quaternion(np.array([0.0, 0.0, math.sin(ego.yaw / 2), math.cos(ego.yaw / 2)]))
+    )
     twist = types['geometry_msgs/msg/Twist'](vector(ego.speed, 0.0, 0.0), vector(0.0, 0.0, ego.yaw_rate))
     return types['nav_msgs/msg/Odometry'](
         _header(t_ns, 'odom'),
@@ -184,7 +208,9 @@ def static_transforms() -> Any:
     for camera in RING:
         shift = types['geometry_msgs/msg/Vector3'](*camera.place)
         transform = types['geometry_msgs/msg/Transform'](shift, _quaternion(quaternion_of(camera.rotation)))
-        stamped = types['geometry_msgs/msg/TransformStamped'](_header(START_NS, 'base_link'), f'{camera.name}_optical', transform)
+        stamped = types['geometry_msgs/msg/TransformStamped'](
+            _header(START_NS, 'base_link'), f'{camera.name}_optical', transform
+        )
         transforms.append(stamped)
     return types['tf2_msgs/msg/TFMessage'](transforms)
 

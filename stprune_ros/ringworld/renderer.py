@@ -68,7 +68,14 @@ class Camera:
 
 def _ring() -> tuple[Camera, ...]:
     cameras = []
-    for name, azimuth in (('FRONT', 0), ('FRONT_RIGHT', -55), ('BACK_RIGHT', -110), ('BACK', 180), ('BACK_LEFT', 110), ('FRONT_LEFT', 55)):
+    for name, azimuth in (
+        ('FRONT', 0),
+        ('FRONT_RIGHT', -55),
+        ('BACK_RIGHT', -110),
+        ('BACK', 180),
+        ('BACK_LEFT', 110),
+        ('FRONT_LEFT', 55),
+    ):
         angle = math.radians(azimuth)
         fov = math.radians(110 if name == 'BACK' else 70)
         cameras.append(Camera(f'CAM_{name}', angle, fov, (1.3 + 0.8 * math.cos(angle), 0.6 * math.sin(angle), 1.6)))
@@ -80,7 +87,9 @@ RING = _ring()  # in ring order: clockwise from above, front first
 
 @dataclass(frozen=True)
 class Picture:
-    """One rendered view: ``rgb`` uint8 (H, W, 3); ``classes`` uint8, ``things`` int16 (id, -1 none), ``depth`` float32 (m), all (H, W)."""
+    """One rendered view: ``rgb`` uint8 (H, W, 3); ``classes`` uint8, ``things`` int16 (id, -1 none), ``depth`` float32
+    (m along the optical axis, infinite in the sky), all (H, W).
+    """
 
     rgb: np.ndarray
     classes: np.ndarray
@@ -188,7 +197,9 @@ class _Canvas:
             depth = np.where(self.nearness > 0, 1.0 / self.nearness, np.inf).astype(np.float32)
         self._windows(classes, depth)
         plain = (classes == SKY) | (classes == RED_LIGHT) | (classes == GREEN_LIGHT)
-        haze = np.where(plain, np.float32(1.0), np.exp(self.nearness.clip(0.0025) ** -1 / np.float32(-140.0)))[..., None]
+        haze = np.where(plain, np.float32(1.0), np.exp(self.nearness.clip(0.0025) ** -1 / np.float32(-140.0)))[
+            ..., None
+        ]
         self.rgb *= haze
         self.rgb += np.array([205, 220, 232], np.float32) * (1 - haze)
         return Picture(self.rgb.clip(0, 255).astype(np.uint8), classes, things, depth)
@@ -196,8 +207,10 @@ class _Canvas:
     def _windows(self, classes: np.ndarray, depth: np.ndarray) -> None:
         v, u = np.nonzero((classes == BUILDING) & (depth < 60.0))
         z = depth[v, u]
-        along = self.origin[0] + self.origin[1] + z * (
-            self.axes[0, 2] + self.axes[1, 2] + self.u[u] * (self.axes[0, 0] + self.axes[1, 0])
+        along = (
+            self.origin[0]
+            + self.origin[1]
+            + z * (self.axes[0, 2] + self.axes[1, 2] + self.u[u] * (self.axes[0, 0] + self.axes[1, 0]))
         )
         up = self.origin[2] - z * self.v[v]
         pane = (along % 3.0 < 1.5) & (up % 3.2 > 1.1) & (up % 3.2 < 2.6)
@@ -270,13 +283,19 @@ def _block(seed: int, i: int, j: int) -> tuple[list[Face], np.ndarray]:
     for side in range(4):
         step = (corners[(side + 1) % 4] - corners[side]) / 3
         for unit in range(3):
-            one, two, top = corners[side] + unit * step, corners[side] + (unit + 1) * step, float(pick.uniform(6.0, 17.0))
+            one, two, top = (
+                corners[side] + unit * step,
+                corners[side] + (unit + 1) * step,
+                float(pick.uniform(6.0, 17.0)),
+            )
             points = np.array([[*one, 0.0], [*two, 0.0], [*two, top], [*one, top]])
             faces.append(Face(points, WALLS[int(pick.integers(len(WALLS)))], BUILDING))
     return faces, np.array([face.points[:2, :2] for face in faces])
 
 
-def _box(centre: Sequence[float], yaw: float, size: Sequence[float], low: float, rgb: Sequence[float], kind: int, thing: int) -> list[Face]:
+def _box(
+    centre: Sequence[float], yaw: float, size: Sequence[float], low: float, rgb: Sequence[float], kind: int, thing: int
+) -> list[Face]:
     """Sides and top of a box, faces counter-clockwise from outside: front, left, back, right, top."""
     length, width, height = size
     flat = np.array([[1, -1], [1, 1], [-1, 1], [-1, -1]]) * np.array([length / 2, width / 2])
@@ -302,12 +321,16 @@ def _vehicle(thing: Thing, origin: np.ndarray) -> list[Face]:
     for side in (1.0, -1.0):
         for along in (1.35, -1.35):
             angles = np.linspace(0.0, 2 * np.pi, 9)[:-1] * -side
-            ring = np.column_stack([along + 0.34 * np.cos(angles), np.full(8, side * 0.97), 0.34 + 0.34 * np.sin(angles)])
+            ring = np.column_stack(
+                [along + 0.34 * np.cos(angles), np.full(8, side * 0.97), 0.34 + 0.34 * np.sin(angles)]
+            )
             faces.append(Face(ring @ turn.T + centre, (22, 22, 24), VEHICLE, thing.id, False))
         for end, lamp in ((1.0, (250, 246, 214)), (-1.0, (120, 24, 24))):
             y = np.array([side * 0.9, side * 0.55])
             y = y if end * side < 0 else y[::-1]
-            quad = np.array([[end * 2.22, y[0], 0.6], [end * 2.22, y[1], 0.6], [end * 2.22, y[1], 0.8], [end * 2.22, y[0], 0.8]])
+            quad = np.array(
+                [[end * 2.22, y[0], 0.6], [end * 2.22, y[1], 0.6], [end * 2.22, y[1], 0.8], [end * 2.22, y[0], 0.8]]
+            )
             faces.append(Face(quad @ turn.T + centre, lamp, VEHICLE, thing.id, False))
     return faces
 

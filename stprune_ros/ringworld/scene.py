@@ -1,4 +1,4 @@
-"""A small driving world with known truth: a road grid, traffic that obeys lights, pedestrians that cross, one ego vehicle.
+"""A small driving world with known truth: a road grid, traffic that obeys lights, pedestrians, one ego vehicle.
 
 Everything follows from the seed. Metres, seconds and radians; the world frame is the odometry frame (x along the first
 road, y left, z up), right-hand traffic. base_link of the ego vehicle is the centre of its rear axle on the ground.
@@ -71,7 +71,7 @@ class Snapshot:
 
 @dataclass
 class Driver:
-    """A vehicle on a straight lane: ``axis`` 0 runs along x, 1 along y; ``sign`` is its direction; ``s`` its progress."""
+    """A vehicle on a straight lane: ``axis`` 0 is along x, 1 along y; ``sign`` its direction; ``s`` its progress."""
 
     axis: int
     sign: int
@@ -230,7 +230,11 @@ class World:
         wish = 0.0 if t < driver.waits_until else driver.wish
         gap, closing = self._to_stop_line(driver.s + 2.2, t, driver.axis, driver.v) + 1.0, driver.v
         for other in self._drivers:
-            same = other is not driver and (other.axis, other.sign, other.lateral) == (driver.axis, driver.sign, driver.lateral)
+            same = other is not driver and (other.axis, other.sign, other.lateral) == (
+                driver.axis,
+                driver.sign,
+                driver.lateral,
+            )
             if same and 0.0 < other.s - driver.s < gap + 4.4:
                 gap, closing = other.s - driver.s - 4.4, driver.v - other.v
         along, across = (ex, ey) if driver.axis == 0 else (ey, ex)
@@ -264,7 +268,9 @@ class World:
             gap, closing = self._yield_to(walker.x, walker.y, 0.3, 2.4, 0.0, gap, closing)
         return follow(v, wish, gap, closing)
 
-    def _yield_to(self, x: float, y: float, half: float, width: float, speed: float, gap: float, closing: float) -> tuple[float, float]:
+    def _yield_to(
+        self, x: float, y: float, half: float, width: float, speed: float, gap: float, closing: float
+    ) -> tuple[float, float]:
         ex, ey, _ = self.route.pose(self._s)
         if abs(x - ex) + abs(y - ey) > 50.0:
             return gap, closing
@@ -315,7 +321,9 @@ class World:
             x, y = (1.0 - part) * old + part * new
             vx, vy = (new - old) / STEP
             yaw = math.atan2(vy, vx)
-            things.append(Thing(0, 'pedestrian', walker.colour, float(x), float(y), yaw, 0.5, 0.55, 1.75, float(vx), float(vy)))
+            things.append(
+                Thing(0, 'pedestrian', walker.colour, float(x), float(y), yaw, 0.5, 0.55, 1.75, float(vx), float(vy))
+            )
         return things
 
     def _lights(self, ego: Ego, t: float) -> list[Thing]:
@@ -350,7 +358,9 @@ def _drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Dri
     lead = rng.random()
     if lead < 0.35:  # double-parked ahead, drives off later
         gap = rng.uniform(9.0, 34.0)
-        drivers.append(Driver(0, 1, -LANE, start + FRONT_BUMPER + gap + 2.2, 0.0, 9.0, _colour(rng), rng.uniform(4.0, 14.0)))
+        drivers.append(
+            Driver(0, 1, -LANE, start + FRONT_BUMPER + gap + 2.2, 0.0, 9.0, _colour(rng), rng.uniform(4.0, 14.0))
+        )
     elif lead < 0.6:
         drivers.append(Driver(0, 1, -LANE, start + rng.uniform(30.0, 45.0), 7.0, rng.uniform(8.0, 10.0), _colour(rng)))
     if rng.random() < 0.4:
@@ -360,7 +370,9 @@ def _drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Dri
             lateral = float(crossing + sign * LANE)
             for s in (-62.0, -48.0, -34.0, -20.0):
                 if rng.random() < 0.28:
-                    drivers.append(Driver(1, sign, lateral, s + rng.uniform(0, 6), 6.0, rng.uniform(5.0, 9.0), _colour(rng)))
+                    drivers.append(
+                        Driver(1, sign, lateral, s + rng.uniform(0, 6), 6.0, rng.uniform(5.0, 9.0), _colour(rng))
+                    )
     return drivers
 
 

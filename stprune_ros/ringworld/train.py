@@ -32,7 +32,7 @@ from stprune_ros.ringworld.vision_stage import train_vision
 from stprune_ros.vlm.prompt import Prompt
 
 SHARD = 25
-BATCH = {1: 16, 2: 8, 3: 6, 4: 4}  # scenes per step by frames per view
+BATCH = {1: 8, 2: 4, 3: 3, 4: 2}  # scenes per step by frames per view
 SHARES = (0.1, 0.15, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
 
 
@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument('--scenes', type=int, default=1000, help='training scenes')
     parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
     parser.add_argument('--vision-steps', type=int, default=1000)
-    parser.add_argument('--single-steps', type=int, default=900, help='language steps with one frame per view')
-    parser.add_argument('--steps', type=int, default=1500, help='all language steps')
+    parser.add_argument('--single-steps', type=int, default=1000, help='language steps with one frame per view')
+    parser.add_argument('--steps', type=int, default=2100, help='all language steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--export-every', type=int, default=150, help='language steps between exports')
+    parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     make_scenes(args.work, args.scenes, args.held_out, args.threads)
@@ -94,7 +94,7 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         rng = np.random.default_rng([args.seed, 5, step])
         frames = 1 if step < args.single_steps else int(rng.choice([1, 2, 3, 4], p=SHARES))
         batch = make_batch(lessons, reader, rng, BATCH[frames], frames, 8)
-        loss, middle, results = answer_loss(model, batch, reader.image)
+        loss, middle, _ = answer_loss(model, batch, reader.image)
         total = loss + 0.5 * dense.loss(middle, batch.dense, batch.views, frames)
         rate = 1.5e-3 * min(1.0, (step + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
@@ -104,7 +104,7 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         bar.set_postfix(frames=frames, loss=f'{loss.item():.3f}', total=f'{total.item():.3f}')
-        if (step + 1) % 50 == 0 or step + 1 == args.steps:
+        if (step + 1) % 100 == 0 or step + 1 == args.steps:
             save(out, model, dense, optimizer, step + 1)
             frames = 1 if step < args.single_steps else 4
             tqdm.write(f'step {step + 1} frames {frames} held out {look(model, held_out, reader, frames)}')
@@ -125,7 +125,12 @@ def load(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optim
 
 def save(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write a checkpoint so that an interruption leaves the one before."""
-    state = {'model': model.state_dict(), 'dense': dense.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step}
+    state = {
+        'model': model.state_dict(),
+        'dense': dense.state_dict(),
+        'optimizer': optimizer.state_dict(),
+        'step': step,
+    }
     torch.save(state, path.with_suffix('.part'))
     path.with_suffix('.part').rename(path)
 

@@ -24,7 +24,7 @@ DIRECTIONS = ('front', 'front right', 'right', 'back', 'left', 'front left')  # 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One thing in one view: pixels, middle and horizontal extent of its pixels, distance from the camera (m), own motion.
+    """A thing in a view: pixels, middle and horizontal extent of its pixels, distance from base_link (m), own motion.
 
     ``sideways`` is the own speed (m/s) to the right of the view, ego motion left out.
     """
@@ -58,7 +58,12 @@ class Truth:
 
     def reason_views(self) -> list[int]:
         """Views that show the reason, the one with most pixels first."""
-        found = [(sight.pixels, index) for index, view in enumerate(self.views) for sight in view if sight.id == self.reason_id]
+        found = [
+            (sight.pixels, index)
+            for index, view in enumerate(self.views)
+            for sight in view
+            if sight.id == self.reason_id
+        ]
         return [index for _, index in sorted(found, reverse=True)]
 
 

@@ -53,7 +53,9 @@ def loss_of(heads: Heads, tokens: torch.Tensor, truth: dict[str, np.ndarray]) ->
     kind = flat['kind'][:, 0].long() + 1
     said = heads.kind(x)
     some, car = kind > 0, kind == 1
-    loss = functional.cross_entropy(heads.share(x), share) + functional.cross_entropy(said, kind, torch.tensor(KIND_WEIGHTS))
+    loss = functional.cross_entropy(heads.share(x), share) + functional.cross_entropy(
+        said, kind, torch.tensor(KIND_WEIGHTS)
+    )
     loss = loss + 0.5 * functional.smooth_l1_loss(heads.place(x)[some], flat['place'][some].float())
     hue, colours = heads.colour(x)[car], flat['colour'][:, 0].long()[car]
     loss = loss + 0.7 * functional.cross_entropy(hue, colours)
@@ -64,7 +66,7 @@ def loss_of(heads: Heads, tokens: torch.Tensor, truth: dict[str, np.ndarray]) ->
 
 
 def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed: int) -> None:
-    """Train ``model.model.visual``; goes on from ``out`` where it exists. New shards in ``data`` are picked up on the way."""
+    """Train ``model.model.visual``; goes on from ``out`` where it exists. New shards are picked up on the way."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
     tower = model.model.visual
@@ -85,7 +87,10 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         rng = np.random.default_rng([seed, 4, step])
         picks = [(pool[int(rng.integers(len(pool)))], int(rng.integers(4)), int(rng.integers(6))) for _ in range(batch)]
         images = np.stack([scene.images[frame, view] for scene, frame, view in picks])
-        truth = {name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks]) for name in picks[0][0].tokens}
+        truth = {
+            name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks])
+            for name in picks[0][0].tokens
+        }
         loss, right = loss_of(heads, encode(model, images), truth)
         rate = 1.5e-3 * min(1.0, (step + 1) / 40) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
@@ -96,7 +101,12 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         optimizer.step()
         bar.set_postfix(loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in right.items()})
         if (step + 1) % 100 == 0 or step + 1 == steps:
-            state = {'tower': tower.state_dict(), 'heads': heads.state_dict(), 'optimizer': optimizer.state_dict(), 'step': step + 1}
+            state = {
+                'tower': tower.state_dict(),
+                'heads': heads.state_dict(),
+                'optimizer': optimizer.state_dict(),
+                'step': step + 1,
+            }
             torch.save(state, out.with_suffix('.part'))
             out.with_suffix('.part').rename(out)
 

@@ -1,0 +1,218 @@
+"""The synthetic world: it repeats by seed, moves physically, and its truth is what the pictures show."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stprune_ros.core.rig import RigBuilder
+from stprune_ros.core.types import Behavior, StpruneError
+from stprune_ros.offline.bags import Bag
+from stprune_ros.ringworld.recording import quaternion_of, record, shoot
+from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, render
+from stprune_ros.ringworld.scene import LANE, STEP, Ego, Snapshot, Thing, World
+from stprune_ros.ringworld.truth import DIRECTIONS, SLOW_WITHIN, STOP_WITHIN, hazard, truth_of
+
+EGO = Ego(20.0, -LANE, 0.0, 5.0, 0.0)
+
+
+def thing(kind: str, x: float, y: float, **more: object) -> Thing:
+    sizes = {'vehicle': (4.4, 1.9, 1.6), 'pedestrian': (0.5, 0.55, 1.75), 'light': (0.4, 1.2, 5.6)}
+    return Thing(0, kind, 'red', x, y, 0.0, *sizes[kind], **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope='module')
+def worlds() -> list[World]:
+    return [World(seed, 8.0) for seed in range(9)]
+
+
+def test_a_world_follows_from_its_seed(worlds: list[World]) -> None:
+    again = World(3, 8.0)
+    assert again.snapshot(5.31) == worlds[3].snapshot(5.31)
+    assert again.snapshot(5.31) != worlds[4].snapshot(5.31)
+    one, two = (render(again.snapshot(2.0), RING[0]) for _ in range(2))
+    assert (one.rgb == two.rgb).all()
+    assert (one.things == two.things).all()
+
+
+def test_ego_motion_is_what_its_pose_does(worlds: list[World]) -> None:
+    """Speed and yaw rate are the derivatives of the pose, also in a bend."""
+    turned = 0
+    for world in worlds:
+        for t in np.arange(0.5, 7.5, 0.25):
+            before, now, after = (world.snapshot(float(t + dt)).ego for dt in (-STEP, 0.0, STEP))
+            speed = math.hypot(after.x - before.x, after.y - before.y) / (2 * STEP)
+            assert speed == pytest.approx(now.speed, abs=0.25)
+            if before.yaw_rate and now.yaw_rate and after.yaw_rate:
+                turned += 1
+                assert (after.yaw - before.yaw) / (2 * STEP) == pytest.approx(now.yaw_rate, abs=0.06)
+    assert turned > 2
+
+
+def test_nobody_drives_through_anybody(worlds: list[World]) -> None:
+    for world in worlds:
+        for t in np.arange(0.0, 8.0, 0.5):
+            snapshot = world.snapshot(float(t))
+            middle = np.array(
+                [snapshot.ego.x + 1.3 * math.cos(snapshot.ego.yaw), snapshot.ego.y + 1.3 * math.sin(snapshot.ego.yaw)]
+            )
+            for other in snapshot.things:
+                if other.kind == 'pedestrian':
+                    assert np.hypot(*(middle - (other.x, other.y))) > 1.0
+
+
+def test_plans_and_lights_vary() -> None:
+    plans = {World(seed, 0.1).plan for seed in range(30)}
+    assert plans == {'drive', 'left', 'right', 'stand'}
+    world = World(0, 30.0)
+    assert {world.light(axis, t) for axis in (0, 1) for t in np.arange(0, 30, 0.5)} == {'red', 'green'}
+    assert all('red' in (world.light(0, t), world.light(1, t)) for t in np.arange(0, 30, 0.1))
+
+
+@pytest.mark.parametrize('index', range(6))
+def test_a_thing_appears_where_the_pinhole_says(index: int) -> None:
+    camera = RING[index]
+    for aside in (-0.25, 0.0, 0.3):
+        heading = camera.azimuth + aside
+        x, y = EGO.x + 1.3 + 6.0 * math.cos(heading), EGO.y + 6.0 * math.sin(heading)
+        picture = render(Snapshot(0.0, EGO, (thing('pedestrian', x, y),), seed=1), camera)
+        u, v, depth = camera.project(np.array([[x - EGO.x, y - EGO.y, 0.875]]))[0]
+        rows, columns = np.nonzero(picture.things == 0)
+        if not 20 < u < 300:
+            continue
+        assert columns.mean() == pytest.approx(u, abs=1.0)
+        assert (rows.min() + rows.max()) / 2 == pytest.approx(v, abs=1.5)
+        assert np.median(picture.depth[picture.things == 0]) == pytest.approx(depth, abs=0.1)
+        assert (picture.classes[rows, columns] == PEDESTRIAN).all()
+
+
+def test_ground_depth_and_occlusion() -> None:
+    camera = RING[0]
+    near, far = thing('vehicle', EGO.x + 12, EGO.y), thing('vehicle', EGO.x + 24, EGO.y)
+    far = Thing(1, *[getattr(far, name) for name in Thing.__slots__[1:]])
+    empty = render(Snapshot(0.0, EGO, (), seed=1), camera)
+    assert empty.depth[-1, 160] == pytest.approx(1.6 / ((191 - 95.5) / camera.focal), rel=1e-3)
+    assert np.isinf(empty.depth[0, 160]) or empty.depth[0, 160] > 5
+    both = render(Snapshot(0.0, EGO, (near, far), seed=1), camera)
+    assert (both.classes == VEHICLE).any()
+    alone = render(Snapshot(0.0, EGO, (far,), seed=1), camera)
+    assert (both.things == 1).sum() < 0.5 * (alone.things == 1).sum()
+    assert (both.things == 0).sum() > 1000
+
+
+@pytest.mark.parametrize(
+    ('gap', 'expected'),
+    [(STOP_WITHIN - 1, Behavior.STOP), (STOP_WITHIN + 1, Behavior.SLOW_DOWN), (SLOW_WITHIN + 1, Behavior.NONE)],
+)
+def test_hint_follows_the_gap(gap: float, expected: Behavior, worlds: list[World]) -> None:
+    blocked = thing('vehicle', EGO.x + 3.6 + gap + 2.2, EGO.y)
+    behavior, reason, found = hazard(worlds[0], Snapshot(0.0, EGO, (blocked,), 1), {0})
+    assert behavior == expected
+    if reason is not None:
+        assert found == pytest.approx(gap)
+    assert hazard(worlds[0], Snapshot(0.0, EGO, (blocked,), 1), set())[0] == Behavior.NONE  # nobody sees it
+    beside = thing('vehicle', blocked.x, EGO.y + 3.5)
+    assert hazard(worlds[0], Snapshot(0.0, EGO, (beside,), 1), {0})[0] == Behavior.NONE
+
+
+def test_every_reason_is_visible_and_real(worlds: list[World]) -> None:
+    behaviors = set()
+    for world in worlds:
+        for t in (3.0, 7.0):
+            snapshot = world.snapshot(t)
+            pictures = [render(snapshot, camera) for camera in RING]
+            truth = truth_of(world, snapshot, RING, pictures)
+            behaviors.add(truth.behavior)
+            assert (truth.behavior == Behavior.NONE) == (truth.reason_id < 0) == (truth.reason == 'nothing')
+            if truth.reason_id < 0:
+                continue
+            reason = snapshot.things[truth.reason_id]
+            view = truth.reason_views()[0]
+            mine = pictures[view].things == truth.reason_id
+            kinds = {'light': RED_LIGHT, 'vehicle': VEHICLE, 'pedestrian': PEDESTRIAN}
+            assert (pictures[view].classes[mine] == kinds[reason.kind]).any()
+            assert truth.reason == {'light': 'red light', 'vehicle': 'car', 'pedestrian': 'pedestrian'}[reason.kind]
+            assert reason.state in ('', 'red')
+    assert behaviors == {Behavior.NONE, Behavior.SLOW_DOWN, Behavior.STOP}
+
+
+def test_recording_reads_back_and_repeats(tmp_path: Path) -> None:
+    for name in ('one', 'two'):
+        record(tmp_path / name / 'bag', 3, 1.0, 2.0)
+    files = sorted(path.name for path in (tmp_path / 'one' / 'bag').iterdir())
+    assert files == ['bag.mcap', 'metadata.yaml', 'truth.json']
+    for file in files:
+        assert (tmp_path / 'one' / 'bag' / file).read_bytes() == (tmp_path / 'two' / 'bag' / file).read_bytes()
+    truth = json.loads((tmp_path / 'one' / 'bag' / 'truth.json').read_text())
+    assert len(truth['ticks']) == 2
+    builder, stamps, last = RigBuilder(), [], 0
+    with Bag(tmp_path / 'one' / 'bag') as bag:
+        assert bag.topics['/tf_static'].latched
+        assert bag.topics['/odom'].count == 51
+        for entry in bag.messages():
+            message = entry.message()
+            assert entry.receive_ns >= last
+            last = entry.receive_ns
+            if entry.topic == '/tf_static':
+                builder.add_transforms(message)
+            elif entry.topic.endswith('camera_info'):
+                builder.add_camera_info(entry.topic.split('/')[2], message)
+            elif entry.topic.endswith('compressed'):
+                assert cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR).shape == (192, 320, 3)
+                stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+    assert sorted({tick['stamp_ns'] for tick in truth['ticks']}) == sorted(set(stamps))
+    rig = builder.build([camera.name for camera in RING][::-1])
+    assert rig.ring == tuple(camera.name for camera in RING)
+    assert tuple(rig.direction(name) for name in rig.ring) == DIRECTIONS
+    for camera in RING:
+        assert np.allclose(rig.cameras[camera.name].rotation, camera.rotation)
+        assert np.allclose(rig.cameras[camera.name].translation, camera.place)
+
+
+def test_rolling_cameras_see_their_own_time() -> None:
+    world = World(5, 3.0)
+    together, _ = shoot(world, 1.0, rolling=False)
+    rolling, _ = shoot(world, 1.0, rolling=True)
+    assert {t for _, t, _ in together} == {1.0}
+    times = [t for _, t, _ in rolling]
+    assert times == sorted(set(times))
+    assert times[0] == 1.0
+    assert (rolling[0][2] == together[0][2]).all()
+    assert (rolling[-1][2] == render(world.snapshot(times[-1]), RING[-1]).rgb).all()
+
+
+def test_quaternions_turn_like_their_matrices() -> None:
+    for camera in RING:
+        x, y, z, w = quaternion_of(camera.rotation)
+        axis = np.array([0.0, 0.0, 1.0])
+        turned = axis + 2 * np.cross([x, y, z], np.cross([x, y, z], axis) + w * axis)
+        assert np.allclose(turned, camera.rotation[:, 2])
+
+
+def test_errors_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(StpruneError, match='exists already'):
+        record(tmp_path, 1, 1.0, 5.0)
+    with pytest.raises(StpruneError, match='at 100 Hz'):
+        record(tmp_path / 'bag', 1, 1.0, 100.0)
+    with pytest.raises(StpruneError, match='of 0 s'):
+        World(1, 0.0)
+    with pytest.raises(StpruneError, match='outside this ringworld of 2 s'):
+        World(1, 2.0).snapshot(3.0)
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(StpruneError, match='cannot be written'):
+        record(tmp_path / 'file' / 'bag', 1, 1.0, 5.0)
+    assert not (tmp_path / 'bag').exists()
+
+
+def test_road_is_where_the_lanes_are() -> None:
+    """The pixel below the horizon straight ahead lies on the ego lane; a far look to the side leaves the road."""
+    picture = render(Snapshot(0.0, EGO, (), seed=1), RING[0])
+    assert picture.classes[-1, 160] in (2, 3)
+    side = render(Snapshot(0.0, EGO, (), seed=1), RING[5])
+    ground = side.classes[-1] == 1
+    assert not ground[:10].all() or ROAD > 5
