@@ -214,9 +214,12 @@ class Bag:
                 store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
             except Exception as error:  # the parser's grammar errors have no common base
                 self.notes.append(f'the definition of {msgtype} in the bag is not readable ({one_line(error)})')
-        standard = get_typestore(self._distribution())
-        store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
-        return register_ours(store)
+        kinds = {c.msgtype for c in self._connections()} | {t.msgtype for s in self._salvages for t in s.topics}
+        if not kinds <= store.fielddefs.keys():
+            standard = get_typestore(self._distribution())
+            store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
+            register_ours(store)
+        return store
 
     def _distribution(self) -> Stores:
         name = next((reader.ros_distro for reader in self._readers if reader.ros_distro), '')

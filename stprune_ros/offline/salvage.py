@@ -72,11 +72,10 @@ def _topic(name: str, schema: Schema | None) -> SalvagedTopic:
 def _sqlite_messages(path: Path) -> Iterator[tuple[SalvagedTopic, int, bytes]]:
     try:
         with closing(sqlite3.connect(f'{path.resolve().as_uri()}?immutable=1', uri=True)) as database:
-            topics = {
-                number: SalvagedTopic(name, kind)
-                for number, name, kind in database.execute('SELECT id, name, type FROM topics')
-            }
-            # No ORDER BY: an index may lie in the part that is lost; rows come in the order of recording.
+            database.execute('PRAGMA writable_schema=ON')  # makes SQLite open a file that is shorter than it says
+            rows = database.execute('SELECT id, name, type FROM topics')
+            topics = {number: SalvagedTopic(name, kind) for number, name, kind in rows}
+            # By row and not by time: the index may lie in the part that is lost.
             for number, stamp, data in database.execute('SELECT topic_id, timestamp, data FROM messages NOT INDEXED'):
                 yield topics[number], stamp, data
     except (sqlite3.Error, KeyError):

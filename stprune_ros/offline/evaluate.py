@@ -1,0 +1,204 @@
+"""Answers kept against tokens kept: every pruning method on questions about held-out scenes whose truth is known.
+
+The model always sees the same features and the same questions; only the keep masks differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.types import EgoState
+from stprune_ros.offline.statistics import Counts, interval, ratio_of
+from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
+from stprune_ros.ringworld.questions import Question, questions_about
+from stprune_ros.ringworld.recording import camera_info, static_transforms
+from stprune_ros.ringworld.renderer import RING
+from stprune_ros.settings import Settings
+from stprune_ros.vlm.backend import Backend, ImageFeatures, VisualFrame
+from stprune_ros.vlm.prompt import Prompt, View
+
+QUESTIONS_PER_SCENE = 10
+TURNING_RAD_S = 0.05
+STANDING_M_S = 0.3
+FULL = 'none'
+SEEDED = ('random',)  # methods that draw lots: run once per seed
+
+
+@dataclass(frozen=True)
+class Exam:
+    """One held-out scene with its questions; ``features`` per view and frame, ``ego`` at the current frame."""
+
+    number: int
+    views: list[ViewTokens]
+    features: list[list[ImageFeatures]]
+    ego: EgoState
+    questions: list[Question]
+
+    @property
+    def motion(self) -> str:
+        """What the ego vehicle does, as a kind of its own in the table."""
+        if abs(self.ego.angular[2]) > TURNING_RAD_S:
+            return 'ego turning'
+        return 'ego standing' if self.ego.speed < STANDING_M_S else 'ego driving'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: methods and keep ratios, number of scenes, seeds for the methods that draw lots."""
+
+    methods: tuple[str, ...]
+    keeps: tuple[float, ...]
+    scenes: int
+    seeds: int
+
+    def cells(self) -> Iterator[tuple[str, float, int]]:
+        """Method, keep ratio, seed; everything kept is the same for every method and runs once."""
+        yield FULL, 1.0, 0
+        for method in self.methods:
+            for keep in self.keeps:
+                if keep < 1 and method != FULL:
+                    for seed in range(self.seeds if method in SEEDED else 1):
+                        yield method, keep, seed
+
+
+def rendered(scenes: int, first: int = HELD_OUT) -> Iterator[Scene]:
+    """Held-out scenes, rendered by all cores ahead of their use."""
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(scene, range(first, first + scenes), chunksize=4)
+
+
+def make_exam(found: Scene, backend: Backend, rig: CameraRig, blank: bool = False) -> Exam:
+    """Encode a scene and draw its questions; ``blank`` shows grey pictures instead, to see what guessing gives."""
+    frames, views = found.images.shape[:2]
+    images = np.full_like(found.images, 127) if blank else found.images
+    flat = backend.encode(list(images.reshape(-1, *images.shape[2:])))
+    features = [[flat[t * views + v] for t in range(frames)] for v in range(views)]
+    tokens = [
+        ViewTokens(camera, torch.stack([f.tokens.reshape(*f.grid, -1) for f in row]), tuple(range(frames)))
+        for camera, row in zip(rig.ring, features)
+    ]
+    truth = found.truths[-1]
+    ego = EgoState(0, None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
+    questions = questions_about(truth, np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
+    return Exam(found.seed, tokens, features, ego, questions)
+
+
+def answer(exam: Exam, masks: Sequence[torch.Tensor], backend: Backend, prompt: Prompt, rig: CameraRig) -> list[bool]:
+    """Which of the exam's questions are answered rightly when the model sees only the kept tokens."""
+    shown = [
+        View(rig.direction(camera), camera, [VisualFrame(f, keep.flatten()) for f, keep in zip(row, mask)])
+        for camera, row, mask in zip(rig.ring, exam.features, masks)
+    ]
+    context = backend.prefill(prompt.system, prompt.content(shown, exam.ego))
+    scores = backend.score_all(context, [(question.text, question.candidates) for question in exam.questions])
+    return [
+        question.candidates[int(np.argmax(score))] == question.answer for question, score in zip(exam.questions, scores)
+    ]
+
+
+def evaluate(plan: Plan, backend: Backend, prompt: Prompt, settings: Settings) -> dict[str, Any]:
+    """The table of README as a dictionary: one row per method, keep ratio and kind, with 95 % bootstrap intervals."""
+    rig = ringworld_rig()
+    base = PruningConfig(
+        lambda_temporal=settings['pruning.lambda_temporal'], lambda_spatial=settings['pruning.lambda_spatial']
+    )
+    counts: dict[tuple[str, float], dict[str, Counts]] = defaultdict(lambda: defaultdict(Counts))
+    for found in tqdm(rendered(plan.scenes), total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
+        exam = make_exam(found, backend, rig)
+        for method, keep, seed in plan.cells():
+            config = replace(base, method=method, keep_ratio=keep, seed=seed * 1_000_003 + exam.number)
+            masks = SpatioTemporalPruner(config)(exam.views, len(exam.views[0].slots))
+            _count(counts[method, keep], exam, answer(exam, masks, backend, prompt, rig))
+        blind = make_exam(found, backend, rig, blank=True)
+        everything = SpatioTemporalPruner(replace(base, method=FULL))(blind.views, len(blind.views[0].slots))
+        _count(counts['blind', 1.0], blind, answer(blind, everything, backend, prompt, rig))
+    info = backend.info
+    return {
+        'default': settings['pruning.method'],
+        'model': {'id': info.model_id, 'revision': info.revision},
+        'scenes': plan.scenes,
+        'seeds': plan.seeds,
+        'rows': [row for method in (*plan.methods, 'blind') for row in _rows(method, plan, counts)],
+    }
+
+
+def _count(kinds: dict[str, Counts], exam: Exam, right: Sequence[bool]) -> None:
+    for question, hit in zip(exam.questions, right):
+        for kind in ('all', question.kind, exam.motion):
+            kinds[kind].add(exam.number, hit)
+
+
+def _rows(method: str, plan: Plan, counts: dict[tuple[str, float], dict[str, Counts]]) -> Iterator[dict[str, Any]]:
+    full = counts[FULL, 1.0]
+    for keep in (1.0,) if method == 'blind' else plan.keeps:
+        cell = counts[method, keep] if keep < 1 or method == 'blind' else full
+        for kind, found in sorted(cell.items()):
+            low, high = interval(found)
+            relative, relative_low, relative_high = ratio_of(found, full[kind])
+            yield {
+                'method': method,
+                'keep': keep,
+                'kind': kind,
+                'questions': found.total,
+                'accuracy': round(found.accuracy, 4),
+                'lo': round(low, 4),
+                'hi': round(high, 4),
+                'relative': round(relative, 4),
+                'relative_lo': round(relative_low, 4),
+                'relative_hi': round(relative_high, 4),
+            }
+
+
+def as_text(result: dict[str, Any], kind: str = 'all') -> str:
+    """The rows of one kind as a table in Markdown: methods down, keep ratios across, accuracy and share of full."""
+    rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != 'blind']
+    keeps = sorted({row['keep'] for row in rows}, reverse=True)
+    lines = ['| method | ' + ' | '.join(f'{keep:.0%}' for keep in keeps) + ' |', '|---' * (len(keeps) + 1) + '|']
+    for method in dict.fromkeys(row['method'] for row in rows):
+        cells = {row['keep']: row for row in rows if row['method'] == method}
+        said = [f'{100 * cells[k]["accuracy"]:.1f} ({100 * cells[k]["relative"]:.0f} %)' for k in keeps]
+        lines.append(f'| {method} | ' + ' | '.join(said) + ' |')
+    return '\n'.join(lines)
+
+
+def write_plot(result: dict[str, Any], path: Path) -> None:
+    """Accuracy over keep ratio, one line per method, the interval as a band."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != 'blind']
+    for method in dict.fromkeys(row['method'] for row in rows):
+        mine = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
+        keeps = [row['keep'] for row in mine]
+        strong = method == result['default']
+        [line] = axes.plot(keeps, [row['accuracy'] for row in mine], marker='o', lw=3 if strong else 1.2, label=method)
+        if strong:
+            axes.fill_between(
+                keeps, [r['lo'] for r in mine], [r['hi'] for r in mine], alpha=0.2, color=line.get_color()
+            )
+    blind = next(row for row in result['rows'] if row['method'] == 'blind' and row['kind'] == 'all')
+    axes.axhline(blind['accuracy'], color='grey', ls=':', label='no images')
+    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel='answers right', xticks=keeps)
+    axes.set_xticklabels([f'{keep:.0%}' for keep in keeps])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
