@@ -87,6 +87,10 @@ class Backend(Protocol):
         """Log-probability of each candidate as the whole answer to ``question``, in one batched pass."""
         ...
 
+    def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """`score` for several questions about the same context, in one pass."""
+        ...
+
     def generate(
         self,
         context: Context,

@@ -161,38 +161,37 @@ class TransformersBackend:
         return Context(len(kept_ids) - tokens_visual, tokens_visual, prefix)
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        """See ``Backend.score``; the end of the turn counts, so that no candidate is the beginning of another.
+        """See ``Backend.score``."""
+        return self.score_all(context, [(question, candidates)])[0]
 
-        All candidates stand in one sequence behind the question, at the same positions and hidden from one another,
-        so that the prefix is neither run nor copied once per candidate.
+    def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        """See ``Backend.score_all``; the end of the turn counts, so that no candidate is the beginning of another.
+
+        Questions and candidates stand in one sequence behind the prefix, as a tree: each question at the position that
+        follows the prefix, its candidates behind it, and nobody sees another branch. So the prefix is neither run nor
+        copied once per candidate.
         """
-        if not candidates:
-            return []
         prefix: Prefix = context.state
-        asked = self._ids(question + prefix.tail)
-        answers = [[*self._ids(candidate), self._end_id] for candidate in candidates]
-        bodies = [answer[:-1] for answer in answers]  # nothing is predicted from the end token
-        ids = torch.tensor([*asked, *(token for body in bodies for token in body)])
-        first = prefix.next_position
-        steps = [*range(first, first + len(asked))]
-        for body in bodies:
-            steps += range(first + len(asked), first + len(asked) + len(body))
-        mask = _branch_mask(len(prefix.ids), len(asked), [len(body) for body in bodies], self._model.dtype)
+        tree = Tree()
+        wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
+        for question, candidates in asked:
+            stem = tree.grow(self._ids(question + prefix.tail), None)
+            answers = [[*self._ids(candidate), self._end_id] for candidate in candidates]
+            # Nothing is predicted from the end token, so it need not be run.
+            branches = [tree.grow(answer[:-1], stem) for answer in answers]
+            wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
+        if not tree.ids:
+            return []
+        mask = tree.mask(len(prefix.ids), self._model.dtype)
         logits = self._forward(
-            ids,
-            torch.tensor(steps).expand(3, -1),
+            torch.tensor(tree.ids),
+            torch.tensor(tree.depths).add(prefix.next_position).expand(3, -1),
             self._cache(prefix),
             attention_mask=mask.to(self._device),
-            logits_to_keep=len(ids) - len(asked) + 1,
+            logits_to_keep=0,
         )
         logprobs = logits.float().log_softmax(-1).cpu()
-        scores = []
-        start = 1
-        for answer in answers:
-            rows = [0, *range(start, start + len(answer) - 1)]
-            scores.append(float(logprobs[rows, answer].sum()))
-            start += len(answer) - 1
-        return scores
+        return [[float(logprobs[rows, answer].sum()) for rows, answer in answers] for answers in wanted]
 
     def generate(
         self,
@@ -300,14 +299,34 @@ def supported_class(family: QwenVL, library: Any = transformers) -> Any:
     return model_class
 
 
-def _branch_mask(prefix: int, asked: int, bodies: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Additive mask (1, 1, n, prefix + n): all see prefix and question, causally; of the answers, each only itself."""
-    branch = torch.arange(len(bodies) + 1).repeat_interleave(torch.tensor([asked, *bodies]))
-    causal = torch.ones(len(branch), len(branch), dtype=torch.bool).tril()
-    visible = causal & ((branch[None] == 0) | (branch[None] == branch[:, None]))
-    visible = torch.cat([torch.ones(len(branch), prefix, dtype=torch.bool), visible], 1)
-    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
-    return mask[None, None]
+class Tree:
+    """Token branches that share one prefix: ids in order, how deep each lies behind the prefix, and who sees whom."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.depths: list[int] = []
+        self._sees: list[list[int]] = []
+
+    def grow(self, ids: Sequence[int], stem: Sequence[int] | None) -> list[int]:
+        """Add a branch behind ``stem`` (places of an earlier branch; None: behind the prefix); returns its places."""
+        seen = list(stem or ())
+        places = []
+        for token in ids:
+            place = len(self.ids)
+            self.ids.append(token)
+            self.depths.append(len(seen))
+            seen = [*seen, place]
+            self._sees.append(seen)
+            places.append(place)
+        return places
+
+    def mask(self, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+        """Additive attention mask (1, 1, n, prefix + n)."""
+        visible = torch.zeros(len(self.ids), prefix + len(self.ids), dtype=torch.bool)
+        visible[:, :prefix] = True
+        for place, seen in enumerate(self._sees):
+            visible[place, [prefix + other for other in seen]] = True
+        return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
 def _image_size(processor: Any, max_pixels: int) -> dict[str, int]:

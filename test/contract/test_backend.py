@@ -238,6 +238,16 @@ def test_score_equals_one_plain_pass_per_candidate(backend: TransformersBackend)
     assert alone == pytest.approx(scores, rel=1e-5, abs=1e-3)
 
 
+def test_questions_scored_together_do_not_see_one_another(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.4)))
+    asked = [(QUESTION, CANDIDATES), (OTHER, CANDIDATES[:2]), (QUESTION, CANDIDATES[:1])]
+    together = backend.score_all(context, asked)
+    for (question, candidates), scores in zip(asked, together, strict=True):
+        assert scores == pytest.approx(backend.score(context, question, candidates), rel=1e-5, abs=1e-3)
+    assert together[0][0] != pytest.approx(together[1][0], abs=0.1)
+    assert backend.score_all(context, []) == []
+
+
 def test_context_can_be_used_any_number_of_times(backend: TransformersBackend) -> None:
     content = content_of(frames_of(backend, 0.4))
     context = backend.prefill(SYSTEM, content)
