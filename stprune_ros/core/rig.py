@@ -47,7 +47,7 @@ class CameraModel:
 
     def horizon_rays(self) -> np.ndarray:
         """Unit vectors (width, 3) in the vehicle frame: where each image column meets the horizon."""
-        columns = np.arange(self.width) + 0.5
+        columns = np.arange(self.width)  # OpenCV's convention: whole numbers are pixel centres
         x = undistort((columns - self.k[0, 2]) / self.k[0, 0], np.zeros(self.width), self.distortion_model, self.d)[0]
         down = self.rotation[2]
         # The row at which a column's ray is level; a camera that looks straight up or down has none.
@@ -105,7 +105,7 @@ class CameraRig:
         rays = model.horizon_rays()
         points = rays if math.isinf(range_m) else rays * range_m + model.translation - neighbour.translation
         columns = neighbour.project_columns(points)
-        return np.asarray((columns >= 0) & (columns < neighbour.width))  # NaN compares false
+        return np.asarray((columns >= -0.5) & (columns < neighbour.width - 0.5))  # NaN compares false
 
     def overlap(self, camera: str, other: str, range_m: float = math.inf) -> tuple[int, int]:
         """The longest run of columns [start, stop) of ``camera`` that ``other`` sees too; (0, 0) if none."""
@@ -246,7 +246,7 @@ def _model_from_entry(name: str, entry: Mapping[str, Any]) -> CameraModel:
         if not 0 < fov < math.pi:
             raise StpruneError(f'hfov_deg {entry["hfov_deg"]} must lie between 0 and 180; wider lenses need k and d')
         focal = width / 2 / math.tan(fov / 2)
-        k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        k = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
     if 'rotation' in entry:
         rotation = matrix_from_quaternion(entry['rotation'])
         if rotation is None:
