@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.rig import CameraModel, CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
 from stprune_ros.ringworld.questions import Question, questions_about
-from stprune_ros.ringworld.recording import camera_info, static_transforms
-from stprune_ros.ringworld.renderer import RING
+from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.backend import Backend, ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
@@ -69,7 +68,7 @@ class Plan:
         yield FULL, 1.0, 0
         for method in self.methods:
             for keep in self.keeps:
-                if keep < 1 and method != FULL:
+                if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
                         yield method, keep, seed
 
@@ -111,7 +110,7 @@ def answer(exam: Exam, masks: Sequence[torch.Tensor], backend: Backend, prompt: 
 
 def evaluate(plan: Plan, backend: Backend, prompt: Prompt, settings: Settings) -> dict[str, Any]:
     """The table of README as a dictionary: one row per method, keep ratio and kind, with 95 % bootstrap intervals."""
-    rig = ringworld_rig()
+    rig = CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, c.place) for c in RING)
     base = PruningConfig(
         lambda_temporal=settings['pruning.lambda_temporal'], lambda_spatial=settings['pruning.lambda_spatial']
     )

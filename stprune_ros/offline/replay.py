@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig, RigBuilder
-from stprune_ros.core.stream import SensorStream
+from stprune_ros.core.stream import Roles, SensorStream
 from stprune_ros.core.types import Answer, CameraFrame, Status, StpruneError, Window
 from stprune_ros.offline.bags import Bag, Record, message_store
 from stprune_ros.offline.mcap import McapWriter
@@ -87,6 +87,7 @@ def replay(path: Path, output: Path, settings: Settings) -> int:
             names = list(CameraRig.from_file(settings['cameras.rig_file']).ring)
         sources = Sources.of(bag, names, settings['cameras.transport'])
         rig = find_rig(bag, sources, settings)
+        Roles.of(settings, rig)  # a wrong anchor is named before the model is loaded
         backend, prompt = load(settings)
         output.mkdir(parents=True, exist_ok=True)
         run = Replay(bag, sources, rig, settings, backend, prompt)
@@ -254,7 +255,7 @@ class Replay:
         try:
             image = images.decode(frame)
         except StpruneError as error:
-            self._error(str(error))
+            self._error(f"image of camera '{frame.camera}' is left out: {error}")  # as the pipeline's note will say
             raise
         self._images[frame.camera] = image
         return image
@@ -267,7 +268,7 @@ class Replay:
             self._note(f"odometry is read from '{odometry}', not from {', '.join(others)}")
 
     def _note(self, sentence: str) -> None:
-        if self.tally.notes.add(sentence):
+        if sentence not in self.tally.errors.counts and self.tally.notes.add(sentence):
             tqdm.write(f'stprune: {sentence}', file=sys.stderr)
 
     def _error(self, sentence: str) -> None:

@@ -1,0 +1,170 @@
+"""The command line: exit codes, and one sentence for everything that can be wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_bags import START_NS, Item, drive, odometry, write_bag
+
+from stprune_ros.cli import main
+
+GOOD = '/**:\n  ros__parameters:\n    pruning: {keep_ratio: 0.2}\n'
+
+
+def params(folder: Path, text: str) -> Path:
+    path = folder / 'params.yaml'
+    path.write_text(text)
+    return path
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith('stprune: ')
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        [],
+        ['fly'],
+        ['replay', 'bag'],
+        ['replay', 'bag', '--output', 'out', '--keep', '0'],
+        ['replay', 'bag', '--output', 'out', '--keep', 'nan'],
+        ['replay', 'bag', '--output', 'out', '--method', 'magic'],
+        ['play', 'bag', '--rate', '0'],
+        ['play', 'bag', '--rate', 'inf'],
+        ['play', 'bag', '--loop', '0'],
+        ['play', 'bag', '--remap', '/a=/b'],
+        ['world', 'out', '--hz', '-1'],
+        ['check'],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert 'usage:' in capsys.readouterr().err
+
+
+def test_keep_names_its_range(capsys):
+    with pytest.raises(SystemExit):
+        main(['replay', 'bag', '--output', 'out', '--keep', '1.5'])
+    assert 'a number in [0.001, 1]' in capsys.readouterr().err
+
+
+def test_check_of_a_good_file(tmp_path: Path, capsys):
+    path = params(tmp_path, GOOD)
+    assert main(['check', str(path)]) == 0
+    assert capsys.readouterr().out == f'{path}: all parameters are known and in range\n'
+
+
+def test_check_names_every_problem(tmp_path: Path, capsys):
+    path = params(
+        tmp_path, '/**: {ros__parameters: {pruning: {kep_ratio: 0.1, keep_ratio: 3.0}, sync: {min_views: two}}}'
+    )
+    assert main(['check', str(path)]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f'{path}: ') for line in lines)
+    assert "there is no parameter 'pruning.kep_ratio'; did you mean 'pruning.keep_ratio'?" in lines[0]
+    assert "'pruning.keep_ratio' is 3.0; allowed is a number in [0.001, 1]" in lines[1]
+    assert "'sync.min_views' is 'two'" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        (None, 'cannot be read'),
+        ('a: [', 'is not YAML'),
+        ('a: 1', "has no 'ros__parameters'"),
+        ('\xff\xfe', 'ros__parameters'),
+    ],
+)
+def test_check_of_what_is_no_parameter_file(tmp_path: Path, capsys, text: str | None, words: str):
+    path = tmp_path / 'params.yaml'
+    if text is not None:
+        path.write_text(text)
+    assert main(['check', str(path)]) == 1
+    assert words in one_sentence(capsys)
+
+
+def test_check_answers_without_what_it_does_not_need():
+    code = "import sys; from stprune_ros.cli import main; main(['check', '/dev/null']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {'torch', 'transformers', 'rclpy', 'rosbags', 'cv2'} & set(done.stdout.split())
+
+
+def make_bag_without_cameras(folder: Path) -> Path:
+    return write_bag(folder / 'bag', [Item('/odom', START_NS, odometry(START_NS))])
+
+
+def make_bag_without_camera_info(folder: Path) -> Path:
+    return write_bag(folder / 'bag', drive(1, lambda item: None if 'left/camera_info' in item.topic else item))
+
+
+def make_bag_without_transforms(folder: Path) -> Path:
+    return write_bag(folder / 'bag', drive(1, lambda item: None if item.topic == '/tf_static' else item))
+
+
+def make_empty_bag(folder: Path) -> Path:
+    return write_bag(folder / 'bag', [])
+
+
+def make_text_file(folder: Path) -> Path:
+    (folder / 'bag').write_text('no bag')
+    return folder / 'bag'
+
+
+BAD_BAGS = {
+    make_bag_without_cameras: 'has no camera: no topic carries sensor_msgs/msg/Image',
+    make_bag_without_camera_info: "no camera_info for camera 'left'",
+    make_bag_without_transforms: "no static transform leads from 'front_optical'",
+    make_empty_bag: 'holds no message',
+    make_text_file: 'is not a rosbag2 bag',
+    lambda folder: folder / 'nowhere': 'does not exist',
+}
+
+
+@pytest.mark.parametrize(('maker', 'words'), BAD_BAGS.items())
+def test_replay_of_a_bad_bag_exits_1(tmp_path: Path, capsys, maker, words: str):
+    output = tmp_path / 'out'
+    assert main(['replay', str(maker(tmp_path)), '--output', str(output)]) == 1
+    assert words in one_sentence(capsys)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ('values', 'words'),
+    [
+        ('cameras: {names: [front, top]}', "camera 'top' is not in the bag"),
+        ('cameras: {rig_file: /nowhere.yaml}', "rig file '/nowhere.yaml' cannot be read"),
+        ('cameras: {anchor: top}', "camera 'top' in 'cameras.anchor' or 'cameras.critical' is not in the ring"),
+        ('model: {path: /nowhere}', "model folder '/nowhere' does not exist"),
+        ('prompt: {file: /nowhere.yaml}', "prompt file '/nowhere.yaml' cannot be read"),
+        ('pruning: {kep_ratio: 0.1}', "there is no parameter 'pruning.kep_ratio'"),
+        ('pruning: {keep_ratio: 0.0}', "parameter 'pruning.keep_ratio' is 0.0"),
+    ],
+)
+def test_replay_with_bad_parameters_exits_1(tmp_path: Path, capsys, values: str, words: str):
+    bag = write_bag(tmp_path / 'bag', drive(1))
+    path = params(tmp_path, f'/**: {{ros__parameters: {{{values}}}}}')
+    assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(path)]) == 1
+    assert words in one_sentence(capsys)
+
+
+def test_output_that_cannot_be_a_folder_exits_1(tmp_path: Path, capsys):
+    taken = tmp_path / 'taken'
+    taken.touch()
+    assert main(['world', str(taken)]) == 1
+    assert f"'{taken}' exists already" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize('command', [['play', '/nowhere'], ['play', '/nowhere', '--clock', '--rate', '2']])
+def test_play_of_a_missing_bag_exits_1(capsys, command: list[str]):
+    assert main(command) == 1
+    assert "bag '/nowhere' does not exist" in one_sentence(capsys)

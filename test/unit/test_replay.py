@@ -1,0 +1,285 @@
+"""Replay of small real bags through a tiny real model."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_bags import PERIOD_NS, START_NS, Item, drive, image, jpeg, write_bag
+from tiny_models import make_tiny_model
+
+from stprune_ros.cli import main
+from stprune_ros.core.types import Status
+from stprune_ros.offline.bags import Bag
+from stprune_ros.offline.replay import HINT_TOPIC, SCENE_TOPIC
+from stprune_ros.pipeline import Pipeline
+
+CONTRACT = {
+    'bag', 'model_id', 'method', 'keep_ratio', 'ticks', 'sets_full', 'sets_partial', 'sets_skipped', 'tokens_full',
+    'tokens_kept', 'views', 'stage_ms', 'hints', 'errors',
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = make_tiny_model(tmp_path_factory.mktemp('models') / 'tiny', 'ringworld')
+    (path / 'stprune.json').write_text(json.dumps({'trained': True}))
+    return path
+
+
+@pytest.fixture
+def params(tmp_path: Path, model: Path) -> Path:
+    path = tmp_path / 'params.yaml'
+    values = {
+        'model.path': str(model),
+        'history.stride_ms': 100.0,
+        'inference.max_new_tokens': 3,
+        'pruning.keep_ratio': 0.3,
+    }
+    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
+    return path
+
+
+def run(bag: Path, output: Path, params: Path, *more: str) -> dict[str, Any]:
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params), *more]) == 0
+    return json.loads((output / 'summary.json').read_text())
+
+
+def without_times(summary: dict[str, Any]) -> str:
+    return json.dumps({key: value for key, value in summary.items() if key not in ('stage_ms', 'times')})
+
+
+def test_everything_is_left_behind(tmp_path: Path, params: Path, capsys):
+    output = tmp_path / 'out'
+    summary = run(write_bag(tmp_path / 'bag', drive(6)), output, params)
+    assert summary.keys() >= CONTRACT
+    assert sorted(path.name for path in output.iterdir()) == ['report.html', 'results.mcap', 'summary.json']
+    assert summary['cameras'] == ['front', 'right', 'left']
+    assert (summary['ticks'], summary['sets_full'], summary['sets_partial'], summary['errors']) == (6, 6, 0, 0)
+    assert sum(summary['hints'].values()) == 6
+    assert summary['tokens_full'] > summary['tokens_kept'] > 0
+    for view in summary['views'].values():
+        assert abs(view['tokens_kept'] - summary['keep_ratio'] * view['tokens_full']) <= 1
+    assert summary['stage_ms'].keys() == {'decode', 'encode', 'prune', 'prefill', 'hint', 'describe', 'tick'}
+    assert 'ticks   6 (6 full, 0 partial, 0 skipped frame sets)' in capsys.readouterr().out
+    with Bag(output / 'results.mcap') as bag:
+        assert bag.notes == []
+        hints = [record.message() for record in bag.messages([HINT_TOPIC])]
+        scenes = [record.message() for record in bag.messages([SCENE_TOPIC])]
+    stamps = [START_NS + tick * PERIOD_NS for tick in range(6)]
+    assert [hint.header.stamp.sec * 10**9 + hint.header.stamp.nanosec for hint in hints] == stamps
+    assert [scene.header.stamp for scene in scenes] == [hint.header.stamp for hint in hints]
+    assert all(math.isclose(hint.probabilities.sum(), 1, abs_tol=1e-5) for hint in hints)
+    assert [camera.name for camera in hints[0].info.cameras] == ['front', 'right', 'left']
+    assert all(math.isnan(hint.info.output_latency) for hint in hints)
+
+
+def test_two_runs_differ_in_times_only(tmp_path: Path, params: Path):
+    bag = write_bag(tmp_path / 'bag', drive(5))
+    first, second = (run(bag, tmp_path / name, params) for name in ('first', 'second'))
+    assert without_times(first) == without_times(second)
+
+
+@pytest.mark.parametrize(
+    ('method', 'keep', 'share'), [('none', '0.5', 1.0), ('uniform', '0.5', 0.5), ('st_prune', '1.0', 1.0)]
+)
+def test_method_and_keep_ratio_from_the_command_line(
+    tmp_path: Path, params: Path, method: str, keep: str, share: float
+):
+    summary = run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params, '--method', method, '--keep', keep)
+    assert summary['method'] == method
+    assert summary['tokens_kept'] == pytest.approx(share * summary['tokens_full'], abs=3)
+    assert summary['tokens_off_budget_max'] <= 1
+
+
+def test_untrained_model_is_marked_everywhere(tmp_path: Path, params: Path, model: Path, capsys):
+    values = json.loads(params.read_text())
+    untrained = make_tiny_model(tmp_path / 'untrained', 'ringworld')
+    values['/**']['ros__parameters']['model.path'] = str(untrained)
+    params.write_text(json.dumps(values))
+    summary = run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
+    assert summary['model_trained'] is False
+    assert summary['status'] == {'INVALID': 2}
+    assert 'NOT TRAINED' in capsys.readouterr().out
+    assert 'This model is not trained.' in (tmp_path / 'out' / 'report.html').read_text()
+
+
+def damaged(name: str) -> Any:
+    """Replace the front images of the second tick by something broken."""
+
+    def change(item: Item) -> Item | None:
+        if '/front/image_raw' not in item.topic:
+            return item
+        raw = name in ('wrong encoding', 'wrong step', 'zero size')
+        topic = item.topic.removesuffix('/compressed') if raw else item.topic
+        good = image(item.stamp_ns) if raw else item.message
+        broken = {
+            'truncated': lambda: jpeg(item.stamp_ns, cut=200),
+            'no bytes': lambda: jpeg(item.stamp_ns, cut=0),
+            'wrong encoding': lambda: image(item.stamp_ns, encoding='klingon8'),
+            'wrong step': lambda: image(item.stamp_ns, step=10),
+            'zero size': lambda: image(item.stamp_ns, width=0),
+        }[name]
+        return replace(item, topic=topic, message=broken() if item.stamp_ns == START_NS + PERIOD_NS else good)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('truncated', 'is truncated'),
+        ('no bytes', 'has no bytes'),
+        ('wrong encoding', "encoding 'klingon8' is not supported"),
+        ('wrong step', 'step is 10 bytes'),
+        ('zero size', 'the image is empty: 0x48'),
+    ],
+)
+def test_broken_image_is_counted_and_the_run_goes_on(tmp_path: Path, params: Path, capsys, name: str, words: str):
+    summary = run(write_bag(tmp_path / 'bag', drive(4, damaged(name))), tmp_path / 'out', params)
+    assert summary['ticks'] == 4
+    assert summary['errors'] == 1
+    [sentence] = summary['error_sentences']
+    assert words in sentence
+    assert "camera 'front'" in sentence
+    assert summary['status']['NO_HINT'] == 1  # front is the critical camera
+    assert capsys.readouterr().err.count(sentence) == 1
+
+
+def test_poisoned_odometry_is_refused_with_a_note(tmp_path: Path, params: Path):
+    def poison(item: Item) -> Item:
+        if item.topic == '/odom':
+            item.message.twist.twist.linear.x = float('nan')
+        return item
+
+    summary = run(write_bag(tmp_path / 'bag', drive(3, poison)), tmp_path / 'out', params)
+    assert summary['ticks'] == 3
+    assert summary['status'] == {'DEGRADED': 3}
+    assert any('odometry' in note for note in summary['notes'])
+
+
+def test_camera_info_of_another_size_is_noted(tmp_path: Path, params: Path):
+    def other_size(item: Item) -> Item:
+        if item.topic.endswith('right/camera_info'):
+            item.message.height = 20
+        return item
+
+    summary = run(write_bag(tmp_path / 'bag', drive(2, other_size)), tmp_path / 'out', params)
+    assert any("camera_info of camera 'right' is for 64x20, its images are 64x48" in note for note in summary['notes'])
+
+
+def test_silent_camera_is_named(tmp_path: Path, params: Path):
+    def silence(item: Item) -> Item | None:
+        late = item.stamp_ns > START_NS
+        return None if late and 'left/image_raw' in item.topic else item
+
+    summary = run(write_bag(tmp_path / 'bag', drive(4, silence)), tmp_path / 'out', params)
+    assert (summary['sets_full'], summary['sets_partial']) == (1, 3)
+    assert summary['views']['left']['ticks_without'] == 3
+    assert summary['cameras_missing'] == []
+
+
+def test_bag_without_a_frame_of_the_anchor_fails_with_its_summary_written(tmp_path: Path, params: Path, capsys):
+    def unstamped(item: Item) -> Item:
+        if 'image_raw' in item.topic:
+            item.message.header.stamp.sec = item.message.header.stamp.nanosec = 0
+        return item
+
+    bag, output = write_bag(tmp_path / 'bag', drive(2, unstamped)), tmp_path / 'out'
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params)]) == 1
+    assert "gave no frame set to run on: the anchor camera 'front' brought no usable frame" in capsys.readouterr().err
+    assert json.loads((output / 'summary.json').read_text())['ticks'] == 0
+    assert 'no tick' in (output / 'report.html').read_text()
+
+
+def test_damaged_bag_is_replayed_up_to_the_damage(tmp_path: Path, params: Path):
+    folder = write_bag(tmp_path / 'bag', drive(400))
+    [file] = folder.glob('*.mcap')
+    data = file.read_bytes()
+    assert len(data) > 1.5 * 2**20  # more than one chunk
+    file.write_bytes(data[: int(len(data) * 0.95)])
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters'].update({'inference.period_ms': 5000.0, 'inference.describe': False})
+    params.write_text(json.dumps(values))
+    summary = run(folder, tmp_path / 'out', params)
+    assert summary['sets_full'] > 100
+    assert summary['ticks'] > 2
+    assert any('before the damage are read' in note for note in summary['notes'])
+
+
+def test_interrupted_run_keeps_what_it_has(tmp_path: Path, params: Path, monkeypatch):
+    whole, calls = Pipeline.run, []
+
+    def interrupted(self, window, **arguments):
+        calls.append(window)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(self, window, **arguments)
+
+    monkeypatch.setattr(Pipeline, 'run', interrupted)
+    bag, output = write_bag(tmp_path / 'bag', drive(6)), tmp_path / 'out'
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params)]) == 130
+    summary = json.loads((output / 'summary.json').read_text())
+    assert (summary['interrupted'], summary['ticks']) == (True, 3)
+    assert '<b>Interrupted.</b>' in (output / 'report.html').read_text()
+    with Bag(output / 'results.mcap') as results:
+        assert len(list(results.messages([HINT_TOPIC]))) == 3
+
+
+def test_failed_tick_is_an_error_and_the_run_goes_on(tmp_path: Path, params: Path, monkeypatch):
+    whole, calls = Pipeline.run, []
+
+    def failing(self, window, **arguments):
+        calls.append(window)
+        if len(calls) == 2:
+            raise RuntimeError('out of\nmemory')
+        return whole(self, window, **arguments)
+
+    monkeypatch.setattr(Pipeline, 'run', failing)
+    output = tmp_path / 'out'
+    summary = run(write_bag(tmp_path / 'bag', drive(3)), output, params)
+    assert summary['status'][Status.ERROR.name] == 1
+    assert summary['error_sentences'] == {'inference failed: out of memory': 1}
+    with Bag(output / 'results.mcap') as results:
+        statuses = [record.message().status for record in results.messages([HINT_TOPIC])]
+    assert statuses[1] == Status.ERROR
+
+
+def test_truth_beside_the_bag_is_compared(tmp_path: Path, params: Path):
+    bag = write_bag(tmp_path / 'bag', drive(4))
+    free = run(bag, tmp_path / 'free', params)
+    [said] = free['hints']
+    other = 'STOP' if said != 'STOP' else 'NONE'
+    ticks = [{'stamp_ns': START_NS + i * PERIOD_NS, 'behavior': said if i else other} for i in range(3)]
+    (bag / 'truth.json').write_text(json.dumps({'ticks': ticks}))
+    summary = run(bag, tmp_path / 'out', params)
+    assert free['truth'] is None
+    assert summary['truth'] == {'known': 3, 'hits': 2, 'misses': 1, 'answers': {other: {said: 1}, said: {said: 2}}}
+
+
+def test_broken_truth_file_is_named(tmp_path: Path, params: Path, capsys):
+    bag = write_bag(tmp_path / 'bag', drive(1))
+    (bag / 'truth.json').write_text('{"ticks": [{"stamp_ns": 1, "behavior": "FLY"}]}')
+    assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(params)]) == 1
+    assert f"truth file '{bag / 'truth.json'}' is not readable" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_recorded_ring(tmp_path: Path, params: Path, test_data: Path):
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters'].update({'inference.period_ms': 1000.0, 'inference.describe': False})
+    params.write_text(json.dumps(values))
+    summary = run(test_data / 'pandaset_002' / 'bag', tmp_path / 'out', params)
+    assert summary['cameras'] == ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_RIGHT', 'CAM_BACK', 'CAM_LEFT', 'CAM_FRONT_LEFT']
+    assert summary['sets_full'] + summary['sets_partial'] == 40
+    assert summary['sets_full'] >= 38
+    assert summary['sets_skipped'] == 0
+    assert all(view['tokens_kept'] > 0 for view in summary['views'].values())
+    overlaps = np.array([view['overlap_right_deg'] for view in summary['views'].values()])
+    assert overlaps.min() == pytest.approx(0.7, abs=0.2)
+    assert overlaps.max() == pytest.approx(60.7, abs=0.5)

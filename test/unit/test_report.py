@@ -1,0 +1,195 @@
+"""The report: self-contained, bounded, honest about the model and the truth."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.types import Answer, Behavior, CameraState, Status, ViewReport
+from stprune_ros.offline.pictures import history_masks, jpeg, kept_tokens, png
+from stprune_ros.offline.replay import SHOWN_TICKS, Thinned
+from stprune_ros.offline.report import Mark, Picture, Shown, render
+from stprune_ros.offline.summary import MAX_SENTENCES, Sentences, Tally
+from stprune_ros.offline.truth import TrueTick
+from stprune_ros.settings import Settings
+
+RIG = """
+cameras:
+  front: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 0}
+  right: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: -80}
+  left: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 80}
+"""
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> CameraRig:
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG)
+    return CameraRig.from_file(path)
+
+
+def answer(behavior: Behavior = Behavior.STOP, **changes) -> Answer:
+    keep = np.zeros((2, 3, 4), bool)
+    keep[1, 0, :2] = True
+    view = ViewReport('front', CameraState.OK, 5, 2, 24, 2, keep)
+    missing = [ViewReport(camera, CameraState.MISSING) for camera in ('right', 'left')]
+    values = {
+        'sequence': 1,
+        'stamp_ns': 5,
+        'status': Status.OK,
+        'behavior': behavior,
+        'distribution': ((Behavior.STOP, 0.75), (Behavior.NONE, 0.25)),
+        'confidence': 0.75,
+        'description': 'A <b>van</b> & a dog',
+        'views': (view, *missing),
+        'model_id': 'model',
+        'model_trained': True,
+        'method': 'st_prune',
+        'keep_ratio': 0.1,
+        'stage_ms': {'encode': 3.0, 'hint': 1.0},
+    }
+    return Answer(**{**values, **changes})
+
+
+def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple[str, ...] = ()) -> str:
+    tally = Tally()
+    for each, truth in zip(answers, truths):
+        tally.add(each, truth)
+    for error in errors:
+        tally.errors.add(error)
+    topics = {'images': {}, 'odometry': ''}
+    summary = tally.summary(Path('a <bag>'), Settings(), rig, 'front', {'sets_full': len(answers)}, topics)
+    marks = [
+        Mark(i / 10, each.status.name, each.behavior.name, truth)
+        for i, (each, truth) in enumerate(zip(answers, truths))
+    ]
+    image = np.full((48, 64, 3), 200, np.uint8)
+    keep = answers[0].views[0].keep
+    pictures = (
+        Picture('front', 'front', jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep))),
+        Picture('right', 'right'),
+    )
+    shown = [Shown(each, 0.1, pictures, 3.0, TrueTick(truth, 'really <so>')) for each, truth in zip(answers, truths)]
+    return render(summary, marks, shown[:SHOWN_TICKS], rig)
+
+
+class Tags(HTMLParser):
+    """Checks that every tag that opens also closes, in order."""
+
+    EMPTY = frozenset({'meta', 'img', 'br'})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+        self.sources += [value for name, value in attributes if name in ('src', 'href')]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_and_needs_nothing_from_outside(rig: CameraRig):
+    html = page(rig, [answer()], ['STOP'])
+    tags = Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert tags.sources
+    assert all(source.startswith('data:image/') for source in tags.sources)
+    assert not re.search(r'https?://|@import|url\(|<script|<link', html)
+
+
+def test_texts_from_outside_are_escaped(rig: CameraRig):
+    html = page(rig, [answer()], ['STOP'], ('broken <image>',))
+    assert 'A &lt;b&gt;van&lt;/b&gt; &amp; a dog' in html
+    assert 'a &lt;bag&gt;' in html
+    assert 'really &lt;so&gt;' in html
+    assert '1 &times; broken &lt;image&gt;' in html
+
+
+def test_truth_is_counted_and_shown(rig: CameraRig):
+    html = page(rig, [answer(), answer(Behavior.NONE), answer(status=Status.STALE)], ['STOP', 'STOP', 'STOP'])
+    assert '1 of 3' in html
+    assert '&#10003; so is the truth' in html
+    assert '&#10007; truth: stop' in html
+
+
+def test_without_truth_nothing_is_said_about_it(rig: CameraRig):
+    html = page(rig, [answer()], [''])
+    assert 'the truth' not in html
+    assert '>truth<' not in html
+
+
+@pytest.mark.parametrize('trained', [True, False])
+def test_untrained_model_is_marked(rig: CameraRig, trained: bool):
+    assert ('This model is not trained.' in page(rig, [answer(model_trained=trained)], [''])) is not trained
+
+
+def test_missing_view_is_said(rig: CameraRig):
+    html = page(rig, [answer()], [''])
+    assert 'no usable frame: missing' in html
+    assert 'never seen: right, left' in html
+
+
+def test_a_thousand_ticks_make_no_larger_page(rig: CameraRig):
+    few, many = page(rig, [answer()] * 12, ['STOP'] * 12), page(rig, [answer()] * 1000, ['STOP'] * 1000)
+    assert len(many) < len(few) + 200
+
+
+def test_page_of_nothing(rig: CameraRig):
+    summary = Tally().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    assert 'no tick' in render(summary, [], [], rig)
+
+
+@pytest.mark.parametrize('count', [1, 12, 13, 100, 1000])
+def test_shown_ticks_are_spread_evenly(count: int):
+    thinned = Thinned(12)
+    for index in range(count):
+        thinned.add(Shown(answer(), float(index), ()) if thinned.wants_next() else None)
+    times = [tick.seconds for tick in thinned.kept]
+    assert min(count, 6) <= len(times) <= 12
+    assert len({b - a for a, b in itertools.pairwise(times)}) <= 1
+    assert times[0] == 0
+    assert times[-1] >= count - 1 - thinned.step
+
+
+def test_kept_tokens_keep_their_colour():
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[...] = (10, 200, 30)
+    keep = np.zeros((2, 4), bool)
+    keep[0, 1] = True
+    picture = kept_tokens(image, keep, width=80)
+    assert picture.shape == (40, 80, 3)
+    assert picture[10, 30].tolist() == [10, 200, 30]
+    dropped = picture[30, 30]
+    assert dropped[0] == dropped[1] == dropped[2] < 100
+
+
+def test_history_strip_shows_every_frame():
+    keep = np.zeros((3, 2, 4), bool)
+    keep[2, 1, 3] = True
+    strip = cv2.imdecode(np.frombuffer(png(history_masks(keep)), np.uint8), cv2.IMREAD_UNCHANGED)
+    bright = (strip[..., 2] > 200) & (strip[..., 3] > 0)
+    rows, columns = np.nonzero(bright)
+    assert strip.shape[1] == 3 * 4 * 6 + 2 * 6
+    assert (rows.min(), columns.min(), columns.max()) == (6, strip.shape[1] - 6, strip.shape[1] - 1)
+    assert (strip[:, 24:30, 3] == 0).all()  # the gap between two frames
+
+
+def test_sentences_are_bounded():
+    sentences = Sentences()
+    news = [sentences.add(f'error {number % 80}') for number in range(200)]
+    listed = sentences.listed()
+    assert len(listed) == MAX_SENTENCES + 1
+    assert sum(listed.values()) == sentences.total == 200
+    assert sum(news) == MAX_SENTENCES
