@@ -18,7 +18,21 @@ from stprune_ros.core.types import StpruneError
 
 Value = bool | int | float | str | list[str] | list[float]
 
-METHODS = ('st_prune', 'mtp', 'rsp', 'random', 'uniform', 'none')
+METHODS = (
+    'st_prune',
+    'mtp',
+    'rsp',
+    'random',
+    'uniform',
+    'divprune',
+    'tfps',
+    'evs',
+    'vidcom2',
+    'dtd',
+    'dart',
+    'cdpruner',
+    'none',
+)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from stprune_ros.core.distortion import distort, undistort
 from stprune_ros.core.types import StpruneError
 
 DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
+NEAR = 5.0  # m; objects nearer than this are too large for the question where they are
 OPTICAL_FROM_LINK = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # REP-103, columns: optical axes
 
 
@@ -45,6 +46,13 @@ class CameraModel:
         axis = self.rotation[:, 2]
         return math.atan2(axis[1], axis[0])
 
+    def rays(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, 3) in the vehicle frame of pixels (n,), (n,)."""
+        x, y = undistort(
+            (u - self.k[0, 2]) / self.k[0, 0], (v - self.k[1, 2]) / self.k[1, 1], self.distortion_model, self.d
+        )
+        return _unit(np.stack([x, y, np.ones_like(x)], axis=1) @ self.rotation.T)
+
     def horizon_rays(self) -> np.ndarray:
         """Unit vectors (width, 3) in the vehicle frame: where each image column meets the horizon."""
         columns = np.arange(self.width)  # OpenCV's convention: whole numbers are pixel centres
@@ -52,17 +60,17 @@ class CameraModel:
         down = self.rotation[2]
         # The row at which a column's ray is level; a camera that looks straight up or down has none.
         y = -(down[0] * x + down[2]) / down[1] if abs(down[1]) > 1e-3 else np.zeros_like(x)
-        rays = np.stack([x, y, np.ones_like(x)], axis=1) @ self.rotation.T
-        return np.asarray(rays / np.linalg.norm(rays, axis=1, keepdims=True))
+        return _unit(np.stack([x, y, np.ones_like(x)], axis=1) @ self.rotation.T)
 
-    def project_columns(self, points: np.ndarray) -> np.ndarray:
-        """Image column of each vehicle-frame direction or point offset (n, 3); NaN behind the camera."""
-        optical = points @ self.rotation
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels u (n,), v (n,) of vehicle-frame points (n, 3); NaN behind the camera."""
+        optical = (points - self.translation) @ self.rotation
         z = optical[:, 2]
         in_front = z > 1e-6
         safe = np.where(in_front, z, 1.0)
-        x, _ = distort(optical[:, 0] / safe, optical[:, 1] / safe, self.distortion_model, self.d)
-        return np.where(in_front, self.k[0, 0] * x + self.k[0, 2], np.nan)
+        x, y = distort(optical[:, 0] / safe, optical[:, 1] / safe, self.distortion_model, self.d)
+        u, v = self.k[0, 0] * x + self.k[0, 2], self.k[1, 1] * y + self.k[1, 2]
+        return np.where(in_front, u, np.nan), np.where(in_front, v, np.nan)
 
 
 class CameraRig:
@@ -103,13 +111,23 @@ class CameraRig:
         """
         model, neighbour = self.cameras[camera], self.cameras[other]
         rays = model.horizon_rays()
-        points = rays if math.isinf(range_m) else rays * range_m + model.translation - neighbour.translation
-        columns = neighbour.project_columns(points)
+        # At infinity the cameras stand at the same place.
+        points = neighbour.translation + rays if math.isinf(range_m) else model.translation + rays * range_m
+        columns, _ = neighbour.project(points)
         return np.asarray((columns >= -0.5) & (columns < neighbour.width - 0.5))  # NaN compares false
 
     def overlap(self, camera: str, other: str, range_m: float = math.inf) -> tuple[int, int]:
         """The longest run of columns [start, stop) of ``camera`` that ``other`` sees too; (0, 0) if none."""
         return longest_run(self.columns_seen(camera, other, range_m))
+
+    def shared(self, camera: str, other: str, columns: int) -> np.ndarray:
+        """Which of ``columns`` equal parts of the image of ``camera`` show something that ``other`` sees: bool (columns,).
+
+        Generous: near and far, so that an object counts wherever it stands.
+        """
+        seen = self.columns_seen(camera, other) | self.columns_seen(camera, other, NEAR)
+        parts = np.arange(len(seen)) * columns // len(seen)
+        return np.asarray(np.bincount(parts, seen, columns) > 0)
 
     def overlap_deg(self, camera: str, other: str) -> float:
         """Shared horizontal field of view in degrees, at infinity."""
@@ -207,6 +225,10 @@ class RigBuilder:
             frame, matrix, offset = self._edges[frame]
             rotation, translation = matrix @ rotation, matrix @ translation + offset
         return rotation, translation
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def longest_run(mask: np.ndarray) -> tuple[int, int]:

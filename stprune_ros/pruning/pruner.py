@@ -10,10 +10,12 @@ from torch import Tensor
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import random_mask, uniform_mask
+from stprune_ros.pruning.peers import cdpruner, dart, divprune, tfps
+from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
 from stprune_ros.pruning.selection import budget
-from stprune_ros.pruning.spatial import prune_spatial
-from stprune_ros.pruning.temporal import prune_temporal
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, unit_rows
+from stprune_ros.pruning.spatial import Sides, prune_spatial
+from stprune_ros.pruning.temporal import prune_temporal, volatility, volatility_along
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, unit_rows, view_budget
 
 
 class SpatioTemporalPruner:
@@ -77,6 +79,7 @@ def _two_stages(
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
     kept = prune_temporal(
         [units[i] for i in active],
+        [_moves(views[i], units[i], config) for i in active],
         [views[i].slots for i in active],
         history,
         [budgets[i][0] for i in active],
@@ -88,31 +91,58 @@ def _two_stages(
         return masks
 
     survivors = [unit.flatten(0, 1)[mask] for unit, mask in zip(units, masks)]
-    for mask, stays in zip(masks, prune_spatial(survivors, [last for _, last in budgets], config.lambda_spatial)):
+    sides = [_sides(view, mask) for view, mask in zip(views, masks)] if config.calibrated_overlap else None
+    final = [last for _, last in budgets]
+    for mask, stays in zip(masks, prune_spatial(survivors, final, config.lambda_spatial, sides, config.one_pays)):
         mask[mask.clone()] = stays
     return masks
 
 
+def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig) -> Tensor:
+    if config.compensate_motion and view.flow is not None:
+        return volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), view.flow)
+    return volatility(unit)
+
+
+def _sides(view: ViewTokens, survivors: Tensor) -> Sides:
+    """For the tokens that survived MTP, whether they lie in a column that the left, the right neighbour sees too."""
+    if view.shared is None or not view.count:
+        everywhere = torch.ones(int(survivors.sum()), dtype=torch.bool, device=survivors.device)
+        return everywhere, everywhere
+    columns = survivors.nonzero().squeeze(1) % view.tokens.shape[2]
+    left, right = view.shared
+    return left[columns], right[columns]
+
+
 def _random(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
     generator = torch.Generator().manual_seed(config.seed)
-    masks = [random_mask(view.count, _single_budget(view, config), generator) for view in views]
+    masks = [random_mask(view.count, view_budget(view, config), generator) for view in views]
     return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
 
 
 def _uniform(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
     masks = [
-        uniform_mask(view.tokens.shape[:3], _single_budget(view, config)) if view.count else _nothing()
-        for view in views
+        uniform_mask(view.tokens.shape[:3], view_budget(view, config)) if view.count else _nothing() for view in views
     ]
     return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
-
-
-def _single_budget(view: ViewTokens, config: PruningConfig) -> int:
-    return budget(config.keep_ratio, view.count) if view.count else 0
 
 
 def _nothing() -> Tensor:
     return torch.zeros(0, dtype=torch.bool)
 
 
-METHODS = {'st_prune': _st_prune, 'mtp': _mtp, 'rsp': _rsp, 'random': _random, 'uniform': _uniform, 'none': _uniform}
+METHODS = {
+    'st_prune': _st_prune,
+    'mtp': _mtp,
+    'rsp': _rsp,
+    'random': _random,
+    'uniform': _uniform,
+    'divprune': divprune,
+    'tfps': tfps,
+    'evs': evs,
+    'vidcom2': vidcom2,
+    'dtd': dtd,
+    'dart': dart,
+    'cdpruner': cdpruner,
+    'none': _uniform,
+}

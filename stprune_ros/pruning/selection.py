@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,12 +44,12 @@ def greedy_plain(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
     return keep
 
 
-def pad_rows(rows: list[Tensor], value: float = 0.0) -> Tensor:
+def pad_rows(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
     """Stack (n_b, ...) tensors of different n_b into (B, max n_b, ...), padded with ``value``."""
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
-def select(tokens: list[Tensor], bonuses: list[Tensor], budgets: list[int]) -> list[Tensor]:
+def select(tokens: Sequence[Tensor], bonuses: Sequence[Tensor], budgets: Sequence[int]) -> list[Tensor]:
     """`greedy_max_min` for several independent sets at once.
 
     tokens: per set (n_b, D), unit rows; bonuses: per set (n_b,); budgets: per set. Returns per set a bool (n_b,) mask.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,22 +25,62 @@ def volatility(x: Tensor) -> Tensor:
     return (raw - low) / (high - low)
 
 
-def temporal_bonus(x: Tensor, slots: tuple[int, ...], history: int, weight: float) -> Tensor:
+def volatility_along(x: Tensor, grid: tuple[int, int], flow: Tensor) -> Tensor:
+    """Volatility of every token along the motion that the ego vehicle causes: what is left is motion of its own (ours).
+
+    x: (T, P, D), unit rows; grid: rows and columns, P together; flow: (T, P, 2), see `ViewTokens`. Returns (T, P) in
+    [0, 1]: mean of 1 - cos over pairs of frames, features interpolated between patches; tokens that cannot be followed
+    get the mean of the others.
+    """
+    frames, places, width = x.shape
+    rows, columns = grid
+    seen = flow.isfinite().all(dim=-1)
+    where = flow.nan_to_num(0.0)
+    size = torch.tensor([columns, rows], device=x.device)
+    points = (2 * where.flip(-1) + 1) / size - 1  # grid_sample counts from -1 to 1, x first
+    maps = x.transpose(1, 2).reshape(frames, width, rows, columns)
+    found = torch.nn.functional.grid_sample(
+        maps, points[:, None].to(x.dtype), padding_mode='border', align_corners=False
+    )[:, :, 0].transpose(1, 2)
+    found = torch.nn.functional.normalize(found, dim=-1) * seen[..., None]
+    count = seen.sum(dim=0)
+    pairs = (count * count - found.sum(dim=0).square().sum(dim=-1)) / (count * (count - 1)).clamp(min=1)
+    known = count > 1
+    if not known.any():
+        return x.new_zeros(frames, places)
+    pairs = torch.where(known, pairs, pairs[known].mean())
+    low, high = pairs.min(), pairs.max()
+    scaled = (pairs - low) / (high - low) if high - low >= STATIC_RANGE else torch.zeros_like(pairs)
+    spread = scaled.mean().repeat(frames, places)
+    cells = (where.round().clamp(min=0) * torch.tensor([columns, 1], device=x.device)).sum(dim=-1).long()
+    for t in range(frames - 1):
+        spread[t, cells[t, seen[t]]] = scaled[seen[t]]
+    spread[-1] = scaled
+    return spread
+
+
+def temporal_bonus(x: Tensor, moves: Tensor, slots: tuple[int, ...], history: int, weight: float) -> Tensor:
     """Soft term of MTP: ``weight`` times the mean of volatility and recency (ours).
 
-    x: (T, P, D); slots: for each frame its place in the history, 0 oldest to ``history - 1`` newest. Returns (T * P,).
+    x: (T, P, D); moves: volatility (P,) or (T, P); slots: for each frame its place in the history, 0 oldest to
+    ``history - 1`` newest. Returns (T * P,).
     """
     recency = (torch.tensor(slots, dtype=x.dtype, device=x.device) + 1) / history
-    return (weight * (volatility(x)[None, :] + recency[:, None]) / 2).reshape(-1)
+    return (weight * (moves.expand(x.shape[:2]) + recency[:, None]) / 2).reshape(-1)
 
 
 def prune_temporal(
-    views: list[Tensor], slots: list[tuple[int, ...]], history: int, budgets: list[int], weight: float
+    views: Sequence[Tensor],
+    moves: Sequence[Tensor],
+    slots: Sequence[tuple[int, ...]],
+    history: int,
+    budgets: Sequence[int],
+    weight: float,
 ) -> list[Tensor]:
     """MTP over every view at once.
 
-    views: per view (T, P, D), unit rows, T >= 1; slots: per view and frame as in `temporal_bonus`; budgets: per view.
-    Returns per view a bool (T * P,) keep mask with exactly its budget.
+    views: per view (T, P, D), unit rows, T >= 1; moves: per view its volatility, see `temporal_bonus`; slots: per view
+    and frame; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
-    bonuses = [temporal_bonus(x, places, history, weight) for x, places in zip(views, slots)]
+    bonuses = [temporal_bonus(x, m, places, history, weight) for x, m, places in zip(views, moves, slots)]
     return select([x.flatten(0, 1) for x in views], bonuses, budgets)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.pruning.selection import budget
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,17 @@ class ViewTokens:
 
     ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots``
     gives each frame's place in the history, 0 oldest. Grids may differ between views.
+
+    What calibration and odometry know, None where they are missing: ``shared`` holds for the left and the right
+    neighbour which grid columns it sees too, bool (columns,); ``flow`` (T, rows * columns, 2) says where a static patch
+    of the newest frame was in each frame, as row and column, NaN outside.
     """
 
     name: str
     tokens: Tensor
     slots: tuple[int, ...]
+    shared: tuple[Tensor, Tensor] | None = None
+    flow: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -31,13 +38,20 @@ class ViewTokens:
 
 @dataclass(frozen=True)
 class PruningConfig:
-    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading."""
+    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading.
+
+    The switches are ours, off in the plain method: volatility along the motion that odometry explains, penalties only
+    within the overlap that calibration allows, and only one view of a pair paying for a copy.
+    """
 
     method: str = 'st_prune'
     keep_ratio: float = 0.1
     lambda_temporal: float = 0.6
     lambda_spatial: float = 0.8
     seed: int = 0
+    compensate_motion: bool = False
+    calibrated_overlap: bool = False
+    one_pays: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
@@ -48,6 +62,11 @@ def unit_rows(view: ViewTokens) -> Tensor:
     """(T, P, D) in float32 with unit rows."""
     flat = view.tokens.flatten(1, 2).float()
     return torch.nn.functional.normalize(flat, dim=-1)
+
+
+def view_budget(view: ViewTokens, config: PruningConfig) -> int:
+    """Tokens that a method without stages keeps of a view: the ratio of them, 0 of none."""
+    return budget(config.keep_ratio, view.count) if view.count else 0
 
 
 def check(view: ViewTokens, history: int) -> None:

@@ -1,0 +1,110 @@
+"""Peers made for video: EVS, VidCom2 and DTD, written from their published formulas; each camera is one video.
+
+They are baselines, so every one keeps exactly as many tokens as the others: EVS and VidCom2 the ratio of each view, DTD
+the sum of that over the ring, so that a view may keep none. "The frame before" is the frame before that is there. Ties
+go to the lowest index: views in order, then frames from the oldest, then rows, then columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+
+BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of VidCom2's Gaussians; squared, as its authors use them
+TEMPERATURE = 0.01  # of VidCom2's softmax over frames
+
+
+def evs(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    """Efficient Video Sampling (arXiv 2510.14624): per view, the whole first frame and the tokens that changed most.
+
+    Change is 1 - cos(x[t, p], x[t-1, p]); one stable sort over all frames of the view. The paper compares pixels; the
+    feature form is that of its public implementations. A budget below one frame is outside the method, which always
+    keeps the first: here the budget wins, and the first frame gives way to the tokens that changed (ours; a literal
+    sort would leave the top rows of the oldest frame). Returns per view a bool (count,) mask.
+    """
+    return [_most_changed(change(unit_rows(view)), view_budget(view, config)) for view in views]
+
+
+def dtd(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    """Differential Token Dropping of TimeChat-Online (arXiv 2504.17343): drop what is like the frame before.
+
+    A token goes when cos(x[t, p], x[t-1, p]) > tau; first frames stay. The method has a tau and no budget: here tau is
+    the one at which the whole ring meets the budget, so that a view in motion keeps more than a still one. Of tokens
+    exactly at tau, all of which the method would keep, those of lowest index stay. Within one view this is `evs`: at a
+    fixed budget the two differ only in that DTD's threshold holds for all views together. First frames that together
+    exceed the budget give way as in `evs` (ours). Returns per view a bool (count,) mask.
+    """
+    changes = torch.cat([change(unit_rows(view)) for view in views])
+    mask = _most_changed(changes, sum(view_budget(view, config) for view in views))
+    return list(mask.split([view.count for view in views]))
+
+
+def vidcom2(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    """VidCom2 (arXiv 2505.14454): per view, more tokens for frames unlike the rest, in each the least typical tokens.
+
+    s(x, c) = sum over b in `BANDWIDTHS` of exp(-||x - c||^2 / 2b), on unit tokens. Uniqueness of a frame is minus the
+    mean of s to the video's mean token; its quota is K / T * (1 + softmax(uniqueness / `TEMPERATURE`) - 1 / T). A frame
+    keeps its quota of lowest s to the video mean plus s to the frame mean. As in the authors' program, similarity uses
+    the half of the channels with the lowest variance and no frame is left empty where the budget allows. The exact
+    whole numbers are ours, see `frame_quotas`. Returns per view a bool (count,) mask.
+    """
+    return [_least_typical(view, view_budget(view, config)) for view in views]
+
+
+def change(x: Tensor) -> Tensor:
+    """1 - cos to the same place in the frame before: (T * P,) for unit rows (T, P, D); infinite in the first frame."""
+    difference = x.new_full(x.shape[:2], math.inf)
+    # The same as 1 minus the dot product, but exactly zero where nothing changed.
+    difference[1:] = (x[1:] - x[:-1]).square().sum(dim=-1) / 2
+    return difference.flatten()
+
+
+def frame_quotas(shares: Tensor, keep: int, capacity: int) -> Tensor:
+    """Whole numbers near ``shares`` that sum to ``keep``, each at most ``capacity``: int64 (T,).
+
+    Shares are rounded down, to one at least if there is one for every frame; what remains goes, token by token, to
+    the frame farthest below its share that has room.
+    """
+    # With shares K / T * (1 + p - 1 / T), p >= 0 of sum 1, rounding up to one never takes more than there is.
+    quotas = shares.floor().clamp(min=float(keep >= len(shares)), max=capacity).long()
+    for _ in range(keep - int(quotas.sum())):
+        quotas[(shares - quotas).masked_fill(quotas >= capacity, -math.inf).argmax()] += 1
+    return quotas
+
+
+def _most_changed(changes: Tensor, keep: int) -> Tensor:
+    first = changes.isinf()
+    if int(first.sum()) > keep:
+        changes = changes.masked_fill(first, -math.inf)
+    mask = torch.zeros_like(first)
+    mask[changes.argsort(descending=True, stable=True)[:keep]] = True
+    return mask
+
+
+def _least_typical(view: ViewTokens, keep: int) -> Tensor:
+    mask = torch.zeros(view.count, dtype=torch.bool, device=view.tokens.device)
+    if not keep:
+        return mask
+    flat = view.tokens.float().flatten(1, 2)
+    variance = flat.flatten(0, 1).var(dim=0, correction=0)
+    steady = variance.argsort(stable=True)[: max(1, len(variance) // 2)]
+    x = torch.nn.functional.normalize(flat[..., steady], dim=-1)
+
+    to_video = _similarity(x, x.mean(dim=(0, 1)))
+    typical = to_video + _similarity(x, x.mean(dim=1, keepdim=True))
+    frames, places = typical.shape
+    weights = (-to_video.mean(dim=1) / TEMPERATURE).softmax(dim=0)
+    quotas = frame_quotas(keep / frames * (1 + weights - 1 / frames), keep, places)
+
+    rank = typical.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < quotas[:, None]).flatten()
+
+
+def _similarity(x: Tensor, centre: Tensor) -> Tensor:
+    distance = (x - centre).square().sum(dim=-1)
+    return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(dim=0)
