@@ -121,7 +121,7 @@ class CameraRig:
         return longest_run(self.columns_seen(camera, other, range_m))
 
     def shared(self, camera: str, other: str, columns: int) -> np.ndarray:
-        """Which of ``columns`` equal parts of the image of ``camera`` show something that ``other`` sees: bool (columns,).
+        """Which of ``columns`` equal parts of the image of ``camera`` show something ``other`` sees: bool (columns,).
 
         Generous: near and far, so that an object counts wherever it stands.
         """
