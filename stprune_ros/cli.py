@@ -16,6 +16,7 @@ from pathlib import Path
 
 from stprune_ros import settings
 from stprune_ros.core.types import StpruneError
+from stprune_ros.share import share
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,6 +151,8 @@ def _play(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         require_rclpy('play')
+        # Large images get lost in DDS's default shared memory; see config/dds.
+        os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(share('config/dds/fastdds_shm.xml')))
         from stprune_ros.ros.player import play
 
         print(
