@@ -77,6 +77,12 @@ def frame_quotas(shares: Tensor, keep: int, capacity: int) -> Tensor:
     return quotas
 
 
+def typicality(x: Tensor, centre: Tensor) -> Tensor:
+    """VidCom2's s(x, centre), see `vidcom2`: (T, P) for unit rows (T, P, D) and a centre for all or for each frame."""
+    distance = (x - centre).square().sum(dim=-1)
+    return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(dim=0)
+
+
 def _most_changed(changes: Tensor, keep: int) -> Tensor:
     first = changes.isinf()
     if int(first.sum()) > keep:
@@ -95,16 +101,11 @@ def _least_typical(view: ViewTokens, keep: int) -> Tensor:
     steady = variance.argsort(stable=True)[: max(1, len(variance) // 2)]
     x = torch.nn.functional.normalize(flat[..., steady], dim=-1)
 
-    to_video = _similarity(x, x.mean(dim=(0, 1)))
-    typical = to_video + _similarity(x, x.mean(dim=1, keepdim=True))
+    to_video = typicality(x, x.mean(dim=(0, 1)))
+    typical = to_video + typicality(x, x.mean(dim=1, keepdim=True))
     frames, places = typical.shape
     weights = (-to_video.mean(dim=1) / TEMPERATURE).softmax(dim=0)
     quotas = frame_quotas(keep / frames * (1 + weights - 1 / frames), keep, places)
 
     rank = typical.argsort(dim=1, stable=True).argsort(dim=1)
     return (rank < quotas[:, None]).flatten()
-
-
-def _similarity(x: Tensor, centre: Tensor) -> Tensor:
-    distance = (x - centre).square().sum(dim=-1)
-    return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(dim=0)

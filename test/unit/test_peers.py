@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from token_rings import prune, ring, rings, unit
 
 from stprune_ros.pruning.peers import isolation, most_volume
-from stprune_ros.pruning.peers_video import frame_quotas
+from stprune_ros.pruning.peers_video import frame_quotas, typicality
 from stprune_ros.pruning.selection import budget
 from stprune_ros.pruning.tokens import ViewTokens
 
@@ -236,6 +236,14 @@ def test_vidcom2_gives_a_frame_unlike_the_rest_more():
     tokens[2] = view.tokens[2]
     [mask] = prune([ViewTokens('V', tokens, (0, 1, 2, 3))], 4, 'vidcom2', 1 / 3)
     assert mask.flatten(1).sum(dim=1).tolist() == [3, 3, 7, 3]
+
+
+def test_typicality_sums_five_gaussians():
+    [view] = ring(views=1, frames=1, dim=4)
+    tokens = rows(view)
+    expected = [gaussians(row, mean(tokens)) for row in tokens]
+    x = view.tokens.flatten(1, 2)
+    assert typicality(x, x.mean(dim=1, keepdim=True)).flatten().tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @given(st.integers(1, 8), st.integers(1, 12), st.data())
