@@ -1,4 +1,4 @@
-"""A vehicle with three cameras in this process, and the node in another, over real DDS."""
+"""A vehicle with three cameras in this process, node and player in others, over real DDS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,81 +63,50 @@ def odometry(speed: float = 5.0) -> Odometry:
     return message
 
 
-class Vehicle:
-    """Publishes what a vehicle would and keeps what the node says; one DDS domain and namespace of its own.
+class Listener:
+    """Hears what the node says; in a DDS domain and namespace of its own."""
 
-    ``images`` makes the next image of each camera; a camera that it lacks is silent. ``odometry`` may be None.
-    """
-
-    def __init__(self, domain_id: int, namespace: str, transport: type = CompressedImage) -> None:
+    def __init__(self, domain_id: int, namespace: str) -> None:
         self.domain_id, self.node_name = domain_id, f'{namespace}/stprune_node'
-        self.images: dict[str, Callable[[], Any]] = {}
-        for number, camera in enumerate(AZIMUTH_DEG):
-            data = jpeg(number)
-            good = raw_image if transport is Image else lambda data=data: compressed_image(data)
-            self.images[camera] = good
-        self.odometry: Odometry | None = odometry()
         self.hints: list[PlanningHint] = []
         self.texts: list[SceneDescription] = []
         self.mosaics: list[CompressedImage] = []
         self.diagnostics: list[DiagnosticArray] = []
-        self.stamps: set[int] = set()
-        self.stamp_ns = 0  # of the last set
-        self.behind_ns = 0  # how far the vehicle's clock is behind
-        self._next = 0.0
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain_id)
-        self.node = Node('vehicle', namespace=namespace, context=self._context)
+        self.node = Node('test', namespace=namespace, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._connect(transport)
-
-    def _connect(self, transport: type) -> None:
-        node, prefix = self.node, f'{self.node_name}/input'
-        suffix = 'image' if transport is Image else 'image/compressed'
-        sensor = qos_profile_sensor_data
-        self._image_publishers = {
-            camera: node.create_publisher(transport, f'{prefix}/{camera}/{suffix}', sensor) for camera in AZIMUTH_DEG
-        }
-        self._infos = {
-            name: node.create_publisher(CameraInfo, f'{prefix}/{name}/camera_info', sensor) for name in AZIMUTH_DEG
-        }
-        self._odometry = node.create_publisher(Odometry, f'{prefix}/kinematic_state', qos.ODOMETRY)
-        self._tf = node.create_publisher(TFMessage, '/tf_static', qos.TF_STATIC)
-        self._tf.publish(TFMessage(transforms=[_transform(camera) for camera in AZIMUTH_DEG]))
         output = f'{self.node_name}/output'
-        node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
-        node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
-        node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 50)
+        self.node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
+        self.node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 50)
 
     def watch_mosaics(self) -> None:
         """Subscribe to the debug picture."""
         topic = f'{self.node_name}/debug/kept_tokens/image/compressed'
         self.node.create_subscription(CompressedImage, topic, self.mosaics.append, qos_profile_sensor_data)
 
-    def silence_camera_info(self, camera: str) -> None:
-        """Stop the CameraInfo of one camera."""
-        del self._infos[camera]
-
-    def drive_until(self, condition: Callable[[], bool], what: str, node: NodeProcess | None = None) -> None:
-        """Publish ten frame sets a second until ``condition`` holds; fails with ``what`` after a generous while."""
+    def wait_until(self, condition: Callable[[], bool], what: str, node: NodeProcess) -> None:
+        """Listen until ``condition`` holds; fails with ``what`` after a generous while."""
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
-            if node is not None and node.process.poll() is not None:
+            if node.process.poll() is not None:
                 raise AssertionError(f'the node ended while waiting for {what}:\n{node.output()}')
             if time.monotonic() > deadline:
-                raise AssertionError(f'no {what} within {TIMEOUT_S} s\n{node.output() if node is not None else ""}')
-            if time.monotonic() >= self._next:
-                self._next = time.monotonic() + PERIOD_NS / 1e9
-                self._publish_set()
+                raise AssertionError(f'no {what} within {TIMEOUT_S} s\n{node.output()}')
+            self.act()
             self._executor.spin_once(timeout_sec=0.02)
+
+    def act(self) -> None:
+        """What is to be done meanwhile."""
 
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:
         """The response of a service of the node."""
         client = self.node.create_client(kind, f'{self.node_name}/{service}')
-        self.drive_until(client.service_is_ready, f'service {service}', node)
+        self.wait_until(client.service_is_ready, f'service {service}', node)
         future = client.call_async(request)
-        self.drive_until(future.done, f'answer of {service}', node)
+        self.wait_until(future.done, f'answer of {service}', node)
         return future.result()
 
     def close(self) -> None:
@@ -145,7 +115,47 @@ class Vehicle:
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def _publish_set(self) -> None:
+
+class Vehicle(Listener):
+    """Also publishes what a vehicle would, ten frame sets a second while it waits.
+
+    ``images`` makes the next image of each camera; a camera that it lacks is silent. ``odometry`` may be None.
+    """
+
+    def __init__(self, domain_id: int, namespace: str, transport: type = CompressedImage) -> None:
+        super().__init__(domain_id, namespace)
+        self.images: dict[str, Callable[[], Any]] = {}
+        for number, camera in enumerate(AZIMUTH_DEG):
+            data = jpeg(number)
+            good = raw_image if transport is Image else lambda data=data: compressed_image(data)
+            self.images[camera] = good
+        self.odometry: Odometry | None = odometry()
+        self.stamps: set[int] = set()
+        self.stamp_ns = 0  # of the last set
+        self.behind_ns = 0  # how far the vehicle's clock is behind
+        self._next = 0.0
+        node, prefix = self.node, f'{self.node_name}/input'
+        suffix = 'image' if transport is Image else 'image/compressed'
+        sensor = qos_profile_sensor_data
+        self._image_publishers = {
+            name: node.create_publisher(transport, f'{prefix}/{name}/{suffix}', sensor) for name in AZIMUTH_DEG
+        }
+        self._infos = {
+            name: node.create_publisher(CameraInfo, f'{prefix}/{name}/camera_info', sensor) for name in AZIMUTH_DEG
+        }
+        self._odometry = node.create_publisher(Odometry, f'{prefix}/kinematic_state', qos.ODOMETRY)
+        self._tf = node.create_publisher(TFMessage, '/tf_static', qos.TF_STATIC)
+        self._tf.publish(TFMessage(transforms=[_transform(camera) for camera in AZIMUTH_DEG]))
+
+    def silence_camera_info(self, camera: str) -> None:
+        """Stop the CameraInfo of one camera."""
+        del self._infos[camera]
+
+    def act(self) -> None:
+        """Publish the next frame set when it is due."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + PERIOD_NS / 1e9
         self.stamp_ns = time.time_ns() - self.behind_ns
         self.stamps.add(self.stamp_ns)
         for camera, publisher in self._infos.items():
@@ -163,13 +173,16 @@ class Vehicle:
 class NodeProcess:
     """The node in a process of its own, with parameters in a file."""
 
-    def __init__(self, folder: Path, vehicle: Vehicle, values: Mapping[str, Any]) -> None:
-        namespace = vehicle.node_name.rpartition('/')[0]
+    def __init__(
+        self, folder: Path, listener: Listener, values: Mapping[str, Any], remaps: Mapping[str, str] | None = None
+    ) -> None:
+        namespace = listener.node_name.rpartition('/')[0]
         params = folder / 'params.yaml'
         params.write_text(yaml.safe_dump({'/**': {'ros__parameters': dict(values)}}), encoding='utf-8')
         self._log = folder / 'node.log'
         ros = ['--ros-args', '-r', f'__ns:={namespace}', '--params-file', str(params)]
-        env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id), 'ROS_LOG_DIR': str(folder)}
+        ros += [word for source, target in (remaps or {}).items() for word in ('-r', f'{source}:={target}')]
+        env = {**os.environ, 'ROS_DOMAIN_ID': str(listener.domain_id), 'ROS_LOG_DIR': str(folder)}
         with self._log.open('wb') as log:
             self.process = subprocess.Popen(
                 [sys.executable, '-m', 'stprune_ros.ros.node', *ros], stdout=log, stderr=subprocess.STDOUT, env=env
@@ -192,6 +205,19 @@ class NodeProcess:
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
+
+
+@contextmanager
+def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
+    """`stprune play` in a process of its own, ended with the block."""
+    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
+    env = {**os.environ, 'ROS_DOMAIN_ID': str(listener.domain_id)}
+    player = subprocess.Popen([sys.executable, '-c', program, 'play', str(bag), *options], env=env)
+    try:
+        yield
+    finally:
+        player.terminate()
+        player.wait(TIMEOUT_S)
 
 
 def base_values(model: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def running(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     vehicle = Vehicle(new_domain_id(), '/node_test')
     node = NodeProcess(tmp_path_factory.mktemp('node'), vehicle, base_values(model))
     try:
-        vehicle.drive_until(lambda: bool(vehicle.hints and vehicle.texts), 'hint and description', node)
+        vehicle.wait_until(lambda: bool(vehicle.hints and vehicle.texts), 'hint and description', node)
         yield vehicle, node
     finally:
         node.stop()
@@ -60,7 +60,7 @@ def next_hint(vehicle: Vehicle, node: NodeProcess, status: int, what: str) -> Pl
     def fresh() -> list[PlanningHint]:
         return [hint for hint in vehicle.hints if hint.status == status and stamp_ns(hint) > since]
 
-    vehicle.drive_until(lambda: bool(fresh()), what, node)
+    vehicle.wait_until(lambda: bool(fresh()), what, node)
     return fresh()[-1]
 
 
@@ -102,7 +102,7 @@ def test_hint_carries_source_stamp_distribution_and_provenance(running):
 def test_description_follows_with_the_same_stamps(running):
     vehicle, node = running
     before = len(vehicle.texts)
-    vehicle.drive_until(lambda: len(vehicle.texts) > before, 'description', node)
+    vehicle.wait_until(lambda: len(vehicle.texts) > before, 'description', node)
     text = vehicle.texts[-1]
     assert stamp_ns(text) in vehicle.stamps
     assert stamp_ns(text) in {stamp_ns(hint) for hint in vehicle.hints}
@@ -170,7 +170,7 @@ def test_source_that_starts_anew_is_followed(running):
         new = vehicle.hints[before:]
         return any(hint.status == PlanningHint.OK and stamp_ns(hint) < jumped for hint in new)
 
-    vehicle.drive_until(answered, 'hint from the old time', node)
+    vehicle.wait_until(answered, 'hint from the old time', node)
     vehicle.behind_ns = 0
     next_hint(vehicle, node, PlanningHint.OK, 'hint from the new time')
 
@@ -178,7 +178,7 @@ def test_source_that_starts_anew_is_followed(running):
 def test_dynamic_parameter_changes_the_next_hint(running):
     vehicle, node = running
     assert set_parameter(vehicle, node, 'pruning.keep_ratio', 0.25) == (True, '')
-    vehicle.drive_until(lambda: vehicle.hints[-1].info.keep_ratio == 0.25, 'hint with the new ratio', node)
+    vehicle.wait_until(lambda: vehicle.hints[-1].info.keep_ratio == 0.25, 'hint with the new ratio', node)
     hint = vehicle.hints[-1]
     assert abs(hint.info.tokens_kept - hint.info.tokens_full / 4) <= len(RING)
     assert set_parameter(vehicle, node, 'pruning.keep_ratio', 0.5) == (True, '')
@@ -208,7 +208,7 @@ def test_parameters_describe_themselves(running):
 def test_mosaic_shows_the_ring_to_whoever_looks(running):
     vehicle, node = running
     vehicle.watch_mosaics()
-    vehicle.drive_until(lambda: bool(vehicle.mosaics), 'mosaic', node)
+    vehicle.wait_until(lambda: bool(vehicle.mosaics), 'mosaic', node)
     picture = cv2.imdecode(np.frombuffer(vehicle.mosaics[-1].data, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (360, 640, 3)
     assert stamp_ns(vehicle.mosaics[-1]) in vehicle.stamps
@@ -216,7 +216,7 @@ def test_mosaic_shows_the_ring_to_whoever_looks(running):
 
 def test_diagnostics_name_every_camera(running):
     vehicle, node = running
-    vehicle.drive_until(lambda: bool(vehicle.diagnostics), 'diagnostics', node)
+    vehicle.wait_until(lambda: bool(vehicle.diagnostics), 'diagnostics', node)
     names = {status.name.partition(': ')[2] for status in vehicle.diagnostics[-1].status}
     assert {f'camera {camera}' for camera in AZIMUTH_DEG} <= names
     assert {'rig', 'model', 'odometry', 'inference', 'synchronisation'} <= names
@@ -228,7 +228,7 @@ def test_missing_camera_info_means_heartbeats_and_signals_end_it_cleanly(model, 
     vehicle.silence_camera_info('left')
     node = NodeProcess(tmp_path, vehicle, base_values(model))
     try:
-        vehicle.drive_until(lambda: bool(vehicle.hints and vehicle.texts), 'heartbeat', node)
+        vehicle.wait_until(lambda: bool(vehicle.hints and vehicle.texts), 'heartbeat', node)
         assert vehicle.hints[-1].status == PlanningHint.NO_HINT
         assert vehicle.texts[-1].status == SceneDescription.NO_HINT
         assert any("camera_info for camera 'left'" in note for note in vehicle.hints[-1].info.notes)

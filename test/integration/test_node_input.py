@@ -59,9 +59,9 @@ def test_broken_raw_images_cost_one_view_each(tiny, domain_id, tmp_path):
     try:
         for broken, sentence in BROKEN.items():
             vehicle.images['right'] = good
-            vehicle.drive_until(lambda: vehicle.hints[-1:] and vehicle.hints[-1].status == PlanningHint.OK, 'OK', node)
+            vehicle.wait_until(lambda: vehicle.hints[-1:] and vehicle.hints[-1].status == PlanningHint.OK, 'OK', node)
             vehicle.images['right'] = broken
-            vehicle.drive_until(lambda said=sentence: any_note(vehicle.hints[-1], said), sentence, node)
+            vehicle.wait_until(lambda said=sentence: any_note(vehicle.hints[-1], said), sentence, node)
             view = next(camera for camera in vehicle.hints[-1].info.cameras if camera.name == 'right')
             assert (view.state, view.tokens_kept) == (CameraStatus.INVALID, 0)
     finally:
