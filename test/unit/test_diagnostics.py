@@ -1,0 +1,101 @@
+"""Every failure mode has a status of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip('rclpy')
+
+from builtin_interfaces.msg import Time
+
+from stprune_ros.core.types import Answer, CameraState, Status, ViewReport
+from stprune_ros.ros import diagnostics
+from stprune_ros.ros.diagnostics import ERROR, OK, WARN, Health, reports, to_array
+from stprune_ros.settings import Settings
+
+SETTINGS = Settings({'cameras.stale_after_ms': 1000.0})
+NOW = 100.0
+
+
+def healthy() -> Health:
+    return Health({'front': NOW - 0.1, 'back': NOW - 0.2}, odometry=NOW - 0.05, answer=answer(), latency_s=0.4)
+
+
+def answer(status: Status = Status.OK, trained: bool = True, back: CameraState = CameraState.OK) -> Answer:
+    views = (ViewReport('front', CameraState.OK, 1, 1, 100, 10), ViewReport('back', back))
+    return Answer(1, 1, status, views=views, model_id='tiny', model_trained=trained, stage_ms={'encode': 12.0})
+
+
+def found(health: Health) -> dict[str, tuple[bytes, str]]:
+    return {report.name: (report.level, report.message) for report in reports(health, SETTINGS, NOW)}
+
+
+def test_all_is_well():
+    assert set(found(healthy()).values()) == {(OK, diagnostics.ALL_WELL)}
+
+
+def test_before_the_first_answer_nothing_is_claimed():
+    health = Health({'front': None}, waiting=("no camera_info for camera 'front' yet",))
+    says = found(health)
+    assert says['rig'] == (WARN, diagnostics.WAITING)
+    assert says['camera front'] == (ERROR, diagnostics.NO_IMAGES)
+    assert says['odometry'] == (WARN, diagnostics.NO_ODOMETRY)
+    assert says['inference'] == (OK, diagnostics.NOTHING_YET)
+    inference = next(report for report in reports(health, SETTINGS, NOW) if report.name == 'inference')
+    assert inference.values['output_latency_s'] == diagnostics.NOT_AVAILABLE
+
+
+def test_stale_camera_is_an_error_of_that_camera_only():
+    health = healthy()
+    health.cameras['back'] = NOW - 1.5
+    says = found(health)
+    assert says['camera back'] == (ERROR, diagnostics.CAMERA_STALE)
+    assert says['camera front'] == (OK, diagnostics.ALL_WELL)
+    assert health.silent_cameras(SETTINGS, NOW) == ["camera 'back' is silent for 2 s"]
+
+
+def test_broken_images_are_an_error_of_that_camera():
+    health = healthy()
+    health.answer = answer(Status.DEGRADED, back=CameraState.INVALID)
+    assert found(health)['camera back'] == (ERROR, diagnostics.CAMERA_INVALID)
+
+
+@pytest.mark.parametrize('seen', [None, NOW - 5.0])
+def test_missing_odometry_is_a_warning(seen):
+    health = healthy()
+    health.odometry = seen
+    assert found(health)['odometry'] == (WARN, diagnostics.NO_ODOMETRY)
+
+
+def test_skipped_sets_warn_until_they_stop():
+    health = healthy()
+    health.skipped = 3
+    assert found(health)['inference'] == (WARN, diagnostics.SKIPPING)
+    assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
+
+
+@pytest.mark.parametrize('status', [Status.TIMEOUT, Status.INVALID, Status.NO_HINT])
+def test_answer_that_is_no_hint_is_a_warning(status):
+    health = healthy()
+    health.answer = answer(status)
+    assert found(health)['inference'] == (WARN, diagnostics.NOT_VALID)
+
+
+def test_failure_outranks_the_last_good_answer():
+    health = healthy()
+    health.failures = 1
+    assert found(health)['inference'] == (ERROR, diagnostics.FAILED)
+
+
+def test_random_weights_are_a_warning():
+    health = healthy()
+    health.answer = answer(trained=False)
+    assert found(health)['model'] == (WARN, diagnostics.UNTRAINED)
+
+
+def test_message_holds_every_status():
+    message = to_array('/car/stprune_node', reports(healthy(), SETTINGS, NOW), Time(sec=5))
+    assert message.header.stamp.sec == 5
+    assert {status.name for status in message.status} >= {'/car/stprune_node: camera back', '/car/stprune_node: rig'}
+    inference = next(status for status in message.status if status.name.endswith('inference'))
+    assert {pair.key: pair.value for pair in inference.values}['encode_ms'] == '12.0'
