@@ -84,7 +84,7 @@ def as_seen(rgb: np.ndarray) -> np.ndarray:
     from PIL import Image
 
     data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
     size = (GRID[1] * PATCH, GRID[0] * PATCH)
     return np.asarray(Image.fromarray(np.ascontiguousarray(decoded)).resize(size, Image.Resampling.BICUBIC))
 
@@ -99,7 +99,7 @@ def token_truth(picture: Picture, snapshot: Snapshot, truth: Truth, view: int) -
     share = np.bincount(patch.ravel() * len(CLASSES) + picture.classes.ravel(), minlength=n * len(CLASSES)).reshape(
         n, -1
     )
-    out = {
+    out: dict[str, np.ndarray] = {
         'share': np.round(share * (255.0 * n / (WIDTH * HEIGHT))).astype(np.uint8),
         'kind': np.full(n, -1, np.int8),
         'colour': np.full(n, -1, np.int8),

@@ -294,7 +294,13 @@ def _block(seed: int, i: int, j: int) -> tuple[list[Face], np.ndarray]:
 
 
 def _box(
-    centre: Sequence[float], yaw: float, size: Sequence[float], low: float, rgb: Sequence[float], kind: int, thing: int
+    centre: Sequence[float] | np.ndarray,
+    yaw: float,
+    size: Sequence[float],
+    low: float,
+    rgb: Sequence[float],
+    kind: int,
+    thing: int,
 ) -> list[Face]:
     """Sides and top of a box, faces counter-clockwise from outside: front, left, back, right, top."""
     length, width, height = size

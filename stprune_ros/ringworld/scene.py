@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.ringworld.route import LANE, TURN_RADIUS, Route, follow
 
 BLOCK = 72.0  # distance between parallel roads
-LANE = 1.75  # lane centre from the middle of the road
 ROAD = 5.5  # half width of a road, parking strip included
 CURB = 8.5  # outer edge of the pavement from the middle of the road
 STOP_LINE = 9.2  # from the middle of the crossing road
@@ -22,7 +22,6 @@ LIGHT_OFFSET = 9.0  # lights hang behind the crossing
 FRONT_BUMPER = 3.6  # from base_link
 STEP = 0.05  # simulation step
 COLOURS = ('red', 'blue', 'white', 'black', 'yellow', 'green')
-TURN_RADIUS = {'left': 9.0, 'right': 6.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,60 +93,6 @@ class Walker:
     speed: float = 0.0
     goal: float = 0.0
     pause: float = 0.0
-
-
-class Route:
-    """Where the ego vehicle goes: straight along the first road, or round the corner at the first crossing."""
-
-    def __init__(self, turn: str, start: float) -> None:
-        self.turn = turn
-        self.start = start
-        radius = TURN_RADIUS.get(turn, 0.0)
-        exit_lane = {'right': -LANE, 'left': LANE}.get(turn, 0.0)
-        self.arc_start = exit_lane - radius - start if radius else math.inf
-        self.arc_end = self.arc_start + radius * math.pi / 2 if radius else math.inf
-
-    def curvature(self, s: float) -> float:
-        """Signed curvature (1/m, left positive) at progress ``s`` (m)."""
-        if not self.arc_start <= s < self.arc_end:
-            return 0.0
-        return (1.0 if self.turn == 'left' else -1.0) / TURN_RADIUS[self.turn]
-
-    def pose(self, s: float) -> tuple[float, float, float]:
-        """x, y, yaw at progress ``s``."""
-        if s < self.arc_start:
-            return self.start + s, -LANE, 0.0
-        side = 1.0 if self.turn == 'left' else -1.0
-        radius = TURN_RADIUS[self.turn]
-        angle = min(s - self.arc_start, self.arc_end - self.arc_start) / radius
-        x = self.start + self.arc_start + radius * math.sin(angle)
-        y = -LANE + side * radius * (1.0 - math.cos(angle))
-        rest = max(0.0, s - self.arc_end)
-        return x, y + side * rest, side * angle
-
-    def locate(self, x: float, y: float, s: float, reach: float = 40.0) -> tuple[float, float] | None:
-        """Distance ahead of progress ``s`` and lateral offset of a point beside the route; None beyond ``reach``."""
-        if s >= self.arc_end or self.arc_start == math.inf or s + reach < self.arc_start:
-            px, py, yaw = self.pose(s)
-            ahead = (x - px) * math.cos(yaw) + (y - py) * math.sin(yaw)
-            side = -(x - px) * math.sin(yaw) + (y - py) * math.cos(yaw)
-            return (ahead, side) if 0.0 < ahead < reach else None
-        best = None
-        for step in np.arange(0.0, reach, 1.0):
-            px, py, yaw = self.pose(s + step)
-            ahead = (x - px) * math.cos(yaw) + (y - py) * math.sin(yaw)
-            side = -(x - px) * math.sin(yaw) + (y - py) * math.cos(yaw)
-            if 0.0 <= ahead < 1.0 and (best is None or abs(side) < abs(best[1])):
-                best = (float(step + ahead), side)
-        return best
-
-
-def follow(v: float, wish: float, gap: float, closing: float) -> float:
-    """Acceleration (m/s2) of the intelligent driver model."""
-    if wish <= 0.0:
-        return -3.0 if v > 0.0 else 0.0
-    wanted = 2.5 + max(0.0, 1.2 * v + v * closing / (2.0 * math.sqrt(1.6 * 2.5)))
-    return max(-6.0, 1.6 * (1.0 - (v / wish) ** 4 - (wanted / max(gap, 0.1)) ** 2))
 
 
 class World:

@@ -96,7 +96,7 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         for group in optimizer.param_groups:
             group['lr'] = rate
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         bar.set_postfix(loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in right.items()})
