@@ -55,7 +55,7 @@ def test_missing_camera_has_a_black_tile_with_its_name():
     picture = mosaic([*views(('front',)), ViewReport('back', CameraState.MISSING)], grey(('front',)))
     tile = picture[TILE_HEIGHT:]
     assert tile[TILE_HEIGHT // 2 :].max() == 0
-    assert tile[: TILE_HEIGHT // 2].max() == 255
+    assert tile[: TILE_HEIGHT // 2].max() > 200
 
 
 def test_jpeg_has_an_end():
