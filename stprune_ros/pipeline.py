@@ -11,6 +11,7 @@ from threading import Event
 import numpy as np
 import torch
 
+from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import Roles
 from stprune_ros.core.types import (
@@ -18,6 +19,7 @@ from stprune_ros.core.types import (
     Behavior,
     CameraFrame,
     CameraState,
+    EgoState,
     Status,
     StpruneError,
     ViewReport,
@@ -45,6 +47,7 @@ class _View:
     stamp_ns: int
     features: list[ImageFeatures]
     slots: tuple[int, ...]
+    egos: tuple[EgoState | None, ...] = ()
 
 
 class Pipeline:
@@ -181,10 +184,9 @@ class Pipeline:
             past = frame_set.frames.get(camera)
             features = self._features[_key(past)] if past is not None else None
             if features is not None:
-                usable.append((slot, features))
-        return _View(
-            camera, CameraState.OK, frame.stamp_ns, [found for _, found in usable], tuple(slot for slot, _ in usable)
-        )
+                usable.append((features, slot, frame_set.ego))
+        found, slots, egos = zip(*usable)
+        return _View(camera, CameraState.OK, frame.stamp_ns, list(found), slots, egos)
 
     def _image(self, frame: CameraFrame, notes: list[str]) -> np.ndarray | None:
         try:
@@ -208,16 +210,34 @@ class Pipeline:
 
     def _prune(self, views: list[_View], history: int) -> list[torch.Tensor]:
         """Keep masks per view, bool (T, rows, columns)."""
-        pruner = SpatioTemporalPruner(
-            PruningConfig(
-                self.settings['pruning.method'],
-                self.settings['pruning.keep_ratio'],
-                self.settings['pruning.lambda_temporal'],
-                self.settings['pruning.lambda_spatial'],
-                self.settings['pruning.seed'],
-            )
+        config = PruningConfig(
+            self.settings['pruning.method'],
+            self.settings['pruning.keep_ratio'],
+            self.settings['pruning.lambda_temporal'],
+            self.settings['pruning.lambda_spatial'],
+            self.settings['pruning.seed'],
+            self.settings['pruning.compensate_motion'],
+            self.settings['pruning.calibrated_overlap'],
+            self.settings['pruning.one_pays'],
         )
-        return pruner([ViewTokens(view.camera, _token_grid(view.features), view.slots) for view in views], history)
+        return SpatioTemporalPruner(config)([self._view_tokens(view, config) for view in views], history)
+
+    def _view_tokens(self, view: _View, config: PruningConfig) -> ViewTokens:
+        if not view.features:
+            return ViewTokens(view.camera, torch.zeros(0, 0, 0, 0), ())
+        rows, columns = view.features[0].grid
+        tokens = torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in view.features])
+        shared = flow = None
+        if config.calibrated_overlap:
+            left, right = self.rig.left(view.camera), self.rig.right(view.camera)
+            shared = (self._shared(view.camera, left, tokens), self._shared(view.camera, right, tokens))
+        if config.compensate_motion:
+            found = static_flow(self.rig.cameras[view.camera], rows, columns, view.egos)
+            flow = torch.from_numpy(found).to(tokens.device, torch.float32)
+        return ViewTokens(view.camera, tokens, view.slots, shared, flow)
+
+    def _shared(self, camera: str, other: str, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.rig.shared(camera, other, tokens.shape[2])).to(tokens.device)
 
     def _prompt_views(self, views: list[_View], kept: list[torch.Tensor]) -> list[View]:
         return [
@@ -281,13 +301,6 @@ class _StageClock:
 
 def _key(frame: CameraFrame) -> Key:
     return frame.camera, frame.stamp_ns
-
-
-def _token_grid(features: list[ImageFeatures]) -> torch.Tensor:
-    """(T, rows, columns, D) of the frames of one view; (0, 0, 0, 0) without any."""
-    if not features:
-        return torch.zeros(0, 0, 0, 0)
-    return torch.stack([frame.tokens.reshape(*frame.grid, -1) for frame in features])
 
 
 def _reports(views: list[_View], kept: list[torch.Tensor]) -> tuple[ViewReport, ...]:

@@ -140,6 +140,24 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'pruning.lambda_spatial', 0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
     ),
+    Parameter(
+        'pruning.compensate_motion',
+        False,
+        'measure volatility along the motion that odometry and calibration explain, so that turning is not motion',
+        dynamic=True,
+    ),
+    Parameter(
+        'pruning.calibrated_overlap',
+        False,
+        'let only tokens within the overlap of two views, as calibrated, count as copies of one another',
+        dynamic=True,
+    ),
+    Parameter(
+        'pruning.one_pays',
+        False,
+        'let only one view of a pair pay for a copy, so that an object in the overlap cannot vanish from both',
+        dynamic=True,
+    ),
     Parameter('pruning.seed', 0, 'seed of the method random', 0, 2**31 - 1, dynamic=True),
     Parameter('model.path', '', 'model folder, or a hub id; empty: the bundled ringworld model'),
     Parameter('model.revision', '', 'hub revision; empty: the default one'),

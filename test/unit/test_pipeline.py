@@ -11,7 +11,7 @@ from tiny_models import make_tiny_model
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, StpruneError, Window
 from stprune_ros.pipeline import STAGES, Pipeline
-from stprune_ros.settings import Settings
+from stprune_ros.settings import METHODS, Settings
 from stprune_ros.vlm.loading import load
 
 MS = 1_000_000
@@ -211,13 +211,23 @@ def test_images_of_another_shape_than_camera_info_are_said_once(make, tmp_path):
     assert answer.status == Status.DEGRADED
 
 
-@pytest.mark.parametrize('method', ['mtp', 'rsp', 'random', 'uniform', 'none'])
+@pytest.mark.parametrize('method', METHODS)
 def test_every_method_runs(make, method):
     answer = make(pruning__method=method).run(window(frame_set(1000), frame_set(1500)))
     assert answer.method == method
     assert answer.status == Status.OK
     if method == 'none':
         assert answer.tokens_kept == answer.tokens_full
+
+
+@pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays'])
+def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
+    sets = [frame_set(ms, ego=replace(EGO, stamp_ns=ms * MS)) for ms in (1000, 1500, 2000)]
+    plain = make().run(window(*sets))
+    switched = make(**{f'pruning__{switch}': True}).run(window(*sets))
+    assert [view.tokens_kept for view in switched.views] == [view.tokens_kept for view in plain.views]
+    assert not all((a.keep == b.keep).all() for a, b in zip(switched.views, plain.views))
+    assert switched.status == Status.OK
 
 
 def test_free_drops_the_cache(make):
