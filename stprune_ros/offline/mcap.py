@@ -41,13 +41,13 @@ class McapWriter:
 
     def flush(self) -> None:
         """Put everything written so far on disk as one chunk."""
-        self._writer.flush()
+        self._writer.flush()  # type: ignore[no-untyped-call]
         self._file.flush()
 
     def close(self) -> None:
         """Write the rest and the index; calling it again does nothing."""
         if not self._file.closed:
-            self._writer.finish()
+            self._writer.finish()  # type: ignore[no-untyped-call]
             self._file.close()
 
     def __enter__(self) -> McapWriter:

@@ -160,4 +160,4 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _sum(views: Mapping[str, Mapping[str, Any]], key: str) -> float:
-    return round(sum(view[key] for view in views.values()), 3)
+    return round(float(sum(view[key] for view in views.values())), 3)

@@ -25,6 +25,7 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.offline.bags import Bag, Topic
 
 CLOCK_PERIOD_S = 0.025
+SETTLED_S = 0.5
 IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -57,18 +58,25 @@ class BagPlayer:
         self._create(remaps, [topic for topic in bag.topics.values() if not (clock and topic.name == '/clock')])
 
     def wait_for_subscribers(self, limit_s: float) -> bool:
-        """Wait until every image topic (in a bag without images: every topic) is subscribed to; False at the limit."""
+        """Wait until every image topic (in a bag without images: every topic) is subscribed to; False at the limit.
+
+        Then until nobody has joined any topic for half a second: a node subscribes to one after the other.
+        """
         images = [name for name in self._publishers if self.bag.topics[name].msgtype in IMAGES]
-        awaited = [self._publishers[name] for name in images or self._publishers]
+        awaited = images or list(self._publishers)
         end = time.monotonic() + limit_s
-        while any(publisher.get_subscription_count() == 0 for publisher in awaited):
+        counts, since = self._subscriptions(), time.monotonic()
+        while not (all(counts[name] for name in awaited) and time.monotonic() > since + SETTLED_S):
             if time.monotonic() > end:
-                lonely = [publisher.topic_name for publisher in awaited if publisher.get_subscription_count() == 0]
-                self.notes.append(
-                    f'nobody subscribed to {", ".join(lonely)} within {limit_s:g} s; playing all the same'
-                )
-                return False
+                lonely = [self._publishers[name].topic_name for name in awaited if not counts[name]]
+                if lonely:
+                    listed = ', '.join(lonely)
+                    self.notes.append(f'nobody subscribed to {listed} within {limit_s:g} s; playing all the same')
+                return not lonely
             time.sleep(0.05)
+            now = self._subscriptions()
+            if now != counts:
+                counts, since = now, time.monotonic()
         return True
 
     def play(self, rate: float = 1.0) -> int:
@@ -132,6 +140,9 @@ class BagPlayer:
         message.clock.sec, message.clock.nanosec = divmod(now_ns, 10**9)
         assert self._clock is not None
         self._clock.publish(message)
+
+    def _subscriptions(self) -> dict[str, int]:
+        return {name: publisher.get_subscription_count() for name, publisher in self._publishers.items()}
 
     def _drain(self) -> None:
         """Give reliable readers a second for what is still on its way: leaving at once would lose it."""

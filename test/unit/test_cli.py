@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from small_bags import START_NS, Item, drive, odometry, write_bag
 
-from stprune_ros.cli import main
+from stprune_ros.cli import DEMO_SEED, main
+from stprune_ros.offline.truth import Truth
+from stprune_ros.ringworld.dataset import HELD_OUT
 
 GOOD = '/**:\n  ros__parameters:\n    pruning: {keep_ratio: 0.2}\n'
 
@@ -168,3 +170,17 @@ def test_output_that_cannot_be_a_folder_exits_1(tmp_path: Path, capsys):
 def test_play_of_a_missing_bag_exits_1(capsys, command: list[str]):
     assert main(command) == 1
     assert "bag '/nowhere' does not exist" in one_sentence(capsys)
+
+
+def test_world_is_written_with_its_truth(tmp_path: Path, capsys):
+    path = tmp_path / 'new' / 'world'
+    assert main(['world', str(path), '--seconds', '0.4', '--hz', '5', '--rolling']) == 0
+    assert f"wrote '{path}', 0.4 s at 5 Hz" in capsys.readouterr().out
+    truth = Truth.beside(path)
+    assert truth is not None
+    assert truth.at(1_700_000_000 * 10**9).behavior
+    assert truth.at(1_700_000_009 * 10**9).behavior == ''
+
+
+def test_demo_shows_a_world_that_the_model_has_not_seen():
+    assert DEMO_SEED >= HELD_OUT
