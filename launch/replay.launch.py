@@ -1,5 +1,7 @@
 """Plays a bag into the node: `ros2 launch stprune_ros replay.launch.py bag:=BAG params_file:=my.param.yaml`."""
 
+import os
+
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -16,6 +18,8 @@ from launch_ros.substitutions import FindPackagePrefix
 
 from stprune_ros.share import share
 
+FAST_DDS_2 = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
+PROFILES_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE' if FAST_DDS_2 else 'FASTDDS_DEFAULT_PROFILES_FILE'
 ARGUMENTS = {
     'bag': (None, 'rosbag2 folder, or one .mcap or .db3 file'),
     'rate': ('1.0', 'times real time'),
@@ -39,13 +43,10 @@ def generate_launch_description() -> LaunchDescription:
     player = ExecuteProcess(
         cmd=[stprune, 'play', LaunchConfiguration('bag'), *options],
         # The player publishes the images: it is the one that needs room for them in shared memory.
-        additional_env={
-            'FASTDDS_DEFAULT_PROFILES_FILE': str(share('config/dds/fastdds_shm.xml')),
-            'FASTRTPS_DEFAULT_PROFILES_FILE': str(share('config/dds/fastdds_shm.xml')),
-        },
+        additional_env={PROFILES_VARIABLE: str(share('config/dds/fastdds_shm.xml'))},
         output='screen',
     )
-    over = RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[EmitEvent(event=Shutdown())]))
+    over = RegisterEventHandler(OnProcessExit(on_exit=[EmitEvent(event=Shutdown())]))  # whichever of the two ends
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
@@ -64,16 +64,13 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Settings], None]) -> None:
     """Call ``apply`` with the new settings when dynamic parameters change; refuse bad ones with the table's words."""
 
-    def changed(parameters: Iterable[RosParameter]) -> Settings:
+    def check_and_apply(parameters: list[RosParameter]) -> SetParametersResult:
         known = {parameter.name: parameter.value for parameter in parameters if parameter.name in BY_NAME}
-        return Settings({**current(), **known})
-
-    def check(parameters: list[RosParameter]) -> SetParametersResult:
         try:
-            changed(parameters)
+            changed = Settings({**current(), **known})
         except StpruneError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        apply(changed)  # no later callback can refuse, and Humble has no callback for after the change
         return SetParametersResult(successful=True)
 
-    node.add_on_set_parameters_callback(check)
-    node.add_post_set_parameters_callback(lambda parameters: apply(changed(parameters)))
+    node.add_on_set_parameters_callback(check_and_apply)
