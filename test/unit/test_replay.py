@@ -163,6 +163,19 @@ def test_poisoned_odometry_is_refused_with_a_note(tmp_path: Path, params: Path):
     assert any('odometry' in note for note in summary['notes'])
 
 
+def test_recorded_odometry_of_another_time_is_refused_once(tmp_path: Path, params: Path, test_data: Path):
+    with Bag(test_data / 'vehicle_odometry' / 'bag') as recorded:
+        moved = [record.message() for record, _ in zip(recorded.messages(['/odometry']), range(40))]
+    items = drive(4, lambda item: None if item.topic == '/odom' else item)
+    items += [Item('/odometry', START_NS + tick * 10_000_000, message) for tick, message in enumerate(moved)]
+    summary = run(write_bag(tmp_path / 'bag', sorted(items, key=lambda item: item.stamp_ns)), tmp_path / 'out', params)
+    assert summary['topics']['odometry'] == '/odometry'
+    assert summary['status'] == {'DEGRADED': 4}
+    [late] = [note for note in summary['notes'] if 'the images, more than' in note]
+    assert late.startswith('odometry is ')
+    assert len(summary['notes']) == len(set(summary['notes']))
+
+
 def test_camera_info_of_another_size_is_noted(tmp_path: Path, params: Path):
     def other_size(item: Item) -> Item:
         if item.topic.endswith('right/camera_info'):
