@@ -275,7 +275,12 @@ def load_and_start(node: StpruneNode) -> None:
     from stprune_ros.vlm.loading import load
 
     node.get_logger().info('loading the model')
-    node.start(*load(node.settings))
+    model = load(node.settings)
+    # Importing and compiling take a second, for which the executor has no time once images come.
+    from stprune_ros.pipeline import warm_up
+
+    warm_up()
+    node.start(*model)
 
 
 if __name__ == '__main__':
