@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraModel, CameraRig
-from stprune_ros.core.types import EgoState
+from stprune_ros.core.types import EgoState, StpruneError
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
@@ -27,13 +28,16 @@ from stprune_ros.ringworld.questions import Question, questions_about
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.backend import Backend, ImageFeatures, VisualFrame
+from stprune_ros.vlm.loading import load
 from stprune_ros.vlm.prompt import Prompt, View
 
 QUESTIONS_PER_SCENE = 10
 TURNING_RAD_S = 0.05
 STANDING_M_S = 0.3
 FULL = 'none'
+BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
 SEEDED = ('random',)  # methods that draw lots: run once per seed
+SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays')
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,48 @@ class Plan:
                         yield method, keep, seed
 
 
-def rendered(scenes: int, first: int = HELD_OUT) -> Iterator[Scene]:
-    """Held-out scenes, rendered by all cores ahead of their use."""
-    with ProcessPoolExecutor() as pool:
-        yield from pool.map(scene, range(first, first + scenes), chunksize=4)
-
-
 def make_exam(found: Scene, backend: Backend, rig: CameraRig, blank: bool = False) -> Exam:
     """Encode a scene and draw its questions; ``blank`` shows grey pictures instead, to see what guessing gives."""
     frames, views = found.images.shape[:2]
     images = np.full_like(found.images, 127) if blank else found.images
     flat = backend.encode(list(images.reshape(-1, *images.shape[2:])))
     features = [[flat[t * views + v] for t in range(frames)] for v in range(views)]
-    tokens = [
-        ViewTokens(camera, torch.stack([f.tokens.reshape(*f.grid, -1) for f in row]), tuple(range(frames)))
-        for camera, row in zip(rig.ring, features)
+    egos = [
+        EgoState(round(truth.t * 1e9), None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
+        for truth in found.truths
     ]
-    truth = found.truths[-1]
-    ego = EgoState(0, None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
-    questions = questions_about(truth, np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
-    return Exam(found.seed, tokens, features, ego, questions)
+    tokens = [view_tokens(camera, row, rig, egos) for camera, row in zip(rig.ring, features)]
+    questions = questions_about(found.truths[-1], np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
+    return Exam(found.seed, tokens, features, egos[-1], questions)
+
+
+def view_tokens(camera: str, features: Sequence[ImageFeatures], rig: CameraRig, egos: Sequence[EgoState]) -> ViewTokens:
+    """The token grid of one view together with all that calibration and odometry know about it."""
+    rows, columns = features[0].grid
+    left, right = (rig.shared(camera, other, columns) for other in (rig.left(camera), rig.right(camera)))
+    return ViewTokens(
+        camera,
+        torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in features]),
+        tuple(range(len(features))),
+        (torch.from_numpy(left), torch.from_numpy(right)),
+        torch.from_numpy(static_flow(rig.cameras[camera], rows, columns, egos)).float(),
+    )
+
+
+def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+    """A method with switches, such as 'st_prune+one_pays'; '+all' sets every switch. StpruneError if unknown."""
+    method, *switches = name.split('+')
+    on = SWITCHES if switches == ['all'] else tuple(switches)
+    for switch in on:
+        if switch not in SWITCHES:
+            raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
+    lambdas = (settings['pruning.lambda_temporal'], settings['pruning.lambda_spatial'])
+    return PruningConfig(method, keep, *lambdas, seed, **dict.fromkeys(on, True))
+
+
+def select(exam: Exam, config: PruningConfig) -> list[torch.Tensor]:
+    """Keep masks for the exam's views."""
+    return SpatioTemporalPruner(config)(exam.views, len(exam.views[0].slots))
 
 
 def answer(exam: Exam, masks: Sequence[torch.Tensor], backend: Backend, prompt: Prompt, rig: CameraRig) -> list[bool]:
@@ -108,42 +134,83 @@ def answer(exam: Exam, masks: Sequence[torch.Tensor], backend: Backend, prompt: 
     ]
 
 
-def evaluate(plan: Plan, backend: Backend, prompt: Prompt, settings: Settings) -> dict[str, Any]:
-    """The table of README as a dictionary: one row per method, keep ratio and kind, with 95 % bootstrap intervals."""
-    rig = CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, c.place) for c in RING)
-    base = PruningConfig(
-        lambda_temporal=settings['pruning.lambda_temporal'], lambda_spatial=settings['pruning.lambda_spatial']
-    )
+@dataclass(frozen=True)
+class Graded:
+    """One scene's results: kinds of each question, and per cell (method, keep, seed) which were answered rightly."""
+
+    number: int
+    kinds: list[tuple[str, ...]]
+    hits: dict[tuple[str, float, int], list[bool]]
+
+
+class Examiner:
+    """Renders, encodes and examines one scene after another; ``prepare`` and ``grade`` run in worker processes."""
+
+    ready: Examiner | None = None
+
+    def __init__(self, plan: Plan, settings: Settings) -> None:
+        self.plan, self.settings = plan, settings
+        self.backend, self.prompt = load(settings)
+        self.rig = CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, np.array(c.place)) for c in RING)
+
+    @classmethod
+    def prepare(cls, plan: Plan, settings: Settings) -> None:
+        """Load the model once per process, on one thread: scenes are the parallel part."""
+        torch.set_num_threads(1)
+        cls.ready = cls(plan, settings)
+
+    @classmethod
+    def grade(cls, seed: int) -> Graded:
+        """Grade a scene with the examiner of this process."""
+        assert cls.ready is not None
+        return cls.ready.examine(scene(seed))
+
+    def examine(self, found: Scene) -> Graded:
+        """Every cell of the plan on one scene, and the same questions without pictures."""
+        exam = make_exam(found, self.backend, self.rig)
+        hits = {}
+        for method, keep, seed in self.plan.cells():
+            config = config_of(method, keep, seed * 1_000_003 + exam.number, self.settings)
+            hits[method, keep, seed] = self._answer(exam, config)
+        blank = make_exam(found, self.backend, self.rig, blank=True)
+        hits[BLIND, 1.0, 0] = self._answer(blank, config_of(FULL, 1.0, 0, self.settings))
+        return Graded(exam.number, [('all', question.kind, exam.motion) for question in exam.questions], hits)
+
+    def _answer(self, exam: Exam, config: PruningConfig) -> list[bool]:
+        return answer(exam, select(exam, config), self.backend, self.prompt, self.rig)
+
+
+def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:
+    """The table of README as a dictionary: one row per method, keep ratio and kind, with 95 % bootstrap intervals.
+
+    Raises StpruneError for a model that cannot be loaded or a method that does not exist.
+    """
+    backend, _ = load(settings)  # first here, so that a mistake is one sentence and not one per process
+    for method, keep, seed in plan.cells():
+        SpatioTemporalPruner(config_of(method, keep, seed, settings))
     counts: dict[tuple[str, float], dict[str, Counts]] = defaultdict(lambda: defaultdict(Counts))
-    for found in tqdm(rendered(plan.scenes), total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
-        exam = make_exam(found, backend, rig)
-        for method, keep, seed in plan.cells():
-            config = replace(base, method=method, keep_ratio=keep, seed=seed * 1_000_003 + exam.number)
-            masks = SpatioTemporalPruner(config)(exam.views, len(exam.views[0].slots))
-            _count(counts[method, keep], exam, answer(exam, masks, backend, prompt, rig))
-        blind = make_exam(found, backend, rig, blank=True)
-        everything = SpatioTemporalPruner(replace(base, method=FULL))(blind.views, len(blind.views[0].slots))
-        _count(counts['blind', 1.0], blind, answer(blind, everything, backend, prompt, rig))
+    seeds = range(HELD_OUT, HELD_OUT + plan.scenes)
+    with get_context('spawn').Pool(workers, Examiner.prepare, (plan, settings)) as pool:
+        graded = pool.imap(Examiner.grade, seeds)
+        for found in tqdm(graded, total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
+            for (method, keep, _), hits in found.hits.items():
+                for kinds, hit in zip(found.kinds, hits):
+                    for kind in kinds:
+                        counts[method, keep][kind].add(found.number, hit)
     info = backend.info
     return {
         'default': settings['pruning.method'],
         'model': {'id': info.model_id, 'revision': info.revision},
         'scenes': plan.scenes,
         'seeds': plan.seeds,
-        'rows': [row for method in (*plan.methods, 'blind') for row in _rows(method, plan, counts)],
+        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts)],
     }
-
-
-def _count(kinds: dict[str, Counts], exam: Exam, right: Sequence[bool]) -> None:
-    for question, hit in zip(exam.questions, right):
-        for kind in ('all', question.kind, exam.motion):
-            kinds[kind].add(exam.number, hit)
 
 
 def _rows(method: str, plan: Plan, counts: dict[tuple[str, float], dict[str, Counts]]) -> Iterator[dict[str, Any]]:
     full = counts[FULL, 1.0]
-    for keep in (1.0,) if method == 'blind' else plan.keeps:
-        cell = counts[method, keep] if keep < 1 or method == 'blind' else full
+    for keep in (1.0,) if method == BLIND else plan.keeps:
+        cell = counts[method, keep] if keep < 1 or method == BLIND else full
         for kind, found in sorted(cell.items()):
             low, high = interval(found)
             relative, relative_low, relative_high = ratio_of(found, full[kind])
@@ -163,7 +230,7 @@ def _rows(method: str, plan: Plan, counts: dict[tuple[str, float], dict[str, Cou
 
 def as_text(result: dict[str, Any], kind: str = 'all') -> str:
     """The rows of one kind as a table in Markdown: methods down, keep ratios across, accuracy and share of full."""
-    rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != 'blind']
+    rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != BLIND]
     keeps = sorted({row['keep'] for row in rows}, reverse=True)
     lines = ['| method | ' + ' | '.join(f'{keep:.0%}' for keep in keeps) + ' |', '|---' * (len(keeps) + 1) + '|']
     for method in dict.fromkeys(row['method'] for row in rows):
@@ -181,7 +248,7 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != 'blind']
+    rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != BLIND]
     for method in dict.fromkeys(row['method'] for row in rows):
         mine = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
         keeps = [row['keep'] for row in mine]
@@ -191,7 +258,7 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
             axes.fill_between(
                 keeps, [r['lo'] for r in mine], [r['hi'] for r in mine], alpha=0.2, color=line.get_color()
             )
-    blind = next(row for row in result['rows'] if row['method'] == 'blind' and row['kind'] == 'all')
+    blind = next(row for row in result['rows'] if row['method'] == BLIND and row['kind'] == 'all')
     axes.axhline(blind['accuracy'], color='grey', ls=':', label='no images')
     axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel='answers right', xticks=keeps)
     axes.set_xticklabels([f'{keep:.0%}' for keep in keeps])
