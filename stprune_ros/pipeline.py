@@ -176,14 +176,16 @@ class Pipeline:
         if frame is None:
             stale = camera in window.current.stale
             return _View(camera, CameraState.STALE if stale else CameraState.MISSING, 0, [], ())
-        if self._features[_key(frame)] is None:
+        current = self._features[_key(frame)]
+        if current is None:
             return _View(camera, CameraState.INVALID, frame.stamp_ns, [], ())
         first = window.slots - len(window.sets)
         usable = []
         for slot, frame_set in enumerate(window.sets, start=first):
             past = frame_set.frames.get(camera)
             features = self._features[_key(past)] if past is not None else None
-            if features is not None:
+            # A compressed image shows its size when decoded: history of another size has another token grid.
+            if features is not None and features.grid == current.grid:
                 usable.append((features, slot, frame_set.ego))
         found, slots, egos = zip(*usable)
         return _View(camera, CameraState.OK, frame.stamp_ns, list(found), slots, egos)

@@ -36,10 +36,10 @@ PERIOD_NS = 100_000_000
 TIMEOUT_S = 90.0  # generous: it only bounds how long a failure takes
 
 
-def jpeg(seed: int = 0) -> bytes:
-    """A small JPEG of random blocks."""
+def jpeg(seed: int = 0, scale: int = 1) -> bytes:
+    """A small JPEG of random blocks, ``scale`` times WIDTH x HEIGHT."""
     blocks = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
-    image = cv2.resize(blocks, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+    image = cv2.resize(blocks, (WIDTH * scale, HEIGHT * scale), interpolation=cv2.INTER_NEAREST)
     return cv2.imencode('.jpg', image)[1].tobytes()
 
 

@@ -130,6 +130,22 @@ def test_broken_image_costs_one_view_not_the_node(running, broken):
     assert states(next_hint(vehicle, node, PlanningHint.OK, 'recovery'))['left'] == CameraStatus.OK
 
 
+def test_camera_that_changes_its_size_is_followed(running):
+    vehicle, node = running
+    good = vehicle.images['left']
+    tokens = next_hint(vehicle, node, PlanningHint.OK, 'hint').info.cameras[2].tokens_full
+    vehicle.images['left'] = lambda: compressed_image(jpeg(scale=2))
+
+    def larger() -> bool:
+        hint = vehicle.hints[-1]
+        return hint.status == PlanningHint.OK and hint.info.cameras[2].tokens_full > 1.5 * tokens
+
+    vehicle.wait_until(larger, 'hint with the larger view', node)
+    vehicle.images['left'] = good
+    vehicle.wait_until(lambda: not larger(), 'hint with the smaller view', node)
+    assert PlanningHint.ERROR not in {hint.status for hint in vehicle.hints}
+
+
 def test_broken_critical_camera_means_no_hint(running):
     vehicle, node = running
     good = vehicle.images['front']
