@@ -1,7 +1,5 @@
 """Plays a bag into the node: `ros2 launch stprune_ros replay.launch.py bag:=BAG params_file:=my.param.yaml`."""
 
-import os
-
 from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -18,8 +16,6 @@ from launch_ros.substitutions import FindPackagePrefix
 
 from stprune_ros.share import share
 
-FAST_DDS_2 = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
-PROFILES_VARIABLE = 'FASTRTPS_DEFAULT_PROFILES_FILE' if FAST_DDS_2 else 'FASTDDS_DEFAULT_PROFILES_FILE'
 ARGUMENTS = {
     'bag': (None, 'rosbag2 folder, or one .mcap or .db3 file'),
     'rate': ('1.0', 'times real time'),
@@ -42,8 +38,6 @@ def generate_launch_description() -> LaunchDescription:
     options = ['--clock', '--rate', LaunchConfiguration('rate'), '--wait', LaunchConfiguration('wait')]
     player = ExecuteProcess(
         cmd=[stprune, 'play', LaunchConfiguration('bag'), *options],
-        # The player publishes the images: it is the one that needs room for them in shared memory.
-        additional_env={PROFILES_VARIABLE: str(share('config/dds/fastdds_shm.xml'))},
         output='screen',
     )
     over = RegisterEventHandler(OnProcessExit(on_exit=[EmitEvent(event=Shutdown())]))  # whichever of the two ends

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from stprune_ros import settings
 from stprune_ros.core.types import StpruneError
-from stprune_ros.share import share
+from stprune_ros.share import dds_profile
 
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
@@ -153,8 +153,7 @@ def _play(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         require_rclpy('play')
-        # Large images get lost in DDS's default shared memory; see config/dds.
-        os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(share('config/dds/fastdds_shm.xml')))
+        os.environ.setdefault(*dds_profile())
         from stprune_ros.ros.player import play
 
         print(

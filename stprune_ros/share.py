@@ -26,3 +26,10 @@ def share(relative: str) -> Path:
         places = ', '.join(str(root) for root in roots)
         raise StpruneError(f"'{relative}' of {NAME} is not installed; looked in {places}")
     return found[0]
+
+
+def dds_profile() -> tuple[str, str]:
+    """Environment variable and file that give camera images room in the shared memory of Fast DDS."""
+    fast_dds_2 = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
+    variable = 'FASTRTPS_DEFAULT_PROFILES_FILE' if fast_dds_2 else 'FASTDDS_DEFAULT_PROFILES_FILE'
+    return variable, str(share('config/dds/fastdds_shm.xml'))

@@ -26,7 +26,7 @@ from stprune_ros.offline.replay import HINT_TOPIC, Sources, replay
 from stprune_ros.offline.summary import VALID, write_json
 from stprune_ros.offline.truth import Truth
 from stprune_ros.settings import Settings
-from stprune_ros.share import share
+from stprune_ros.share import dds_profile
 
 NODE = '/stprune_node'
 HZ = 5.0
@@ -209,9 +209,6 @@ def _make_world(bag: Path, seed: int, seconds: float) -> None:
 
 def _environment(output: Path) -> dict[str, str]:
     """A DDS domain of its own on this machine only, unless the caller chose one; logs beside the results."""
-    chosen = {
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
-        'FASTDDS_DEFAULT_PROFILES_FILE': str(share('config/dds/fastdds_shm.xml')),
-    }
-    return {**chosen, **os.environ, 'ROS_LOG_DIR': str((output / 'log').resolve()), 'PYTHONUNBUFFERED': '1'}
+    chosen = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'ROS_DOMAIN_ID': str(1 + os.getpid() % 100)}
+    profile = dict([dds_profile()])
+    return {**chosen, **profile, **os.environ, 'ROS_LOG_DIR': str((output / 'log').resolve()), 'PYTHONUNBUFFERED': '1'}
