@@ -102,7 +102,7 @@ class BuildInterfaces(Command):
                 continue
             folder = os.path.join(*parts[:-1])
             if parts[1].startswith('python'):
-                if parts[3] == NAME or parts[3].startswith(f'{NAME}-'):
+                if parts[3] == NAME or parts[3].endswith('.egg-info'):
                     continue
                 folder = os.path.join(site, *parts[3:-1])
             folders.setdefault(folder, []).append(os.path.relpath(path, HERE))
