@@ -11,6 +11,7 @@ from threading import Event
 import numpy as np
 import torch
 
+from stprune_ros.blank import blank_answer
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import Roles
@@ -94,7 +95,10 @@ class Pipeline:
         notes: list[str] = []
 
         views = self._views(window, clock, notes)
-        answer = self._blank_answer(window, views)
+        answer = replace(
+            blank_answer(Status.UNKNOWN, window, self.settings, self.backend.info, self.prompt.id),
+            views=tuple(ViewReport(view.camera, view.state, view.stamp_ns) for view in views),
+        )
         lost = [view.camera for view in views if view.camera in self.roles.critical and view.state != CameraState.OK]
         if lost:
             notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
@@ -269,21 +273,6 @@ class Pipeline:
         if not self.backend.info.trained:
             notes.append(f"model '{self.backend.info.model_id}' has random weights: its answers mean nothing")
         return broken or not window.current.full or window.current.ego is None
-
-    def _blank_answer(self, window: Window, views: list[_View]) -> Answer:
-        info, current = self.backend.info, window.current
-        return Answer(
-            sequence=current.sequence,
-            stamp_ns=current.stamp_ns,
-            status=Status.UNKNOWN,
-            views=tuple(ViewReport(view.camera, view.state, view.stamp_ns) for view in views),
-            model_id=info.model_id,
-            model_revision=info.revision,
-            model_trained=info.trained,
-            prompt_id=self.prompt.id,
-            method=self.settings['pruning.method'],
-            keep_ratio=self.settings['pruning.keep_ratio'],
-        )
 
 
 class _StageClock:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import Roles, SensorStream
 from stprune_ros.core.types import Answer, CameraFrame, Status, StpruneError, Window
@@ -205,7 +206,8 @@ class Replay:
             answer = self._pipeline.run(window, on_hint=hinted.append)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
-            answer = self._failed(window, ' '.join(str(error).split()))
+            note = f'inference failed: {" ".join(str(error).split())}'
+            answer = blank_answer(Status.ERROR, window, self.settings, self._backend.info, self._prompt.id, [note])
             self._error(answer.notes[0])
         for note in answer.notes:
             self._note(note)
@@ -219,22 +221,6 @@ class Replay:
         seconds = (current.stamp_ns - self._first_ns) / 1e9
         self.marks.append(Mark(seconds, answer.status.name, answer.behavior.name, truth.behavior))
         self.shown.add(self._show(window, answer, seconds, truth) if self.shown.wants_next() else None)
-
-    def _failed(self, window: Window, sentence: str) -> Answer:
-        info = self._backend.info
-        return Answer(
-            sequence=window.current.sequence,
-            stamp_ns=window.current.stamp_ns,
-            status=Status.ERROR,
-            description_status=Status.ERROR,
-            model_id=info.model_id,
-            model_revision=info.revision,
-            model_trained=info.trained,
-            prompt_id=self._prompt.id,
-            method=self.settings['pruning.method'],
-            keep_ratio=self.settings['pruning.keep_ratio'],
-            notes=(f'inference failed: {sentence}',),
-        )
 
     def _write(self, writer: McapWriter, topic: str, convert: Any, answer: Answer) -> None:
         message = convert(answer, self.settings, self._types)

@@ -27,12 +27,13 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
+from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
 from stprune_ros.ros import diagnostics, parameters, qos
 from stprune_ros.ros.images import decode
-from stprune_ros.ros.outputs import Outputs, blank, sentence
+from stprune_ros.ros.outputs import Outputs, sentence
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings import Settings
 
@@ -204,7 +205,7 @@ class StpruneNode(Node):
         self._say_nothing(Status.NO_HINT, self._window, notes)
 
     def _say_nothing(self, status: Status, window: Window | None, notes: Sequence[str]) -> None:
-        answer = blank(status, window, self.settings, self._backend.info, self._prompt.id, notes)
+        answer = blank_answer(status, window, self.settings, self._backend.info, self._prompt.id, notes)
         self._outputs.hint(answer, self.settings)
         self._outputs.description(answer, self.settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from stprune_ros.ros.images import decode
 from stprune_ros.settings import Settings
 
 if TYPE_CHECKING:  # torch comes with it
-    from stprune_ros.vlm.backend import ModelInfo
+    pass
 
 
 class Outputs:
@@ -75,25 +75,6 @@ class Outputs:
         with self._lock:
             publisher.publish(message)
             self.latency_s, self._last = latency_s, time.monotonic()
-
-
-def blank(
-    status: Status, window: Window | None, settings: Settings, model: ModelInfo, prompt_id: str, notes: Sequence[str]
-) -> Answer:
-    """An answer that says nothing but when and from what it would have come."""
-    return Answer(
-        sequence=window.current.sequence if window is not None else 0,
-        stamp_ns=window.current.stamp_ns if window is not None else 0,
-        status=status,
-        description_status=status,
-        model_id=model.model_id,
-        model_revision=model.revision,
-        model_trained=model.trained,
-        prompt_id=prompt_id,
-        method=settings['pruning.method'],
-        keep_ratio=settings['pruning.keep_ratio'],
-        notes=tuple(notes),
-    )
 
 
 def sentence(error: Exception) -> str:
