@@ -11,6 +11,8 @@ from collections import deque
 from stprune_ros.core.ego import in_words
 from stprune_ros.core.types import FrameSet, Window
 
+Shape = tuple[str, int, int]  # encoding, width, height
+
 
 class FrameBuffer:
     """The last ``frames - 1`` keyframes and the current set; in ns. Holds images by reference, bounded."""
@@ -21,7 +23,7 @@ class FrameBuffer:
         self.max_gap_ns = max_gap_ns
         self._keyframes: deque[FrameSet] = deque(maxlen=frames)  # the newest one may be the current set
         self._current: FrameSet | None = None
-        self._shapes: dict[str, tuple[str, int, int]] = {}
+        self._shapes: dict[str, Shape] = {}
 
     def add(self, frame_set: FrameSet) -> str | None:
         """Take the next set; returns why the history before it was flushed, or None."""
@@ -32,8 +34,7 @@ class FrameBuffer:
         if not self._keyframes or cell != self._keyframes[-1].stamp_ns // self.stride_ns:
             self._keyframes.append(frame_set)
         self._current = frame_set
-        for camera, frame in frame_set.frames.items():
-            self._shapes[camera] = (frame.encoding, frame.width, frame.height)
+        self._shapes.update(_shapes_of(frame_set))
         return reason
 
     def window(self) -> Window:
@@ -57,11 +58,20 @@ class FrameBuffer:
             return f'time jumped back by {in_words(-step_ns / 1e9)}'
         if step_ns > self.max_gap_ns:
             return f'gap of {in_words(step_ns / 1e9)} between frame sets, more than {self.max_gap_ns / 1e9:g} s'
-        for camera, frame in frame_set.frames.items():
-            shape = (frame.encoding, frame.width, frame.height)
+        for camera, shape in _shapes_of(frame_set).items():
             known = self._shapes.get(camera, shape)
             if known[0] != shape[0]:
                 return f"camera '{camera}' changed its encoding from {known[0]} to {shape[0]}"
             if known != shape:
                 return f"camera '{camera}' changed its size from {known[1]}x{known[2]} to {shape[1]}x{shape[2]}"
         return None
+
+
+def _shapes_of(frame_set: FrameSet) -> dict[str, Shape]:
+    """Shape of every frame; an Image without pixels is broken and tells nothing about its camera."""
+    shapes = {}
+    for camera, frame in frame_set.frames.items():
+        compressed = hasattr(frame.payload, 'format')  # says its size only once it is decoded
+        if compressed or (frame.width and frame.height):
+            shapes[camera] = (frame.encoding, frame.width, frame.height)
+    return shapes

@@ -66,6 +66,14 @@ def test_flushes_say_why(following, reason):
     assert stamps(history.window()) == [following.stamp_ns // MS]
 
 
+def test_a_broken_frame_without_pixels_flushes_nothing():
+    history = buffer()
+    history.add(frame_set(1000))
+    assert history.add(frame_set(1100, width=0, encoding='')) is None
+    assert history.add(frame_set(1200)) is None
+    assert history.add(frame_set(1300, width=640)) is not None
+
+
 @given(st.lists(st.integers(1, 900), min_size=1, max_size=200), st.integers(1, 6), st.integers(1, 1000))
 def test_window_is_bounded_rising_and_spaced(steps, frames, stride):
     history = buffer(frames, stride)
