@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _replay(commands.add_parser('replay', help='run on a recorded bag, as fast as it goes and without drops'))
     _play(commands.add_parser('play', help='publish a bag over DDS in real time'))
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
+    _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
 
@@ -81,6 +82,16 @@ def require_rclpy(command: str) -> None:
     """Raise StpruneError where ROS 2 is not installed."""
     if importlib.util.find_spec('rclpy') is None:
         raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
+
+
+def ratios(text: str) -> tuple[float, ...]:
+    """Keep ratios, separated by commas."""
+    return tuple(ratio(part) for part in text.split(','))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names, separated by commas."""
+    return tuple(text.split(','))
 
 
 def remap(text: str) -> tuple[str, str]:
@@ -183,6 +194,43 @@ def _world(command: argparse.ArgumentParser) -> None:
 
         record(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
         print(f"wrote '{options.output}', {options.seconds:g} s at {options.hz:g} Hz, with truth.json in it")
+        return 0
+
+    command.set_defaults(run=run)
+
+
+def _eval(command: argparse.ArgumentParser) -> None:
+    everything = [method for method in settings.METHODS if method != 'none']
+    command.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
+    )
+    command.add_argument(
+        '--methods',
+        type=names,
+        default=(*everything, 'st_prune+all'),
+        metavar='A,B',
+        help='methods, with switches as in st_prune+one_pays or st_prune+all; default: every method',
+    )
+    command.add_argument(
+        '--keep', type=ratios, default=(1.0, 0.5, 0.25, 0.1, 0.05), metavar='R,R', help='default: 1,0.5,0.25,0.1,0.05'
+    )
+    command.add_argument('--scenes', type=count, default=500, metavar='N', help='held-out scenes; default: %(default)s')
+    command.add_argument(
+        '--seeds', type=count, default=3, metavar='N', help='runs of what draws lots; default: %(default)s'
+    )
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, for model and weights')
+    command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
+
+    def run(options: argparse.Namespace) -> int:
+        from stprune_ros.offline.evaluate import Plan, as_text, evaluate, write_plot
+        from stprune_ros.offline.summary import write_json
+
+        values = settings.load(options.params) if options.params else settings.Settings()
+        plan = Plan(options.methods, options.keep, options.scenes, options.seeds)
+        result = evaluate(plan, values, options.workers)
+        write_json(options.output, result)
+        write_plot(result, options.output.with_suffix('.png'))
+        print(as_text(result))
         return 0
 
     command.set_defaults(run=run)

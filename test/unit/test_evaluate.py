@@ -1,0 +1,83 @@
+"""The examination of pruning methods: the same questions for all, honest intervals, sentences for mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from stprune_ros import cli
+from stprune_ros.core.types import StpruneError
+from stprune_ros.offline.evaluate import SWITCHES, Plan, as_text, config_of
+from stprune_ros.offline.statistics import Counts, interval, ratio_of
+from stprune_ros.settings import Settings
+
+
+def counted(rows):
+    counts = Counts()
+    for scene, hits in rows.items():
+        for hit in hits:
+            counts.add(scene, hit)
+    return counts
+
+
+def test_accuracy_counts_questions():
+    counts = counted({1: [True, False], 2: [True, True, True, False]})
+    assert counts.total == 6
+    assert counts.accuracy == pytest.approx(4 / 6)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(60):
+        low, high = interval(counted({scene: list(rng.random(5) < 0.7) for scene in range(60)}))
+        covered += low <= 0.7 <= high
+    assert 50 <= covered <= 60
+
+
+def test_relative_accuracy_is_paired_by_scene():
+    """Half of the scenes are hard for everybody: unpaired intervals would be wide, paired ones need not be."""
+    full = counted({scene: [scene % 2 == 0] * 4 for scene in range(40)})
+    pruned = counted({scene: [scene % 2 == 0] * 3 + [False] for scene in range(40)})
+    relative, low, high = ratio_of(pruned, full)
+    assert (relative, low, high) == (pytest.approx(0.75), pytest.approx(0.75), pytest.approx(0.75))
+
+
+def test_everything_kept_runs_once_and_lots_are_drawn_per_seed():
+    plan = Plan(('st_prune', 'random'), (1.0, 0.1), scenes=1, seeds=3)
+    cells = list(plan.cells())
+    assert cells == [('none', 1.0, 0), ('st_prune', 0.1, 0), *(('random', 0.1, seed) for seed in range(3))]
+
+
+def test_switches_by_name():
+    config = config_of('st_prune+one_pays', 0.1, 0, Settings())
+    assert (config.method, config.one_pays, config.calibrated_overlap) == ('st_prune', True, False)
+    assert all(getattr(config_of('st_prune+all', 0.1, 0, Settings()), switch) for switch in SWITCHES)
+    with pytest.raises(StpruneError, match="no switch 'warp'"):
+        config_of('st_prune+warp', 0.1, 0, Settings())
+
+
+@pytest.mark.parametrize(('name', 'sentence'), [('fastest', "no pruning method 'fastest'"), ('mtp+x', "no switch 'x'")])
+def test_mistakes_end_in_a_sentence(tmp_path, capsys, name, sentence):
+    assert cli.main(['eval', '--output', str(tmp_path / 'e.json'), '--methods', name, '--scenes', '1']) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
+    output = tmp_path / 'fidelity.json'
+    arguments = ['--methods', 'st_prune,random', '--keep', '1,0.1', '--scenes', '12', '--seeds', '2']
+    assert cli.main(['eval', '--output', str(output), *arguments]) == 0
+    result = json.loads(output.read_text())
+    rows = {(row['method'], row['keep'], row['kind']): row for row in result['rows']}
+    assert result['scenes'] == 12
+    for method in ('st_prune', 'random'):
+        assert rows[method, 1.0, 'all']['relative'] == 1
+        assert rows[method, 0.1, 'all']['questions'] == 120 * (2 if method == 'random' else 1)
+    # With all tokens the bundled model answers far better than without pictures: the intervals are apart.
+    assert rows['st_prune', 1.0, 'all']['lo'] > rows['blind', 1.0, 'all']['hi']
+    for row in result['rows']:
+        assert row['lo'] <= row['accuracy'] <= row['hi']
+    assert output.with_suffix('.png').stat().st_size > 10_000
+    assert '| st_prune |' in capsys.readouterr().out
+    assert as_text(result).count('\n') == 3
