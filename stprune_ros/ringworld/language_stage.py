@@ -6,6 +6,7 @@ positions where the runtime puts a question. The prompt is the one of the export
 
 from __future__ import annotations
 
+import pickle
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ class Reader:
         """The hint, the description and ``count`` drawn questions."""
         hint = hint_question(truth)
         asked = [self.asked('hint', hint.text, hint.answer, 1.5)]
-        asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views, motion), 0.4))
+        asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views), 0.4))
         for question in questions_about(truth, rng, count, views, motion):
             asked.append(self.asked(question.kind, question.text, question.answer, 1.0))
         return asked
@@ -113,6 +114,7 @@ class DenseHeads(nn.Module):
         self.moving = nn.Linear(width, 2)
         self.side = nn.Linear(width, 3)
         self.reason = nn.Linear(width, 3)
+        self.current = nn.Linear(width, 2)
 
     def loss(
         self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], views: Sequence[int], frames: int
@@ -128,19 +130,25 @@ class DenseHeads(nn.Module):
         sideways = (dense['side'].long() >= 0) & walker & moved
         loss = 0.3 * functional.cross_entropy(self.view(x).flatten(0, 3), which.flatten())
         loss = loss + functional.cross_entropy(self.reason(x[some]), reason[some])
+        last = (torch.arange(frames) == frames - 1).long().view(1, 1, frames, 1).expand(b, n, frames, TOKENS)
+        loss = loss + functional.cross_entropy(self.current(x).flatten(0, 3), last.flatten())
         for head, mask, target in ((self.moving, moved, dense['moving']), (self.side, sideways, dense['side'])):
             if mask.any():
-                loss = loss + functional.cross_entropy(head(x[mask]), target[mask].long())
+                loss = loss + 0.4 * functional.cross_entropy(head(x[mask]), target[mask].long())
         return loss
 
 
 def read_lessons(model: Any, folder: Path) -> list[Lesson]:
-    """All scenes of a folder, pictures turned into visual tokens."""
+    """All scenes of a folder, pictures turned into visual tokens; kept beside the folder for the next start."""
+    cache = folder.with_suffix('.lessons')
+    if cache.exists():
+        return pickle.loads(cache.read_bytes())  # type: ignore[no-any-return]
     lessons = []
     for shard in read_shards(folder):
         for scene in shard:
             dense = {name: torch.from_numpy(scene.tokens[name]) for name in DENSE}
             lessons.append(Lesson(features(model, scene.images), dense, scene.truths))
+    cache.write_bytes(pickle.dumps(lessons, protocol=5))
     return lessons
 
 

@@ -160,6 +160,7 @@ def export(folder: Path, model: Any, tokenizer: Any, facts: dict[str, Any]) -> N
     """Write a model folder that loads offline: weights, configs, tokenizer, prompt and facts; a model card stays."""
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    (folder / 'model.safetensors').chmod(0o644)  # written for the owner only
     tokenizer.save_pretrained(folder)
     make_processor().save_pretrained(folder)
     write_prompt(folder / 'prompt.yaml')

@@ -57,29 +57,24 @@ def hint_question(truth: Truth) -> Question:
     return Question('planning', HINT_QUESTION, HINT_TEXT[truth.behavior], tuple(HINT_TEXT.values()))
 
 
-def describe(truth: Truth, views: tuple[int, ...] = tuple(range(6)), motion: bool = True) -> str:
+def describe(truth: Truth, views: tuple[int, ...] = tuple(range(6))) -> str:
     """The description: what to do and why, then per view the light, the nearest car and the nearest pedestrian.
 
-    Without ``motion`` (a single frame) the text does not say what moves.
+    It does not say what moves: the bundled model does not see that well enough to be believed.
     """
     parts = ['clear ahead.' if truth.behavior == Behavior.NONE else f'{HINT_TEXT[truth.behavior]} for {truth.reason}.']
     for index in views:
-        said = _say(truth.views[index], index == 0, motion)
+        said = _say(truth.views[index], index == 0)
         if said:
             parts.append(f'{DIRECTIONS[index]}: {", ".join(said)}.')
     return ' '.join(parts)
 
 
-def _say(view: tuple[Sight, ...], front: bool, motion: bool) -> list[str]:
-    said = []
+def _say(view: tuple[Sight, ...], front: bool) -> list[str]:
     light, car, pedestrian = _nearest(view, 'light'), _nearest(view, 'vehicle'), _nearest(view, 'pedestrian')
-    if front and light:
-        said.append(f'{light.state} light')
-    if car:
-        said.append(f'{car.colour} car' + (' moving' if motion and car.moving else ''))
-    if pedestrian:
-        said.append('pedestrian' + (' walking' if motion and pedestrian.moving else ''))
-    return said
+    said = [f'{light.state} light'] if front and light else []
+    said += [f'{car.colour} car'] if car else []
+    return said + (['pedestrian'] if pedestrian else [])
 
 
 def _nearest(view: tuple[Sight, ...], kind: str) -> Sight | None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from stprune_ros.ringworld import model as parts
@@ -32,8 +33,10 @@ from stprune_ros.ringworld.vision_stage import train_vision
 from stprune_ros.vlm.prompt import Prompt
 
 SHARD = 25
+DENSE_WEIGHT = 0.4
+AVERAGE = 0.99  # of the weights, per step: what is looked at and exported is smoother than what is trained
 BATCH = {1: 8, 2: 4, 3: 3, 4: 2}  # scenes per step by frames per view
-SHARES = (0.1, 0.15, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
+SHARES = (0.08, 0.12, 0.1, 0.7)  # how often 1 to 4 frames are seen once history is on
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--single-steps', type=int, default=1000, help='language steps with one frame per view')
-    parser.add_argument('--steps', type=int, default=2100, help='all language steps')
+    parser.add_argument('--steps', type=int, default=2700, help='all language steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
@@ -89,13 +92,14 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
     optimizer = torch.optim.AdamW(weights, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05)
     out = args.work / 'language.pt'
     first = load(out, model, dense, optimizer)
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     bar = tqdm(range(first, args.steps), desc='language', mininterval=20)
     for step in bar:
         rng = np.random.default_rng([args.seed, 5, step])
         frames = 1 if step < args.single_steps else int(rng.choice([1, 2, 3, 4], p=SHARES))
         batch = make_batch(lessons, reader, rng, BATCH[frames], frames, 8)
         loss, middle, _ = answer_loss(model, batch, reader.image)
-        total = loss + 0.5 * dense.loss(middle, batch.dense, batch.views, frames)
+        total = loss + DENSE_WEIGHT * dense.loss(middle, batch.dense, batch.views, frames)
         rate = 1.5e-3 * min(1.0, (step + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group['lr'] = rate
@@ -103,13 +107,14 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        mean.update_parameters(model)
         bar.set_postfix(frames=frames, loss=f'{loss.item():.3f}', total=f'{total.item():.3f}')
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             save(out, model, dense, optimizer, step + 1)
             frames = 1 if step < args.single_steps else 4
-            tqdm.write(f'step {step + 1} frames {frames} held out {look(model, held_out, reader, frames)}')
+            tqdm.write(f'step {step + 1} frames {frames} held out {look(mean.module, held_out, reader, frames)}')
         if (step + 1) % args.export_every == 0 or step + 1 == args.steps:
-            parts.export(args.output, model, tokenizer, {'trained': True, 'steps': step + 1, 'seed': args.seed})
+            parts.export(args.output, mean.module, tokenizer, {'trained': True, 'steps': step + 1, 'seed': args.seed})
 
 
 def load(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer) -> int:

@@ -67,7 +67,6 @@ def test_absent_views_are_neither_asked_about_nor_described(truths: list[Truth])
         for question in questions_about(truth, np.random.default_rng(3), 12, views=(0, 1)):
             assert not any(f' in {name}?' in question.text for name in ('back', 'left', 'right'))
         assert not any(f'{name}:' in describe(truth, (0, 1)) for name in ('back', 'front left'))
-        assert 'moving' not in describe(truth, motion=False)
 
 
 def test_descriptions_are_short_true_and_in_the_vocabulary(truths: list[Truth]) -> None:
