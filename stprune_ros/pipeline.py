@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,16 +217,7 @@ class Pipeline:
 
     def _prune(self, views: list[_View], history: int) -> list[torch.Tensor]:
         """Keep masks per view, bool (T, rows, columns)."""
-        config = PruningConfig(
-            self.settings['pruning.method'],
-            self.settings['pruning.keep_ratio'],
-            self.settings['pruning.lambda_temporal'],
-            self.settings['pruning.lambda_spatial'],
-            self.settings['pruning.seed'],
-            self.settings['pruning.compensate_motion'],
-            self.settings['pruning.calibrated_overlap'],
-            self.settings['pruning.one_pays'],
-        )
+        config = config_of(self.settings)
         return SpatioTemporalPruner(config)([self._view_tokens(view, config) for view in views], history)
 
     def _view_tokens(self, view: _View, config: PruningConfig) -> ViewTokens:
@@ -273,6 +265,25 @@ class Pipeline:
         if not self.backend.info.trained:
             notes.append(f"model '{self.backend.info.model_id}' has random weights: its answers mean nothing")
         return broken or not window.current.full or window.current.ego is None
+
+
+def config_of(settings: Settings) -> PruningConfig:
+    """What `pruning.*` asks for."""
+
+    def value(name: str) -> Any:
+        return settings[f'pruning.{name}']
+
+    return PruningConfig(
+        value('method'),
+        value('keep_ratio'),
+        value('lambda_temporal'),
+        value('lambda_spatial'),
+        value('seed'),
+        value('compensate_motion'),
+        value('calibrated_overlap'),
+        value('one_pays'),
+        (value('joint_volatility'), value('joint_recency'), value('joint_common')),
+    )
 
 
 class _StageClock:

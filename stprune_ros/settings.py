@@ -20,6 +20,7 @@ Value = bool | int | float | str | list[str] | list[float]
 
 METHODS = (
     'st_prune',
+    'st_prune_joint',
     'mtp',
     'rsp',
     'random',
@@ -139,6 +140,11 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter(
         'pruning.lambda_spatial', 0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
+    ),
+    Parameter('pruning.joint_volatility', 0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True),
+    Parameter('pruning.joint_recency', 0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True),
+    Parameter(
+        'pruning.joint_common', 2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True
     ),
     Parameter(
         'pruning.compensate_motion',

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import random_mask, uniform_mask
+from stprune_ros.pruning.joint import prune_joint
 from stprune_ros.pruning.peers import cdpruner, dart, divprune, tfps
 from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
 from stprune_ros.pruning.selection import budget
@@ -98,6 +99,13 @@ def _two_stages(
     return masks
 
 
+def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    units = [unit_rows(view) for view in views]
+    moves = [_moves(view, unit, config) if view.count else unit for view, unit in zip(views, units)]
+    budgets = [view_budget(view, config) for view in views]
+    return prune_joint(units, moves, [view.slots for view in views], history, budgets, config.joint_weights)
+
+
 def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig) -> Tensor:
     if config.compensate_motion and view.flow is not None:
         return volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), view.flow)
@@ -133,6 +141,7 @@ def _nothing() -> Tensor:
 
 METHODS = {
     'st_prune': _st_prune,
+    'st_prune_joint': _joint,
     'mtp': _mtp,
     'rsp': _rsp,
     'random': _random,

@@ -13,8 +13,8 @@ Sides = tuple[Tensor, Tensor]  # per token of a view, bool (n,): may the left, t
 
 
 def best_similarity(x: Tensor, other: Tensor) -> Tensor:
-    """Best cosine similarity of each row of x (n, D) to any row of other (m, D): (n,), zero where m is 0."""
-    return (x @ other.T).amax(dim=1) if len(other) else x.new_zeros(len(x))
+    """Best cosine similarity of each row of x (n, D) to any row of other (m, D): (n,), zero where there is none."""
+    return (x @ other.T).amax(dim=1) if len(x) and len(other) else x.new_zeros(len(x))
 
 
 def phases_of(views: int, one_pays: bool) -> list[list[int]]:

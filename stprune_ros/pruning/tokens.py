@@ -52,6 +52,7 @@ class PruningConfig:
     compensate_motion: bool = False
     calibrated_overlap: bool = False
     one_pays: bool = False
+    joint_weights: tuple[float, float, float] = (0.3, 0.7, 2.4)  # volatility, recency, commonness
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:

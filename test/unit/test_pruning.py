@@ -11,6 +11,7 @@ from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
+from stprune_ros.pruning.joint import commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, select
 from stprune_ros.pruning.temporal import volatility
@@ -162,6 +163,27 @@ def test_tokens_that_are_all_alike_keep_their_budget(method):
     assert sum(int(mask.sum()) for mask in prune(views, 3, method, 0.25)) == (72 if method == 'none' else 18)
 
 
+def test_joint_pruning_gives_up_what_any_other_view_shows():
+    generator = torch.Generator().manual_seed(6)
+    wall = torch.randn(32, generator=generator)
+    views = [torch.randn(1, 1, 8, 32, generator=generator) for _ in range(4)]
+    for x in views:
+        x[0, 0, :5] = wall + 0.3 * torch.randn(5, 32, generator=generator)
+    kept = prune([ViewTokens(str(i), x, (0,)) for i, x in enumerate(views)], 1, 'st_prune_joint', 0.375)
+    for mask in kept:
+        assert mask.flatten().tolist() == [False] * 5 + [True] * 3
+
+
+def test_commonness_is_the_mean_best_likeness_to_the_newest_frames_of_the_others():
+    views = [unit(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(i))) for i in range(3)]
+    found = commonness([*views, torch.zeros(0, 0, 8)])
+    for i in range(3):
+        others = [views[j][-1] for j in range(3) if j != i]
+        expected = [sum(max(float(row @ t) for t in other) for other in others) / 2 for row in views[i].flatten(0, 1)]
+        assert found[i].tolist() == pytest.approx(expected, abs=1e-6)
+    assert not commonness(views[:1])[0].any()
+
+
 def test_a_missing_view_changes_only_its_neighbours():
     views = ring(views=5)
     gone = [*views[:2], ViewTokens('V2', torch.zeros(0, 0, 0, 0), ()), *views[3:]]
@@ -196,7 +218,7 @@ def test_the_parameter_table_offers_every_method():
 
 
 def test_unknown_method_names_the_known():
-    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, mtp"):
+    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, st_prune_joint"):
         SpatioTemporalPruner(PruningConfig('fastest'))
 
 

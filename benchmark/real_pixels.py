@@ -1,0 +1,181 @@
+"""On real pixels: which labelled objects keep a token, and how many tokens show one place twice.
+
+    python benchmark/real_pixels.py FOLDER --output benchmark/results/real_pixels.json
+
+FOLDER holds ``bag/`` (a rosbag2 of a camera ring) and ``boxes.json`` (rows: camera, stamp_ns, box in pixels, motion).
+Features are those of the bundled vision tower, which was trained on synthetic pictures only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.stream import SensorStream
+from stprune_ros.core.types import Answer, Window
+from stprune_ros.offline.bags import Bag
+from stprune_ros.offline.evaluate import config_of
+from stprune_ros.offline.replay import Sources, find_rig
+from stprune_ros.offline.summary import write_json
+from stprune_ros.pipeline import Pipeline
+from stprune_ros.ros.images import decode
+from stprune_ros.settings import METHODS, Settings
+from stprune_ros.vlm.loading import load
+
+KEEPS = (0.5, 0.25, 0.1, 0.05)
+NEAR = 50.0  # m; farther objects are smaller than a patch of this model
+Box = dict[str, Any]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('--output', type=Path, required=True)
+    parser.add_argument('--methods', default=','.join((*METHODS[:-1], 'st_prune+all')))
+    options = parser.parse_args()
+    methods = options.methods.split(',')
+    boxes = defaultdict(list)
+    for box in json.loads((options.folder / 'boxes.json').read_text()):
+        boxes[box['camera'], box['stamp_ns']].append(box)
+    rows = measure(options.folder / 'bag', boxes, methods)
+    machine = f'{platform.processor() or platform.machine()}, {date.today()}'
+    write_json(options.output, {'bag': options.folder.name, 'machine': machine, 'rows': rows})
+    print(as_text(rows))
+
+
+def measure(
+    bag_path: Path, boxes: Mapping[tuple[str, int], Sequence[Box]], methods: Sequence[str]
+) -> list[dict[str, Any]]:
+    """One row per method and keep ratio, over all ticks of the bag."""
+    settings = Settings({'inference.describe': False})
+    counts: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
+    with Bag(bag_path) as bag:
+        sources = Sources.of(bag, [], 'compressed')
+        rig = find_rig(bag, sources, settings)
+        pipeline = Pipeline(settings, *_model(settings, rig), decode)
+        for window in tqdm(list(windows(bag, sources, settings, rig)), unit='tick', disable=not sys.stderr.isatty()):
+            for method in methods:
+                for keep in KEEPS:
+                    pipeline.settings = settings_of(method, keep, settings)  # the same window: nothing is encoded twice
+                    count(counts[method, keep], pipeline.run(window), window, boxes, rig)
+    return [_row(method, keep, found) for (method, keep), found in counts.items()]
+
+
+def _model(settings: Settings, rig: CameraRig) -> tuple[Any, CameraRig, Any]:
+    backend, prompt = load(settings)
+    return backend, rig, prompt
+
+
+def windows(bag: Bag, sources: Sources, settings: Settings, rig: CameraRig) -> Iterator[Window]:
+    """The windows of a bag, in order."""
+    stream = SensorStream(settings, rig)
+    cameras = {topics.image: camera for camera, topics in sources.cameras.items()}
+    for record in bag.messages([*cameras, *filter(None, [sources.odometry])]):
+        if record.topic in cameras:
+            yield from stream.add_image(cameras[record.topic], record.message())
+        else:
+            yield from stream.add_odometry(record.message())
+    yield from stream.finish()
+
+
+def settings_of(name: str, keep: float, settings: Settings) -> Settings:
+    """Settings for a method with switches."""
+    config = config_of(name, keep, 0, settings)
+    return settings.replace(
+        pruning__method=config.method,
+        pruning__keep_ratio=keep,
+        pruning__compensate_motion=config.compensate_motion,
+        pruning__calibrated_overlap=config.calibrated_overlap,
+        pruning__one_pays=config.one_pays,
+    )
+
+
+def count(
+    total: Counter[str], answer: Answer, window: Window, boxes: Mapping[tuple[str, int], Sequence[Box]], rig: CameraRig
+) -> None:
+    """Add one tick: objects with a kept token in the current frame, background tokens kept, places shown twice."""
+    current = {view.camera: view.keep[-1] for view in answer.views if view.keep is not None and len(view.keep)}
+    for camera, keep in current.items():
+        covered = np.zeros(keep.shape, dtype=bool)
+        for box in boxes.get((camera, window.current.frames[camera].stamp_ns), ()):
+            patches = patches_of(box['box'], keep.shape, rig.cameras[camera].width, rig.cameras[camera].height)
+            covered |= patches
+            if box['range_m'] <= NEAR and box['motion'] in ('Moving', 'Parked') and patches.any():
+                total[f'{box["motion"]} objects'] += 1
+                total[f'{box["motion"]} seen'] += bool((patches & keep).any())
+        total['background'] += int((~covered).sum())
+        total['background kept'] += int((~covered & keep).sum())
+        total['kept'] += int(keep.sum())
+        other = rig.right(camera)
+        if other in current:
+            total['twice'] += int((keep & seen_there(rig, camera, other, keep.shape, current[other])).sum())
+
+
+def patches_of(box: Sequence[float], grid: Sequence[int], width: int, height: int) -> np.ndarray:
+    """Patches that a box covers by a quarter at least, else the one with its middle: bool (rows, columns)."""
+    rows, columns = grid
+    x0, x1 = (value * columns / width for value in (box[0], box[2]))
+    y0, y1 = (value * rows / height for value in (box[1], box[3]))
+    row, column = np.arange(rows)[:, None], np.arange(columns)[None]
+    area = np.clip(np.minimum(x1, column + 1) - np.maximum(x0, column), 0, None) * np.clip(
+        np.minimum(y1, row + 1) - np.maximum(y0, row), 0, None
+    )
+    middle = ((y0 + y1) / 2 // 1 == row) & ((x0 + x1) / 2 // 1 == column)
+    patches: np.ndarray = area >= 0.25
+    return patches if patches.any() else middle
+
+
+def seen_there(rig: CameraRig, camera: str, other: str, grid: Sequence[int], kept: np.ndarray) -> np.ndarray:
+    """Patches of ``camera`` whose middle, far away, lies in a kept patch of ``other``: bool (rows, columns)."""
+    rows, columns = grid
+    model, neighbour = rig.cameras[camera], rig.cameras[other]
+    v, u = np.mgrid[:rows, :columns]
+    rays = model.rays((u.ravel() + 0.5) * model.width / columns - 0.5, (v.ravel() + 0.5) * model.height / rows - 0.5)
+    there_u, there_v = neighbour.project(neighbour.translation + rays)
+    row = np.floor((there_v + 0.5) * kept.shape[0] / neighbour.height)
+    column = np.floor((there_u + 0.5) * kept.shape[1] / neighbour.width)
+    inside = (row >= 0) & (row < kept.shape[0]) & (column >= 0) & (column < kept.shape[1])
+    found = np.zeros(rows * columns, dtype=bool)
+    found[inside] = kept[row[inside].astype(int), column[inside].astype(int)]
+    return found.reshape(rows, columns)
+
+
+def _row(method: str, keep: float, found: Counter[str]) -> dict[str, Any]:
+    def share(part: str, whole: str) -> float:
+        return round(found[part] / max(found[whole], 1), 4)
+
+    return {
+        'method': method,
+        'keep': keep,
+        'moving': share('Moving seen', 'Moving objects'),
+        'parked': share('Parked seen', 'Parked objects'),
+        'background': share('background kept', 'background'),
+        'twice': share('twice', 'kept'),
+        'moving_objects': found['Moving objects'],
+        'parked_objects': found['Parked objects'],
+    }
+
+
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: shares in per cent, per method and keep ratio."""
+    lines = ['| method | keep | moving | parked | background | twice |', '|---|---|---|---|---|---|']
+    for row in rows:
+        shares = ' | '.join(f'{100 * row[key]:.0f}' for key in ('moving', 'parked', 'background', 'twice'))
+        lines.append(f'| {row["method"]} | {row["keep"]:.0%} | {shares} |')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()

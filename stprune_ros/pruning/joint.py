@@ -1,0 +1,58 @@
+"""Joint pruning (ours): both ideas of ST-Prune in one selection, and common is whatever any other view shows as well.
+
+Two things differ from the paper's two stages. A token is common where any other view's newest frame shows something
+like it, not only a neighbour's: road, sky and walls repeat all around the ring, and what stands out from them matters.
+And everything enters one selection with the whole budget, so that no stage throws away what the next one would keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.spatial import best_similarity
+
+
+def commonness(views: Sequence[Tensor]) -> list[Tensor]:
+    """How much each token looks like something in the other views: mean over them of the best similarity, (T * P,).
+
+    views: per view (T, P, D), unit rows, T = 0 for a view without frames; compared with the newest frame of the others.
+    Zero where there is no other view.
+    """
+    newest = [x[-1] if len(x) else x.new_zeros(0, x.shape[-1]) for x in views]
+    found = []
+    for i, x in enumerate(views):
+        rows = x.flatten(0, 1)
+        others = [best_similarity(rows, other) for j, other in enumerate(newest) if j != i and len(other)]
+        found.append(torch.stack(others).mean(dim=0) if others else rows.new_zeros(len(rows)))
+    return found
+
+
+def prune_joint(
+    views: Sequence[Tensor],
+    moves: Sequence[Tensor],
+    slots: Sequence[tuple[int, ...]],
+    history: int,
+    budgets: Sequence[int],
+    weights: tuple[float, float, float],
+) -> list[Tensor]:
+    """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
+
+    views: per view (T, P, D), unit rows; moves: per view its volatility, (P,) or (T, P); slots: each frame's place in
+    the history, 0 oldest; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    """
+    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in views]
+    active = [i for i, x in enumerate(views) if len(x)]
+    common = commonness(views)
+    bonuses = []
+    for i in active:
+        recency = (torch.tensor(slots[i], dtype=views[i].dtype, device=views[i].device) + 1) / history
+        soft = weights[0] * moves[i].expand(views[i].shape[:2]) + weights[1] * recency[:, None]
+        bonuses.append(soft.reshape(-1) - weights[2] * common[i])
+    kept = select([views[i].flatten(0, 1) for i in active], bonuses, [budgets[i] for i in active])
+    for i, mask in zip(active, kept):
+        masks[i] = mask
+    return masks
