@@ -16,6 +16,8 @@ from stprune_ros.core.synchronizer import RingSynchronizer
 from stprune_ros.core.types import CameraFrame, FrameSet, StpruneError, Window
 from stprune_ros.settings import Settings
 
+PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -65,6 +67,7 @@ class SensorStream:
         self._stale_ns = settings.ns('cameras.stale_after_ms')
         self._period_ns = settings.ns('inference.period_ms')
         self._tick_cell: int | None = None
+        self._start_ns: int | None = None  # stamp of the first set
         self._waiting: list[FrameSet] = []  # closed sets whose odometry has not come yet
         self._notes: list[str] = []
 
@@ -111,7 +114,7 @@ class SensorStream:
         self._ego.clear()
         self._buffer.flush()
         self._waiting.clear()
-        self._tick_cell = None
+        self._start_ns = self._tick_cell = None
         self._notes.append(f'history flushed: {reason}')
 
     def _release(self, ended: bool = False) -> list[Window]:
@@ -125,7 +128,12 @@ class SensorStream:
     def _odometry_may_come(self, stamp_ns: int) -> bool:
         """Whether a sample after ``stamp_ns`` is still worth waiting for, to interpolate instead of hold."""
         newest, watermark = self._ego.newest_ns, self._sync.watermark_ns
-        alive = newest is not None and stamp_ns - self._ego.max_age_ns <= newest < stamp_ns
+        if self._start_ns is None:
+            self._start_ns = stamp_ns
+        if newest is None:  # it may only be slow to start
+            alive = stamp_ns < self._start_ns + PATIENCE_NS
+        else:
+            alive = stamp_ns - self._ego.max_age_ns <= newest < stamp_ns
         return alive and watermark is not None and watermark < stamp_ns + self._sync.max_wait_ns
 
     def _tick(self, frame_set: FrameSet) -> Window | None:

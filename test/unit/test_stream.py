@@ -81,6 +81,24 @@ def test_a_set_waits_for_the_odometry_that_brackets_it(rig):
     assert window.current.ego.speed == pytest.approx(3.0)
 
 
+def test_odometry_that_starts_a_little_later_than_the_images_is_waited_for(rig):
+    stream = SensorStream(Settings(), rig)
+    for name in NAMES:
+        assert stream.add_image(name, image(1000)) == []
+    [window] = stream.add_odometry(odometry(1000))
+    assert window.current.ego.speed == 3.0
+
+
+def test_sets_wait_for_missing_odometry_only_at_the_start(rig):
+    stream = SensorStream(Settings(), rig)
+    due = []
+    for ms in range(1000, 2300, 100):
+        for name in NAMES:
+            due += [(ms, w.current.stamp_ns // MS) for w in stream.add_image(name, image(ms))]
+    assert due[:2] == [(1100, 1000), (1200, 1100)]
+    assert due[-2:] == [(2100, 2100), (2200, 2200)]
+
+
 def test_a_set_does_not_wait_for_dead_odometry(rig):
     stream = SensorStream(Settings(), rig)
     windows = feed(stream, (1000, 1100), odometry_every=0)
@@ -137,6 +155,7 @@ def test_offsets_belong_to_names(rig):
     for ms in range(1000, 2000, 100):
         for name, offset in (('LEFT', -60), ('FRONT', 0), ('RIGHT', 60)):
             windows += stream.add_image(name, image(ms + offset))
+    windows += stream.finish()
     assert [w.current.full for w in windows] == [True] * 10
     assert {w.current.spread_ns for w in windows} == {0}
 
