@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from stprune_ros.core.types import EgoState
+from stprune_ros.ringworld.attention import QUERIES, background_mass
 from stprune_ros.ringworld.dataset import FRAMES, read_shards
 from stprune_ros.ringworld.model import IMAGE, TURN_END
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, describe, hint_question, questions_about
@@ -98,7 +99,7 @@ class Reader:
     ) -> list[Asked]:
         """The hint, the description and ``count`` drawn questions."""
         hint = hint_question(truth)
-        asked = [self.asked('hint', hint.text, hint.answer, 1.5)]
+        asked = [self.asked('hint', hint.text, hint.answer, 3.0)]
         asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views), 0.4))
         for question in questions_about(truth, rng, count, views, motion):
             asked.append(self.asked(question.kind, question.text, question.answer, 1.0))
@@ -207,11 +208,21 @@ def make_batch(
     )
 
 
-def prefill(model: Any, batch: Batch, image: int) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """Run the prefixes: the cache, hidden states of the visual tokens after the second layer, positions (3, N).
-
-    Of the last layer only keys and values are computed: nothing reads its output at these places.
+@dataclass(frozen=True)
+class Prefilled:
+    """Prefixes that were run: the cache, visual tokens after the second layer (B, n, D), positions (3, N), and which
+    keys show nothing: ``background`` bool (B, N); ``stray`` is the attention that visual tokens give to those.
     """
+
+    cache: Any
+    middle: torch.Tensor
+    positions: torch.Tensor
+    background: torch.Tensor
+    stray: torch.Tensor
+
+
+def prefill(model: Any, batch: Batch, image: int) -> Prefilled:
+    """Run the prefixes. Of the last layer only keys and values are computed: nothing reads its output there."""
     from transformers import DynamicCache
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
@@ -224,10 +235,19 @@ def prefill(model: Any, batch: Batch, image: int) -> tuple[Any, torch.Tensor, to
     where = kinds[0].nonzero()[:, 0]
     hidden = hidden.index_copy(1, where, batch.tokens)
     rotary = core.rotary_emb(hidden, positions.expand(3, len(hidden), -1))
+    background = torch.zeros(batch.ids.shape, dtype=torch.bool)
+    background[:, where] = batch.dense['kind'].flatten(1) < 0
+    some = where[torch.randperm(len(where))[:QUERIES]]
+    every = torch.arange(batch.ids.shape[1])
+    earlier, others = every <= some[:, None], every != some[:, None]
+    part = rotary[0][:, some], rotary[1][:, some]
     cache = DynamicCache()
-    middle = hidden
+    middle, stray = hidden, []
     for index, layer in enumerate(core.layers[:-1]):
+        entered = hidden[:, some]
         hidden = layer(hidden, attention_mask=None, past_key_values=cache, position_embeddings=rotary)
+        keys = cache.layers[index].keys
+        stray.append(background_mass(layer, entered, part, keys, earlier[None], background[:, None] & others).mean())
         if index == 1:
             middle = hidden[:, where]
     last = core.layers[-1]
@@ -237,12 +257,24 @@ def prefill(model: Any, batch: Batch, image: int) -> tuple[Any, torch.Tensor, to
     values = last.self_attn.v_proj(inner).view(shape).transpose(1, 2)
     keys = apply_rotary_pos_emb(keys, keys, *rotary)[1]
     cache.update(keys, values, len(core.layers) - 1)
-    return cache, middle, positions[:, 0]
+    return Prefilled(cache, middle, positions[:, 0], background, torch.stack(stray).mean())
 
 
-def answer_loss(model: Any, batch: Batch, image: int) -> tuple[torch.Tensor, torch.Tensor, list[tuple[str, bool]]]:
-    """Loss of the answers, hidden states for the dense read-outs, per question whether the whole answer is right."""
-    cache, middle, positions = prefill(model, batch, image)
+@dataclass(frozen=True)
+class Answered:
+    """Loss of the answers, visual tokens after the second layer, attention to background (visual tokens and answers),
+    and per question its kind and whether the whole answer is right.
+    """
+
+    loss: torch.Tensor
+    middle: torch.Tensor
+    stray: torch.Tensor
+    results: list[tuple[str, bool]]
+
+
+def answer(model: Any, batch: Batch, image: int) -> Answered:
+    """Prefill, then answer all questions of the batch at once, given the answers so far (teacher forcing)."""
+    ahead = prefill(model, batch, image)
     size, n = batch.ids.shape
     width = max(sum(len(a.question) + len(a.answer) - 1 for a in asked) for asked in batch.asked)
     ids, labels = torch.zeros(size, width, dtype=torch.long), torch.full((size, width), -100)
@@ -250,7 +282,7 @@ def answer_loss(model: Any, batch: Batch, image: int) -> tuple[torch.Tensor, tor
     steps = torch.zeros(size, width, dtype=torch.long)
     spans: list[tuple[str, int, int, int]] = []
     for row, asked in enumerate(batch.asked):
-        begin = int(positions[0, int(batch.lengths[row]) - 1]) + 1
+        begin = int(ahead.positions[0, int(batch.lengths[row]) - 1]) + 1
         at = 0
         for number, one in enumerate(asked):
             line = one.question + one.answer[:-1]
@@ -262,27 +294,28 @@ def answer_loss(model: Any, batch: Batch, image: int) -> tuple[torch.Tensor, tor
             steps[row, at:stop] = torch.arange(begin, begin + len(line))
             spans.append((one.kind, row, first, stop))
             at = stop
-    ahead = torch.arange(n)[None] < batch.lengths[:, None]
+    there = torch.arange(n)[None] < batch.lengths[:, None]
     visible = (branch[:, :, None] == branch[:, None]) & torch.ones(width, width, dtype=torch.bool).tril()
-    visible = torch.cat([ahead[:, None].expand(-1, width, -1), visible], 2)
+    visible = torch.cat([there[:, None].expand(-1, width, -1), visible], 2)
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
-    rows = torch.cat([torch.arange(n, n + width).expand(1, size, -1), steps.expand(3, -1, -1)])
+    background = torch.cat([ahead.background, torch.zeros(size, width, dtype=torch.bool)], 1)[:, None]
     core = model.model.language_model
-    hidden = core(
-        inputs_embeds=core.embed_tokens(ids),
-        position_ids=rows,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=True,
-    )
+    hidden = core.embed_tokens(ids)
+    rotary = core.rotary_emb(hidden, steps.expand(3, -1, -1))
+    stray = [ahead.stray]
+    for index, layer in enumerate(core.layers):
+        entered = hidden
+        hidden = layer(hidden, attention_mask=mask, past_key_values=ahead.cache, position_embeddings=rotary)
+        mass = background_mass(layer, entered, rotary, ahead.cache.layers[index].keys, visible, background)
+        stray.append(mass.transpose(1, 2)[branch >= 0].mean() / len(core.layers))
     chosen = labels >= 0
-    logits = model.lm_head(hidden.last_hidden_state[chosen])
+    logits = model.lm_head(core.norm(hidden)[chosen])
     each = functional.cross_entropy(logits, labels[chosen], reduction='none')
     loss = (each * weights[chosen]).sum() / weights[chosen].sum()
     right = torch.zeros(size, width, dtype=torch.bool)
     right[chosen] = logits.argmax(-1) == labels[chosen]
     results = [(kind, bool(right[row, first:stop].all())) for kind, row, first, stop in spans]
-    return loss, middle, results
+    return Answered(loss, ahead.middle, torch.stack(stray).sum(), results)
 
 
 def exact(results: Sequence[tuple[str, bool]]) -> dict[str, float]:

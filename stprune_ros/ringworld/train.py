@@ -24,7 +24,7 @@ from stprune_ros.ringworld.language_stage import (
     DenseHeads,
     Lesson,
     Reader,
-    answer_loss,
+    answer,
     exact,
     make_batch,
     read_lessons,
@@ -34,9 +34,10 @@ from stprune_ros.vlm.prompt import Prompt
 
 SHARD = 25
 DENSE_WEIGHT = 0.4
+STRAY_WEIGHT = 1.5
 AVERAGE = 0.99  # of the weights, per step: what is looked at and exported is smoother than what is trained
 BATCH = {1: 8, 2: 4, 3: 3, 4: 2}  # scenes per step by frames per view
-SHARES = (0.08, 0.12, 0.1, 0.7)  # how often 1 to 4 frames are seen once history is on
+SHARES = (0.15, 0.1, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--single-steps', type=int, default=1000, help='language steps with one frame per view')
-    parser.add_argument('--steps', type=int, default=2700, help='all language steps')
+    parser.add_argument('--steps', type=int, default=2900, help='all language steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
@@ -98,8 +99,9 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         rng = np.random.default_rng([args.seed, 5, step])
         frames = 1 if step < args.single_steps else int(rng.choice([1, 2, 3, 4], p=SHARES))
         batch = make_batch(lessons, reader, rng, BATCH[frames], frames, 8)
-        loss, middle, _ = answer_loss(model, batch, reader.image)
-        total = loss + DENSE_WEIGHT * dense.loss(middle, batch.dense, batch.views, frames)
+        said = answer(model, batch, reader.image)
+        total = said.loss + DENSE_WEIGHT * dense.loss(said.middle, batch.dense, batch.views, frames)
+        total = total + STRAY_WEIGHT * said.stray
         rate = 1.5e-3 * min(1.0, (step + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group['lr'] = rate
@@ -108,7 +110,7 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        bar.set_postfix(frames=frames, loss=f'{loss.item():.3f}', total=f'{total.item():.3f}')
+        bar.set_postfix(frames=frames, loss=f'{said.loss.item():.3f}', stray=f'{said.stray.item():.2f}')
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             save(out, model, dense, optimizer, step + 1)
             frames = 1 if step < args.single_steps else 4
@@ -146,7 +148,7 @@ def look(model: Any, held_out: list[Lesson], reader: Reader, frames: int) -> dic
     results = []
     for part in range(8):
         batch = make_batch(held_out, reader, np.random.default_rng([9, part]), 4, frames, 12, plain=True)
-        results += answer_loss(model, batch, reader.image)[2]
+        results += answer(model, batch, reader.image).results
     return exact(results)
 
 
