@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--work', type=Path, default=Path('out/ringworld'), help='checkpoints and scenes')
     parser.add_argument('--output', type=Path, default=Path('models/ringworld'), help='exported model folder')
-    parser.add_argument('--scenes', type=int, default=1000, help='training scenes')
+    parser.add_argument('--scenes', type=int, default=850, help='training scenes')
     parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
     parser.add_argument('--vision-steps', type=int, default=1000)
     parser.add_argument('--single-steps', type=int, default=1000, help='language steps with one frame per view')
