@@ -21,7 +21,15 @@ from stprune_ros.core.types import EgoState
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.ringworld.dataset import Scene, read_shards
-from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, Question, describe, hint_question, questions_about
+from stprune_ros.ringworld.questions import (
+    DESCRIBE_QUESTION,
+    HINT_QUESTION,
+    KINDS,
+    Question,
+    describe,
+    hint_question,
+    questions_about,
+)
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
@@ -131,6 +139,17 @@ def _prefill(
     return backend.prefill(prompt.system, prompt.content(shown, ego))
 
 
+def in_short(results: dict[str, Any]) -> dict[str, Any]:
+    """The figures by kind of question only, with the hint and the descriptions."""
+    names = {HINT_QUESTION: 'hint', 'description': 'description', **{kind: kind for kind in KINDS}}
+    return {
+        key: {names[name]: figures for name, figures in value.items() if name in names}
+        if isinstance(value, dict)
+        else value
+        for key, value in results.items()
+    }
+
+
 def main() -> None:
     """Command line of the evaluation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -142,6 +161,9 @@ def main() -> None:
     parser.add_argument('--output', type=Path, default=None, help='JSON file; also printed')
     parser.add_argument('--words', type=int, default=64, help='longest description in tokens; 0: none')
     parser.add_argument('--blind', action='store_true', help='also with grey pictures')
+    parser.add_argument(
+        '--note', action='store_true', help='write the figures by kind into the stprune.json of the model'
+    )
     args = parser.parse_args()
     from stprune_ros.vlm.transformers_backend import TransformersBackend
 
@@ -155,6 +177,10 @@ def main() -> None:
         results['blind'] = evaluate(backend, prompt, scenes, PruningConfig('none', 1.0), blank=True, words=0)
     text = json.dumps(results, indent=1)
     print(text)
+    if args.note:
+        note = args.model / 'stprune.json'
+        facts = {**json.loads(note.read_text(encoding='utf-8')), 'held_out': in_short(results)}
+        note.write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
     if args.output:
         args.output.write_text(text + '\n', encoding='utf-8')
 
