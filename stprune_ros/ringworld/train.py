@@ -2,6 +2,7 @@
 
 Stages: scenes, vision tower, language model, export. Each leaves its state in the work folder and goes on from there
 when it is started again. The model sees full tokens only; no token is ever dropped in training.
+On a shared machine set OMP_WAIT_POLICY=PASSIVE: waiting threads that spin make it several times slower there.
 """
 
 from __future__ import annotations
