@@ -190,7 +190,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         dynamic=True,
     ),
     Parameter('inference.describe', True, 'write a scene description after the hint', dynamic=True),
-    Parameter('inference.max_new_tokens', 48, 'longest description in tokens', 1, 1024, dynamic=True),
+    Parameter('inference.max_new_tokens', 64, 'longest description in tokens', 1, 1024, dynamic=True),
     Parameter(
         'output.valid_for_ms',
         1000.0,
