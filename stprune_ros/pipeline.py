@@ -262,8 +262,11 @@ class Pipeline:
                 notes.append(f"camera '{view.camera}' has no frame in this set")
         if window.current.ego is None:
             notes.append('no odometry near the frame: the prompt says nothing about ego motion')
-        if not self.backend.info.trained:
-            notes.append(f"model '{self.backend.info.model_id}' has random weights: its answers mean nothing")
+        info = self.backend.info
+        if not info.trained:
+            notes.append(f"model '{info.model_id}' has random weights: its answers mean nothing")
+        elif info.knows:
+            notes.append(f"model '{info.model_id}' knows only {info.knows}: its answers mean nothing anywhere else")
         return broken or not window.current.full or window.current.ego is None
 
 

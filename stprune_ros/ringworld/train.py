@@ -36,6 +36,7 @@ from stprune_ros.vlm.prompt import Prompt
 SHARD = 25
 DENSE_WEIGHT = 0.4
 STRAY_WEIGHT = 1.5
+KNOWS = 'ringworld, a synthetic driving world'
 AVERAGE = 0.99  # of the weights, per step: what is looked at and exported is smoother than what is trained
 BATCH = {1: 8, 2: 4, 3: 3, 4: 2}  # scenes per step by frames per view
 SHARES = (0.15, 0.1, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
@@ -117,7 +118,12 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
             frames = 1 if step < args.single_steps else 4
             tqdm.write(f'step {step + 1} frames {frames} held out {look(mean.module, held_out, reader, frames)}')
         if (step + 1) % args.export_every == 0 or step + 1 == args.steps:
-            parts.export(args.output, mean.module, tokenizer, {'trained': True, 'steps': step + 1, 'seed': args.seed})
+            parts.export(
+                args.output,
+                mean.module,
+                tokenizer,
+                {'trained': True, 'knows': KNOWS, 'steps': step + 1, 'seed': args.seed},
+            )
 
 
 def load(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer) -> int:

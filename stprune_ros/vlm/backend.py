@@ -16,7 +16,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Identity of a loaded model; ``trained`` is False where the weights are random."""
+    """Identity of a loaded model; ``trained`` is False where the weights are random.
+
+    ``knows`` names the only world that the model was trained on; empty for a general one.
+    """
 
     model_id: str
     revision: str
@@ -24,6 +27,7 @@ class ModelInfo:
     trained: bool
     device: str
     dtype: str
+    knows: str = ''
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,17 @@ LFS_POINTER = b'version https://git-lfs'
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files."""
+    """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files.
+
+    ``trained`` and ``knows`` are what stprune.json says, see `ModelInfo`.
+    """
 
     path: Path
     model_id: str
     revision: str
     family: QwenVL
     trained: bool
+    knows: str
     weights: tuple[Path, ...]
 
 
@@ -38,16 +42,13 @@ def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool 
     path = Path(path_or_id)
     if str(path_or_id) and path.is_dir():
         folder = check_folder(path)
-        return ModelFolder(
-            path, path.resolve().name, digest(folder.weights), folder.family, folder.trained, folder.weights
-        )
+        return replace(folder, model_id=path.resolve().name, revision=digest(folder.weights))
     if path.is_file():
         raise StpruneError(f"model '{path}' is a file; set model.path to the folder that holds it")
     if not HUB_ID.fullmatch(str(path_or_id)):
         raise StpruneError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
     snapshot = hub_snapshot(str(path_or_id), revision, allow_download)
-    folder = check_folder(snapshot)
-    return ModelFolder(snapshot, str(path_or_id), snapshot.name, folder.family, folder.trained, folder.weights)
+    return replace(check_folder(snapshot), model_id=str(path_or_id), revision=snapshot.name)
 
 
 def hub_snapshot(hub_id: str, revision: str, allow_download: bool) -> Path:
@@ -80,7 +81,7 @@ def check_folder(path: Path) -> ModelFolder:
         raise StpruneError(f"model folder '{path}' has no tokenizer_config.json")
     if not (path / 'preprocessor_config.json').is_file() and not (path / 'processor_config.json').is_file():
         raise StpruneError(f"model folder '{path}' has no image processor: preprocessor_config.json")
-    return ModelFolder(path, '', '', family, _trained(path), weights)
+    return ModelFolder(path, '', '', family, *_facts(path), weights)
 
 
 def digest(weights: tuple[Path, ...]) -> str:
@@ -130,15 +131,18 @@ def _weights(path: Path) -> tuple[Path, ...]:
     return tuple(path / name for name in names)
 
 
-def _trained(path: Path) -> bool:
-    """What stprune.json beside the weights says; a model without that file is taken as trained."""
+def _facts(path: Path) -> tuple[bool, str]:
+    """What stprune.json beside the weights says; a model without that file is taken as trained, for anything."""
     note = path / 'stprune.json'
     if not note.is_file():
-        return True
-    trained = _json(note).get('trained')
+        return True, ''
+    facts = _json(note)
+    trained, knows = facts.get('trained'), facts.get('knows', '')
     if not isinstance(trained, bool):
         raise StpruneError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
-    return trained
+    if not isinstance(knows, str):
+        raise StpruneError(f"'knows' in '{note}' is {knows!r}; it must be a text")
+    return trained, knows
 
 
 def _json(path: Path) -> dict[str, Any]:

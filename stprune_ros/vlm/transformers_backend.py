@@ -19,6 +19,7 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.families import QwenVL
 from stprune_ros.vlm.model_folder import ModelFolder, find_model, one_line
+from stprune_ros.vlm.tree import Tree
 
 try:
     import transformers
@@ -111,7 +112,15 @@ class TransformersBackend:
         with _naming('model', folder):
             model = model.to(place).eval()
         kind = str(model.dtype).removeprefix('torch.')
-        info = ModelInfo(folder.model_id, folder.revision, folder.family.model_type, folder.trained, str(place), kind)
+        info = ModelInfo(
+            folder.model_id,
+            folder.revision,
+            folder.family.model_type,
+            folder.trained,
+            str(place),
+            kind,
+            folder.knows,
+        )
         return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
@@ -297,36 +306,6 @@ def supported_class(family: QwenVL, library: Any = transformers) -> Any:
             ' install transformers>=5.18'
         )
     return model_class
-
-
-class Tree:
-    """Token branches that share one prefix: ids in order, how deep each lies behind the prefix, and who sees whom."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.depths: list[int] = []
-        self._sees: list[list[int]] = []
-
-    def grow(self, ids: Sequence[int], stem: Sequence[int] | None) -> list[int]:
-        """Add a branch behind ``stem`` (places of an earlier branch; None: behind the prefix); returns its places."""
-        seen = list(stem or ())
-        places = []
-        for token in ids:
-            place = len(self.ids)
-            self.ids.append(token)
-            self.depths.append(len(seen))
-            seen = [*seen, place]
-            self._sees.append(seen)
-            places.append(place)
-        return places
-
-    def mask(self, prefix: int, dtype: torch.dtype) -> torch.Tensor:
-        """Additive attention mask (1, 1, n, prefix + n)."""
-        visible = torch.zeros(len(self.ids), prefix + len(self.ids), dtype=torch.bool)
-        visible[:, :prefix] = True
-        for place, seen in enumerate(self._sees):
-            visible[place, [prefix + other for other in seen]] = True
-        return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
 def _image_size(processor: Any, max_pixels: int) -> dict[str, int]:

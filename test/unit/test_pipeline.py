@@ -178,6 +178,14 @@ def test_untrained_weights_are_never_an_answer(make):
     assert any('random weights' in note for note in answer.notes)
 
 
+def test_a_model_of_one_world_says_so(make):
+    pipeline = make()
+    pipeline.backend.info = replace(pipeline.backend.info, knows='a toy town')
+    answer = pipeline.run(window(frame_set(1000)))
+    assert answer.status == Status.OK
+    assert any('knows only a toy town' in note for note in answer.notes)
+
+
 def test_a_deadline_that_has_passed_drops_the_hint(make):
     hints = []
     answer = make(inference__deadline_ms=0.001).run(window(frame_set(1000)), on_hint=hints.append)

@@ -1,0 +1,37 @@
+"""Many continuations of one prompt in a single pass: where each token stands, and which others it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Tree:
+    """Token branches that share one prefix: ids in order, how deep each lies behind the prefix, and who sees whom."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.depths: list[int] = []
+        self._sees: list[list[int]] = []
+
+    def grow(self, ids: Sequence[int], stem: Sequence[int] | None) -> list[int]:
+        """Add a branch behind ``stem`` (places of an earlier branch; None: behind the prefix); returns its places."""
+        seen = list(stem or ())
+        places = []
+        for token in ids:
+            place = len(self.ids)
+            self.ids.append(token)
+            self.depths.append(len(seen))
+            seen = [*seen, place]
+            self._sees.append(seen)
+            places.append(place)
+        return places
+
+    def mask(self, prefix: int, dtype: torch.dtype) -> torch.Tensor:
+        """Additive attention mask (1, 1, n, prefix + n)."""
+        visible = torch.zeros(len(self.ids), prefix + len(self.ids), dtype=torch.bool)
+        visible[:, :prefix] = True
+        for place, seen in enumerate(self._sees):
+            visible[place, [prefix + other for other in seen]] = True
+        return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
