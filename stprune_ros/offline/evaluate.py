@@ -17,47 +17,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.core.motion import static_flow
-from stprune_ros.core.rig import CameraModel, CameraRig
-from stprune_ros.core.types import EgoState, StpruneError
+from stprune_ros.core.types import StpruneError
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
 from stprune_ros.pipeline import config_of as configured
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.tokens import PruningConfig
 from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
+from stprune_ros.ringworld.exam import Exam, ringworld_rig
 from stprune_ros.ringworld.questions import Question, questions_about
-from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
 from stprune_ros.settings import Settings
-from stprune_ros.vlm.backend import Backend, ImageFeatures, VisualFrame
 from stprune_ros.vlm.loading import load
-from stprune_ros.vlm.prompt import Prompt, View
 
 QUESTIONS_PER_SCENE = 10
-TURNING_RAD_S = 0.05
-STANDING_M_S = 0.3
 FULL = 'none'
 BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
 EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at while weights and methods were tuned
 SEEDED = ('random',)  # methods that draw lots: run once per seed
 SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays')
-
-
-@dataclass(frozen=True)
-class Exam:
-    """One held-out scene with its questions; ``features`` per view and frame, ``ego`` at the current frame."""
-
-    number: int
-    views: list[ViewTokens]
-    features: list[list[ImageFeatures]]
-    ego: EgoState
-    questions: list[Question]
-
-    @property
-    def motion(self) -> str:
-        """What the ego vehicle does, as a kind of its own in the table."""
-        if abs(self.ego.angular[2]) > TURNING_RAD_S:
-            return 'ego turning'
-        return 'ego standing' if self.ego.speed < STANDING_M_S else 'ego driving'
 
 
 @dataclass(frozen=True)
@@ -79,34 +55,6 @@ class Plan:
                         yield method, keep, seed
 
 
-def make_exam(found: Scene, backend: Backend, rig: CameraRig, blank: bool = False) -> Exam:
-    """Encode a scene and draw its questions; ``blank`` shows grey pictures instead, to see what guessing gives."""
-    frames, views = found.images.shape[:2]
-    images = np.full_like(found.images, 127) if blank else found.images
-    flat = backend.encode(list(images.reshape(-1, *images.shape[2:])))
-    features = [[flat[t * views + v] for t in range(frames)] for v in range(views)]
-    egos = [
-        EgoState(round(truth.t * 1e9), None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
-        for truth in found.truths
-    ]
-    tokens = [view_tokens(camera, row, rig, egos) for camera, row in zip(rig.ring, features)]
-    questions = questions_about(found.truths[-1], np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
-    return Exam(found.seed, tokens, features, egos[-1], questions)
-
-
-def view_tokens(camera: str, features: Sequence[ImageFeatures], rig: CameraRig, egos: Sequence[EgoState]) -> ViewTokens:
-    """The token grid of one view together with all that calibration and odometry know about it."""
-    rows, columns = features[0].grid
-    left, right = (rig.shared(camera, other, columns) for other in (rig.left(camera), rig.right(camera)))
-    return ViewTokens(
-        camera,
-        torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in features]),
-        tuple(range(len(features))),
-        (torch.from_numpy(left), torch.from_numpy(right)),
-        torch.from_numpy(static_flow(rig.cameras[camera], rows, columns, egos)).float(),
-    )
-
-
 def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
     """A method with switches, such as 'st_prune+one_pays'; '+all' sets every switch. StpruneError if unknown."""
     method, *switches = name.split('+')
@@ -115,25 +63,8 @@ def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningC
         if switch not in SWITCHES:
             raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
     base = replace(configured(settings), method=method, keep_ratio=keep, seed=seed)
-    return replace(base, **dict.fromkeys(on, True))
-
-
-def select(exam: Exam, config: PruningConfig) -> list[torch.Tensor]:
-    """Keep masks for the exam's views."""
-    return SpatioTemporalPruner(config)(exam.views, len(exam.views[0].slots))
-
-
-def answer(exam: Exam, masks: Sequence[torch.Tensor], backend: Backend, prompt: Prompt, rig: CameraRig) -> list[bool]:
-    """Which of the exam's questions are answered rightly when the model sees only the kept tokens."""
-    shown = [
-        View(rig.direction(camera), camera, [VisualFrame(f, keep.flatten()) for f, keep in zip(row, mask)])
-        for camera, row, mask in zip(rig.ring, exam.features, masks)
-    ]
-    context = backend.prefill(prompt.system, prompt.content(shown, exam.ego))
-    scores = backend.score_all(context, [(question.text, question.candidates) for question in exam.questions])
-    return [
-        question.candidates[int(np.argmax(score))] == question.answer for question, score in zip(exam.questions, scores)
-    ]
+    changes: dict[str, Any] = dict.fromkeys(on, True)
+    return replace(base, **changes)
 
 
 @dataclass(frozen=True)
@@ -153,7 +84,7 @@ class Examiner:
     def __init__(self, plan: Plan, settings: Settings) -> None:
         self.plan, self.settings = plan, settings
         self.backend, self.prompt = load(settings)
-        self.rig = CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, np.array(c.place)) for c in RING)
+        self.rig = ringworld_rig()
 
     @classmethod
     def prepare(cls, plan: Plan, settings: Settings) -> None:
@@ -169,17 +100,21 @@ class Examiner:
 
     def examine(self, found: Scene) -> Graded:
         """Every cell of the plan on one scene, and the same questions without pictures."""
-        exam = make_exam(found, self.backend, self.rig)
+        questions = questions_about(found.truths[-1], np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
+        exam = Exam.of(found, self.backend, self.rig)
         hits = {}
         for method, keep, seed in self.plan.cells():
-            config = config_of(method, keep, seed * 1_000_003 + exam.number, self.settings)
-            hits[method, keep, seed] = self._answer(exam, config)
-        blank = make_exam(found, self.backend, self.rig, blank=True)
-        hits[BLIND, 1.0, 0] = self._answer(blank, config_of(FULL, 1.0, 0, self.settings))
-        return Graded(exam.number, [('all', question.kind, exam.motion) for question in exam.questions], hits)
+            config = config_of(method, keep, seed * 1_000_003 + found.seed, self.settings)
+            hits[method, keep, seed] = self._answer(exam, config, questions)
+        blank = Exam.of(found, self.backend, self.rig, blank=True)
+        hits[BLIND, 1.0, 0] = self._answer(blank, config_of(FULL, 1.0, 0, self.settings), questions)
+        return Graded(found.seed, [('all', question.kind, exam.motion) for question in questions], hits)
 
-    def _answer(self, exam: Exam, config: PruningConfig) -> list[bool]:
-        return answer(exam, select(exam, config), self.backend, self.prompt, self.rig)
+    def _answer(self, exam: Exam, config: PruningConfig, questions: Sequence[Question]) -> list[bool]:
+        """Which questions are answered rightly when the model sees only the kept tokens."""
+        context = exam.prefill(config, self.backend, self.prompt)
+        scores = self.backend.score_all(context, [(question.text, question.candidates) for question in questions])
+        return [q.candidates[int(np.argmax(score))] == q.answer for q, score in zip(questions, scores)]
 
 
 def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:

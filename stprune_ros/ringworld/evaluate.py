@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from stprune_ros.core.types import EgoState
-from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.tokens import PruningConfig
 from stprune_ros.ringworld.dataset import Scene, read_shards
+from stprune_ros.ringworld.exam import Exam, ringworld_rig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     HINT_QUESTION,
@@ -30,9 +28,9 @@ from stprune_ros.ringworld.questions import (
     hint_question,
     questions_about,
 )
-from stprune_ros.ringworld.truth import DIRECTIONS, Truth
-from stprune_ros.vlm.backend import Backend, Context, VisualFrame
-from stprune_ros.vlm.prompt import Prompt, View
+from stprune_ros.ringworld.truth import DIRECTIONS
+from stprune_ros.vlm.backend import Backend
+from stprune_ros.vlm.prompt import Prompt
 
 
 @dataclass
@@ -90,10 +88,10 @@ def evaluate(
     words: int = 64,
 ) -> dict[str, Any]:
     """Score a model on scenes at a keep ratio; ``blank`` shows grey pictures, ``words`` 0 leaves descriptions out."""
-    score = Score()
+    score, rig = Score(), ringworld_rig()
     for scene in tqdm(scenes, desc=f'{config.method} {config.keep_ratio:g}', disable=None):
         truth = scene.truths[-1]
-        context = _prefill(backend, prompt, scene, truth, config, blank)
+        context = Exam.of(scene, backend, rig, blank).prefill(config, backend, prompt)
         rng = np.random.default_rng([scene.seed, 6])
         for question in [hint_question(truth), *questions_about(truth, rng, questions)]:
             found = backend.score(context, question.text, question.candidates)
@@ -116,27 +114,6 @@ def _form(question: Question) -> str:
         if colour in ('red', 'blue', 'white', 'black', 'yellow', 'green'):
             text = text.replace(f' {colour}', '')
     return text.replace(' a car', ' the car')
-
-
-def _prefill(
-    backend: Backend, prompt: Prompt, scene: Scene, truth: Truth, config: PruningConfig, blank: bool
-) -> Context:
-    frames, views = scene.images.shape[:2]
-    pictures = np.full_like(scene.images, 128) if blank else scene.images
-    found = backend.encode(list(pictures.reshape(-1, *pictures.shape[2:])))
-    grid = {v: [found[t * views + v] for t in range(frames)] for v in range(views)}
-    shape = found[0].grid
-    tokens = [
-        ViewTokens(name, torch.stack([one.tokens.view(*shape, -1) for one in grid[v]]), tuple(range(frames)))
-        for v, name in enumerate(DIRECTIONS)
-    ]
-    masks = SpatioTemporalPruner(config)(tokens, frames)
-    shown = [
-        View(name, name, [VisualFrame(one, keep.flatten()) for one, keep in zip(grid[v], masks[v])])
-        for v, name in enumerate(DIRECTIONS)
-    ]
-    ego = EgoState(0, None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
-    return backend.prefill(prompt.system, prompt.content(shown, ego))
 
 
 def in_short(results: dict[str, Any]) -> dict[str, Any]:
