@@ -64,18 +64,14 @@ def measure(
     with Bag(bag_path) as bag:
         sources = Sources.of(bag, [], 'compressed')
         rig = find_rig(bag, sources, settings)
-        pipeline = Pipeline(settings, *_model(settings, rig), decode)
+        backend, prompt = load(settings)
+        pipeline = Pipeline(settings, backend, rig, prompt, decode)
         for window in tqdm(list(windows(bag, sources, settings, rig)), unit='tick', disable=not sys.stderr.isatty()):
             for method in methods:
                 for keep in KEEPS:
                     pipeline.settings = settings_of(method, keep, settings)  # the same window: nothing is encoded twice
                     count(counts[method, keep], pipeline.run(window), window, boxes, rig)
     return [_row(method, keep, found) for (method, keep), found in counts.items()]
-
-
-def _model(settings: Settings, rig: CameraRig) -> tuple[Any, CameraRig, Any]:
-    backend, prompt = load(settings)
-    return backend, rig, prompt
 
 
 def windows(bag: Bag, sources: Sources, settings: Settings, rig: CameraRig) -> Iterator[Window]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import Event
@@ -218,24 +218,19 @@ class Pipeline:
     def _prune(self, views: list[_View], history: int) -> list[torch.Tensor]:
         """Keep masks per view, bool (T, rows, columns)."""
         config = config_of(self.settings)
-        return SpatioTemporalPruner(config)([self._view_tokens(view, config) for view in views], history)
-
-    def _view_tokens(self, view: _View, config: PruningConfig) -> ViewTokens:
-        if not view.features:
-            return ViewTokens(view.camera, torch.zeros(0, 0, 0, 0), ())
-        rows, columns = view.features[0].grid
-        tokens = torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in view.features])
-        shared = flow = None
-        if config.calibrated_overlap:
-            left, right = self.rig.left(view.camera), self.rig.right(view.camera)
-            shared = (self._shared(view.camera, left, tokens), self._shared(view.camera, right, tokens))
-        if config.compensate_motion:
-            found = static_flow(self.rig.cameras[view.camera], rows, columns, view.egos)
-            flow = torch.from_numpy(found).to(tokens.device, torch.float32)
-        return ViewTokens(view.camera, tokens, view.slots, shared, flow)
-
-    def _shared(self, camera: str, other: str, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.rig.shared(camera, other, tokens.shape[2])).to(tokens.device)
+        tokens = [
+            view_tokens(
+                view.camera,
+                view.features,
+                view.slots,
+                self.rig,
+                view.egos,
+                overlap=config.calibrated_overlap,
+                motion=config.compensate_motion,
+            )
+            for view in views
+        ]
+        return SpatioTemporalPruner(config)(tokens, history)
 
     def _prompt_views(self, views: list[_View], kept: list[torch.Tensor]) -> list[View]:
         return [
@@ -268,6 +263,31 @@ class Pipeline:
         elif info.knows:
             notes.append(f"model '{info.model_id}' knows only {info.knows}: its answers mean nothing anywhere else")
         return broken or not window.current.full or window.current.ego is None
+
+
+def view_tokens(
+    camera: str,
+    features: Sequence[ImageFeatures],
+    slots: tuple[int, ...],
+    rig: CameraRig,
+    egos: Sequence[EgoState | None],
+    *,
+    overlap: bool,
+    motion: bool,
+) -> ViewTokens:
+    """The token grid of one view, with what calibration (``overlap``) and odometry (``motion``) know about it."""
+    if not features:
+        return ViewTokens(camera, torch.zeros(0, 0, 0, 0), ())
+    rows, columns = features[0].grid
+    tokens = torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in features])
+    shared = flow = None
+    if overlap:
+        left, right = (rig.shared(camera, other, columns) for other in (rig.left(camera), rig.right(camera)))
+        shared = (torch.from_numpy(left).to(tokens.device), torch.from_numpy(right).to(tokens.device))
+    if motion:
+        found = static_flow(rig.cameras[camera], rows, columns, egos)
+        flow = torch.from_numpy(found).to(tokens.device, torch.float32)
+    return ViewTokens(camera, tokens, slots, shared, flow)
 
 
 def config_of(settings: Settings) -> PruningConfig:

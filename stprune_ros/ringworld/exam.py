@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraModel, CameraRig
 from stprune_ros.core.types import EgoState
+from stprune_ros.pipeline import view_tokens
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.ringworld.dataset import Scene
@@ -48,7 +47,11 @@ class Exam:
             EgoState(round(truth.t * 1e9), None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
             for truth in scene.truths
         ]
-        tokens = [_view_tokens(camera, row, rig, egos) for camera, row in zip(rig.ring, features)]
+        slots = tuple(range(frames))
+        tokens = [
+            view_tokens(camera, row, slots, rig, egos, overlap=True, motion=True)
+            for camera, row in zip(rig.ring, features)
+        ]
         return cls(rig, tokens, features, egos[-1])
 
     @property
@@ -69,18 +72,3 @@ class Exam:
             for camera, row, mask in zip(self.rig.ring, self.features, self.masks(config))
         ]
         return backend.prefill(prompt.system, prompt.content(shown, self.ego))
-
-
-def _view_tokens(
-    camera: str, features: Sequence[ImageFeatures], rig: CameraRig, egos: Sequence[EgoState]
-) -> ViewTokens:
-    """The token grid of one view together with all that calibration and odometry know about it."""
-    rows, columns = features[0].grid
-    left, right = (rig.shared(camera, other, columns) for other in (rig.left(camera), rig.right(camera)))
-    return ViewTokens(
-        camera,
-        torch.stack([frame.tokens.reshape(rows, columns, -1) for frame in features]),
-        tuple(range(len(features))),
-        (torch.from_numpy(left), torch.from_numpy(right)),
-        torch.from_numpy(static_flow(rig.cameras[camera], rows, columns, egos)).float(),
-    )
