@@ -1,7 +1,8 @@
 """Second stage of training: the language model learns to read frozen visual tokens, all of them, in many answers.
 
 Every scene is prefilled once; its questions stand side by side behind that prefix, hidden from one another, at the
-positions where the runtime puts a question. The prompt is the one of the exported prompt file.
+positions where the runtime puts a question. The prompt is the one of the exported prompt file. The ego text is written
+in so many signs whatever it says, so that all scenes of a batch have their tokens at the same places.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from torch.nn import functional
 
 from stprune_ros.core.types import EgoState
 from stprune_ros.ringworld.attention import QUERIES, background_mass
-from stprune_ros.ringworld.dataset import FRAMES, read_shards
+from stprune_ros.ringworld.dataset import FRAMES, GRID, read_shards
 from stprune_ros.ringworld.model import IMAGE, TURN_END
-from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, describe, hint_question, questions_about
+from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, clear, describe, questions_about, what_to_do
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth
 from stprune_ros.ringworld.vision_stage import TOKENS, features
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
@@ -30,16 +31,27 @@ from stprune_ros.vlm.prompt import Prompt, View
 
 ALL_VIEWS = tuple(range(len(DIRECTIONS)))
 NOISE = 0.1
-DENSE = ('kind', 'moving', 'side', 'reason')
+WEIGHTS = {'moving': 1.0, 'side': 1.0}
+DENSE = {'kind': 5, 'moving': 2, 'side': 3, 'reason': 3, 'nearest': 2, 'copy': 2}  # classes, nothing left out
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A scene ready for the language model: ``tokens`` half (T, V, 60, D), dense truth, truths."""
+    """A drive ready for the language model: ``tokens`` half (F, V, 60, D), dense truth, truths, windows of frames."""
 
     tokens: torch.Tensor
     dense: dict[str, torch.Tensor]
     truths: tuple[Truth, ...]
+    windows: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What all scenes of a batch have in common: views, frames per view, whether odometry is there."""
+
+    views: tuple[int, ...] = ALL_VIEWS
+    frames: int = FRAMES
+    ego: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,11 +79,11 @@ class Reader:
             self.known[text] = self.tokenizer(text, add_special_tokens=False).input_ids
         return self.known[text]
 
-    def prefix(self, views: Sequence[int], frames: int, truth: Truth, ego: bool) -> list[int]:
+    def prefix(self, layout: Layout, truth: Truth) -> list[int]:
         """Ids of the prompt up to the question, one image token for each visual token."""
-        frame = VisualFrame(ImageFeatures(torch.empty(0), (0, 0)), torch.empty(0))
-        shown = [View(name, name, [frame] * frames if index in views else []) for index, name in enumerate(DIRECTIONS)]
-        state = EgoState(0, None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate)) if ego else None
+        frames = [VisualFrame(ImageFeatures(torch.empty(0), (0, 0)), torch.empty(0))] * layout.frames
+        shown = [View(name, name, frames if index in layout.views else []) for index, name in enumerate(DIRECTIONS)]
+        state = EgoState(0, None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate)) if layout.ego else None
         head = self._render(self.prompt.content(shown, state))[0]
         pieces = head.split(IMAGE)
         ids = list(self.ids(pieces[0]))
@@ -94,14 +106,13 @@ class Reader:
     def asked(self, kind: str, question: str, answer: str, weight: float) -> Asked:
         return Asked(kind, self.ids(question) + self.tail, [*self.ids(answer), self.end], weight)
 
-    def lesson_questions(
-        self, truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...], motion: bool
-    ) -> list[Asked]:
-        """The hint, the description and ``count`` drawn questions."""
-        hint = hint_question(truth)
-        asked = [self.asked('hint', hint.text, hint.answer, 3.0)]
-        asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views), 0.4))
-        for question in questions_about(truth, rng, count, views, motion):
+    def lesson_questions(self, truth: Truth, rng: np.random.Generator, count: int, layout: Layout) -> list[Asked]:
+        """The hint where it is clear, the description and ``count`` drawn questions."""
+        views, asked = layout.views, []
+        if 0 in views:
+            asked = [self.asked('hint', q.text, q.answer, 2.0) for q in clear(what_to_do, truth, views)]
+            asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views), 0.4))
+        for question in questions_about(truth, rng, count, views, layout.frames > 1):
             asked.append(self.asked(question.kind, question.text, question.answer, 1.0))
         return asked
 
@@ -112,31 +123,40 @@ class DenseHeads(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.view = nn.Linear(width, len(DIRECTIONS))
-        self.moving = nn.Linear(width, 2)
-        self.side = nn.Linear(width, 3)
-        self.reason = nn.Linear(width, 3)
         self.current = nn.Linear(width, 2)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in DENSE.items()})
 
     def loss(
-        self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], views: Sequence[int], frames: int
-    ) -> torch.Tensor:
-        """``hidden`` (B, views * frames * 60, D) in prompt order; dense truth (B, V, T, 60)."""
-        b, n = len(hidden), len(views)
+        self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], layout: Layout
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss, and how often it is right; ``hidden`` (B, views * frames * 60, D) in prompt order."""
+        b, n, frames = len(hidden), len(layout.views), layout.frames
         x = hidden.view(b, n, frames, TOKENS, -1)
-        which = torch.tensor(views).view(1, n, 1, 1).expand(b, n, frames, TOKENS)
-        kind, reason = dense['kind'].long(), dense['reason'].long()
-        some, walker = kind >= 0, kind == 1
-        moved = (dense['moving'].long() >= 0).clone()
-        moved[:, :, 0] = False  # one frame does not tell what moves
-        sideways = (dense['side'].long() >= 0) & walker & moved
-        loss = 0.3 * functional.cross_entropy(self.view(x).flatten(0, 3), which.flatten())
-        loss = loss + functional.cross_entropy(self.reason(x[some]), reason[some])
+        which = torch.tensor(layout.views).view(1, n, 1, 1).expand(b, n, frames, TOKENS)
         last = (torch.arange(frames) == frames - 1).long().view(1, 1, frames, 1).expand(b, n, frames, TOKENS)
-        loss = loss + functional.cross_entropy(self.current(x).flatten(0, 3), last.flatten())
-        for head, mask, target in ((self.moving, moved, dense['moving']), (self.side, sideways, dense['side'])):
-            if mask.any():
-                loss = loss + 0.4 * functional.cross_entropy(head(x[mask]), target[mask].long())
-        return loss
+        loss = 0.3 * functional.cross_entropy(self.view(x).flatten(0, 3), which.flatten())
+        loss = loss + 0.5 * functional.cross_entropy(self.current(x).flatten(0, 3), last.flatten())
+        moved = torch.ones_like(dense['moving'], dtype=torch.bool)
+        moved[:, :, 0] = False  # one frame does not tell what moves
+        thing = dense['kind'] >= 0
+        where = {
+            'kind': thing | (torch.rand(thing.shape) < 0.05),
+            'moving': (dense['moving'] >= 0) & moved,
+            'side': (dense['side'] >= 0) & moved,
+            'nearest': dense['nearest'] >= 0,
+        }
+        if 0 in layout.views:
+            where['reason'] = thing
+        if n > 1:
+            where['copy'] = dense['copy'] >= 0
+        right = {}
+        for name, mask in where.items():
+            target = dense[name][mask].long() + (name == 'kind')
+            if len(target):
+                said = self.heads[name](x[mask])
+                loss = loss + WEIGHTS.get(name, 0.5) * functional.cross_entropy(said, target)
+                right[name] = (said.argmax(-1) == target).float().mean().item()
+        return loss, right
 
 
 def read_lessons(model: Any, folder: Path) -> list[Lesson]:
@@ -148,21 +168,19 @@ def read_lessons(model: Any, folder: Path) -> list[Lesson]:
     for shard in read_shards(folder):
         for scene in shard:
             dense = {name: torch.from_numpy(scene.tokens[name]) for name in DENSE}
-            lessons.append(Lesson(features(model, scene.images), dense, scene.truths))
+            lessons.append(Lesson(features(model, scene.images), dense, scene.truths, scene.windows))
     cache.write_bytes(pickle.dumps(lessons, protocol=5))
     return lessons
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids`` (B, N) padded to the right, ``lengths`` (B,), ``tokens`` (B, n, D), truth (B, V, T, 60), questions."""
+    """``ids`` (B, N), ``tokens`` (B, n, D), dense truth (B, V, T, 60), questions per scene."""
 
     ids: torch.Tensor
-    lengths: torch.Tensor
     tokens: torch.Tensor
     dense: dict[str, torch.Tensor]
-    views: tuple[int, ...]
-    frames: int
+    layout: Layout
     asked: list[list[Asked]]
 
 
@@ -171,41 +189,33 @@ def make_batch(
     reader: Reader,
     rng: np.random.Generator,
     size: int,
-    frames: int,
     count: int,
-    plain: bool = False,
+    layout: Layout,
+    noise: float = NOISE,
 ) -> Batch:
-    """Draw ``size`` scenes with ``frames`` frames; unless ``plain``, now and then without a view or the odometry."""
-    views = ALL_VIEWS
-    if not plain and rng.random() < 0.12:
-        gone = int(rng.integers(len(ALL_VIEWS)))
-        views = tuple(view for view in ALL_VIEWS if view != gone)
+    """Draw ``size`` scenes, about as many for each behavior, with ``count`` questions each."""
     ids, tokens, asked, dense = [], [], [], defaultdict(list)
+    views = list(layout.views)
     for number in rng.choice(len(lessons), size, replace=False):
         lesson = lessons[int(number)]
-        last = FRAMES - 1 if plain else int(rng.integers(frames - 1, FRAMES))
-        truth, span = lesson.truths[last], slice(last - frames + 1, last + 1)
-        ids.append(reader.prefix(views, frames, truth, plain or rng.random() > 0.08))
-        tokens.append(lesson.tokens[span][:, list(views)].transpose(0, 1).flatten(0, 2))
+        window = _window(lesson, rng)[-layout.frames :]
+        truth, span = lesson.truths[window[-1]], list(window)
+        ids.append(reader.prefix(layout, truth))
+        tokens.append(lesson.tokens[span][:, views].transpose(0, 1).flatten(0, 2))
         for name in DENSE:
-            dense[name].append(lesson.dense[name][span][:, list(views)].transpose(0, 1))
-        asked.append(reader.lesson_questions(truth, rng, count, views, frames > 1))
+            dense[name].append(lesson.dense[name][span][:, views].transpose(0, 1))
+        asked.append(reader.lesson_questions(truth, rng, count, layout))
     seen = torch.stack(tokens).float()
-    if not plain:  # few scenes, frozen features: a little noise keeps them from being learned by heart
-        seen = seen + NOISE * seen.std() * torch.from_numpy(rng.standard_normal(seen.shape, np.float32))
-    lengths = torch.tensor([len(row) for row in ids])
-    padded = torch.zeros(size, int(lengths.max()), dtype=torch.long)
-    for row, line in zip(padded, ids, strict=True):
-        row[: len(line)] = torch.tensor(line)
-    return Batch(
-        padded,
-        lengths,
-        seen,
-        {n: torch.stack(v) for n, v in dense.items()},
-        views,
-        frames,
-        asked,
-    )
+    # Few scenes, frozen features: a little noise keeps them from being learned by heart.
+    seen = seen + noise * seen.std() * torch.from_numpy(rng.standard_normal(seen.shape, np.float32))
+    return Batch(torch.tensor(ids), seen, {n: torch.stack(v) for n, v in dense.items()}, layout, asked)
+
+
+def _window(lesson: Lesson, rng: np.random.Generator) -> tuple[int, ...]:
+    behaviors = [lesson.truths[window[-1]].behavior for window in lesson.windows]
+    wanted = sorted(set(behaviors))[int(rng.integers(len(set(behaviors))))]
+    fitting = [window for window, behavior in zip(lesson.windows, behaviors) if behavior == wanted]
+    return fitting[int(rng.integers(len(fitting)))]
 
 
 @dataclass(frozen=True)
@@ -227,10 +237,10 @@ def prefill(model: Any, batch: Batch, image: int) -> Prefilled:
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
     core = model.model.language_model
-    longest = batch.ids[int(batch.lengths.argmax())][None]
-    kinds = (longest == image).int()
-    grid = torch.tensor([[1, 6, 10]] * (len(batch.views) * batch.frames))
-    positions, _ = model.model.get_rope_index(longest, mm_token_type_ids=kinds, image_grid_thw=grid)
+    first = batch.ids[:1]
+    kinds = (first == image).int()
+    grid = torch.tensor([[1, *GRID]] * (len(batch.layout.views) * batch.layout.frames))
+    positions, _ = model.model.get_rope_index(first, mm_token_type_ids=kinds, image_grid_thw=grid)
     hidden = core.embed_tokens(batch.ids)
     where = kinds[0].nonzero()[:, 0]
     hidden = hidden.index_copy(1, where, batch.tokens)
@@ -282,7 +292,7 @@ def answer(model: Any, batch: Batch, image: int) -> Answered:
     steps = torch.zeros(size, width, dtype=torch.long)
     spans: list[tuple[str, int, int, int]] = []
     for row, asked in enumerate(batch.asked):
-        begin = int(ahead.positions[0, int(batch.lengths[row]) - 1]) + 1
+        begin = int(ahead.positions.max()) + 1
         at = 0
         for number, one in enumerate(asked):
             line = one.question + one.answer[:-1]
@@ -294,9 +304,8 @@ def answer(model: Any, batch: Batch, image: int) -> Answered:
             steps[row, at:stop] = torch.arange(begin, begin + len(line))
             spans.append((one.kind, row, first, stop))
             at = stop
-    there = torch.arange(n)[None] < batch.lengths[:, None]
     visible = (branch[:, :, None] == branch[:, None]) & torch.ones(width, width, dtype=torch.bool).tril()
-    visible = torch.cat([there[:, None].expand(-1, width, -1), visible], 2)
+    visible = torch.cat([torch.ones(size, width, n, dtype=torch.bool), visible], 2)
     mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
     background = torch.cat([ahead.background, torch.zeros(size, width, dtype=torch.bool)], 1)[:, None]
     core = model.model.language_model

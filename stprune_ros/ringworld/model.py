@@ -26,7 +26,7 @@ PROMPT = {
     'system': SYSTEM,
     'view': '{direction} {frames}:',
     'missing_view': '{direction}: no data.',
-    'ego': 'ego {motion}, speed {speed:.0f}.',
+    'ego': 'ego speed {speed:04.1f}, turn {yaw_rate:+.2f}.',
     'missing_ego': '',
     'hint': {
         'question': HINT_QUESTION,
@@ -40,7 +40,7 @@ TEXTS = (
     'which way does the nearest pedestrian in walk? left right nowhere how many pedestrians are around?',
     'what is the reason to slow down or stop? which view shows the reason?',
     'red green yes no nothing red light car pedestrian clear ahead. stop for. slow down for. moving walking: ,',
-    'back right back left user system assistant standing driving straight turning left right speed 0123456789',
+    'back right back left user system assistant ego speed turn + - 0123456789',
 )
 CHAT = (
     "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
@@ -94,9 +94,9 @@ def make_model(tokenizer: Any) -> Any:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
     vision = {
         'depth': 4,
-        'hidden_size': 128,
-        'intermediate_size': 384,
-        'num_heads': 4,
+        'hidden_size': 192,
+        'intermediate_size': 512,
+        'num_heads': 6,
         'patch_size': 16,
         'temporal_patch_size': 1,
         'spatial_merge_size': 1,
@@ -107,7 +107,7 @@ def make_model(tokenizer: Any) -> Any:
     text = {
         'vocab_size': len(tokenizer),
         'hidden_size': WIDTH,
-        'intermediate_size': 320,
+        'intermediate_size': 384,
         'num_hidden_layers': 4,
         'num_attention_heads': 4,
         'num_key_value_heads': 4,

@@ -348,7 +348,7 @@ def _walkers(rng: np.random.Generator, start: float, seconds: float) -> list[Wal
                 speed = float(rng.choice([-1.3, 1.3]))
                 walkers.append(Walker('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
     for x in np.arange(start + 8.0, far, 26.0):
-        if rng.random() < 0.45:
+        if rng.random() < 0.7:
             side = float(rng.choice([-1.0, 1.0]))
             y = side * float(rng.uniform(0.0, 6.5))
             place = float(x + rng.uniform(0.0, 14.0))

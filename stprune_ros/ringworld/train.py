@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from stprune_ros.ringworld import model as parts
-from stprune_ros.ringworld.dataset import HELD_OUT, write_shards
+from stprune_ros.ringworld.dataset import FRAMES, HELD_OUT, Scene, drive, scene, write_shards
 from stprune_ros.ringworld.language_stage import (
+    ALL_VIEWS,
     DenseHeads,
+    Layout,
     Lesson,
     Reader,
     answer,
@@ -34,12 +37,14 @@ from stprune_ros.ringworld.vision_stage import train_vision
 from stprune_ros.vlm.prompt import Prompt
 
 SHARD = 25
-DENSE_WEIGHT = 0.4
 STRAY_WEIGHT = 1.5
 KNOWS = 'ringworld, a synthetic driving world'
 AVERAGE = 0.99  # of the weights, per step: what is looked at and exported is smoother than what is trained
-BATCH = {1: 8, 2: 4, 3: 3, 4: 2}  # scenes per step by frames per view
-SHARES = (0.15, 0.1, 0.05, 0.7)  # how often 1 to 4 frames are seen once history is on
+RATE = 1.5e-3
+CLIPS, RINGS = 16, 3  # scenes per step with one view, with all
+FRONT = 0.3  # how often a clip shows the front view
+WHOLE = 0.85  # how often the history is complete
+LOST_VIEW, LOST_EGO = 0.12, 0.08
 
 
 def main() -> None:
@@ -47,11 +52,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--work', type=Path, default=Path('out/ringworld'), help='checkpoints and scenes')
     parser.add_argument('--output', type=Path, default=Path('models/ringworld'), help='exported model folder')
-    parser.add_argument('--scenes', type=int, default=850, help='training scenes')
-    parser.add_argument('--held-out', type=int, default=100, help='held-out scenes')
-    parser.add_argument('--vision-steps', type=int, default=1000)
-    parser.add_argument('--single-steps', type=int, default=1000, help='language steps with one frame per view')
-    parser.add_argument('--steps', type=int, default=2900, help='all language steps')
+    parser.add_argument('--scenes', type=int, default=1000, help='training drives')
+    parser.add_argument('--held-out', type=int, default=200, help='held-out scenes')
+    parser.add_argument('--vision-steps', type=int, default=2500)
+    parser.add_argument('--clip-steps', type=int, default=2000, help='language steps with one view')
+    parser.add_argument('--steps', type=int, default=5000, help='all language steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
@@ -61,14 +66,16 @@ def main() -> None:
     torch.manual_seed(args.seed)
     tokenizer = parts.make_tokenizer()
     model = parts.make_model(tokenizer)
-    train_vision(model, args.work / 'train', args.work / 'vision.pt', args.vision_steps, 32, args.seed)
+    train_vision(model, args.work / 'train', args.work / 'vision.pt', args.vision_steps, 48, args.seed)
     train_language(model, tokenizer, args)
 
 
 def make_scenes(work: Path, scenes: int, held_out: int, workers: int) -> None:
     """Render what is still missing, a shard per task."""
-    tasks = [(work / 'train', [range(n, n + SHARD)]) for n in range(0, scenes, SHARD)]
-    tasks += [(work / 'held_out', [range(HELD_OUT + n, HELD_OUT + n + SHARD)]) for n in range(0, held_out, SHARD)]
+    tasks = [(work / 'train', [range(n, n + SHARD)], drive) for n in range(0, scenes, SHARD)]
+    tasks += [
+        (work / 'held_out', [range(HELD_OUT + n, HELD_OUT + n + SHARD)], scene) for n in range(0, held_out, SHARD)
+    ]
     missing = [task for task in tasks if not (task[0] / f'scenes_{task[1][0].start:07d}.pkl').exists()]
     if not missing:
         return
@@ -77,7 +84,7 @@ def make_scenes(work: Path, scenes: int, held_out: int, workers: int) -> None:
             pass
 
 
-def _shard(task: tuple[Path, list[range]]) -> None:
+def _shard(task: tuple[Path, list[range], Callable[[int], Scene]]) -> None:
     write_shards(*task)
 
 
@@ -92,19 +99,21 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
     dense = DenseHeads(model.config.text_config.hidden_size)
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.2)
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *dense.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
     out = args.work / 'language.pt'
     first = load(out, model, dense, optimizer)
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     bar = tqdm(range(first, args.steps), desc='language', mininterval=20)
+    seen: dict[str, float] = {}
     for step in bar:
         rng = np.random.default_rng([args.seed, 5, step])
-        frames = 1 if step < args.single_steps else int(rng.choice([1, 2, 3, 4], p=SHARES))
-        batch = make_batch(lessons, reader, rng, BATCH[frames], frames, 8)
+        layout = draw_layout(rng, step < args.clip_steps)
+        batch = make_batch(lessons, reader, rng, CLIPS if len(layout.views) == 1 else RINGS, 10, layout)
         said = answer(model, batch, reader.image)
-        total = said.loss + DENSE_WEIGHT * dense.loss(said.middle, batch.dense, batch.views, frames)
-        total = total + STRAY_WEIGHT * said.stray
-        rate = 1.5e-3 * min(1.0, (step + 1) / 60) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        guide, right = dense.loss(said.middle, batch.dense, layout)
+        seen = {name: 0.95 * seen.get(name, value) + 0.05 * value for name, value in {**seen, **right}.items()}
+        total = said.loss + guide + STRAY_WEIGHT * said.stray
+        rate = RATE * min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group['lr'] = rate
         optimizer.zero_grad()
@@ -112,11 +121,12 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        bar.set_postfix(frames=frames, loss=f'{said.loss.item():.3f}', stray=f'{said.stray.item():.2f}')
+        bar.set_postfix(loss=f'{said.loss.item():.3f}', stray=f'{said.stray.item():.2f}')
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             save(out, model, dense, optimizer, step + 1)
-            frames = 1 if step < args.single_steps else 4
-            tqdm.write(f'step {step + 1} frames {frames} held out {look(mean.module, held_out, reader, frames)}')
+            dense_right = {name: round(value, 2) for name, value in seen.items()}
+            tqdm.write(f'step {step + 1} {bar.postfix} dense {dense_right}')
+            tqdm.write(f'   held out {look(mean.module, held_out, reader, step < args.clip_steps)}')
         if (step + 1) % args.export_every == 0 or step + 1 == args.steps:
             parts.export(
                 args.output,
@@ -149,12 +159,25 @@ def save(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optim
     path.with_suffix('.part').rename(path)
 
 
+def draw_layout(rng: np.random.Generator, clip: bool) -> Layout:
+    """One view with its history, or the ring; now and then with less history, without a view or the odometry."""
+    frames = FRAMES if rng.random() < WHOLE else int(rng.integers(1, FRAMES))
+    ego = bool(rng.random() > LOST_EGO)
+    if clip:
+        view = 0 if rng.random() < FRONT else int(rng.integers(1, len(ALL_VIEWS)))
+        return Layout((view,), frames, ego)
+    gone = int(rng.integers(len(ALL_VIEWS))) if rng.random() < LOST_VIEW else -1
+    return Layout(tuple(view for view in ALL_VIEWS if view != gone), frames, ego)
+
+
 @torch.no_grad()
-def look(model: Any, held_out: list[Lesson], reader: Reader, frames: int) -> dict[str, float]:
-    """Exact answers by kind on the same 32 held-out scenes each time."""
+def look(model: Any, held_out: list[Lesson], reader: Reader, clip: bool) -> dict[str, float]:
+    """Exact answers by kind on the same held-out scenes each time."""
+    layouts = [Layout((view,)) for view in ALL_VIEWS] if clip else [Layout()] * 12
     results = []
-    for part in range(8):
-        batch = make_batch(held_out, reader, np.random.default_rng([9, part]), 4, frames, 12, plain=True)
+    for part, layout in enumerate(layouts):
+        rng = np.random.default_rng([9, part])
+        batch = make_batch(held_out, reader, rng, 24 if clip else 4, 12, layout, noise=0.0)
         results += answer(model, batch, reader.image).results
     return exact(results)
 

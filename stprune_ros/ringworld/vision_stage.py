@@ -16,6 +16,7 @@ from stprune_ros.ringworld.dataset import GRID, PATCH, read_shards
 from stprune_ros.ringworld.renderer import CLASSES
 
 TOKENS = GRID[0] * GRID[1]
+SEEN = ('share', 'kind', 'colour', 'place', 'heading', 'anchor')
 KIND_WEIGHTS = (0.3, 1.0, 2.0, 2.0, 2.0)  # nothing, vehicle, pedestrian, red, green: most tokens hold nothing
 
 
@@ -27,7 +28,9 @@ class Heads(nn.Module):
         self.share = nn.Linear(width, len(CLASSES))
         self.kind = nn.Linear(width, len(KIND_WEIGHTS))
         self.colour = nn.Linear(width, 6)
-        self.place = nn.Linear(width, 3)
+        self.place = nn.Linear(width, 5)
+        self.heading = nn.Linear(width, 2)
+        self.anchor = nn.Linear(width, 2)
 
 
 def patches(images: np.ndarray) -> torch.Tensor:
@@ -56,17 +59,22 @@ def loss_of(heads: Heads, tokens: torch.Tensor, truth: dict[str, np.ndarray]) ->
     loss = functional.cross_entropy(heads.share(x), share) + functional.cross_entropy(
         said, kind, torch.tensor(KIND_WEIGHTS)
     )
-    loss = loss + 0.5 * functional.smooth_l1_loss(heads.place(x)[some], flat['place'][some].float())
+    loss = loss + functional.smooth_l1_loss(heads.place(x)[some], flat['place'][some].float(), beta=0.2)
     hue, colours = heads.colour(x)[car], flat['colour'][:, 0].long()[car]
     loss = loss + 0.7 * functional.cross_entropy(hue, colours)
+    loss = loss + 0.5 * functional.smooth_l1_loss(heads.heading(x)[car], flat['heading'][car].float())
+    anchor, anchored = heads.anchor(x), flat['anchor'][:, 0].long()
+    loss = loss + 0.5 * functional.cross_entropy(anchor, anchored, torch.tensor((1.0, 4.0)))
     with torch.no_grad():
         hit = (said.argmax(1) == kind)[some].float().mean().item()
         tone = (hue.argmax(1) == colours).float().mean().item()
-    return loss, {'kind': hit, 'colour': tone}
+        depth = (heads.place(x)[some, 4] - flat['place'][some, 4].float()).abs().median().item()
+        middle = (anchor.argmax(1) == anchored)[anchored == 1].float().mean().item()
+    return loss, {'kind': hit, 'colour': tone, 'depth': depth, 'anchor': middle}
 
 
 def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed: int) -> None:
-    """Train ``model.model.visual``; goes on from ``out`` where it exists. New shards are picked up on the way."""
+    """Train ``model.model.visual``; goes on from ``out`` where it exists."""
     torch.manual_seed(seed)
     heads = Heads(model.config.text_config.hidden_size)
     tower = model.model.visual
@@ -79,18 +87,18 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         heads.load_state_dict(state['heads'])
         optimizer.load_state_dict(state['optimizer'])
         first = state['step']
-    pool: list[Any] = []
+    if first >= steps:
+        return
+    pool = [scene for shard in read_shards(data) for scene in shard]
     bar = tqdm(range(first, steps), desc='vision', mininterval=10)
     for step in bar:
-        if step == first or step % 400 == 0:
-            pool = [scene for shard in read_shards(data) for scene in shard]
         rng = np.random.default_rng([seed, 4, step])
-        picks = [(pool[int(rng.integers(len(pool)))], int(rng.integers(4)), int(rng.integers(6))) for _ in range(batch)]
+        picks = [
+            (scene, int(rng.integers(len(scene.images))), int(rng.integers(6)))
+            for scene in (pool[int(n)] for n in rng.integers(len(pool), size=batch))
+        ]
         images = np.stack([scene.images[frame, view] for scene, frame, view in picks])
-        truth = {
-            name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks])
-            for name in picks[0][0].tokens
-        }
+        truth = {name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks]) for name in SEEN}
         loss, right = loss_of(heads, encode(model, images), truth)
         rate = 1.5e-3 * min(1.0, (step + 1) / 40) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
@@ -109,6 +117,7 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
             }
             torch.save(state, out.with_suffix('.part'))
             out.with_suffix('.part').rename(out)
+            tqdm.write(f'step {step + 1} {bar.postfix}')
 
 
 @torch.no_grad()

@@ -96,22 +96,23 @@ class Prompt:
         )
 
     def content(self, views: Sequence[View], ego: EgoState | None) -> list[str | VisualFrame]:
-        """The prompt's content in order: each view's text and frames, then the ego text.
+        """The prompt's content in order: the ego text, then each view's text and frames.
 
-        A view without frames gets its missing text and no image. Every text ends with a line break, so that the
+        The ego text comes first because attention is causal: whoever looks at the pictures then knows how the vehicle
+        moves. A view without frames gets its missing text and no image. Every text ends with a line break, so that the
         question after it is tokenised alike with and without it.
         """
-        content: list[str | VisualFrame] = []
+        text = self.missing_ego
+        if ego is not None:
+            text = self.ego.format(speed=ego.speed, yaw_rate=ego.angular[2], motion=motion(ego))
+        content: list[str | VisualFrame] = [f'{text}\n'] if text else []
         for view in views:
             template = self.view if view.frames else self.missing_view
             content.append(
                 template.format(direction=view.direction, camera=view.camera, frames=len(view.frames)) + '\n'
             )
             content += view.frames
-        text = self.missing_ego
-        if ego is not None:
-            text = self.ego.format(speed=ego.speed, yaw_rate=ego.angular[2], motion=motion(ego))
-        return [*content, f'\n{text}\n'] if text else [*content, '\n']
+        return [*content, '\n']
 
 
 def motion(ego: EgoState) -> str:

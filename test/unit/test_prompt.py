@@ -51,13 +51,14 @@ def test_content_follows_the_views(tmp_path: Path) -> None:
     old, new = frame(), frame()
     views = [View('front', 'CAM_A', [old, new]), View('back left', 'CAM_B', [])]
     assert prompt.content(views, ego(5.04, -0.2)) == [
+        'Ego 5.0 m/s, -0.20 rad/s, turning right.\n',
         'The front view of CAM_A, 2 frames:\n',
         old,
         new,
         'The back left view has no data.\n',
-        '\nEgo 5.0 m/s, -0.20 rad/s, turning right.\n',
+        '\n',
     ]
-    assert prompt.content(views, None)[-1] == '\nEgo unknown.\n'
+    assert prompt.content(views, None)[0] == 'Ego unknown.\n'
 
 
 def test_ego_text_may_be_left_out(tmp_path: Path) -> None:
@@ -171,5 +172,5 @@ def test_driving_prompt_only_restricts() -> None:
     for _, text in prompt.candidates:
         assert f'\n{text}: ' in prompt.hint_question
     content = prompt.content([View('front', 'CAM_FRONT', [frame()]), View('back', 'CAM_BACK', [])], ego(3.0, 0.0))
-    assert content[0] == 'Camera looking to the front, 1 images, oldest first:\n'
-    assert content[-1] == '\nThe car is driving straight at 3.0 m/s.\n'
+    assert content[0] == 'The car is driving straight at 3.0 m/s.\n'
+    assert content[1] == 'Camera looking to the front, 1 images, oldest first:\n'
