@@ -121,7 +121,7 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        bar.set_postfix(loss=f'{said.loss.item():.3f}', stray=f'{said.stray.item():.2f}')
+        bar.set_postfix(loss=f'{said.loss.item():.3f}', stray=f'{said.stray.item():.2f}', refresh=False)
         if (step + 1) % 100 == 0 or step + 1 == args.steps:
             save(out, model, dense, optimizer, step + 1)
             dense_right = {name: round(value, 2) for name, value in seen.items()}

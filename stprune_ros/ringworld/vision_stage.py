@@ -107,7 +107,9 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        bar.set_postfix(loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in right.items()})
+        bar.set_postfix(
+            loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in right.items()}, refresh=False
+        )
         if (step + 1) % 100 == 0 or step + 1 == steps:
             state = {
                 'tower': tower.state_dict(),
