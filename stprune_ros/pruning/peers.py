@@ -109,18 +109,24 @@ def farthest_points(x: Tensor, keep: int) -> Tensor:
 def divprune_growing(x: Tensor, keep: int) -> Tensor:
     """DivPrune's selection the way its authors' program does it: bool (n,) for unit rows (n, D).
 
-    Every step takes the minimum over all rows selected so far anew, O(keep^2 n) in all, from the whole (n, n) matrix of
-    distances. It selects what `farthest_points` does and is here for timing alone.
+    It selects what `farthest_points` does, from the whole matrix of distances, and is here for timing alone.
     """
-    distance = 1 - x @ x.T
-    distance.fill_diagonal_(0.0)
-    mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    chosen = torch.empty(keep, dtype=torch.int64, device=x.device)
+    return grow(1 - x @ x.T, keep)
+
+
+def grow(distance: Tensor, keep: int) -> Tensor:
+    """The loop of `divprune_growing` on distances (n, n), whose diagonal is zero up to rounding.
+
+    Every step takes the minimum over all rows selected so far anew: O(keep^2 n). That what is selected cannot be
+    selected again is ours: among copies the authors' program may.
+    """
+    chosen = torch.empty(keep, dtype=torch.int64, device=distance.device)
+    mask = torch.zeros(len(distance), dtype=torch.bool, device=distance.device)
     for step in range(keep):
         if step == 0:
-            score = distance.topk(min(2, len(x)), dim=0, largest=False).values[-1]
+            score = distance.topk(min(2, len(distance)), dim=0, largest=False).values[-1]
         else:
-            score = distance.index_select(0, chosen[:step]).amin(dim=0).masked_fill(mask, -math.inf)
+            score = distance.index_select(0, chosen[:step]).min(dim=0).values.masked_fill(mask, -math.inf)
         chosen[step] = score.argmax()
         mask[chosen[step]] = True
     return mask

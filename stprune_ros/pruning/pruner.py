@@ -56,7 +56,12 @@ def stage_budgets(view: ViewTokens, ratio: float, temporal: bool, spatial: bool)
         last = budget(ratio, view.count)
         return (last if temporal else view.count), last
     first = budget(math.sqrt(ratio), view.count)
-    return first, budget(math.sqrt(ratio), first)
+    return first, final_budget(ratio, view.count)
+
+
+def final_budget(ratio: float, count: int) -> int:
+    """What both stages together leave of a view's ``count`` tokens."""
+    return budget(math.sqrt(ratio), budget(math.sqrt(ratio), count))
 
 
 def _st_prune(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
@@ -96,7 +101,8 @@ def _two_stages(
         return masks
 
     places = [kept_places(mask, first) for mask, (first, _) in zip(masks, budgets)]
-    survivors = [x.units.flatten(0, 1)[at] for x, at in zip(inside, places)]
+    rows = [x.units.flatten(0, 1) for x in inside]
+    survivors = [row[at] if on else row for row, at, on in zip(rows, places, temporal)]
     among = [x.similarity[at][:, at] if on else x.similarity for x, at, on in zip(inside, places, temporal)]
     sides = [_sides(view, at) for view, at in zip(views, places)] if config.calibrated_overlap else None
     final = [last for _, last in budgets]
