@@ -153,7 +153,8 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(13, 5))
+    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(14, 6))
+    left.set_prop_cycle(color=pyplot.get_cmap('tab20').colors)
     for method in (FLOOR, *VARIANTS):
         rows = sorted(
             (
@@ -164,6 +165,9 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
             ),
             key=lambda row: row['tokens'],
         )
+        if not rows:
+            continue
+        left.set(xscale='log', yscale='log')
         low, middle, high = ([row[f'ms_{key}'] for row in rows] for key in ('min', 'median', 'max'))
         tokens = [row['tokens'] for row in rows]
         style = (
@@ -171,10 +175,11 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
         )
         [line] = left.plot(tokens, middle, marker='o', label=method, **style)
         left.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
-    left.set(xscale='log', yscale='log', xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
+    left.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
     left.set_title(f'selection at {MAIN.keep:.0%}')
     left.grid(alpha=0.3, which='both')
-    left.legend(fontsize=8)
+    if left.lines:
+        left.legend(fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.12))
     bars = [
         f'{row["model"]}\n{row["keep"]:.0%}{"" if row["feature_cache"] else ", no cache"}' for row in result['ticks']
     ]
@@ -186,7 +191,8 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     right.invert_yaxis()
     right.tick_params(axis='y', labelsize=7)
     right.set(xlabel='s per tick', title=result['device']['name'])
-    right.legend(fontsize=8)
+    if bars:
+        right.legend(fontsize=8, ncols=6, loc='upper center', bbox_to_anchor=(0.5, -0.12))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

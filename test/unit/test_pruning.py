@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import reference_st_prune
 from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
@@ -19,46 +20,6 @@ from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import METHODS as OFFERED
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
-
-
-# The reference: the formulas of the method, one token at a time, in plain Python and float64.
-
-
-def reference_greedy(tokens, bonus, count):
-    tokens = tokens.double()
-    chosen = []
-    while len(chosen) < count:
-        best, best_score = None, -math.inf
-        for i in range(len(tokens)):
-            if i in chosen:
-                continue
-            nearest = min((1 - float(tokens[i] @ tokens[j]) for j in chosen), default=0.0)
-            score = nearest + bonus[i]
-            if score > best_score + 1e-9:
-                best, best_score = i, score
-        chosen.append(best)
-    return sorted(chosen)
-
-
-def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
-    survivors = []
-    for view in views:
-        x = unit(view.tokens.float()).flatten(1, 2)
-        frames, places, _ = x.shape
-        m = [1 - float(x[:, p].mean(0).double().square().sum()) for p in range(places)]
-        low, high = min(m), max(m)
-        m = [(value - low) / (high - low) for value in m]
-        bonus = [lambda_m * (m[p] + (view.slots[t] + 1) / history) / 2 for t in range(frames) for p in range(places)]
-        count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
-        survivors.append(reference_greedy(x.flatten(0, 1), bonus, count))
-    kept = []
-    for v in range(len(views)):
-        x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
-        left, right = x[v - 1], x[(v + 1) % len(views)]
-        bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
-        count = math.floor(math.sqrt(ratio) * len(x[v]) + 0.5)
-        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count)])
-    return kept
 
 
 @pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
