@@ -61,7 +61,8 @@ def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
                 line.append('not measured')
                 continue
             said = spread({key: row[f'ms_{key}'] for key in ('median', 'min', 'max')})
-            line.append(said if method == FLOOR else f'{said} [{row["over_floor"]:.3g}]')
+            known = method != FLOOR and row['over_floor'] is not None
+            line.append(f'{said} [{row["over_floor"]:.3g}]' if known else said)
         lines.append(line)
     return table(('tokens (views x frames)', 'D', 'kept', *methods), lines)
 

@@ -99,6 +99,28 @@ def test_what_takes_too_long_or_too_much_memory_is_said(monkeypatch):
     assert all('GiB are free' in row['reason'] for row in rows)
 
 
+def test_tables_say_what_is_missing():
+    row = {'views': 3, 'frames': 3, 'tokens': 108, 'dim': 16, 'keep': 0.25}
+    measured = {**row, 'method': 'tfps', 'ms_median': 1.0, 'ms_min': 0.5, 'ms_max': 2.0, 'over_floor': None}
+    result = {
+        'device': {'name': 'CPU', 'kind': 'cpu', 'threads': 1},
+        'date': 'today',
+        'versions': {'torch': '2'},
+        'seconds': 1.0,
+        'selection': [measured],
+        'growth': [],
+        'ticks': [],
+        'not_measured': [{**row, 'method': FLOOR, 'reason': 'too slow'}],
+        'computed': [],
+        'aims': [{'aim': 'fast', 'found': None, 'holds': None}],
+    }
+    text = as_text(result)
+    assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
+    assert '| 1 (0.5 to 2) |' in text
+    assert f'- {FLOOR} on 108 tokens, D = 16, 25% kept: too slow' in text
+    assert '- fast: not measured' in text
+
+
 def test_growth_is_the_slope_in_tokens():
     assert slope([(x, 3 * x**1.7) for x in (10, 20, 90)]) == pytest.approx(1.7)
     rows = [
