@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.selection import on_device, select
+from stprune_ros.pruning.tokens import Known
 
 STATIC_RANGE = 1e-6  # smaller differences in volatility are rounding, not motion (ours)
 
@@ -20,9 +21,9 @@ def volatility(x: Tensor) -> Tensor:
     """
     raw = 1 - x.mean(dim=0).square().sum(dim=-1)
     low, high = raw.min(), raw.max()
-    if len(x) < 2 or high - low < STATIC_RANGE:
+    if len(x) < 2:
         return torch.zeros_like(raw)
-    return (raw - low) / (high - low)
+    return torch.where(high - low < STATIC_RANGE, 0.0, (raw - low) / (high - low))
 
 
 def volatility_along(x: Tensor, grid: tuple[int, int], flow: Tensor) -> Tensor:
@@ -65,12 +66,12 @@ def temporal_bonus(x: Tensor, moves: Tensor, slots: tuple[int, ...], history: in
     x: (T, P, D); moves: volatility (P,) or (T, P); slots: for each frame its place in the history, 0 oldest to
     ``history - 1`` newest. Returns (T * P,).
     """
-    recency = (torch.tensor(slots, dtype=x.dtype, device=x.device) + 1) / history
+    recency = (on_device(slots, x, x.dtype) + 1) / history
     return (weight * (moves.expand(x.shape[:2]) + recency[:, None]) / 2).reshape(-1)
 
 
 def prune_temporal(
-    views: Sequence[Tensor],
+    views: Sequence[Known],
     moves: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
     history: int,
@@ -79,8 +80,8 @@ def prune_temporal(
 ) -> list[Tensor]:
     """MTP over every view at once.
 
-    views: per view (T, P, D), unit rows, T >= 1; moves: per view its volatility, see `temporal_bonus`; slots: per view
-    and frame; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    views: per view unit rows and similarities, T >= 1; moves: per view its volatility, see `temporal_bonus`; slots: per
+    view and frame; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
-    bonuses = [temporal_bonus(x, m, places, history, weight) for x, m, places in zip(views, moves, slots)]
-    return select([x.flatten(0, 1) for x in views], bonuses, budgets)
+    bonuses = [temporal_bonus(x.units, m, places, history, weight) for x, m, places in zip(views, moves, slots)]
+    return select([x.similarity for x in views], bonuses, budgets)

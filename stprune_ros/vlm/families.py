@@ -21,6 +21,10 @@ class EncoderOutput:
     pooler_output: tuple[torch.Tensor, ...]
     deepstack_features: tuple[tuple[torch.Tensor, ...], ...] = ()
 
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Asked for by transformers 5.24 and newer, whose outputs carry this one."""
+        return self.pooler_output, self.deepstack_features
+
 
 @dataclass(frozen=True, slots=True)
 class QwenVL:

@@ -28,6 +28,7 @@ except ImportError as missing:
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
+NO_ROWS = torch.empty(0, dtype=torch.int64)
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -123,6 +124,31 @@ class TransformersBackend:
         )
         return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
 
+    @classmethod
+    def untrained(
+        cls, name: str, family: QwenVL, config: dict[str, Any], parts: Path, processor: dict[str, Any], dtype: str
+    ) -> TransformersBackend:
+        """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
+
+        ``config`` holds text_config and vision_config, ``processor`` what differs in the image processor; tokenizer and
+        chat template come from the folder ``parts``.
+        """
+        model_class = supported_class(family)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
+        images = transformers.AutoImageProcessor.from_pretrained(
+            parts, backend='pil', local_files_only=True, **processor
+        )
+        marks = {'image': '<|image_pad|>', 'video': '<|video_pad|>', 'vision_start': '<|vision_start|>'}
+        ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(mark) for key, mark in marks.items()}
+        place = _device('auto')
+        shape = model_class.config_class(**config, **ids)
+        shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
+        with place:
+            model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        info = ModelInfo(name, '', family.model_type, False, str(place), dtype)
+        return cls(model, tokenizer, images, family, info)
+
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
         for image in images:
@@ -159,7 +185,8 @@ class TransformersBackend:
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
         hook = {HOOK: {'image': self._family.encoder_output(frames)}} if tokens_visual else {}
         kept_ids = full[kept]
-        self._forward(kept_ids, positions[:, kept], cache, **hook)
+        # The vocabulary is not asked: a question comes first.
+        self._forward(kept_ids, positions[:, kept], cache, logits_to_keep=NO_ROWS.to(self._device), **hook)
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
@@ -189,18 +216,24 @@ class TransformersBackend:
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
-        if not tree.ids:
-            return []
+        # Nothing is read from inside a question: its rows need not go through the vocabulary.
+        needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
+        if not needed:
+            return [[] for _ in wanted]
         mask = tree.mask(len(prefix.ids), self._model.dtype)
+        place = {row: index for index, row in enumerate(needed)}
         logits = self._forward(
             torch.tensor(tree.ids),
             torch.tensor(tree.depths).add(prefix.next_position).expand(3, -1),
             self._cache(prefix),
             attention_mask=mask.to(self._device),
-            logits_to_keep=0,
+            logits_to_keep=torch.tensor(needed, device=self._device),
         )
         logprobs = logits.float().log_softmax(-1).cpu()
-        return [[float(logprobs[rows, answer].sum()) for rows, answer in answers] for answers in wanted]
+        return [
+            [float(logprobs[[place[row] for row in rows], answer].sum()) for rows, answer in answers]
+            for answers in wanted
+        ]
 
     def generate(
         self,

@@ -6,6 +6,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import make_tiny_model
 
 from stprune_ros.core.rig import CameraRig
@@ -123,6 +124,21 @@ def test_cached_features_give_the_same_answer(make):
     assert first.distribution == second.distribution
     assert first.description == second.description
     assert all((a.keep == b.keep).all() for a, b in zip(first.views, second.views))
+
+
+def test_similarities_of_frames_that_stay_are_not_computed_again(make, monkeypatch):
+    pairs = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, 'mm', lambda a, b, out: pairs.append(1) or multiply(a, b, out=out))
+    pipeline = make()
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
+    pipeline.run(window(*sets[:3]))
+    assert len(pairs) == 3 * 6  # views times pairs of frames, each with itself too
+    pipeline.run(window(*sets[1:]))
+    assert len(pairs) == 3 * (6 + 3)
+    assert pipeline._similarities.bytes > 0
+    pipeline.free()
+    assert pipeline._similarities.bytes == 0
 
 
 def test_a_missing_side_camera_degrades(make):
