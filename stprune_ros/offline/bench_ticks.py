@@ -196,8 +196,10 @@ class TickBench:
 
 
 def cells(keeps: tuple[float, ...]) -> list[Cell]:
-    """From the cheapest on, but the first one without the cache, so that every frame of the history is known then."""
-    return [(min(keeps), False), *((keep, True) for keep in sorted(keeps)), (max(keeps), False)]
+    """Both ends first, as the aims compare them; the very first without the cache, which fills in the history."""
+    low, high = min(keeps), max(keeps)
+    between = [keep for keep in sorted(keeps) if low < keep < high]
+    return [(low, False), (low, True), (high, True), (high, False), *((keep, True) for keep in between)]
 
 
 def measure(

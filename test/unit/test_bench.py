@@ -117,7 +117,7 @@ def test_tables_say_what_is_missing():
     text = as_text(result)
     assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
     assert '| 1 (0.5 to 2) |' in text
-    assert f'- {FLOOR} on 108 tokens, D = 16, 25% kept: too slow' in text
+    assert f'- {FLOOR} on 108 tokens (3 x 3), D = 16, 25% kept: too slow' in text
     assert '- fast: not measured' in text
 
 
@@ -186,6 +186,7 @@ def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
     monkeypatch.setattr(bench_ticks.time, 'monotonic', lambda: clock[0])
     model = bench_ticks.QUICK[0]
     rows = bench_ticks.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    assert bench_ticks.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
     # The small one first; all tokens would take too long, so that there is time for another of the short ones.
     assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
     assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
