@@ -56,7 +56,8 @@ class _View:
 class Pipeline:
     """Decodes and encodes what is new, prunes, and asks the model. One thread at a time.
 
-    ``decode`` turns a CameraFrame into RGB uint8 (height, width, 3) and raises StpruneError for a broken image.
+    ``decode`` turns a CameraFrame into RGB uint8 (height, width, 3) and says by how much it reduced the sides, which it
+    may do for a model that reduces pictures to a given number of pixels. It raises StpruneError for a broken image.
     ``settings`` may be replaced between ticks (dynamic parameters).
     """
 
@@ -66,7 +67,7 @@ class Pipeline:
         backend: Backend,
         rig: CameraRig,
         prompt: Prompt,
-        decode: Callable[[CameraFrame], np.ndarray],
+        decode: Callable[[CameraFrame, int], tuple[np.ndarray, int]],
     ) -> None:
         self.settings = settings
         self.backend = backend
@@ -167,7 +168,8 @@ class Pipeline:
         frames = [frame for frame_set in window.sets for frame in frame_set.frames.values()]
         current = {frame.camera for frame in window.current.frames.values()}
         wanted = {_key(frame): frame for frame in frames if frame.camera in current}
-        known = {key: self._features[key] for key in wanted if key in self._features}
+        # Also of a camera that is silent just now: it will come back.
+        known = {key: self._features[key] for key in map(_key, frames) if key in self._features}
         new = [frame for key, frame in wanted.items() if key not in known]
         with clock.stage('decode'):
             images = [(frame, self._image(frame, notes)) for frame in new]
@@ -200,7 +202,7 @@ class Pipeline:
 
     def _image(self, frame: CameraFrame, notes: list[str]) -> np.ndarray | None:
         try:
-            image = self._decode(frame)
+            image, reduced_by = self._decode(frame, self.backend.model_pixels)
         except StpruneError as error:
             notes.append(f"image of camera '{frame.camera}' is left out: {error}")
             return None
@@ -213,7 +215,7 @@ class Pipeline:
             self._sizes_said.add(frame.camera)
             notes.append(
                 f"camera_info of camera '{frame.camera}' is for {model.width}x{model.height}, its images are"
-                f' {width}x{height}: its overlaps cannot be trusted;'
+                f' {width * reduced_by}x{height * reduced_by}: its overlaps cannot be trusted;'
                 ' publish the camera_info that belongs to the images'
             )
         return image

@@ -237,14 +237,14 @@ class Replay:
             return Picture(camera, direction)
         return Picture(camera, direction, jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep)))
 
-    def _decode(self, frame: CameraFrame) -> np.ndarray:
+    def _decode(self, frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
         try:
-            image = images.decode(frame)
+            image, reduced_by = images.decode_for_model(frame, model_pixels)
         except StpruneError as error:
             self._error(f"image of camera '{frame.camera}' is left out: {error}")  # as the pipeline's note will say
             raise
         self._images[frame.camera] = image
-        return image
+        return image, reduced_by
 
     def _note_topics(self) -> None:
         odometry = self._sources.odometry

@@ -54,12 +54,12 @@ def rig(tmp_path):
     return CameraRig.from_file(path)
 
 
-def decode(frame):
+def decode(frame, model_pixels):
     """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
     if frame.payload == 'broken':
         raise StpruneError('3 bytes are no image')
     seed = abs(hash((NAMES.index(frame.camera), frame.stamp_ns))) % 2**32
-    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8)
+    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8), 1
 
 
 def frame_set(ms, without=(), broken=(), ego=EGO):
@@ -114,6 +114,15 @@ def test_a_tick_encodes_only_its_new_frames(make):
     pipeline.run(window(*sets[1:]))
     assert pipeline.backend.encoded == 15
     assert len(pipeline._features) == 12  # bounded by the window
+
+
+def test_a_camera_that_comes_back_is_not_encoded_again(make):
+    pipeline = make()
+    sets = [frame_set(1000), frame_set(1500), frame_set(2000, without=('LEFT',)), frame_set(2500)]
+    for count, encoded in ((2, 6), (3, 8), (4, 11)):
+        answer = pipeline.run(window(*sets[:count]))
+        assert pipeline.backend.encoded == encoded
+    assert [view.frames for view in answer.views] == [4, 4, 3]
 
 
 def test_cached_features_give_the_same_answer(make):
@@ -233,6 +242,24 @@ def test_images_of_another_shape_than_camera_info_are_said_once(make, tmp_path):
     answer = pipeline.run(window(one))
     assert any('is for 64x64, its images are 96x64' in note for note in answer.notes)
     assert answer.status == Status.DEGRADED
+
+
+def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
+    pipeline = make()
+    pipeline._decode = lambda frame, _: (decode(frame, 0)[0][:, ::2], 2)
+    answer = pipeline.run(window(frame_set(1000)))
+    assert any('is for 96x64, its images are 96x128' in note for note in answer.notes)
+    pipeline = make()
+    pipeline._decode = lambda frame, _: (np.ascontiguousarray(decode(frame, 0)[0][::2, ::2]), 2)
+    assert not pipeline.run(window(frame_set(1000))).notes
+
+
+def test_decoding_is_told_how_much_the_model_looks_at(make):
+    pipeline, told = make(), set()
+    pipeline._decode = lambda frame, pixels: told.add(pixels) or decode(frame, pixels)
+    pipeline.run(window(frame_set(1000)))
+    assert told == {pipeline.backend.model_pixels}
+    assert pipeline.backend.model_pixels > 0
 
 
 @pytest.mark.parametrize('method', METHODS)
