@@ -210,6 +210,11 @@ class Answer:
     notes: tuple[str, ...] = ()
 
     @property
+    def tick_ms(self) -> float:
+        """Processing time of the whole tick."""
+        return sum(self.stage_ms.values())
+
+    @property
     def tokens_full(self) -> int:
         """Visual tokens before pruning, all views."""
         return sum(view.tokens_full for view in self.views)

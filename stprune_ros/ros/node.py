@@ -176,7 +176,9 @@ class StpruneNode(Node):
             if not cancel.is_set():
                 self._outputs.hint(answer, settings)
 
-        answer = self._pipeline.run(window, cancel=cancel, on_hint=publish_hint)
+        now_ns = self.get_clock().now().nanoseconds  # 0: simulated time does not run yet
+        wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
+        answer = self._pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint)
         if cancel.is_set():
             return
         if not hinted:

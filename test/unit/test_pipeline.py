@@ -281,6 +281,45 @@ def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     assert switched.status == Status.OK
 
 
+def test_without_a_latency_target_the_ratio_stays(make):
+    answer = make().run(window(frame_set(1000)), wait_ms=5000.0)
+    assert answer.choice is None
+    assert (answer.keep_ratio, answer.wait_ms) == (0.25, 5000.0)
+    assert 0 < answer.hint_ms < answer.tick_ms
+
+
+def test_a_target_out_of_reach_means_the_lowest_ratio_and_a_word_about_it(make):
+    pipeline = make(latency__target_ms=0.01, latency__keep_min=0.1)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
+    assert [answer.keep_ratio for answer in answers] == [0.25, 0.25, 0.1]
+    for view in answers[-1].views:
+        assert abs(view.tokens_kept - 0.1 * view.tokens_full) <= 1
+    [note] = answers[-1].notes
+    assert "'latency.target_ms' is 0.01, but even at keep ratio 0.1 a hint takes about" in note
+    assert answers[-1].status == Status.OK
+
+
+def test_the_age_of_a_set_counts_against_the_target(make):
+    pipeline = make(latency__target_ms=60000.0, latency__keep_max=0.5)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
+    for index in range(3):
+        pipeline.run(window(*sets[: index + 1]))
+    late, early = (pipeline.run(window(*sets), wait_ms=wait_ms) for wait_ms in (70000.0, 0.0))
+    assert (late.keep_ratio, late.choice.misses) == (0.05, True)
+    assert early.keep_ratio > 0.25
+    assert early.choice.expected_ms < 60000
+
+
+def test_a_tick_cut_by_its_deadline_is_learnt_from(make):
+    pipeline = make(latency__target_ms=0.01, inference__deadline_ms=0.001)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
+    assert [answer.status for answer in answers] == [Status.TIMEOUT] * 3
+    assert answers[-1].keep_ratio == 0.05
+    assert math.isnan(answers[-1].hint_ms)
+
+
 def test_free_drops_the_cache(make):
     pipeline = make()
     pipeline.run(window(frame_set(1000)))
