@@ -341,6 +341,8 @@ def config_of(settings: Settings) -> PruningConfig:
         value('compensate_motion'),
         value('calibrated_overlap'),
         value('one_pays'),
+        value('skip_frozen'),
+        value('scaled_terms'),
         (value('joint_volatility'), value('joint_recency'), value('joint_common')),
     )
 

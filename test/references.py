@@ -11,7 +11,8 @@ from token_rings import unit
 from stprune_ros.pruning.selection import budget
 
 
-def reference_greedy(tokens, bonus, count):
+def reference_greedy(tokens, bonus, count, scale=False):
+    """Soft terms are added to the distance; with ``scale`` they scale it, and alone decide the start."""
     tokens = tokens.double()
     chosen = []
     while len(chosen) < count:
@@ -20,14 +21,14 @@ def reference_greedy(tokens, bonus, count):
             if i in chosen:
                 continue
             nearest = min((1 - float(tokens[i] @ tokens[j]) for j in chosen), default=0.0)
-            score = nearest + bonus[i]
+            score = nearest * math.exp(bonus[i]) if scale and chosen else nearest + bonus[i]
             if score > best_score + 1e-9:
                 best, best_score = i, score
         chosen.append(best)
     return sorted(chosen)
 
 
-def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
+def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8, scale=False):
     survivors = []
     for view in views:
         x = unit(view.tokens.float()).flatten(1, 2)
@@ -37,14 +38,14 @@ def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
         m = [(value - low) / (high - low) for value in m]
         bonus = [lambda_m * (m[p] + (view.slots[t] + 1) / history) / 2 for t in range(frames) for p in range(places)]
         count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
-        survivors.append(reference_greedy(x.flatten(0, 1), bonus, count))
+        survivors.append(reference_greedy(x.flatten(0, 1), bonus, count, scale))
     kept = []
     for v in range(len(views)):
         x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
         left, right = x[v - 1], x[(v + 1) % len(views)]
         bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
         count = math.floor(math.sqrt(ratio) * len(x[v]) + 0.5)
-        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count)])
+        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count, scale)])
     return kept
 
 

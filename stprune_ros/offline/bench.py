@@ -34,7 +34,7 @@ def bench(quick: bool = False) -> dict[str, Any]:
     gpu = torch.cuda.is_available()
     sizes = bench_selection.QUICK if quick else bench_selection.FULL
     models = bench_ticks.QUICK if quick else bench_ticks.ON_GPU if gpu else bench_ticks.FULL
-    limits = Limits(0.3, 2.0) if quick else Limits(2.0, 10.0)
+    limits = Limits(0.3, 2.0) if quick else Limits(2.0, 8.0)
     rows: list[Row] = []
     ticks: list[Row] = []
     keeps = bench_ticks.QUICK_KEEPS if quick else bench_ticks.KEEPS
@@ -48,9 +48,7 @@ def bench(quick: bool = False) -> dict[str, Any]:
         for number, model in enumerate(models):
             # What is left of the time is shared: the last model gets all that remains.
             until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
-            for row in bench_ticks.measure(model, until, keeps, most):
-                ticks.append(row)
-                bar.update()
+            ticks += bench_ticks.measure(model, until, keeps, most, bar.update)
     done_rows, done_ticks = ([row for row in part if 'reason' not in row] for part in (rows, ticks))
     shapes = [] if gpu else [{'model': shape.name, 'reason': _too_deep(shape)} for shape in PAPER_SHAPES]
     views, per_view = MAIN.views, MAIN.tokens // MAIN.views
@@ -92,7 +90,10 @@ def versions() -> dict[str, str]:
 
 
 def growth(rows: Sequence[Row]) -> list[Row]:
-    """Growth exponents in tokens, the slope of log time over log tokens: by frames (more per view) and by views."""
+    """Growth exponents in tokens, the slope of log time over log tokens: by frames (more per view) and by views.
+
+    A single view or frame is left out: there one of the two stages of ours has nothing to do.
+    """
     found = []
     for along, fixed in (('frames', 'views'), ('views', 'frames')):
         for method in (FLOOR, *VARIANTS):
@@ -101,6 +102,7 @@ def growth(rows: Sequence[Row]) -> list[Row]:
                 for row in rows
                 if row['method'] == method
                 and row[fixed] == getattr(MAIN, fixed)
+                and row[along] > 1
                 and (row['dim'], row['keep']) == (MAIN.dim, MAIN.keep)
             ]
             if len(points) > 1:
@@ -150,15 +152,21 @@ def _tick_aims(
     model: str, cells: dict[tuple[float, bool], Row], aim: Callable[[str, float | None, Callable[[float], bool]], None]
 ) -> None:
     full, pruned, naive = cells.get((1.0, True)), cells.get((0.1, True)), cells.get((1.0, False))
-    share = times = off = None
+    share = off = None
     if full and pruned:
         before, after = (row['stage_ms']['prefill']['median'] for row in (full, pruned))
         share = 100 * pruned['stage_ms']['prune']['median'] / (before - after)
         off = 100 * ((after / before) / (pruned['prefill_flops'] / full['prefill_flops']) - 1)
-    if naive and pruned:
-        times = naive['tick_ms']['median'] / pruned['tick_ms']['median']
     aim(f'{model}: selection in per cent of the prefill that it saves, below 1', share, lambda x: 0 <= x < 1)
-    aim(f'{model}: tick at 10 % against all tokens without feature cache, at least 6 times', times, lambda x: x >= 6)
+    for part, left_out in (('tick', 0), ('tick up to the hint', 1)):
+        times = None
+        if naive and pruned:
+            above, below = (
+                row['tick_ms']['median'] - left_out * row['stage_ms']['describe']['median'] for row in (naive, pruned)
+            )
+            times = above / below
+        sentence = f'{model}: {part} at 10 % against all tokens without feature cache, at least 6 times'
+        aim(sentence, times, lambda x: x >= 6)
     aim(f'{model}: prefill ratio at 10 % off what FLOPs predict, in per cent, within 15', off, lambda x: abs(x) <= 15)
 
 

@@ -137,7 +137,8 @@ def _aim(row: Row) -> str:
 
 def _name(row: Row) -> str:
     if 'method' in row:
-        return f'{row["method"]} on {row["tokens"]:,} tokens, D = {row["dim"]}, {row["keep"]:.0%} kept'
+        size = f'{row["tokens"]:,} tokens ({row["views"]} x {row["frames"]})'
+        return f'{row["method"]} on {size}, D = {row["dim"]}, {row["keep"]:.0%} kept'
     if 'keep' not in row:
         return str(row['model'])
     return f'{row["model"]} at {row["keep"]:.0%}, {"with" if row["feature_cache"] else "without"} feature cache'

@@ -6,7 +6,7 @@ import gc
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -96,7 +96,7 @@ class TickModel:
         return {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': True}
 
 
-FULL = (TickModel(QWEN3_VL_2B, 7, 6), TickModel(QWEN3_VL_4B, 6, 4))
+FULL = (TickModel(QWEN3_VL_2B, 4, 3), TickModel(QWEN3_VL_4B, 4, 3))  # two turns of each in minutes on two cores
 QUICK = (TickModel(QWEN3_VL_2B, 1, 1, views=3, frames=2, side=7),)
 ON_GPU = (TickModel(QWEN3_VL_2B, 28, 24), TickModel(QWEN3_VL_4B, 36, 24))
 
@@ -196,49 +196,62 @@ class TickBench:
 
 
 def cells(keeps: tuple[float, ...]) -> list[Cell]:
-    """From the cheapest on, but the first one without the cache, so that every frame of the history is known then."""
-    return [(min(keeps), False), *((keep, True) for keep in sorted(keeps)), (max(keeps), False)]
+    """Both ends first, as the aims compare them; the very first without the cache, which fills in the history."""
+    low, high = min(keeps), max(keeps)
+    between = [keep for keep in sorted(keeps) if low < keep < high]
+    return [(low, False), (low, True), (high, True), (high, False), *((keep, True) for keep in between)]
 
 
-def measure(model: TickModel, deadline: float, keeps: tuple[float, ...], most: int) -> Iterator[dict[str, Any]]:
+def measure(
+    model: TickModel, deadline: float, keeps: tuple[float, ...], most: int, said: Callable[[], object]
+) -> list[dict[str, Any]]:
     """Rows for `ticks`, and one with a 'reason' for every cell that found no time before ``deadline`` (monotonic s).
 
-    A cell runs up to ``most`` times, after one small tick that is not reported.
+    Cells take turns, ``most`` times each, so that every one is measured before any is measured again; one small tick
+    before them is not reported. ``said`` is called after each cell of the first turn.
     """
     gpu = torch.cuda.is_available()
     dtype = 'bfloat16' if gpu else 'float32'
     wanted = cells(keeps)
+    names = {
+        (keep, cached): {'model': model.label, 'dtype': dtype, 'keep': keep, 'feature_cache': cached}
+        for keep, cached in wanted
+    }
     need = model.shape.weight_bytes(FP32) + ROOM
-    name = {'model': model.label, 'dtype': dtype}
     if not gpu and (free := free_bytes()) is not None and free < need:
         reason = f'needs about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free'
-        yield from ({**name, 'keep': keep, 'feature_cache': cached, 'reason': reason} for keep, cached in wanted)
-        return
+        return [{**name, 'reason': reason} for name in names.values()]
     bench = TickBench(model, dtype)
     bench.run((min(keeps), True), frames=1)
-    done: dict[Cell, dict[str, Any]] = {}
-    for cell in wanted:
-        keep, cached = cell
-        row = {**name, 'keep': keep, 'feature_cache': cached}
-        expected = _expected(model, cell, done)
-        runs: list[dict[str, Any]] = []
-        while len(runs) < most and time.monotonic() + expected < deadline:
-            runs.append(bench.run(cell))
-            expected = sum(runs[-1]['stage_ms'].values()) / 1e3
-        if not runs:
-            yield {**row, 'reason': f'about {expected:.0f} s would have exceeded the time of this run'}
-            continue
-        done[cell] = runs[-1]
-        yield row | _summary(model, runs, dtype)
+    runs: dict[Cell, list[dict[str, Any]]] = {}
+    late: dict[Cell, float] = {}
+    for turn in range(most):
+        for cell in wanted:
+            expected = _expected(model, cell, runs)
+            if time.monotonic() + expected < deadline:
+                runs.setdefault(cell, []).append(bench.run(cell))
+            elif turn == 0:
+                late[cell] = expected
+            if turn == 0:
+                said()
     del bench
     gc.collect()
+    reasons = {
+        cell: f'about {expected:.0f} s would have exceeded the time of this run' for cell, expected in late.items()
+    }
+    return [
+        name | (_summary(model, runs[cell], dtype) if cell in runs else {'reason': reasons[cell]})
+        for cell, name in names.items()
+    ]
 
 
-def _expected(model: TickModel, cell: Cell, done: dict[Cell, dict[str, Any]]) -> float:
-    """Seconds that a tick may take, from the last one that was run; 0 where none was."""
-    if not done:
+def _expected(model: TickModel, cell: Cell, runs: dict[Cell, list[dict[str, Any]]]) -> float:
+    """Seconds that a tick may take, from its last run or that of the cell measured last; 0 where there is none."""
+    if not runs:
         return 0.0
-    (keep, cached), run = list(done.items())[-1]
+    (keep, cached), run = (
+        (cell, runs[cell][-1]) if cell in runs else [(key, found[-1]) for key, found in runs.items()][-1]
+    )
     stages = dict(run['stage_ms'])
     tokens = model.views * model.frames * model.side**2
     ratio = [model.shape.prefill_flops(int(share * tokens) + run['tokens_text']) for share in (cell[0], keep)]

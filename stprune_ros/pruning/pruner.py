@@ -16,7 +16,7 @@ from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
 from stprune_ros.pruning.selection import budget, kept_places
 from stprune_ros.pruning.similarity import SimilarityCache, known
 from stprune_ros.pruning.spatial import Sides, prune_spatial
-from stprune_ros.pruning.temporal import prune_temporal, volatility, volatility_along
+from stprune_ros.pruning.temporal import UNKNOWN, prune_temporal, repeats, volatility, volatility_along
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, view_budget
 
 
@@ -94,6 +94,8 @@ def _two_stages(
         history,
         [budgets[i][0] for i in active],
         config.lambda_temporal,
+        [repeats(inside[i].units) for i in active] if config.skip_frozen else None,
+        config.scaled_terms,
     )
     for i, mask in zip(active, kept):
         masks[i] = mask
@@ -106,7 +108,7 @@ def _two_stages(
     among = [x.similarity[at][:, at] if on else x.similarity for x, at, on in zip(inside, places, temporal)]
     sides = [_sides(view, at) for view, at in zip(views, places)] if config.calibrated_overlap else None
     final = [last for _, last in budgets]
-    stays = prune_spatial(survivors, among, final, config.lambda_spatial, sides, config.one_pays)
+    stays = prune_spatial(survivors, among, final, config.lambda_spatial, sides, config.one_pays, config.scaled_terms)
     return [torch.zeros_like(mask).scatter_(0, at, chosen) for mask, at, chosen in zip(masks, places, stays)]
 
 
@@ -114,13 +116,21 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
     inside = known(views)
     moves = [_moves(view, x.units, config) if view.count else x.units for view, x in zip(views, inside)]
     budgets = [view_budget(view, config) for view in views]
-    return prune_joint(inside, moves, [view.slots for view in views], history, budgets, config.joint_weights)
+    frozen = [repeats(x.units) for x in inside] if config.skip_frozen else None
+    slots = [view.slots for view in views]
+    return prune_joint(inside, moves, slots, history, budgets, config.joint_weights, frozen, config.scaled_terms)
 
 
 def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig) -> Tensor:
+    fresh = ~repeats(unit) if config.skip_frozen else None
     if config.compensate_motion and view.flow is not None:
-        return volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), view.flow)
-    return volatility(unit)
+        flow = view.flow if fresh is None else view.flow.masked_fill(~fresh[:, None, None], math.nan)
+        moves = volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), flow)
+    else:
+        moves = volatility(unit, fresh)
+    if fresh is None or len(unit) < 2:
+        return moves
+    return torch.where(fresh.sum() > 1, moves, UNKNOWN)
 
 
 def _sides(view: ViewTokens, places: Tensor) -> Sides:

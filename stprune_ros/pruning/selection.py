@@ -68,13 +68,17 @@ def products(tokens: Sequence[Tensor]) -> list[Tensor]:
     return [product[: len(x), : len(x)] for product, x in zip(padded @ padded.transpose(1, 2), tokens)]
 
 
-def select(similarities: Sequence[Tensor], bonuses: Sequence[Tensor], budgets: Sequence[int]) -> list[Tensor]:
-    """`greedy_max_min` for several independent sets at once.
+def select(
+    similarities: Sequence[Tensor], bonuses: Sequence[Tensor], budgets: Sequence[int], scale: bool = False
+) -> list[Tensor]:
+    """`greedy_max_min` for several independent sets at once; with ``scale`` in the form of `scaled`.
 
     similarities: per set (n_b, n_b); bonuses: per set (n_b,); budgets: per set. Returns per set a bool (n_b,) mask.
     """
     if not similarities:
         return []
+    if scale:
+        similarities, bonuses = zip(*(scaled(s, b) for s, b in zip(similarities, bonuses)))
     if compiled is not None and all(x.device.type == 'cpu' for x in similarities):
         # One after another: padding would copy more than the loop reads.
         return [greedy_max_min(s[None], b[None], [k])[0] for s, b, k in zip(similarities, bonuses, budgets)]
@@ -84,6 +88,17 @@ def select(similarities: Sequence[Tensor], bonuses: Sequence[Tensor], budgets: S
         place[: len(similarity), : len(similarity)] = similarity
     keep = greedy_max_min(padded, pad_rows(bonuses, -math.inf), budgets)
     return [keep[i, : len(similarity)] for i, similarity in enumerate(similarities)]
+
+
+def scaled(similarity: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor]:
+    """The selection in which soft terms scale the distance, in terms of the one in which they are added (ours).
+
+    next = argmax_{i not in S} [ min_{j in S} (1 - similarity_ij) * exp(bonus_i) ]; the first is still the one of
+    highest bonus. A copy of a kept token stays worthless, however new or moving it is. Returns the similarity (n, n)
+    and the bonus (n,), which then decides the start and nothing after it.
+    """
+    start = torch.nn.functional.one_hot(bonus.argmax(), len(bonus)).to(bonus.dtype)
+    return 1 - (1 - similarity) * bonus.exp(), start
 
 
 def kept_places(mask: Tensor, count: int) -> Tensor:

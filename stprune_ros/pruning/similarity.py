@@ -19,14 +19,17 @@ def known(views: Sequence[ViewTokens]) -> list[Known]:
 
     On the CPU each pair of frames is multiplied once and mirrored; elsewhere the views go through one batched product.
     """
-    missing = [view for view in views if view.known is None]
-    units = [unit_rows(view) for view in missing]
-    if any(x.device.type != 'cpu' for x in units):
-        found = products([x.flatten(0, 1) for x in units])
+    units = [unit_rows(view) if view.known is None else view.known.units for view in views]
+    found = [units[i].new_zeros(0, 0) if view.known is None else view.known.similarity for i, view in enumerate(views)]
+    # A view without frames may lie on another device than the rest: it has no part in a batch.
+    todo = [i for i, view in enumerate(views) if view.known is None and view.count]
+    if all(units[i].device.type == 'cpu' for i in todo):
+        computed = [within(units[i]) for i in todo]
     else:
-        found = [within(x) for x in units]
-    computed = iter([Known(x, similarity) for x, similarity in zip(units, found)])
-    return [view.known or next(computed) for view in views]
+        computed = products([units[i].flatten(0, 1) for i in todo])
+    for i, similarity in zip(todo, computed):
+        found[i] = similarity
+    return [Known(x, similarity) for x, similarity in zip(units, found)]
 
 
 def within(units: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ def prune_spatial(
     weight: float,
     sides: Sequence[Sides] | None = None,
     one_pays: bool = False,
+    scale: bool = False,
 ) -> list[Tensor]:
     """RSP over the whole ring; in its plain form every view pays for similarity to all that both neighbours show.
 
@@ -41,6 +42,7 @@ def prune_spatial(
     cosines within it, which MTP has computed already; budgets: per view.
     sides (ours): only tokens that both views of a pair can see in their overlap count, from calibration.
     one_pays (ours): a view pays only for what a neighbour pruned before it kept, so that no pair gives up both copies.
+    scale (ours): the penalty scales the distance instead of being taken off it.
     A neighbour without tokens adds nothing: there is no copy over there that could stand in (ours).
     Returns per view a bool (n,) keep mask with exactly its budget.
     """
@@ -72,7 +74,7 @@ def prune_spatial(
     for phase in phases_of(len(views), one_pays):
         active = [i for i in phase if len(views[i])]
         bonuses = [-weight * penalty(i) for i in active]
-        kept = select([similarities[i] for i in active], bonuses, [budgets[i] for i in active])
+        kept = select([similarities[i] for i in active], bonuses, [budgets[i] for i in active], scale)
         for i, mask in zip(active, kept):
             masks[i] = mask
         done.update(phase)

@@ -54,7 +54,8 @@ class PruningConfig:
     """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading.
 
     The switches are ours, off in the plain method: volatility along the motion that odometry explains, penalties only
-    within the overlap that calibration allows, and only one view of a pair paying for a copy.
+    within the overlap that calibration allows, only one view of a pair paying for a copy, frames that a frozen camera
+    repeats not taken for a static scene, and soft terms that scale the distance instead of being added to it.
     """
 
     method: str = 'st_prune'
@@ -65,6 +66,8 @@ class PruningConfig:
     compensate_motion: bool = False
     calibrated_overlap: bool = False
     one_pays: bool = False
+    skip_frozen: bool = False
+    scaled_terms: bool = False
     joint_weights: tuple[float, float, float] = (0.3, 0.7, 2.4)  # volatility, recency, commonness
 
     def __post_init__(self) -> None:

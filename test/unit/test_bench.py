@@ -117,7 +117,7 @@ def test_tables_say_what_is_missing():
     text = as_text(result)
     assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
     assert '| 1 (0.5 to 2) |' in text
-    assert f'- {FLOOR} on 108 tokens, D = 16, 25% kept: too slow' in text
+    assert f'- {FLOOR} on 108 tokens (3 x 3), D = 16, 25% kept: too slow' in text
     assert '- fast: not measured' in text
 
 
@@ -125,14 +125,15 @@ def test_growth_is_the_slope_in_tokens():
     assert slope([(x, 3 * x**1.7) for x in (10, 20, 90)]) == pytest.approx(1.7)
     rows = [
         {'method': FLOOR, 'tokens': 1176 * n, 'views': 6, 'frames': n, 'dim': 2048, 'keep': 0.1, 'ms_median': n**2}
-        for n in (1, 2, 4)
+        for n in (1, 2, 4, 8)
     ]
-    other = {**rows[0], 'dim': 64, 'ms_median': 1e6}
+    rows[0]['ms_median'] = 1e6  # a single frame, which has no temporal stage
+    other = {**rows[1], 'dim': 64, 'ms_median': 1e6}
     assert growth([*rows, other]) == [{'method': FLOOR, 'along': 'frames', 'points': 3, 'exponent': 2.0}]
 
 
 def tick(keep, cached, prefill, total, flops):
-    stages = {'prune': {'median': 1.0}, 'prefill': {'median': prefill}}
+    stages = {'prune': {'median': 1.0}, 'prefill': {'median': prefill}, 'describe': {'median': 50.0}}
     return {
         'model': 'M',
         'keep': keep,
@@ -152,16 +153,48 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
     assert found['st_prune: at most 2 times the similarity product'] == (2.1, False)
     assert found[f'{REUSE}: at most 2 times the similarity product'] == (None, None)
     judged = [holds for aim, (_, holds) in found.items() if aim.startswith('M: ')]
-    assert judged == [True, False, False]  # 0.1 %, 5.75 times, 17 % off
+    assert judged == [True, False, True, False]  # 0.1 %, 5.75 times, 6.4 times, 17 % off
 
 
 def test_an_expected_tick_scales_its_prefill_and_its_images():
     model = bench_ticks.TickModel(QWEN3_VL_2B, 1, 1)
     stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
-    done = {(1.0, True): {'stage_ms': stages, 'tokens_text': 10}}
+    done = {(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
     assert bench_ticks._expected(model, (1.0, False), {}) == 0
     assert bench_ticks._expected(model, (1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
+    assert bench_ticks._expected(model, (1.0, True), done) == pytest.approx(1.15)
     assert 0.15 < bench_ticks._expected(model, (0.1, True), done) < 0.15 + 0.12
+
+
+def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
+    turns = []
+    run = {'stage_ms': dict.fromkeys(STAGES, 4e3), 'kv_bytes': 1, 'peak_bytes': None} | dict.fromkeys(
+        ('tokens_full', 'tokens_visual', 'tokens_text'), 1
+    )
+
+    class Bench:
+        def __init__(self, model, dtype):
+            pass
+
+        def run(self, cell, frames=None):
+            turns.append(cell)
+            clock[0] += 24
+            return run
+
+    clock = [0.0]
+    monkeypatch.setattr(bench_ticks, 'TickBench', Bench)
+    monkeypatch.setattr(bench_ticks.time, 'monotonic', lambda: clock[0])
+    model = bench_ticks.QUICK[0]
+    rows = bench_ticks.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    assert bench_ticks.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
+    # The small one first; all tokens would take too long, so that there is time for another of the short ones.
+    assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
+    assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
+    assert rows[0]['tick_ms'] == {'median': 24e3, 'min': 24e3, 'max': 24e3}
+    assert 'would have exceeded' in rows[-1]['reason']
+    monkeypatch.setattr(bench_ticks, 'free_bytes', lambda: 2**20)
+    rows = bench_ticks.measure(model, 1e9, (1.0, 0.1), 3, lambda: None)
+    assert len(rows) == 4 and all('GiB are free' in row['reason'] for row in rows)
 
 
 def test_a_folder_that_is_not_there_is_said_before_anything_runs(tmp_path, capsys):

@@ -54,6 +54,16 @@ def test_the_graph_picks_the_same_tokens_again_and_again():
         assert torch.equal(found, greedy_plain(similarity, bonus, budgets, 20))
 
 
+@pytest.mark.parametrize('method', ['st_prune', 'mtp', 'rsp'])
+@pytest.mark.parametrize('one_pays', [False, True])
+def test_the_host_reads_no_value_on_the_way(method, one_pays):
+    """On a device that knows shapes only, whatever needs a value fails; on a GPU it would wait."""
+    views = [type(v)(v.name, v.tokens.to('meta'), v.slots) for v in ring(views=5)]
+    views[2] = type(views[2])('gone', torch.zeros(0, 0, 0, 0), ())
+    masks = METHODS[method](views, 3, PruningConfig(method, 0.25, one_pays=one_pays))
+    assert [mask.numel() for mask in masks] == [36, 36, 0, 36, 36]
+
+
 @needs_cuda
 def test_the_host_waits_for_nothing():
     views = [type(v)(v.name, v.tokens.to(DEVICE), v.slots) for v in ring()]

@@ -271,7 +271,7 @@ def test_every_method_runs(make, method):
         assert answer.tokens_kept == answer.tokens_full
 
 
-@pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays'])
+@pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays', 'scaled_terms'])
 def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     sets = [frame_set(ms, ego=replace(EGO, stamp_ns=ms * MS)) for ms in (1000, 1500, 2000)]
     plain = make().run(window(*sets))

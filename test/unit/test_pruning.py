@@ -15,7 +15,7 @@ from stprune_ros.pruning.baselines import spread, uniform_mask
 from stprune_ros.pruning.joint import commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
-from stprune_ros.pruning.temporal import volatility
+from stprune_ros.pruning.temporal import repeats, volatility
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import METHODS as OFFERED
 
@@ -24,10 +24,12 @@ WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their bu
 
 @pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize('seed', [0, 1])
-def test_equals_the_reference(ratio, seed):
+@pytest.mark.parametrize('scale', [False, True])
+def test_equals_the_reference(ratio, seed, scale):
     views = ring(seed=seed)
-    masks = prune(views, 3, ratio=ratio)
-    assert [mask.flatten().nonzero().flatten().tolist() for mask in masks] == reference_st_prune(views, 3, ratio)
+    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, scaled_terms=scale))(views, 3)
+    found = [mask.flatten().nonzero().flatten().tolist() for mask in masks]
+    assert found == reference_st_prune(views, 3, ratio, scale=scale)
 
 
 def test_greedy_prefers_the_far_and_breaks_ties_by_index():
@@ -78,6 +80,33 @@ def test_moving_and_recent_tokens_win_over_static_history():
     assert keep[:, 1, 1].all()
     # 16 tokens are kept; apart from the moving place every place is static, and its newest copy is the one that stays
     assert keep[3].sum() >= 12
+
+
+@pytest.mark.parametrize('method', ['st_prune', 'mtp', 'st_prune_joint'])
+def test_repeats_of_a_frozen_camera_come_last(method):
+    """A camera froze and woke up: what it repeated is no quiet scene and takes no token while there is anything else."""
+    frames = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(5))
+    view = ViewTokens('V', frames[[0, 0, 0, 1]], (0, 1, 2, 3))
+    [keep] = SpatioTemporalPruner(PruningConfig(method, 0.5, skip_frozen=True))([view], 4)
+    assert int(keep.sum()) == 24
+    assert not keep[:2].any()
+
+
+def test_frozen_frames_do_not_count_as_a_scene_that_stands_still():
+    frames = unit(torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(2)))
+    frozen = frames[[0, 0, 0, 1, 2]]
+    assert repeats(frozen).tolist() == [True, True, False, False, False]
+    assert torch.allclose(volatility(frozen, ~repeats(frozen)), volatility(frames), atol=1e-6)
+    assert not torch.allclose(volatility(frozen), volatility(frames), atol=0.05)
+
+
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
+def test_without_repeats_skipping_them_changes_nothing(method):
+    views = ring(seed=4)
+    plain, skipping = (
+        SpatioTemporalPruner(PruningConfig(method, 0.2, skip_frozen=skip))(views, 3) for skip in (False, True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain, skipping))
 
 
 def test_rsp_gives_up_what_a_neighbour_shows():

@@ -117,6 +117,15 @@ def test_views_without_frames_to_tell_apart_are_not_kept():
     assert cache.bytes == 0
 
 
+def test_a_missing_view_has_no_part_in_a_batch_on_another_device():
+    """The device is one that computes shapes only."""
+    views = [ViewTokens(str(n), torch.zeros(n, 2, 3, 8, device='meta'), tuple(range(n))) for n in (2, 3)]
+    views.insert(1, ViewTokens('gone', torch.zeros(0, 0, 0, 0), ()))
+    found = known(views)
+    assert [x.similarity.shape for x in found] == [(12, 12), (0, 0), (18, 18)]
+    assert [x.similarity.device.type for x in found] == ['meta', 'cpu', 'meta']
+
+
 def test_blocks_cover_the_whole_square():
     units = unit(torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)))
     flat = units.flatten(0, 1)
