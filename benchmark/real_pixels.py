@@ -29,7 +29,7 @@ from stprune_ros.offline.evaluate import config_of
 from stprune_ros.offline.replay import Sources, find_rig
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
-from stprune_ros.ros.images import decode
+from stprune_ros.ros.images import decode_for_model
 from stprune_ros.settings import METHODS, Settings
 from stprune_ros.vlm.loading import load
 
@@ -65,7 +65,7 @@ def measure(
         sources = Sources.of(bag, [], 'compressed')
         rig = find_rig(bag, sources, settings)
         backend, prompt = load(settings)
-        pipeline = Pipeline(settings, backend, rig, prompt, decode)
+        pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
         for window in tqdm(list(windows(bag, sources, settings, rig)), unit='tick', disable=not sys.stderr.isatty()):
             for method in methods:
                 for keep in KEEPS:

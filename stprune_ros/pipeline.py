@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from stprune_ros.blank import blank_answer
+from stprune_ros.core.governor import Cost, Governor, Limits
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import Roles
@@ -21,6 +23,7 @@ from stprune_ros.core.types import (
     Behavior,
     CameraFrame,
     CameraState,
+    Choice,
     EgoState,
     Status,
     StpruneError,
@@ -56,7 +59,8 @@ class _View:
 class Pipeline:
     """Decodes and encodes what is new, prunes, and asks the model. One thread at a time.
 
-    ``decode`` turns a CameraFrame into RGB uint8 (height, width, 3) and raises StpruneError for a broken image.
+    ``decode`` turns a CameraFrame into RGB uint8 (height, width, 3) and says by how much it reduced the sides, which it
+    may do for a model that reduces pictures to a given number of pixels. It raises StpruneError for a broken image.
     ``settings`` may be replaced between ticks (dynamic parameters).
     """
 
@@ -66,7 +70,7 @@ class Pipeline:
         backend: Backend,
         rig: CameraRig,
         prompt: Prompt,
-        decode: Callable[[CameraFrame], np.ndarray],
+        decode: Callable[[CameraFrame, int], tuple[np.ndarray, int]],
     ) -> None:
         self.settings = settings
         self.backend = backend
@@ -76,6 +80,7 @@ class Pipeline:
         self._decode = decode
         self._features: dict[Key, ImageFeatures | None] = {}  # frames of the last window; None: could not be decoded
         self._similarities = SimilarityCache()
+        self._governor = Governor()
         self._sizes_said: set[str] = set()
         warm_up()
 
@@ -83,12 +88,13 @@ class Pipeline:
         self,
         window: Window,
         *,
+        wait_ms: float = 0.0,
         cancel: Event | None = None,
         on_hint: Callable[[Answer], None] | None = None,
     ) -> Answer:
         """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before the text.
 
-        A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too.
+        ``wait_ms`` is the age of the set, which counts against a latency target. A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock = _StageClock()
@@ -101,6 +107,7 @@ class Pipeline:
         answer = replace(
             blank_answer(Status.UNKNOWN, window, self.settings, self.backend.info, self.prompt.id),
             views=tuple(ViewReport(view.camera, view.state, view.stamp_ns) for view in views),
+            wait_ms=wait_ms,
         )
         lost = [view.camera for view in views if view.camera in self.roles.critical and view.state != CameraState.OK]
         if lost:
@@ -110,21 +117,31 @@ class Pipeline:
                 answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms
             )
 
+        spent_ms = wait_ms + _ms_since(started)
+        choice = self._choose(views, spent_ms)
+        answer = replace(answer, choice=choice, keep_ratio=choice.ratio if choice else answer.keep_ratio)
         with clock.stage('prune'):
-            kept = self._prune(views, window.slots)
+            kept = self._prune(views, window.slots, answer.keep_ratio)
         with clock.stage('prefill'):
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
-        answer = replace(answer, views=_reports(views, kept), tokens_text=context.tokens_text)
+        answer = replace(
+            answer, views=_reports(views, kept), tokens_text=context.tokens_text, stage_ms=dict(clock.stage_ms)
+        )
 
         degraded = self._degradation(window, views, notes)
+        if choice is not None and choice.misses:
+            notes.append(_too_slow(choice))
         if _over(deadline) or _is_set(cancel):
+            self._learn(answer, spent_ms, wait_ms + _ms_since(started))
             status = Status.NO_HINT if _is_set(cancel) else Status.TIMEOUT
             return replace(
                 answer, status=status, description_status=status, notes=tuple(notes), stage_ms=clock.stage_ms
             )
         with clock.stage('hint'):
             hint = self._hint(context)
+        answer = replace(answer, hint_ms=_ms_since(started))
+        self._learn(answer, spent_ms, wait_ms + answer.hint_ms)
         status = _status(hint.status, degraded, late=_over(deadline))
         answer = replace(
             answer,
@@ -167,7 +184,8 @@ class Pipeline:
         frames = [frame for frame_set in window.sets for frame in frame_set.frames.values()]
         current = {frame.camera for frame in window.current.frames.values()}
         wanted = {_key(frame): frame for frame in frames if frame.camera in current}
-        known = {key: self._features[key] for key in wanted if key in self._features}
+        # Also of a camera that is silent just now: it will come back.
+        known = {key: self._features[key] for key in map(_key, frames) if key in self._features}
         new = [frame for key, frame in wanted.items() if key not in known]
         with clock.stage('decode'):
             images = [(frame, self._image(frame, notes)) for frame in new]
@@ -200,7 +218,7 @@ class Pipeline:
 
     def _image(self, frame: CameraFrame, notes: list[str]) -> np.ndarray | None:
         try:
-            image = self._decode(frame)
+            image, reduced_by = self._decode(frame, self.backend.model_pixels)
         except StpruneError as error:
             notes.append(f"image of camera '{frame.camera}' is left out: {error}")
             return None
@@ -213,14 +231,29 @@ class Pipeline:
             self._sizes_said.add(frame.camera)
             notes.append(
                 f"camera_info of camera '{frame.camera}' is for {model.width}x{model.height}, its images are"
-                f' {width}x{height}: its overlaps cannot be trusted;'
+                f' {width * reduced_by}x{height * reduced_by}: its overlaps cannot be trusted;'
                 ' publish the camera_info that belongs to the images'
             )
         return image
 
-    def _prune(self, views: list[_View], history: int) -> list[torch.Tensor]:
+    def _choose(self, views: list[_View], spent_ms: float) -> Choice | None:
+        """The keep ratio that the latency target leaves room for; None without a target."""
+        limits = Limits(*(self.settings[f'latency.{name}'] for name in ('target_ms', 'keep_min', 'keep_max')))
+        if not limits.target_ms:
+            return None
+        full = sum(math.prod(features.grid) for view in views for features in view.features)
+        return self._governor.choose(limits, self.settings['pruning.keep_ratio'], spent_ms, full)
+
+    def _learn(self, answer: Answer, spent_ms: float, until_ms: float) -> None:
+        """Let the governor know what the tick took up to the hint, or up to where it was cut."""
+        if answer.choice is not None:
+            kept, run = answer.tokens_kept, answer.tokens_kept + answer.tokens_text
+            prefill_ms = answer.stage_ms['prefill']
+            self._governor.observe(Cost(spent_ms, until_ms - spent_ms, prefill_ms, kept, run))
+
+    def _prune(self, views: list[_View], history: int, ratio: float) -> list[torch.Tensor]:
         """Keep masks per view, bool (T, rows, columns)."""
-        config = config_of(self.settings)
+        config = replace(config_of(self.settings), keep_ratio=ratio)
         tokens = [
             view_tokens(
                 view.camera,
@@ -344,6 +377,18 @@ def _status(status: Status, degraded: bool, late: bool) -> Status:
     if status == Status.OK and late:
         return Status.TIMEOUT
     return Status.DEGRADED if status == Status.OK and degraded else status
+
+
+def _too_slow(choice: Choice) -> str:
+    about = 10 * math.ceil(choice.expected_ms / 10)  # rounded, so that every tick says the same
+    return (
+        f"'latency.target_ms' is {choice.target_ms:g}, but even at keep ratio {choice.ratio:g} a hint takes about"
+        f' {about} ms: raise it, or lower latency.keep_min, history.frames or model.max_image_pixels'
+    )
+
+
+def _ms_since(started: float) -> float:
+    return (time.monotonic() - started) * 1e3
 
 
 def _over(deadline: float | None) -> bool:

@@ -177,6 +177,20 @@ PARAMETERS: tuple[Parameter, ...] = (
         dynamic=True,
     ),
     Parameter('pruning.seed', 0, 'seed of the method random', 0, 2**31 - 1, dynamic=True),
+    Parameter(
+        'latency.target_ms',
+        0.0,
+        'the keep ratio is chosen so that hints come this long after the anchor stamp; 0: pruning.keep_ratio stays',
+        0.0,
+        60000.0,
+        dynamic=True,
+    ),
+    Parameter(
+        'latency.keep_min', 0.05, 'lowest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True
+    ),
+    Parameter(
+        'latency.keep_max', 1.0, 'highest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True
+    ),
     Parameter('model.path', '', 'model folder, or a hub id; empty: the bundled ringworld model'),
     Parameter('model.revision', '', 'hub revision; empty: the default one'),
     Parameter('model.allow_download', False, 'let a hub id be downloaded; off: local files only'),
@@ -274,6 +288,16 @@ def check_together(settings: Settings) -> None:
                 f"camera '{known}' in 'cameras.anchor' or 'cameras.critical' is not in 'cameras.names':"
                 f' {", ".join(names)}'
             )
+    if settings['latency.keep_min'] > settings['latency.keep_max']:
+        raise StpruneError(
+            f"parameter 'latency.keep_min' is {settings['latency.keep_min']:g}, more than 'latency.keep_max',"
+            f' {settings["latency.keep_max"]:g}'
+        )
+    if settings['latency.target_ms'] and settings['pruning.method'] == 'none':
+        raise StpruneError(
+            f"parameter 'latency.target_ms' is {settings['latency.target_ms']:g}, but the method 'none' keeps every"
+            " token: choose another 'pruning.method', or 0"
+        )
     reach = settings['sync.tolerance_ms'] + max((abs(offset) for offset in offsets), default=0.0)
     if settings['sync.max_wait_ms'] < reach:
         raise StpruneError(

@@ -159,11 +159,27 @@ class ViewReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A keep ratio chosen for a latency target; ``expected_ms`` up to the hint with it, NaN until there is a guess."""
+
+    ratio: float
+    expected_ms: float
+    target_ms: float
+
+    @property
+    def misses(self) -> bool:
+        """Whether the target is out of reach: a ratio above the lowest is chosen only where it can be met."""
+        return self.expected_ms > self.target_ms
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Everything one tick says; ``distribution`` holds (behavior, probability) for every candidate, summing to one.
 
     ``status`` is that of the hint, ``description_status`` that of the text, which is written after the hint is out.
     ``max_speed`` (m/s) and ``distance`` (m) are NaN when unknown. ``stage_ms`` holds disjoint stage times.
+    ``wait_ms`` is the age of the set when the tick began (0 in replay), ``hint_ms`` the time from there to the hint,
+    NaN without one. ``choice`` is the keep ratio that a latency target led to, None without a target.
     ``notes`` are sentences about what is degraded, for logs and diagnostics.
     """
 
@@ -188,7 +204,15 @@ class Answer:
     method: str = ''
     keep_ratio: float = 1.0
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+    wait_ms: float = 0.0
+    hint_ms: float = float('nan')
+    choice: Choice | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def tick_ms(self) -> float:
+        """Processing time of the whole tick."""
+        return sum(self.stage_ms.values())
 
     @property
     def tokens_full(self) -> int:

@@ -142,7 +142,7 @@ class TickBench:
         )
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))
-        self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame: frame.payload)  # type: ignore[arg-type]
+        self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]
 
     @property
     def probe(self) -> Any:

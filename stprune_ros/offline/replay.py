@@ -1,4 +1,7 @@
-"""Runs the pipeline over a bag as fast as it goes: no clock, no drops, the same answers every time."""
+"""Runs the pipeline over a bag as fast as it goes: no clock, no drops, the same answers every time.
+
+With a latency target the keep ratio follows the time that ticks take, and two runs differ.
+"""
 
 from __future__ import annotations
 
@@ -219,7 +222,16 @@ class Replay:
         self.tally.add(answer, truth.behavior)
         self._first_ns = current.stamp_ns if self._first_ns is None else self._first_ns
         seconds = (current.stamp_ns - self._first_ns) / 1e9
-        self.marks.append(Mark(seconds, answer.status.name, answer.behavior.name, truth.behavior))
+        self.marks.append(
+            Mark(
+                seconds,
+                answer.status.name,
+                answer.behavior.name,
+                truth.behavior,
+                answer.keep_ratio,
+                answer.wait_ms + answer.hint_ms,
+            )
+        )
         self.shown.add(self._show(window, answer, seconds, truth) if self.shown.wants_next() else None)
 
     def _write(self, writer: McapWriter, topic: str, convert: Any, answer: Answer) -> None:
@@ -237,14 +249,14 @@ class Replay:
             return Picture(camera, direction)
         return Picture(camera, direction, jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep)))
 
-    def _decode(self, frame: CameraFrame) -> np.ndarray:
+    def _decode(self, frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
         try:
-            image = images.decode(frame)
+            image, reduced_by = images.decode_for_model(frame, model_pixels)
         except StpruneError as error:
             self._error(f"image of camera '{frame.camera}' is left out: {error}")  # as the pipeline's note will say
             raise
         self._images[frame.camera] = image
-        return image
+        return image, reduced_by
 
     def _note_topics(self) -> None:
         odometry = self._sources.odometry
@@ -268,12 +280,20 @@ def told(summary: Mapping[str, Any], output: Path) -> str:
         f'{summary["sets_full"]} full, {summary["sets_partial"]} partial, {summary["sets_skipped"]} skipped frame sets'
     )
     kept = f'{summary["tokens_kept"]:.1f} of {summary["tokens_full"]:.1f}'
+    ratio = 'a ratio that follows the latency' if summary['latency'] else f'{summary["keep_ratio"]:g}'
     lines = [
         f'ring    {", ".join(summary["cameras"])}',
         f'ticks   {summary["ticks"]} ({sets})',
-        f'tokens  {kept} kept per tick, {summary["method"]} at {summary["keep_ratio"]:g}',
+        f'tokens  {kept} kept per tick, {summary["method"]} at {ratio}',
         f'hints   {", ".join(f"{name} {count}" for name, count in summary["hints"].items()) or "none"}',
     ]
+    latency = summary['latency']
+    if latency:
+        ratios = latency['keep_ratio']
+        lines.append(
+            f'latency {latency["met"]} of {latency["ticks"]} hints within {latency["target_ms"]:g} ms,'
+            f' keep ratio {ratios["min"]:g} to {ratios["max"]:g}; not repeatable, it follows the machine'
+        )
     if summary['truth']:
         lines.append(f'truth   {summary["truth"]["hits"]} of {summary["truth"]["known"]} hints are right')
     if summary['errors']:

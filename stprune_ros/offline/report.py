@@ -16,17 +16,23 @@ from stprune_ros.core.types import Answer, CameraState, Status
 from stprune_ros.offline.style import BEHAVIOR_COLOURS, STYLE
 from stprune_ros.offline.truth import UNKNOWN, TrueTick
 
+PACE_POINTS = 150
 STAGE_COLOURS = ('#5b8def', '#8a6fd1', '#e0a526', '#3f9c78', '#d6655a', '#6fa8b8')
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One tick on the time line; ``truth`` is a behavior name where the bag knows it."""
+    """One tick on the time line; ``truth`` is a behavior name where the bag knows it.
+
+    ``hint_ms`` is the time up to the hint, NaN without one.
+    """
 
     seconds: float
     status: str
     behavior: str
     truth: str = ''
+    keep_ratio: float = 1.0
+    hint_ms: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ def render(summary: Mapping[str, Any], marks: Sequence[Mark], shown: Sequence[Sh
         _warnings(summary),
         _figures(summary),
         _overview(summary, marks, rig),
+        _pace(summary, marks),
         '<h2>Ticks</h2>',
         '<p class="soft small">Kept tokens of the current frame are bright, dropped ones grey. The small masks show'
         ' the kept tokens of every frame in the history, oldest first.</p>',
@@ -85,7 +92,11 @@ def colour(behavior: str) -> str:
 
 def _head(summary: Mapping[str, Any]) -> str:
     model = f'{escape(summary["model_id"])} <span class="mono small">{escape(summary["model_revision"])}</span>'
-    method = f'{escape(summary["method"])}, keeping {summary["keep_ratio"]:.4g} of the visual tokens'
+    latency = summary['latency']
+    kept = f'{summary["keep_ratio"]:.4g} of the visual tokens'
+    if latency:
+        kept = f'what hints within {latency["target_ms"]:g} ms leave time for'
+    method = f'{escape(summary["method"])}, keeping {kept}'
     source = escape(summary['bag'])
     return f"""<h1>What the cameras saw, and what was made of it</h1>
 <div class="soft">{source}<br>{model} &middot; {method}</div>"""
@@ -119,11 +130,24 @@ def _figures(summary: Mapping[str, Any]) -> str:
         figures.append(
             (f'{truth["hits"]} of {truth["known"]}', 'hints equal the truth<br>' + f'{truth["misses"]} do not')
         )
-    tick = summary['stage_ms'].get('tick')
-    if tick:
-        figures.append((f'{tick["p50"]:.0f} ms', f'median tick<br>95 % stay below {tick["p95"]:.0f} ms'))
+    for key, text in (('hint_ms', 'up to the hint'), ('tick_ms', 'whole tick, description included')):
+        times = summary[key]
+        if times:
+            note = f'{text}, median<br>95 % stay below {times["p95"]:.0f} ms'
+            figures.append((f'{times["p50"]:.0f} ms', note))
+    latency = summary['latency']
+    if latency:
+        figures.append(
+            (f'{100 * latency["met_share"]:.0f} %', f'hints within {latency["target_ms"]:g} ms<br>{_reach(latency)}')
+        )
     cells = [f'<div class="card"><b>{value}</b><span class="soft small">{text}</span></div>' for value, text in figures]
     return f'<div class="figures">{"".join(cells)}</div>'
+
+
+def _reach(latency: Mapping[str, Any]) -> str:
+    ratios = latency['keep_ratio']
+    missed = latency['out_of_reach']
+    return f'keep ratio {ratios["min"]:.3g} to {ratios["max"]:.3g}' + (f', {missed} out of reach' if missed else '')
 
 
 def _overview(summary: Mapping[str, Any], marks: Sequence[Mark], rig: CameraRig | None) -> str:
@@ -166,6 +190,41 @@ def _timeline(marks: Sequence[Mark]) -> str:
         place = f'x="{48 + 74 * tenth}" y="{bottom + 12}" text-anchor="{anchor}"'
         parts.append(f'<text class="soft" {place}>{start + span * tenth / 10:.1f} s</text>')
     return f'<svg viewBox="0 0 790 {bottom + 18}" role="img" aria-label="hints over time">{"".join(parts)}</svg>'
+
+
+def _pace(summary: Mapping[str, Any], marks: Sequence[Mark]) -> str:
+    """Time up to the hint above, keep ratio below, where a latency target tied them; the worst of every few ticks."""
+    latency = summary['latency']
+    if not latency or not marks:
+        return ''
+    size = math.ceil(len(marks) / PACE_POINTS)
+    groups = [marks[start : start + size] for start in range(0, len(marks), size)]
+    slowest = [max((mark.hint_ms for mark in group if mark.hint_ms >= 0), default=math.nan) for group in groups]
+    lowest = [min(mark.keep_ratio for mark in group) for group in groups]
+    target = latency['target_ms']
+    top_ms = 1.1 * max([target, *[ms for ms in slowest if ms >= 0]])
+    top_ratio = 1.1 * max(lowest)
+    line = f'x1="48" x2="790" y1="{_y(target / top_ms, 100):.1f}" y2="{_y(target / top_ms, 100):.1f}"'
+    parts = [
+        f'<line {line} stroke="{STAGE_COLOURS[4]}" stroke-dasharray="5 4"/>',
+        f'<text class="soft" x="0" y="{_y(target / top_ms, 100) + 4:.1f}">{target:g} ms</text>',
+        f'<text class="soft" x="0" y="{_y(max(lowest) / top_ratio, 200) + 4:.1f}">{max(lowest):.2g}</text>',
+        f'<text class="soft" x="0" y="{_y(min(lowest) / top_ratio, 200) + 4:.1f}">{min(lowest):.2g}</text>',
+    ]
+    for values, top, bottom, tone in ((slowest, top_ms, 100, 0), (lowest, top_ratio, 200, 2)):
+        width = 742 / max(1, len(values) - 1)
+        points = ' '.join(
+            f'{48 + width * index:.1f},{_y(value / top, bottom):.1f}'
+            for index, value in enumerate(values)
+            if not math.isnan(value)
+        )
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{STAGE_COLOURS[tone]}" stroke-width="1.5"/>')
+    drawing = f'<svg viewBox="0 0 790 208" role="img" aria-label="latency over time">{"".join(parts)}</svg>'
+    return f'<h2>Time up to the hint, and the keep ratio that it led to</h2><div class="card">{drawing}</div>'
+
+
+def _y(share: float, bottom: float) -> float:
+    return bottom - 90 * share
 
 
 def _ring(rig: CameraRig, summary: Mapping[str, Any]) -> str:
@@ -293,7 +352,9 @@ def _views(summary: Mapping[str, Any]) -> str:
 
 def _times(summary: Mapping[str, Any]) -> str:
     keys = ('p50', 'p95', 'max')
-    rows = [(stage, *(f'{times[key]:.1f}' for key in keys)) for stage, times in summary['stage_ms'].items()]
+    stages = {**summary['stage_ms'], 'up to the hint': summary['hint_ms'], 'whole tick': summary['tick_ms']}
+    stages.pop('tick', None)
+    rows = [(stage, *(f'{times[key]:.1f}' for key in keys)) for stage, times in stages.items() if times]
     return '<h2>Times in ms</h2>' + _table(('stage', 'median', '95 % stay below', 'slowest'), rows)
 
 

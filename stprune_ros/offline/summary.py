@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, CameraState, Status
+from stprune_ros.core.types import Answer, CameraState, Choice, Status
 from stprune_ros.settings import Settings
 
 MAX_SENTENCES = 50
@@ -53,6 +54,9 @@ class Tally:
         self._views: dict[str, Counter[str]] = defaultdict(Counter)
         self._budgets: Counter[str] = Counter()
         self._stage_ms: dict[str, list[float]] = defaultdict(list)
+        self._hint_ms: list[float] = []  # ticks with a hint
+        self._choices: list[Choice] = []  # ticks with a latency target
+        self._met = 0
         self._off_budget = 0.0
         self._confusion: dict[str, Counter[str]] = defaultdict(Counter)
         self._last: Answer | None = None
@@ -75,7 +79,12 @@ class Tally:
             self._off_budget = max(self._off_budget, abs(view.tokens_kept - budget))
         for stage, ms in answer.stage_ms.items():
             self._stage_ms[stage].append(ms)
-        self._stage_ms['tick'].append(sum(answer.stage_ms.values()))
+        self._stage_ms['tick'].append(answer.tick_ms)
+        if not math.isnan(answer.hint_ms):
+            self._hint_ms.append(answer.hint_ms)
+        if answer.choice is not None:
+            self._choices.append(answer.choice)
+            self._met += answer.wait_ms + answer.hint_ms <= answer.choice.target_ms
 
     def summary(
         self,
@@ -86,7 +95,10 @@ class Tally:
         counters: Mapping[str, int],
         topics: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees."""
+        """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees.
+
+        ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included.
+        """
         last = self._last
         views = {camera: self._view(camera, rig) for camera in rig.ring}
         return {
@@ -119,6 +131,9 @@ class Tally:
             'error_sentences': self.errors.listed(),
             'notes': list(self.notes.counts),
             'stage_ms': {stage: quantiles(values) for stage, values in self._stage_ms.items()},
+            'hint_ms': quantiles(self._hint_ms) if self._hint_ms else None,
+            'tick_ms': quantiles(self._stage_ms['tick']) if self.ticks else None,
+            'latency': self._latency(),
         }
 
     def _view(self, camera: str, rig: CameraRig) -> dict[str, Any]:
@@ -131,6 +146,24 @@ class Tally:
             'tokens_full': round(counts['full'] / ticks, 3),
             'tokens_kept': round(counts['kept'] / ticks, 3),
             'tokens_budget': round(self._budgets[camera] / ticks, 3),
+        }
+
+    def _latency(self) -> dict[str, Any] | None:
+        """How the latency target was held: the ratios chosen, and how many of the ticks had their hint in time."""
+        if not self._choices:
+            return None
+        ratios = [choice.ratio for choice in self._choices]
+        return {
+            'target_ms': self._choices[-1].target_ms,
+            'ticks': len(ratios),
+            'met': self._met,
+            'met_share': round(self._met / len(ratios), 4),
+            'out_of_reach': sum(choice.misses for choice in self._choices),
+            'keep_ratio': {
+                'min': round(min(ratios), 4),
+                'median': round(float(np.median(ratios)), 4),
+                'max': round(max(ratios), 4),
+            },
         }
 
     def _truth(self) -> dict[str, Any] | None:

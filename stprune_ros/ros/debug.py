@@ -10,6 +10,7 @@ import numpy as np
 from stprune_ros.core.types import ViewReport
 
 TILE_WIDTH, TILE_HEIGHT = 320, 180
+TILE_PIXELS = TILE_WIDTH * TILE_HEIGHT
 DIMMED = 0.25
 
 

@@ -5,6 +5,7 @@ Monitors match on names and messages: both are constants; what varies goes into 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ SKIPPING = 'slower than the cameras: frame sets are skipped'
 FAILED = 'inference failed'
 NOTHING_YET = 'no answer yet'
 NOT_VALID = 'the last answer was not valid'
+TOO_SLOW = 'the latency target is out of reach at the lowest keep ratio'
 
 
 @dataclass
@@ -64,7 +66,15 @@ class Report:
 def reports(health: Health, settings: Settings, now: float) -> list[Report]:
     """Every status at ``now`` (time.monotonic() seconds)."""
     cameras = [_camera(camera, seen, health, settings, now) for camera, seen in health.cameras.items()]
-    return [_rig(health), _model(health.answer), *cameras, _odometry(health, now), _inference(health), _clock(health)]
+    return [
+        _rig(health),
+        _model(health.answer),
+        *cameras,
+        _odometry(health, now),
+        _inference(health),
+        _latency(health.answer),
+        _clock(health),
+    ]
 
 
 def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticArray:
@@ -128,6 +138,7 @@ def _inference(health: Health) -> Report:
     }
     if answer is not None:
         values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in answer.stage_ms.items()})
+        values.update(wait_ms=f'{answer.wait_ms:.1f}', up_to_hint_ms=_ms(answer.hint_ms), tick_ms=_ms(answer.tick_ms))
     if health.failures:
         return Report('inference', ERROR, FAILED, values)
     if answer is None:
@@ -135,6 +146,23 @@ def _inference(health: Health) -> Report:
     if answer.status not in (Status.OK, Status.DEGRADED):
         return Report('inference', WARN, NOT_VALID, values)
     return Report('inference', WARN, SKIPPING, values) if skipping else Report('inference', OK, ALL_WELL, values)
+
+
+def _latency(answer: Answer | None) -> Report:
+    if answer is None or answer.choice is None:
+        return Report('latency', OK, ALL_WELL, {'target_ms': NOT_AVAILABLE})
+    choice = answer.choice
+    values = {
+        'target_ms': f'{choice.target_ms:g}',
+        'expected_ms': _ms(choice.expected_ms),
+        'source_to_hint_ms': _ms(answer.wait_ms + answer.hint_ms),
+        'keep_ratio': f'{choice.ratio:.4g}',
+    }
+    return Report('latency', WARN, TOO_SLOW, values) if choice.misses else Report('latency', OK, ALL_WELL, values)
+
+
+def _ms(time_ms: float) -> str:
+    return NOT_AVAILABLE if math.isnan(time_ms) else f'{time_ms:.1f}'
 
 
 def _clock(health: Health) -> Report:

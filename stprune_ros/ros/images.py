@@ -36,6 +36,8 @@ BYTES_PER_PIXEL = {
     'yuyv': 2,
 }
 
+SPARE = 2  # how much larger than the model's own picture, per side, a reduced one must be (measured, issue 4)
+REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG', b'IEND'
 
@@ -45,8 +47,17 @@ def decode(frame: CameraFrame) -> np.ndarray:
 
     Raises StpruneError saying what is wrong with the image.
     """
+    return decode_for_model(frame, 0)[0]
+
+
+def decode_for_model(frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
+    """Pixels as `decode` gives them, and by how much their sides were reduced: 1, 2, 4 or 8.
+
+    The model reduces a picture to at most ``model_pixels`` pixels (0: not known). Where a JPEG has far more, the codec
+    leaves the finest detail out and need not compute it. Raises StpruneError like `decode`.
+    """
     compressed = hasattr(frame.payload, 'format')  # an Image has an encoding instead
-    return decode_compressed(frame.payload) if compressed else decode_raw(frame.payload)
+    return decode_compressed(frame.payload, model_pixels) if compressed else (decode_raw(frame.payload), 1)
 
 
 def decode_raw(message: Any) -> np.ndarray:
@@ -62,8 +73,10 @@ def decode_raw(message: Any) -> np.ndarray:
     data = np.frombuffer(message.data, np.uint8)
     if len(data) < step * height:
         raise StpruneError(f'the image has {len(data)} bytes, but {height} rows of step {step} take {step * height}')
-    if step > row:  # rosbags-image knows no padding
-        data = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row]).reshape(-1)
+    rows = data[: step * height].reshape(height, step)[:, :row]
+    if encoding == 'rgb8':
+        return rows.reshape(height, width, 3)
+    data = np.ascontiguousarray(rows).reshape(-1)  # rosbags-image knows no padding
     plain = SimpleNamespace(
         height=height, width=width, step=row, encoding=encoding, is_bigendian=message.is_bigendian, data=data
     )
@@ -73,20 +86,49 @@ def decode_raw(message: Any) -> np.ndarray:
         raise StpruneError(f'{width}x{height} {encoding} cannot be converted to RGB: {_one_line(error)}') from None
 
 
-def decode_compressed(message: Any) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage. Raises StpruneError."""
+def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
+    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and its `reduction`. Raises StpruneError."""
     data = np.frombuffer(message.data, np.uint8)
     if len(data) == 0:
         raise StpruneError('the compressed image has no bytes')
-    if is_truncated(data.tobytes()):
+    content = data.tobytes()
+    if is_truncated(content):
         raise StpruneError(f"the compressed image ('{message.format}', {len(data)} bytes) is truncated")
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        reduced_by = reduction(content, model_pixels)
+        image = cv2.imdecode(data, REDUCED.get(reduced_by, cv2.IMREAD_COLOR))
     except cv2.error:
         image = None
     if image is None:
         raise StpruneError(f"{len(data)} bytes of format '{message.format}' are no image that OpenCV can decode")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), reduced_by
+
+
+def reduction(data: bytes, model_pixels: int) -> int:
+    """By how much the sides of a JPEG may be reduced for a model that reduces it to ``model_pixels``: 8, 4, 2 or 1.
+
+    What is left is SPARE times as large, per side, as what the model gets: reduced to just that size, a picture differs
+    enough from one that the model reduced itself to turn hints. The sides must divide, or the aspect would change.
+    """
+    height, width = jpeg_size(data) if model_pixels else (0, 0)
+    for factor in REDUCED:
+        fits = height * width >= model_pixels * (SPARE * factor) ** 2
+        if height and fits and height % factor == width % factor == 0:
+            return factor
+    return 1
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from the frame header of a JPEG; (0, 0) where there is none to be found."""
+    place = 2
+    while data.startswith(JPEG_START) and place + 9 <= len(data) and data[place] == 0xFF:
+        kind = data[place + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[place + 5 : place + 7], 'big'), int.from_bytes(
+                data[place + 7 : place + 9], 'big'
+            )
+        place += 1 if kind == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+    return 0, 0
 
 
 def is_truncated(data: bytes) -> bool:
@@ -95,7 +137,8 @@ def is_truncated(data: bytes) -> bool:
     Coded JPEG data never holds an end marker, so one must follow the last start of scan; a preview inside has its own.
     """
     if data.startswith(JPEG_START):
-        return data.rfind(JPEG_END) <= data.rfind(JPEG_SCAN)
+        end = data.rfind(JPEG_END)
+        return end < 0 or data.find(JPEG_SCAN, end) >= 0
     if data.startswith(PNG_START):
         return PNG_END not in data[-64:]
     return False

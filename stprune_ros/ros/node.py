@@ -32,7 +32,7 @@ from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
 from stprune_ros.ros import diagnostics, parameters, qos
-from stprune_ros.ros.images import decode
+from stprune_ros.ros.images import decode_for_model
 from stprune_ros.ros.outputs import Outputs, sentence
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings import Settings
@@ -117,7 +117,7 @@ class StpruneNode(Node):
     def _use_rig(self, rig: CameraRig) -> None:
         from stprune_ros.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
 
-        self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode)
+        self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
         self._stream = SensorStream(self.settings, rig)
         self._health.counters = self._stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
@@ -176,7 +176,9 @@ class StpruneNode(Node):
             if not cancel.is_set():
                 self._outputs.hint(answer, settings)
 
-        answer = self._pipeline.run(window, cancel=cancel, on_hint=publish_hint)
+        now_ns = self.get_clock().now().nanoseconds  # 0: simulated time does not run yet
+        wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
+        answer = self._pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint)
         if cancel.is_set():
             return
         if not hinted:

@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage
 
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
 from stprune_ros.ros import conversions, debug, qos
-from stprune_ros.ros.images import decode
+from stprune_ros.ros.images import decode_for_model
 from stprune_ros.settings import Settings
 
 if TYPE_CHECKING:  # torch comes with it
@@ -57,7 +57,7 @@ class Outputs:
         for view in answer.views:
             frame = window.current.frames.get(view.camera)
             if view.tokens_full and frame is not None:
-                images[view.camera] = decode(frame)
+                images[view.camera], _ = decode_for_model(frame, debug.TILE_PIXELS)
         message = CompressedImage(format='jpeg', data=array('B', debug.jpeg(debug.mosaic(answer.views, images))))
         message.header = conversions.header(answer, settings, self._types)
         self._mosaics.publish(message)

@@ -78,6 +78,7 @@ class Backend(Protocol):
     """A hosted model. One thread at a time."""
 
     info: ModelInfo
+    model_pixels: int  # larger images are reduced to this many pixels before the model sees them; 0: never
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """Visual tokens of each RGB image, uint8 (height, width, 3); images may differ in size."""

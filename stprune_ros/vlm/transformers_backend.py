@@ -61,6 +61,7 @@ class TransformersBackend:
         self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
         self._merge: int = model.config.vision_config.spatial_merge_size
         self._size = _image_size(processor, max_image_pixels)
+        self.model_pixels = self._size['longest_edge']
         self._end_id: int = tokenizer.eos_token_id
         stops = model.generation_config.eos_token_id
         self._stop_ids = {self._end_id, *(stops if isinstance(stops, list) else [stops])}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip('rclpy')
 
 from builtin_interfaces.msg import Time
 
-from stprune_ros.core.types import Answer, CameraState, Status, ViewReport
+from stprune_ros.core.types import Answer, CameraState, Choice, Status, ViewReport
 from stprune_ros.ros import diagnostics
 from stprune_ros.ros.diagnostics import ERROR, OK, WARN, Health, reports, to_array
 from stprune_ros.settings import Settings
@@ -91,6 +93,31 @@ def test_random_weights_are_a_warning():
     health = healthy()
     health.answer = answer(trained=False)
     assert found(health)['model'] == (WARN, diagnostics.UNTRAINED)
+
+
+def test_latency_target_out_of_reach_is_a_warning_with_both_numbers():
+    health = healthy()
+    health.answer = replace(answer(), wait_ms=30.0, hint_ms=40.0, keep_ratio=0.05, choice=Choice(0.05, 72.0, 60.0))
+    [latency] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'latency']
+    assert (latency.level, latency.message) == (WARN, diagnostics.TOO_SLOW)
+    assert latency.values == {
+        'target_ms': '60',
+        'expected_ms': '72.0',
+        'source_to_hint_ms': '70.0',
+        'keep_ratio': '0.05',
+    }
+    health.answer = replace(health.answer, choice=Choice(0.1, 55.0, 60.0))
+    assert found(health)['latency'] == (OK, diagnostics.ALL_WELL)
+
+
+def test_times_up_to_the_hint_and_of_the_tick_are_told_apart():
+    health = healthy()
+    health.answer = replace(answer(), hint_ms=8.0)
+    values = next(report for report in reports(health, SETTINGS, NOW) if report.name == 'inference').values
+    assert (values['up_to_hint_ms'], values['tick_ms']) == ('8.0', '12.0')
+    health.answer = answer()
+    values = next(report for report in reports(health, SETTINGS, NOW) if report.name == 'inference').values
+    assert values['up_to_hint_ms'] == diagnostics.NOT_AVAILABLE
 
 
 def test_message_holds_every_status():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import CameraFrame, StpruneError
-from stprune_ros.ros.images import BYTES_PER_PIXEL, decode, is_truncated
+from stprune_ros.ros.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction
 
 HEIGHT, WIDTH = 6, 8
 COLOUR = (200, 120, 40)  # RGB
@@ -164,3 +164,70 @@ def test_preview_inside_a_truncated_jpeg_does_not_hide_it():
 def test_padding_behind_a_jpeg_is_no_truncation():
     data = compressed(flat()).data.tobytes() + bytes(100)
     assert decode(frame(SimpleNamespace(format='jpeg', data=array('B', data)))).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize('padding', [0, 10])
+def test_rgb8_is_not_copied(padding):
+    message = raw('rgb8', flat(), padding)
+    image = decode(frame(message))
+    assert np.shares_memory(image, np.frombuffer(message.data, np.uint8))
+    assert np.array_equal(image, flat())
+
+
+def jpeg_of(height: int, width: int, *options: int) -> bytes:
+    ramp = np.linspace(0, 255, height * width * 3).reshape(height, width, 3).astype(np.uint8)
+    return cv2.imencode('.jpg', ramp, options)[1].tobytes()
+
+
+@pytest.mark.parametrize('options', [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)])
+def test_size_of_a_jpeg(options):
+    assert jpeg_size(jpeg_of(90, 160, *options)) == (90, 160)
+    preview = jpeg_of(8, 8)
+    whole = jpeg_of(90, 160, *options)
+    segment = b'\xff\xe1' + (len(preview) + 2).to_bytes(2, 'big') + preview
+    assert jpeg_size(whole[:2] + segment + whole[2:]) == (90, 160)
+
+
+@pytest.mark.parametrize(
+    'data', [b'', JPEG_HEAD := b'\xff\xd8', JPEG_HEAD + b'\xff' * 40, JPEG_HEAD + b'\xff\xe0\xff\xff1234567']
+)
+def test_size_of_what_is_no_jpeg(data):
+    assert jpeg_size(data) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'model', 'factor'),
+    [
+        (192, 320, (96, 160), 1),  # the bundled model: half the size would be just what it gets
+        (384, 640, (96, 160), 2),
+        (900, 1600, (96, 160), 4),
+        (1080, 1920, (60, 100), 8),
+        (900, 1600, (30, 50), 4),  # 900 is no multiple of 8
+        (899, 1600, (30, 50), 1),
+        (900, 1600, (450, 800), 1),
+        (900, 1600, (0, 0), 1),
+    ],
+)
+def test_what_is_left_is_twice_what_the_model_gets(height, width, model, factor):
+    data = jpeg_of(height, width)
+    pixels = model[0] * model[1]
+    assert reduction(data, pixels) == factor
+    image, reduced_by = decode_for_model(frame(SimpleNamespace(format='jpeg', data=array('B', data))), pixels)
+    assert reduced_by == factor
+    assert image.shape == (height // factor, width // factor, 3)
+    assert factor == 1 or (image.shape[0] >= 2 * model[0] and image.shape[1] >= 2 * model[1])
+
+
+def test_a_reduced_picture_is_the_same_picture():
+    blocks = np.random.default_rng(1).integers(0, 255, (6, 8, 3), np.uint8)
+    big = cv2.resize(blocks, (640, 480), interpolation=cv2.INTER_CUBIC)
+    message = compressed(big)
+    whole = decode(frame(message))
+    reduced, factor = decode_for_model(frame(message), 60 * 80)
+    assert factor == 4
+    assert np.abs(reduced.astype(int) - cv2.resize(whole, (160, 120), interpolation=cv2.INTER_AREA)).mean() < 1
+
+
+def test_only_jpeg_is_reduced():
+    assert decode_for_model(frame(compressed(np.zeros((64, 64, 3), np.uint8), '.png', 'png')), 16)[1] == 1
+    assert decode_for_model(frame(raw('rgb8', flat())), 1)[1] == 1

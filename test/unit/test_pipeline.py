@@ -54,12 +54,12 @@ def rig(tmp_path):
     return CameraRig.from_file(path)
 
 
-def decode(frame):
+def decode(frame, model_pixels):
     """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
     if frame.payload == 'broken':
         raise StpruneError('3 bytes are no image')
     seed = abs(hash((NAMES.index(frame.camera), frame.stamp_ns))) % 2**32
-    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8)
+    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8), 1
 
 
 def frame_set(ms, without=(), broken=(), ego=EGO):
@@ -114,6 +114,15 @@ def test_a_tick_encodes_only_its_new_frames(make):
     pipeline.run(window(*sets[1:]))
     assert pipeline.backend.encoded == 15
     assert len(pipeline._features) == 12  # bounded by the window
+
+
+def test_a_camera_that_comes_back_is_not_encoded_again(make):
+    pipeline = make()
+    sets = [frame_set(1000), frame_set(1500), frame_set(2000, without=('LEFT',)), frame_set(2500)]
+    for count, encoded in ((2, 6), (3, 8), (4, 11)):
+        answer = pipeline.run(window(*sets[:count]))
+        assert pipeline.backend.encoded == encoded
+    assert [view.frames for view in answer.views] == [4, 4, 3]
 
 
 def test_cached_features_give_the_same_answer(make):
@@ -235,6 +244,24 @@ def test_images_of_another_shape_than_camera_info_are_said_once(make, tmp_path):
     assert answer.status == Status.DEGRADED
 
 
+def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
+    pipeline = make()
+    pipeline._decode = lambda frame, _: (decode(frame, 0)[0][:, ::2], 2)
+    answer = pipeline.run(window(frame_set(1000)))
+    assert any('is for 96x64, its images are 96x128' in note for note in answer.notes)
+    pipeline = make()
+    pipeline._decode = lambda frame, _: (np.ascontiguousarray(decode(frame, 0)[0][::2, ::2]), 2)
+    assert not pipeline.run(window(frame_set(1000))).notes
+
+
+def test_decoding_is_told_how_much_the_model_looks_at(make):
+    pipeline, told = make(), set()
+    pipeline._decode = lambda frame, pixels: told.add(pixels) or decode(frame, pixels)
+    pipeline.run(window(frame_set(1000)))
+    assert told == {pipeline.backend.model_pixels}
+    assert pipeline.backend.model_pixels > 0
+
+
 @pytest.mark.parametrize('method', METHODS)
 def test_every_method_runs(make, method):
     answer = make(pruning__method=method).run(window(frame_set(1000), frame_set(1500)))
@@ -252,6 +279,45 @@ def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     assert [view.tokens_kept for view in switched.views] == [view.tokens_kept for view in plain.views]
     assert not all((a.keep == b.keep).all() for a, b in zip(switched.views, plain.views))
     assert switched.status == Status.OK
+
+
+def test_without_a_latency_target_the_ratio_stays(make):
+    answer = make().run(window(frame_set(1000)), wait_ms=5000.0)
+    assert answer.choice is None
+    assert (answer.keep_ratio, answer.wait_ms) == (0.25, 5000.0)
+    assert 0 < answer.hint_ms < answer.tick_ms
+
+
+def test_a_target_out_of_reach_means_the_lowest_ratio_and_a_word_about_it(make):
+    pipeline = make(latency__target_ms=0.01, latency__keep_min=0.1)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
+    assert [answer.keep_ratio for answer in answers] == [0.25, 0.25, 0.1]
+    for view in answers[-1].views:
+        assert abs(view.tokens_kept - 0.1 * view.tokens_full) <= 1
+    [note] = answers[-1].notes
+    assert "'latency.target_ms' is 0.01, but even at keep ratio 0.1 a hint takes about" in note
+    assert answers[-1].status == Status.OK
+
+
+def test_the_age_of_a_set_counts_against_the_target(make):
+    pipeline = make(latency__target_ms=60000.0, latency__keep_max=0.5)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
+    for index in range(3):
+        pipeline.run(window(*sets[: index + 1]))
+    late, early = (pipeline.run(window(*sets), wait_ms=wait_ms) for wait_ms in (70000.0, 0.0))
+    assert (late.keep_ratio, late.choice.misses) == (0.05, True)
+    assert early.keep_ratio > 0.25
+    assert early.choice.expected_ms < 60000
+
+
+def test_a_tick_cut_by_its_deadline_is_learnt_from(make):
+    pipeline = make(latency__target_ms=0.01, inference__deadline_ms=0.001)
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
+    assert [answer.status for answer in answers] == [Status.TIMEOUT] * 3
+    assert answers[-1].keep_ratio == 0.05
+    assert math.isnan(answers[-1].hint_ms)
 
 
 def test_free_drops_the_cache(make):

@@ -51,7 +51,8 @@ def run(bag: Path, output: Path, params: Path, *more: str) -> dict[str, Any]:
 
 
 def without_times(summary: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in summary.items() if key not in ('stage_ms', 'times')})
+    times = ('stage_ms', 'hint_ms', 'tick_ms', 'times')
+    return json.dumps({key: value for key, value in summary.items() if key not in times})
 
 
 def test_everything_is_left_behind(tmp_path: Path, params: Path, capsys):
@@ -66,6 +67,8 @@ def test_everything_is_left_behind(tmp_path: Path, params: Path, capsys):
     for view in summary['views'].values():
         assert abs(view['tokens_kept'] - summary['keep_ratio'] * view['tokens_full']) <= 1
     assert summary['stage_ms'].keys() == {'decode', 'encode', 'prune', 'prefill', 'hint', 'describe', 'tick'}
+    assert summary['hint_ms']['p50'] < summary['tick_ms']['p50'], 'the description comes after the hint'
+    assert summary['latency'] is None
     assert 'ticks   6 (6 full, 0 partial, 0 skipped frame sets)' in capsys.readouterr().out
     with Bag(output / 'results.mcap') as bag:
         assert bag.notes == []
@@ -95,6 +98,20 @@ def test_method_and_keep_ratio_from_the_command_line(
     assert summary['method'] == method
     assert summary['tokens_kept'] == pytest.approx(share * summary['tokens_full'], abs=3)
     assert summary['tokens_off_budget_max'] <= 1
+
+
+def test_latency_target_is_summed_up(tmp_path: Path, params: Path, capsys):
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters'].update({'latency.target_ms': 0.001, 'latency.keep_min': 0.2})
+    params.write_text(json.dumps(values))
+    summary = run(write_bag(tmp_path / 'bag', drive(6)), tmp_path / 'out', params)
+    latency = summary['latency']
+    assert (latency['ticks'], latency['met'], latency['out_of_reach']) == (6, 0, 4)
+    assert latency['keep_ratio'] == {'min': 0.2, 'median': 0.2, 'max': 0.3}
+    assert any("'latency.target_ms' is 0.001, but even at keep ratio 0.2" in note for note in summary['notes'])
+    assert summary['status'] == {'OK': 6}, 'a slow machine is no incomplete input'
+    assert 'latency 0 of 6 hints within 0.001 ms, keep ratio 0.2 to 0.3; not repeatable' in capsys.readouterr().out
+    assert 'latency over time' in (tmp_path / 'out' / 'report.html').read_text()
 
 
 def test_untrained_model_is_marked_everywhere(tmp_path: Path, params: Path, model: Path, capsys):

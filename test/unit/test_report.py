@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, Behavior, CameraState, Status, ViewReport
+from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
 from stprune_ros.offline.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.offline.replay import SHOWN_TICKS, Thinned
 from stprune_ros.offline.report import Mark, Picture, Shown, render
@@ -58,6 +60,10 @@ def answer(behavior: Behavior = Behavior.STOP, **changes) -> Answer:
     return Answer(**{**values, **changes})
 
 
+def governed(ratio: float, hint_ms: float) -> Answer:
+    return answer(keep_ratio=ratio, hint_ms=hint_ms, choice=Choice(ratio, hint_ms, 50.0))
+
+
 def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple[str, ...] = ()) -> str:
     tally = Tally()
     for each, truth in zip(answers, truths):
@@ -67,7 +73,7 @@ def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple
     topics = {'images': {}, 'odometry': ''}
     summary = tally.summary(Path('a <bag>'), Settings(), rig, 'front', {'sets_full': len(answers)}, topics)
     marks = [
-        Mark(i / 10, each.status.name, each.behavior.name, truth)
+        Mark(i / 10, each.status.name, each.behavior.name, truth, each.keep_ratio, each.hint_ms)
         for i, (each, truth) in enumerate(zip(answers, truths))
     ]
     image = np.full((48, 64, 3), 200, np.uint8)
@@ -144,6 +150,36 @@ def test_missing_view_is_said(rig: CameraRig):
 def test_a_thousand_ticks_make_no_larger_page(rig: CameraRig):
     few, many = page(rig, [answer()] * 12, ['STOP'] * 12), page(rig, [answer()] * 1000, ['STOP'] * 1000)
     assert len(many) < len(few) + 200
+
+
+def test_latency_target_and_what_became_of_it(rig: CameraRig):
+    html = page(rig, [governed(0.4, 30.0), governed(0.2, 45.0), governed(0.05, 60.0), governed(0.05, 48.0)], [''] * 4)
+    assert '75 %' in html
+    assert 'keep ratio 0.05 to 0.4, 1 out of reach' in html
+    assert html.count('<polyline') == 2
+    assert '<polyline' not in page(rig, [answer()], [''])
+
+
+def test_a_thousand_governed_ticks_make_no_larger_page(rig: CameraRig):
+    few, many = ([governed(0.1 + i % 7 / 10, 40.0 + i % 20) for i in range(count)] for count in (150, 3000))
+    assert len(page(rig, many, [''] * 3000)) < len(page(rig, few, [''] * 150)) + 300
+
+
+def test_latency_in_the_summary(rig: CameraRig):
+    tally = Tally()
+    for each in (governed(0.4, 30.0), replace(governed(0.2, 45.0), wait_ms=10.0), governed(0.1, math.nan)):
+        tally.add(each)
+    summary = tally.summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    assert summary['latency'] == {
+        'target_ms': 50.0,
+        'ticks': 3,
+        'met': 1,
+        'met_share': 0.3333,
+        'out_of_reach': 0,
+        'keep_ratio': {'min': 0.1, 'median': 0.2, 'max': 0.4},
+    }
+    assert summary['hint_ms']['max'] == 45.0
+    assert summary['tick_ms']['max'] == 4.0
 
 
 def test_page_of_nothing(rig: CameraRig):

@@ -74,6 +74,8 @@ def test_wrong_values_are_named_with_what_is_allowed(name, value, words):
         ({'cameras.names': ['a'], 'cameras.anchor': 'b'}, ["'b'"]),
         ({'cameras.names': ['a'], 'cameras.critical': ['b']}, ["'b'"]),
         ({'sync.max_wait_ms': 40.0}, ['40', '50']),
+        ({'latency.keep_min': 0.5, 'latency.keep_max': 0.2}, ['0.5', '0.2']),
+        ({'latency.target_ms': 80.0, 'pruning.method': 'none'}, ['80', "'none'"]),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(values, words):
