@@ -13,7 +13,7 @@ import json
 import platform
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ import numpy as np
 from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Window
 from stprune_ros.offline.bags import Bag
 from stprune_ros.offline.evaluate import config_of
-from stprune_ros.offline.replay import Sources, find_rig
+from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
 from stprune_ros.ros.images import decode_for_model
@@ -72,18 +71,6 @@ def measure(
                     pipeline.settings = settings_of(method, keep, settings)  # the same window: nothing is encoded twice
                     count(counts[method, keep], pipeline.run(window), window, boxes, rig)
     return [_row(method, keep, found) for (method, keep), found in counts.items()]
-
-
-def windows(bag: Bag, sources: Sources, settings: Settings, rig: CameraRig) -> Iterator[Window]:
-    """The windows of a bag, in order."""
-    stream = SensorStream(settings, rig)
-    cameras = {topics.image: camera for camera, topics in sources.cameras.items()}
-    for record in bag.messages([*cameras, *filter(None, [sources.odometry])]):
-        if record.topic in cameras:
-            yield from stream.add_image(cameras[record.topic], record.message())
-        else:
-            yield from stream.add_odometry(record.message())
-    yield from stream.finish()
 
 
 def settings_of(name: str, keep: float, settings: Settings) -> Settings:

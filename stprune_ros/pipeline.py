@@ -94,7 +94,8 @@ class Pipeline:
     ) -> Answer:
         """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before the text.
 
-        ``wait_ms`` is the age of the set, which counts against a latency target. A set without a critical camera is not inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too.
+        ``wait_ms`` is the age of the set, which counts against a latency target. A set without a critical camera is not
+        inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock = _StageClock()

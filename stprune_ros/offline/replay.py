@@ -78,6 +78,18 @@ def find_rig(bag: Bag, sources: Sources, settings: Settings) -> CameraRig:
     return builder.build(list(sources.cameras))
 
 
+def windows(bag: Bag, sources: Sources, settings: Settings, rig: CameraRig) -> Iterator[Window]:
+    """What the model would see at each tick of a bag, in order."""
+    stream = SensorStream(settings, rig)
+    cameras = {topics.image: camera for camera, topics in sources.cameras.items()}
+    for record in bag.messages([*cameras, *filter(None, [sources.odometry])]):
+        if record.topic in cameras:
+            yield from stream.add_image(cameras[record.topic], record.message())
+        else:
+            yield from stream.add_odometry(record.message())
+    yield from stream.finish()
+
+
 def replay(path: Path, output: Path, settings: Settings) -> int:
     """Replay the bag at ``path`` into the folder ``output``: results.mcap, summary.json, report.html; returns 0.
 

@@ -1,0 +1,126 @@
+"""A latency target on a machine that is slowed down half-way: with the governor, and with all tokens beside it.
+
+    stprune world w --seed 1000004 --seconds 40 --hz 5
+    python benchmark/slow_machine.py w --output slow_machine.json
+
+Ticks run one after another as in replay, so times count from the start of a tick to its hint. After half of the ticks
+twice as many busy processes as there are cores start and stay to the end: a machine that got about three times slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from stprune_ros.offline.bags import Bag
+from stprune_ros.offline.replay import Sources, find_rig, windows
+from stprune_ros.offline.summary import write_json
+from stprune_ros.pipeline import Pipeline
+from stprune_ros.ros.images import decode_for_model
+from stprune_ros.settings import Settings
+from stprune_ros.vlm.loading import load
+
+WARM_UP = 5  # ticks that count for nothing: the first compile, the next teach the governor
+ROOM = 1.3  # the target, if none is given, over the median of quiet ticks with all tokens
+HALVES = ('quiet', 'loaded')
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument('bag', type=Path)
+    parser.add_argument('--output', type=Path, required=True)
+    parser.add_argument('--target', type=float, help=f'ms; default: {ROOM} times the median with all tokens, quiet')
+    parser.add_argument('--load', type=int, default=2 * (os.cpu_count() or 1), help='busy processes; default: 2 a core')
+    options = parser.parse_args()
+    fixed = drive(options.bag, Settings({'pruning.keep_ratio': 1.0, 'inference.describe': False}), options.load)
+    target = options.target or round(ROOM * float(np.median([ms for ms, _ in fixed['quiet']])), 1)
+    governed = Settings({'pruning.keep_ratio': 1.0, 'inference.describe': False, 'latency.target_ms': target})
+    passes = {'all tokens': fixed, 'governed': drive(options.bag, governed, options.load)}
+    rows = [_row(name, half, ticks[half], target) for name, ticks in passes.items() for half in HALVES]
+    machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {date.today()}'
+    write_json(options.output, {'machine': machine, 'target_ms': target, 'load': options.load, 'rows': rows})
+    print(f'{machine}; target {target:g} ms; {options.load} busy processes in the second half\n')
+    print(as_text(rows))
+
+
+def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list[tuple[float, float]]]:
+    """Milliseconds up to the hint and keep ratio of every tick of a bag, by half."""
+    ticks: dict[str, list[tuple[float, float]]] = {half: [] for half in HALVES}
+    with Bag(path) as bag:
+        sources = Sources.of(bag, [], 'compressed')
+        rig = find_rig(bag, sources, settings)
+        shown = list(windows(bag, sources, settings, rig))
+        backend, prompt = load(settings)
+        pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
+        half = len(shown) // 2
+        for window in tqdm(shown[:half], desc='quiet', disable=None):
+            answer = pipeline.run(window)
+            ticks['quiet'].append((answer.hint_ms, answer.keep_ratio))
+        with busy(load_processes):
+            for window in tqdm(shown[half:], desc='loaded', disable=None):
+                answer = pipeline.run(window)
+                ticks['loaded'].append((answer.hint_ms, answer.keep_ratio))
+    ticks['quiet'] = ticks['quiet'][WARM_UP:]
+    return ticks
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """``count`` processes that compete for the cores."""
+    context = get_context('spawn')
+    started = [context.Process(target=_burn, daemon=True) for _ in range(count)]
+    for process in started:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def _burn() -> None:
+    while True:
+        pass
+
+
+def _row(name: str, half: str, ticks: list[tuple[float, float]], target: float) -> dict[str, Any]:
+    ms, ratios = (np.array(column) for column in zip(*ticks))
+    return {
+        'pass': name,
+        'half': half,
+        'ticks': len(ticks),
+        'hint_ms_median': round(float(np.median(ms)), 1),
+        'hint_ms_p95': round(float(np.percentile(ms, 95)), 1),
+        'late_share': round(float((ms > target).mean()), 3),
+        'keep_ratio_median': round(float(np.median(ratios)), 3),
+    }
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [
+        '| pass | half | ticks | ms to the hint, median | 95 % | over the target | tokens kept |',
+        '|---' * 7 + '|',
+    ]
+    for row in rows:
+        lines.append(
+            f'| {row["pass"]} | {row["half"]} | {row["ticks"]} | {row["hint_ms_median"]:.0f} | {row["hint_ms_p95"]:.0f}'
+            f' | {row["late_share"]:.0%} | {row["keep_ratio_median"]:.0%} |'
+        )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()
