@@ -17,8 +17,9 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.families import QwenVL
-from stprune_ros.vlm.model_folder import ModelFolder, find_model, one_line
+from stprune_ros.vlm.family import EncoderOutput, Family
+from stprune_ros.vlm.model_checks import check_parts, check_weights
+from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
 from stprune_ros.vlm.tree import Tree
 
 try:
@@ -28,18 +29,30 @@ except ImportError as missing:
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
+ANSWER = '[[stprune:answer]]'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass
+class HookOutput(transformers.utils.ModelOutput):  # type: ignore[misc]
+    """`family.EncoderOutput` in the library's own kind of output: since 5.24 it takes nothing else."""
+
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    deepstack_features: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """State of a Context: KV per layer, kept ids, the next position, and what the template writes after a question.
+    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
+    position, and what the template writes after a question.
 
     The KV tensors are never written to: every question works on a cache of its own.
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     ids: tuple[int, ...]
+    seen: torch.Tensor
     next_position: int
     tail: str
 
@@ -48,7 +61,7 @@ class TransformersBackend:
     """Implements ``backend.Backend``; make one with ``load``. One thread at a time."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, processor: Any, family: QwenVL, info: ModelInfo, max_image_pixels: int = 0
+        self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
     ) -> None:
         self.info = info
         self._model = model
@@ -58,11 +71,12 @@ class TransformersBackend:
         self._device = torch.device(info.device)
         self._image_id: int = model.config.image_token_id
         self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
-        self._merge: int = model.config.vision_config.spatial_merge_size
-        self._size = _image_size(processor, max_image_pixels)
-        self._end_id: int = tokenizer.eos_token_id
+        self._marks = family.marks(tokenizer, self._image_text)
+        self._config: dict[str, Any] = model.config.to_dict()
+        self._image_options = family.image_options(self._config, processor, max_image_pixels)
         stops = model.generation_config.eos_token_id
-        self._stop_ids = {self._end_id, *(stops if isinstance(stops, list) else [stops])}
+        self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
+        self._lead, self._end_id = self._around_answers()
         penalty = model.generation_config.repetition_penalty
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
         self._penalty = transformers.RepetitionPenaltyLogitsProcessor(penalty) if penalty and penalty != 1.0 else None
@@ -97,6 +111,8 @@ class TransformersBackend:
         with _naming('image processor', folder):
             # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
             processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
+        tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
+        check_parts(folder, config, tokenizer)
         with _naming('model', folder):
             model, report = model_class.from_pretrained(
                 folder.path,
@@ -107,8 +123,7 @@ class TransformersBackend:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-        _check_weights(folder, report)
-        _check_parts(folder, model.config, tokenizer, processor)
+        check_weights(folder, report)
         with _naming('model', folder):
             model = model.to(place).eval()
         kind = str(model.dtype).removeprefix('torch.')
@@ -132,16 +147,20 @@ class TransformersBackend:
             return []
         try:
             batch = self._processor(
-                images=list(images), size=self._size, return_tensors='pt', input_data_format='channels_last'
+                images=self._family.nested(images),
+                return_tensors='pt',
+                input_data_format='channels_last',
+                **self._image_options,
             )
         except ValueError as error:
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
-        grid_thw = batch['image_grid_thw']
+        inputs = {
+            name: item.to(self._device) if isinstance(item, torch.Tensor) else item
+            for name, item in self._family.vision_inputs(batch, len(images)).items()
+        }
         with torch.inference_mode():
-            output = self._model.get_image_features(
-                batch['pixel_values'].to(self._device), grid_thw.to(self._device), return_dict=True
-            )
-        return self._family.features(output, grid_thw, self._merge)
+            output = self._model.get_image_features(**inputs, return_dict=True)
+        return self._family.features(output, batch, self._config)
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
         """See ``Backend.prefill``; an empty ``system`` leaves the system turn out.
@@ -153,17 +172,19 @@ class TransformersBackend:
         ids, keep = self._full_prompt(head, frames)
         full = torch.tensor(ids)
         kept = torch.tensor(keep)
-        grid_thw = torch.tensor([(1, *(side * self._merge for side in frame.features.grid)) for frame in frames])
-        positions = self._family.positions(self._model, full, self._image_id, grid_thw)
+        positions = self._family.positions(self._model, full, self._image_id, frames)
         cache = transformers.DynamicCache()
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        hook = {HOOK: {'image': self._family.encoder_output(frames)}} if tokens_visual else {}
-        kept_ids = full[kept]
-        self._forward(kept_ids, positions[:, kept], cache, **hook)
+        kept_ids, kept_positions = full[kept], positions[:, kept]
+        shown = bool((kept_ids == self._image_id).any())
+        hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
+        visible = self._family.visible(kept_ids, self._image_id)
+        self._forward(kept_ids, kept_positions, cache, torch.empty(0, dtype=torch.long), visible, **hook)
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
             tuple(kept_ids.tolist()),
+            kept_positions[0],
             int(positions.max()) + 1,
             tail,
         )
@@ -185,18 +206,18 @@ class TransformersBackend:
         wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
         for question, candidates in asked:
             stem = tree.grow(self._ids(question + prefix.tail), None)
-            answers = [[*self._ids(candidate), self._end_id] for candidate in candidates]
+            answers = [[*self._ids(self._lead + candidate), self._end_id] for candidate in candidates]
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
         if not tree.ids:
             return []
-        mask = tree.mask(len(prefix.ids), self._model.dtype)
         logits = self._forward(
             torch.tensor(tree.ids),
-            torch.tensor(tree.depths).add(prefix.next_position).expand(3, -1),
+            self._rows(torch.tensor(tree.depths).add(prefix.next_position)),
             self._cache(prefix),
-            attention_mask=mask.to(self._device),
+            prefix.seen,
+            tree.visible(len(prefix.ids)),
             logits_to_keep=0,
         )
         logprobs = logits.float().log_softmax(-1).cpu()
@@ -219,6 +240,7 @@ class TransformersBackend:
         cache = self._cache(prefix)
         step = torch.tensor(self._ids(question + prefix.tail))
         position = prefix.next_position
+        here = prefix.seen
         seen = [*prefix.ids, *step.tolist()]
         written: list[int] = []
         finished = timed_out = False
@@ -226,11 +248,12 @@ class TransformersBackend:
             timed_out = deadline is not None and time.monotonic() >= deadline
             if timed_out or (cancel is not None and cancel.is_set()):
                 break
-            positions = torch.arange(position, position + len(step)).expand(3, -1)
-            logits = self._forward(step, positions, cache)
+            positions = self._rows(torch.arange(position, position + len(step)))
+            logits = self._forward(step, positions, cache, here)
             if self._penalty is not None:
                 logits = self._penalty(torch.tensor([seen], device=self._device), logits.float())
             token = int(logits[-1].argmax())
+            here = torch.cat([here, positions[0]])
             position += len(step)
             step = torch.tensor([token])
             finished = token in self._stop_ids
@@ -246,21 +269,42 @@ class TransformersBackend:
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any, **options: Any) -> torch.Tensor:
-        """Run ids (n,) at positions (3, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary)."""
-        start = cache.get_seq_length()
-        # Row 0 counts what is really there: gaps in it would be read as packed sequences, without a word.
-        rows = torch.cat([torch.arange(start, start + len(ids))[None], positions])
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Any,
+        seen: torch.Tensor,
+        visible: torch.Tensor | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary).
+
+        ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
+        what is before.
+        """
+        rows = self._family.position_ids(positions, cache.get_seq_length())
+        text = self._model.config.text_config
+        mask = self._family.attention_mask(text, visible, positions[0], seen, self._model.dtype)
+        if isinstance(mask, dict):
+            mask = {name: part.to(self._device) for name, part in mask.items()}
+        elif mask is not None:
+            mask = mask.to(self._device)
         with torch.inference_mode():
             output = self._model(
                 input_ids=ids[None].to(self._device),
-                position_ids=rows[:, None].to(self._device),
+                position_ids=rows.to(self._device),
+                attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
                 **{'logits_to_keep': 1, **options},
             )
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _rows(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions of text (n,) as (rows, n)."""
+        return positions.expand(self._family.position_rows, -1)
 
     def _cache(self, prefix: Prefix) -> Any:
         return transformers.DynamicCache(prefix.layers)
@@ -271,33 +315,63 @@ class TransformersBackend:
 
     def _render(self, system: str, content: Sequence[str | VisualFrame]) -> tuple[str, str]:
         """The chat template's text before and after the question."""
+        written = self._family.written_placeholder
         parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
+        parts.append({'type': 'text', 'text': QUESTION})
+        if written:
+            parts = [{'type': 'text', 'text': ''.join(part.get('text', written) for part in parts)}]
         turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
-        turns.append({'role': 'user', 'content': [*parts, {'type': 'text', 'text': QUESTION}]})
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
         head, _, tail = text.partition(QUESTION)
         return head, tail
 
+    def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        return text
+
+    def _around_answers(self) -> tuple[str, int]:
+        """What the template writes between its invitation to answer and an answer, and the token that ends one.
+
+        Some templates put a blank before answers; some end turns with another token than the tokenizer's eos_token.
+        """
+        asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
+        answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
+        before, _, after = self._template(answered).partition(ANSWER)
+        invitation = self._template([asked], add_generation_prompt=True)
+        lead = before.removeprefix(invitation) if before.startswith(invitation) else ''
+        ends = [token for token in self._ids(after)[:1] if token in self._stop_ids]
+        return lead, ends[0] if ends else self._tokenizer.eos_token_id
+
     def _full_prompt(self, head: str, frames: Sequence[VisualFrame]) -> tuple[list[int], list[bool]]:
         """Ids of the prompt with every visual token, and which of them stay."""
-        pieces = head.split(self._image_text)
-        if len(pieces) != len(frames) + 1:
+        for frame in frames:
+            if frame.keep.shape != frame.features.tokens.shape[:1]:
+                raise StpruneError(
+                    f'keep mask is {tuple(frame.keep.shape)} for {len(frame.features.tokens)} visual tokens'
+                )
+        marks = self._marks
+        shown = head.replace(marks.placeholder, f'{marks.before}{self._image_text}{marks.after}')
+        found = self._ids(shown)
+        images = found.count(self._image_id)
+        if images != len(frames):
             raise StpruneError(
-                f"the prompt has {len(pieces) - 1} image placeholders '{self._image_text}' for {len(frames)} images;"
+                f"the prompt has {images} image placeholders '{marks.placeholder}' for {len(frames)} images;"
                 ' remove them from the prompt file, or use a chat template that writes one for each image'
             )
-        texts = self._tokenizer(pieces, add_special_tokens=False).input_ids
-        ids, keep = list(texts[0]), [True] * len(texts[0])
-        for frame, text in zip(frames, texts[1:], strict=True):
-            tokens = len(frame.features.tokens)
-            if frame.keep.shape != (tokens,):
-                raise StpruneError(f'keep mask is {tuple(frame.keep.shape)} for {tokens} visual tokens')
-            ids += [self._image_id] * tokens + text
-            keep += [*frame.keep.tolist(), *[True] * len(text)]
+        ids: list[int] = []
+        keep: list[bool] = []
+        left = iter(frames)
+        for token in found:
+            stay = [True]
+            if token == self._image_id:
+                frame = next(left)
+                stay = [*frame.keep.tolist(), *[True] * self._family.extra_tokens]
+            ids += [token] * len(stay)
+            keep += stay
         return ids, keep
 
 
-def supported_class(family: QwenVL, library: Any = transformers) -> Any:
+def supported_class(family: Family, library: Any = transformers) -> Any:
     """The model class of ``family``; StpruneError where the installed transformers is too old for pruned prompts."""
     model_class = getattr(library, family.architecture, None)
     if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
@@ -308,11 +382,8 @@ def supported_class(family: QwenVL, library: Any = transformers) -> Any:
     return model_class
 
 
-def _image_size(processor: Any, max_pixels: int) -> dict[str, int]:
-    """Least and most pixels per image, in the processor's words."""
-    least, most = processor.size['shortest_edge'], processor.size['longest_edge']
-    cap = max_pixels or most
-    return {'shortest_edge': min(least, cap), 'longest_edge': min(most, cap)}
+def _hook_output(kept: EncoderOutput) -> HookOutput:
+    return HookOutput(pooler_output=kept.pooler_output, deepstack_features=kept.deepstack_features)
 
 
 def _device(name: str) -> torch.device:
@@ -339,39 +410,3 @@ def _naming(part: str, folder: ModelFolder) -> Iterator[None]:
         yield
     except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
         raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
-
-
-def _check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
-    """Refuse weights that do not cover the model: transformers would fill the rest with random numbers."""
-    missing = sorted(report['missing_keys'])
-    if missing:
-        raise StpruneError(
-            f"weights of '{folder.path}' lack {len(missing)} of the model's tensors, such as '{missing[0]}';"
-            ' config.json and the safetensors files do not belong together'
-        )
-    if report['mismatched_keys']:
-        name, found, wanted = sorted(report['mismatched_keys'])[0]
-        raise StpruneError(
-            f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
-        )
-
-
-def _check_parts(folder: ModelFolder, config: Any, tokenizer: Any, processor: Any) -> None:
-    """Refuse combinations that would answer wrongly without a word."""
-    text, vision = config.text_config, config.vision_config
-    if tokenizer.chat_template is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no chat template")
-    if tokenizer.eos_token_id is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
-    if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()):
-        raise StpruneError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
-    if len(tokenizer) > text.vocab_size:
-        raise StpruneError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
-    if config.image_token_id >= len(tokenizer):
-        raise StpruneError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
-    if not (processor.size['shortest_edge'] and processor.size['longest_edge']):
-        raise StpruneError(f"image processor of '{folder.path}' has no shortest_edge and longest_edge in its size")
-    for ours, theirs in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
-        found, wanted = getattr(processor, ours), getattr(vision, theirs)
-        if found != wanted:
-            raise StpruneError(f"image processor of '{folder.path}' has {ours} {found}, its model {theirs} {wanted}")
