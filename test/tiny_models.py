@@ -6,15 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+import tiny_tiles
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'ringworld')
+TILES = ('llava_onevision', 'internvl', 'smolvlm', 'idefics3', 'gemma3')
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'ringworld', *TILES)
 
 PATCH = {'qwen2_vl': 14, 'qwen2_5_vl': 14, 'qwen3_vl': 16, 'ringworld': 16}
 MERGE = {'qwen2_vl': 2, 'qwen2_5_vl': 2, 'qwen3_vl': 2, 'ringworld': 1}
-CLASSES = {'qwen2_vl': 'Qwen2VL', 'qwen2_5_vl': 'Qwen2_5_VL', 'qwen3_vl': 'Qwen3VL', 'ringworld': 'Qwen3VL'}
+CLASSES = {
+    'qwen2_vl': 'Qwen2VL',
+    'qwen2_5_vl': 'Qwen2_5_VL',
+    'qwen3_vl': 'Qwen3VL',
+    'ringworld': 'Qwen3VL',
+    'llava_onevision': 'LlavaOnevision',
+    'internvl': 'InternVL',
+    'smolvlm': 'SmolVLM',
+    'idefics3': 'Idefics3',
+    'gemma3': 'Gemma3',
+}
 
 SPECIAL = (
     '<|endoftext|>',
@@ -49,53 +61,69 @@ def make_tiny_model(path: Path, family: str, seed: int = 0) -> Path:
     'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack.
     """
     path = Path(path)
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(path)
     config = _config(family, tokenizer)
     torch.manual_seed(seed)
     model = getattr(transformers, f'{CLASSES[family]}ForConditionalGeneration')(config)
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
+    if family == 'gemma3':  # would start as zeros
+        torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.25)
+    stops = tiny_tiles.STOPS.get(family, (tokenizer.eos_token, tokenizer.pad_token))
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(stops))
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(path)
+    (path / 'preprocessor_config.json').write_text(json.dumps(_processor(family)))
+    (path / 'stprune.json').write_text(json.dumps({'trained': False}))
+    return path
+
+
+def _processor(family: str) -> dict[str, Any]:
+    if family in TILES:
+        return {**tiny_tiles.NORMAL, **tiny_tiles.PROCESSORS[family]}
     side = PATCH[family] * MERGE[family]
-    processor = {
+    return {
         'image_processor_type': 'Qwen2VLImageProcessor',
         'patch_size': PATCH[family],
         'merge_size': MERGE[family],
         'temporal_patch_size': 2,
         'size': {'shortest_edge': side * side, 'longest_edge': side * side * 24},
     }
-    (path / 'preprocessor_config.json').write_text(json.dumps(processor))
-    (path / 'stprune.json').write_text(json.dumps({'trained': False}))
-    return path
 
 
-def _tokenizer() -> transformers.PreTrainedTokenizerFast:
+def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     """Byte-level BPE: any text can be written, common words are short."""
+    qwen: Any = (SPECIAL, '<|im_end|>', '<|endoftext|>', {}, TEMPLATE)
+    special, end, pad, named, template = tiny_tiles.TOKENIZERS.get(family, qwen)
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+        vocab_size=500, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator([WORDS], trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        eos_token='<|im_end|>',
-        pad_token='<|endoftext|>',
-        additional_special_tokens=list(SPECIAL),
-        chat_template=TEMPLATE,
+        eos_token=end,
+        pad_token=pad,
+        bos_token='<bos>' if '<bos>' in special else None,
+        additional_special_tokens=list(special),
+        extra_special_tokens=named,
+        chat_template=template,
     )
 
 
 def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.PreTrainedConfig:
-    tokens = {
-        'image_token_id': tokenizer.convert_tokens_to_ids('<|image_pad|>'),
-        'video_token_id': tokenizer.convert_tokens_to_ids('<|video_pad|>'),
-        'vision_start_token_id': tokenizer.convert_tokens_to_ids('<|vision_start|>'),
-        'vision_end_token_id': tokenizer.convert_tokens_to_ids('<|vision_end|>'),
-    }
+    tokens = (
+        {}
+        if family in TILES
+        else {
+            'image_token_id': tokenizer.convert_tokens_to_ids('<|image_pad|>'),
+            'video_token_id': tokenizer.convert_tokens_to_ids('<|video_pad|>'),
+            'vision_start_token_id': tokenizer.convert_tokens_to_ids('<|vision_start|>'),
+            'vision_end_token_id': tokenizer.convert_tokens_to_ids('<|vision_end|>'),
+        }
+    )
     # A large spread of the weights: otherwise random models answer the same to everything and tests cannot fail.
     text: dict[str, Any] = {
         'vocab_size': len(tokenizer),
@@ -111,6 +139,9 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
         'pad_token_id': tokenizer.pad_token_id,
         'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'mrope_section': [2, 1, 1]},
     }
+    config_class = getattr(transformers, f'{CLASSES[family]}Config')
+    if family in TILES:
+        return config_class(**tiny_tiles.config_of(family, text, tokenizer.convert_tokens_to_ids))
     vision: dict[str, Any] = {
         'depth': 2,
         'hidden_size': 32,
@@ -130,4 +161,4 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
     else:
         text |= {'head_dim': 8}
         vision |= {'num_position_embeddings': 64, 'deepstack_visual_indexes': [0, 1] if family == 'qwen3_vl' else []}
-    return getattr(transformers, f'{CLASSES[family]}Config')(text_config=text, vision_config=vision, **tokens)
+    return config_class(text_config=text, vision_config=vision, **tokens)

@@ -129,6 +129,7 @@ class TickBench:
 
     def __post_init__(self) -> None:
         from stprune_ros.vlm.transformers_backend import TransformersBackend
+        from stprune_ros.vlm.transformers_loading import untrained_parts
 
         pixels = (self.model.side * PATCH * MERGE) ** 2
         processor = {
@@ -137,9 +138,10 @@ class TickBench:
             'temporal_patch_size': 2,
             'size': {'shortest_edge': pixels, 'longest_edge': pixels},
         }
-        backend = TransformersBackend.untrained(
+        parts = untrained_parts(
             self.model.label, FAMILIES['qwen3_vl'], self.model.config(), share(BUNDLED_MODEL), processor, self.dtype
         )
+        backend = TransformersBackend(parts)
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))
         self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]

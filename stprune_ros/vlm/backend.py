@@ -56,7 +56,8 @@ class VisualFrame:
 class Context:
     """A prefilled prompt; ``state`` belongs to the backend and may be used for any number of questions.
 
-    ``tokens_text`` and ``tokens_visual`` count what was prefilled.
+    ``tokens_text`` and ``tokens_visual`` count what was prefilled; extra tokens of images count as text, see
+    `ImageFeatures`: ``tokens_visual`` is what the keep masks hold.
     """
 
     tokens_text: int

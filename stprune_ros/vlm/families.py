@@ -1,44 +1,68 @@
-"""What differs between model families: class name, features out of the vision tower and back in, positions.
+"""The supported model families, one small class each; see `family.Family` for what they must say.
 
-No transformers import: a family works on the model and the outputs that it is given.
+Families whose processors cut an image into tiles take the one-tile path here, so that a view is one grid of tokens.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
+from stprune_ros.vlm.family import Family, Marks, pair, value
+from stprune_ros.vlm.tree import additive
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderOutput:
-    """Visual tokens as ``mm_encoder_outputs`` wants them: (n_i, D) per image, the same for each deepstack layer."""
+class QwenVL(Family):
+    """Qwen2-VL and Qwen2.5-VL: images of any size, merge_size x merge_size patches to a token, M-RoPE positions.
 
-    pooler_output: tuple[torch.Tensor, ...]
-    deepstack_features: tuple[tuple[torch.Tensor, ...], ...] = ()
+    Positions are (time, row, column). A fourth row counts what is really there: gaps in it would be read as packed
+    sequences, without a word.
+    """
 
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Asked for by transformers 5.24 and newer, whose outputs carry this one."""
-        return self.pooler_output, self.deepstack_features
+    position_rows: ClassVar[int] = 3
 
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], pixels: int, cap: int) -> int:
+        """See `Family.image_tokens`; rounding to whole tokens may add a few."""
+        size = processor.get('size') or {}
+        least = size.get('shortest_edge') or processor.get('min_pixels') or 1
+        most = cap or size.get('longest_edge') or processor.get('max_pixels') or pixels
+        side: int = value(processor, 'patch_size') * value(processor, 'merge_size')
+        used: int = max(min(pixels, most), min(least, most))
+        return max(1, math.ceil(used / (side * side)))
 
-@dataclass(frozen=True, slots=True)
-class QwenVL:
-    """Qwen2-VL and Qwen2.5-VL: tokens of merge_size x merge_size patches, positions as (time, row, column)."""
+    def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
+        """See `Family.image_options`: least and most pixels per image, in the processor's words."""
+        least, most = processor.size['shortest_edge'], processor.size['longest_edge']
+        if not (least and most):
+            raise StpruneError('the image processor has no shortest_edge and longest_edge in its size')
+        vision = config['vision_config']
+        for ours, theirs in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
+            found, wanted = getattr(processor, ours), vision[theirs]
+            if found != wanted:
+                raise StpruneError(f'the image processor has {ours} {found}, its model {theirs} {wanted}')
+        cap = cap or most
+        return {'size': {'shortest_edge': min(least, cap), 'longest_edge': min(most, cap)}}
 
-    model_type: str
-    architecture: str
+    def model_pixels(self, config: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+        """See `Family.model_pixels`."""
+        most: int = options['size']['longest_edge']
+        return most
 
-    def features(self, output: Any, grid_thw: torch.Tensor, merge_size: int) -> list[ImageFeatures]:
-        """Split the result of ``get_image_features`` by image; ``grid_thw`` is (images, 3) in patches.
+    def vision_inputs(self, batch: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """See `Family.vision_inputs`."""
+        return {'pixel_values': batch['pixel_values'], 'image_grid_thw': batch['image_grid_thw']}
 
-        The tokens are copied, so that keeping one frame does not keep the whole batch alive.
-        """
-        grids = (grid_thw[:, 1:] // merge_size).tolist()
+    def features(self, output: Any, batch: Mapping[str, Any], config: Mapping[str, Any]) -> list[ImageFeatures]:
+        """See `Family.features`; the grids are those of the batch, in patches."""
+        grids = (batch['image_grid_thw'][:, 1:] // config['vision_config']['spatial_merge_size']).tolist()
         return [
             ImageFeatures(tokens.clone(), (grid[0], grid[1]), self._deep(output, index))
             for index, (tokens, grid) in enumerate(zip(output.pooler_output, grids, strict=True))
@@ -47,36 +71,185 @@ class QwenVL:
     def _deep(self, output: Any, index: int) -> tuple[torch.Tensor, ...]:
         return ()
 
-    def encoder_output(self, frames: Sequence[VisualFrame]) -> EncoderOutput:
-        """The kept tokens of every frame, in prompt order."""
-        layers = len(frames[0].features.deep)
-        return EncoderOutput(
-            tuple(frame.features.tokens[frame.keep] for frame in frames),
-            tuple(tuple(frame.features.deep[layer][frame.keep] for frame in frames) for layer in range(layers)),
-        )
-
-    def positions(self, model: Any, ids: torch.Tensor, image_token_id: int, grid_thw: torch.Tensor) -> torch.Tensor:
-        """Positions (3, S) of the unpruned prompt ``ids`` (S,); ``grid_thw`` is (images, 3) in patches."""
+    def positions(
+        self, model: Any, ids: torch.Tensor, image_token_id: int, frames: Sequence[VisualFrame]
+    ) -> torch.Tensor:
+        """See `Family.positions`."""
+        merge = model.config.vision_config.spatial_merge_size
+        grids = [(1, *(side * merge for side in frame.features.grid)) for frame in frames]
         kinds = (ids == image_token_id).int()[None]
-        grids = grid_thw if len(grid_thw) else None
-        positions, _ = model.base_model.get_rope_index(ids[None], mm_token_type_ids=kinds, image_grid_thw=grids)
-        row: torch.Tensor = positions[:, 0]
-        return row
+        positions, _ = model.base_model.get_rope_index(
+            ids[None], mm_token_type_ids=kinds, image_grid_thw=torch.tensor(grids) if grids else None
+        )
+        rows: torch.Tensor = positions[:, 0]
+        return rows
+
+    def position_ids(self, positions: torch.Tensor, start: int) -> torch.Tensor:
+        """See `Family.position_ids`: (4, 1, n)."""
+        counted = torch.arange(start, start + positions.shape[1])
+        return torch.cat([counted[None], positions])[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Qwen3VL(QwenVL):
     """Qwen3-VL: features of earlier vision layers are added in the first decoder layers, too (deepstack)."""
 
+    def deepstack(self, config: Mapping[str, Any]) -> int:
+        """See `Family.deepstack`."""
+        return len(value(config, 'vision_config', 'deepstack_visual_indexes'))
+
     def _deep(self, output: Any, index: int) -> tuple[torch.Tensor, ...]:
         return tuple(layer[index].clone() for layer in output.deepstack_features)
 
 
-FAMILIES: Mapping[str, QwenVL] = {
+@dataclass(frozen=True, slots=True)
+class LlavaOnevision(Family):
+    """LLaVA-OneVision: each image padded to a square and resized, one token per patch and a newline token behind them.
+
+    That is the family's own way with several images; a single one, which it would cut into tiles, goes the same way.
+    Its template shows all images before all text, so the placeholders are written into the text, where they belong.
+    """
+
+    written_placeholder: ClassVar[str] = '<image>'
+    extra_tokens: ClassVar[int] = 1
+
+    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `Family.grid`."""
+        patch = pair(config, 'vision_config', 'patch_size')
+        height, width = self.pixels(config)
+        return height // patch[0], width // patch[1]
+
+    def nested(self, images: Sequence[np.ndarray]) -> list[Any]:
+        """See `Family.nested`: one prompt with all images; an image alone comes twice, or it would be cut up."""
+        return [list(images) * (2 if len(images) == 1 else 1)]
+
+    def vision_inputs(self, batch: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """See `Family.vision_inputs`."""
+        return {
+            'pixel_values': batch['pixel_values'][:count],
+            'image_sizes': batch['image_sizes'][:count],
+            'batch_num_images': [max(count, 2)],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class InternVL(Family):
+    """InternVL (hf): each image resized to one square tile; a token is a square of patches."""
+
+    one_tensor: ClassVar[bool] = True
+
+    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `Family.grid`."""
+        patch, ratio = pair(config, 'vision_config', 'patch_size'), value(config, 'downsample_ratio')
+        height, width = self.pixels(config)
+        return int(height // patch[0] * ratio), int(width // patch[1] * ratio)
+
+    def one_tile(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family.one_tile`."""
+        return {'crop_to_patches': False}
+
+    def marks(self, tokenizer: Any, image_text: str) -> Marks:
+        """See `Family.marks`."""
+        start, end = (getattr(tokenizer, f'{edge}_image_token', None) for edge in ('start', 'end'))
+        return Marks(image_text, start or '<img>', end or '</img>')
+
+
+@dataclass(frozen=True, slots=True)
+class SmolVLM(Family):
+    """SmolVLM and Idefics3: the image as one square tile, what they call the global image; a token is some patches.
+
+    The image is brought to the size of the tile at once; by default it would be enlarged for splitting first.
+    """
+
+    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `Family.grid`."""
+        patch, factor = pair(config, 'vision_config', 'patch_size'), value(config, 'scale_factor')
+        height, width = self.pixels(config)
+        return height // patch[0] // factor, width // patch[1] // factor
+
+    def processor_pixels(self, processor: Any) -> tuple[int, int]:
+        """See `Family.processor_pixels`."""
+        side = processor.max_image_size['longest_edge'] or 0
+        return side, side
+
+    def one_tile(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family.one_tile`."""
+        return {'do_image_splitting': False, 'size': {'longest_edge': max(self.pixels(config))}}
+
+    def nested(self, images: Sequence[np.ndarray]) -> list[Any]:
+        """See `Family.nested`: a sample of its own for each, so that the features come back image by image."""
+        return [[image] for image in images]
+
+    def vision_inputs(self, batch: Mapping[str, Any], count: int) -> dict[str, Any]:
+        """See `Family.vision_inputs`."""
+        return {name: batch[name] for name in ('pixel_values', 'pixel_attention_mask')}
+
+    def marks(self, tokenizer: Any, image_text: str) -> Marks:
+        """See `Family.marks`."""
+        fence = getattr(tokenizer, 'fake_image_token', None) or '<fake_token_around_image>'
+        whole = getattr(tokenizer, 'global_image_token', None) or '<global-img>'
+        return Marks(image_text, fence + whole, fence)
+
+
+@dataclass(frozen=True, slots=True)
+class Gemma3(Family):
+    """Gemma3: each image resized to one square tile whose tokens see one another in both directions.
+
+    Most layers see only a window of positions. Both are masks of ours over positions of the full prompt: the model's
+    own would count kept tokens, so that pruning would widen the window. Its template trims every text part, so images
+    and text go in as one text with placeholders.
+    """
+
+    written_placeholder: ClassVar[str] = '<start_of_image>'
+    one_tensor: ClassVar[bool] = True
+    sliding_window: ClassVar[bool] = True
+
+    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+        """See `Family.grid`."""
+        side = math.isqrt(value(config, 'mm_tokens_per_image'))
+        return side, side
+
+    def one_tile(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family.one_tile`."""
+        return {'do_pan_and_scan': False}
+
+    def marks(self, tokenizer: Any, image_text: str) -> Marks:
+        """See `Family.marks`."""
+        start, end = (getattr(tokenizer, f'{edge}_token', None) for edge in ('boi', 'eoi'))
+        start, end = start or self.written_placeholder, end or '<end_of_image>'
+        return Marks(start, f'\n\n{start}', f'{end}\n\n')
+
+    def visible(self, ids: torch.Tensor, image_token_id: int) -> torch.Tensor | None:
+        """See `Family.visible`: the marks around images keep their tokens apart, also after pruning."""
+        image = ids == image_token_id
+        run = (~image).cumsum(0).masked_fill(~image, -1)  # tokens without text between them belong to one image
+        same = (run[:, None] == run[None]) & image[None]
+        return same | torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+
+    def attention_mask(
+        self, text_config: Any, visible: torch.Tensor | None, here: torch.Tensor, seen: torch.Tensor, dtype: torch.dtype
+    ) -> Any:
+        """See `Family.attention_mask`: one mask for each kind of layer."""
+        keys = torch.cat([seen, here])
+        if visible is None:
+            visible = torch.ones(len(here), len(keys), dtype=torch.bool).tril(len(seen))
+        near = here[:, None] - keys[None] < text_config.sliding_window
+        return {
+            'full_attention': additive(visible, dtype),
+            'sliding_attention': additive(visible & near, dtype),
+        }
+
+
+FAMILIES: Mapping[str, Family] = {
     family.model_type: family
     for family in (
         QwenVL('qwen2_vl', 'Qwen2VLForConditionalGeneration'),
         QwenVL('qwen2_5_vl', 'Qwen2_5_VLForConditionalGeneration'),
         Qwen3VL('qwen3_vl', 'Qwen3VLForConditionalGeneration'),
+        LlavaOnevision('llava_onevision', 'LlavaOnevisionForConditionalGeneration'),
+        InternVL('internvl', 'InternVLForConditionalGeneration'),
+        SmolVLM('smolvlm', 'SmolVLMForConditionalGeneration'),
+        SmolVLM('idefics3', 'Idefics3ForConditionalGeneration'),
+        Gemma3('gemma3', 'Gemma3ForConditionalGeneration'),
     )
 }

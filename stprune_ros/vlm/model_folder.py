@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.families import FAMILIES, QwenVL
+from stprune_ros.vlm.families import FAMILIES
+from stprune_ros.vlm.family import Family
 
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
@@ -27,7 +28,7 @@ class ModelFolder:
     path: Path
     model_id: str
     revision: str
-    family: QwenVL
+    family: Family
     trained: bool
     knows: str
     weights: tuple[Path, ...]
@@ -94,16 +95,25 @@ def digest(weights: tuple[Path, ...]) -> str:
     return total.hexdigest()[:12]
 
 
+def legacy_template(path: Path) -> str | None:
+    """The chat template of chat_template.json, which only processors used to read; None where a newer file counts."""
+    legacy = path / 'chat_template.json'
+    if (path / 'chat_template.jinja').is_file() or not legacy.is_file():
+        return None
+    template = read_json(legacy).get('chat_template')
+    return template if isinstance(template, str) else None
+
+
 def one_line(error: BaseException) -> str:
     """An error's text in one line of at most 200 characters, without a full stop."""
     text = ' '.join(str(error).split()) or type(error).__name__
     return text.rstrip('.') if len(text) <= 200 else f'{text[:197]}...'
 
 
-def _family(path: Path) -> QwenVL:
+def _family(path: Path) -> Family:
     if not (path / 'config.json').is_file():
         raise StpruneError(f"'{path}' is no model folder: it has no config.json")
-    model_type = str(_json(path / 'config.json').get('model_type'))
+    model_type = str(read_json(path / 'config.json').get('model_type'))
     if model_type not in FAMILIES:
         raise StpruneError(
             f"model family '{model_type}' of '{path}' is not supported; supported are {', '.join(sorted(FAMILIES))}"
@@ -115,7 +125,7 @@ def _weights(path: Path) -> tuple[Path, ...]:
     index = path / 'model.safetensors.index.json'
     names = ['model.safetensors']
     if index.is_file():
-        names = sorted(set(_json(index).get('weight_map', {}).values()))
+        names = sorted(set(read_json(index).get('weight_map', {}).values()))
     elif not (path / names[0]).is_file() and any(path.glob('*.bin')):
         raise StpruneError(
             f"model folder '{path}' has weights as .bin only; convert them to safetensors, nothing else is loaded"
@@ -136,7 +146,7 @@ def _facts(path: Path) -> tuple[bool, str]:
     note = path / 'stprune.json'
     if not note.is_file():
         return True, ''
-    facts = _json(note)
+    facts = read_json(note)
     trained, knows = facts.get('trained'), facts.get('knows', '')
     if not isinstance(trained, bool):
         raise StpruneError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
@@ -145,7 +155,8 @@ def _facts(path: Path) -> tuple[bool, str]:
     return trained, knows
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; StpruneError naming it where it does not."""
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:

@@ -1,12 +1,10 @@
-"""A vision-language model hosted on transformers through public hooks; the one file that imports transformers."""
+"""A vision-language model hosted on transformers through public hooks; only the files `transformers_*` import it."""
 
 from __future__ import annotations
 
 import gc
-import inspect
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -14,33 +12,40 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.families import QwenVL
-from stprune_ros.vlm.model_folder import ModelFolder, find_model, one_line
+from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
+from stprune_ros.vlm.family import EncoderOutput
+from stprune_ros.vlm.model_folder import one_line
+from stprune_ros.vlm.transformers_loading import HOOK, Parts, load_parts
 from stprune_ros.vlm.tree import Tree
 
-try:
-    import transformers
-except ImportError as missing:
-    raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
-
-HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
 NO_ROWS = torch.empty(0, dtype=torch.int64)
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+ANSWER = '[[stprune:answer]]'
+
+
+@dataclass
+class HookOutput(transformers.utils.ModelOutput):  # type: ignore[misc]
+    """`family.EncoderOutput` in the library's own kind of output: since 5.24 it takes nothing else."""
+
+    last_hidden_state: Any = None
+    pooler_output: Any = None
+    deepstack_features: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """State of a Context: KV per layer, kept ids, the next position, and what the template writes after a question.
+    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
+    position, and what the template writes after a question.
 
     The KV tensors are never written to: every question works on a cache of its own.
     """
 
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     ids: tuple[int, ...]
+    seen: torch.Tensor
     next_position: int
     tail: str
 
@@ -48,107 +53,35 @@ class Prefix:
 class TransformersBackend:
     """Implements ``backend.Backend``; make one with ``load``. One thread at a time."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, processor: Any, family: QwenVL, info: ModelInfo, max_image_pixels: int = 0
-    ) -> None:
-        self.info = info
-        self._model = model
-        self._tokenizer = tokenizer
-        self._processor = processor
-        self._family = family
-        self._device = torch.device(info.device)
+    def __init__(self, parts: Parts, max_image_pixels: int = 0) -> None:
+        self.info = parts.info
+        self._model, self._tokenizer, self._processor, self._family = model, tokenizer, processor, family = (
+            parts.model,
+            parts.tokenizer,
+            parts.processor,
+            parts.family,
+        )
+        self._device = torch.device(parts.info.device)
         self._image_id: int = model.config.image_token_id
         self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
-        self._merge: int = model.config.vision_config.spatial_merge_size
-        self._size = _image_size(processor, max_image_pixels)
-        self.model_pixels = self._size['longest_edge']
-        self._end_id: int = tokenizer.eos_token_id
+        self._marks = family.marks(tokenizer, self._image_text)
+        self._config: dict[str, Any] = model.config.to_dict()
+        self._image_options = family.image_options(self._config, processor, max_image_pixels)
+        self.model_pixels = family.model_pixels(self._config, self._image_options)
         stops = model.generation_config.eos_token_id
-        self._stop_ids = {self._end_id, *(stops if isinstance(stops, list) else [stops])}
+        self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
+        self._lead, self._end_id = self._around_answers()
         penalty = model.generation_config.repetition_penalty
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
         self._penalty = transformers.RepetitionPenaltyLogitsProcessor(penalty) if penalty and penalty != 1.0 else None
 
     @classmethod
-    def load(
-        cls,
-        path_or_id: str | Path,
-        *,
-        device: str = 'auto',
-        dtype: str = 'auto',
-        revision: str = '',
-        allow_download: bool = False,
-        max_image_pixels: int = 0,
-    ) -> TransformersBackend:
-        """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
+    def load(cls, path_or_id: str | Path, *, max_image_pixels: int = 0, **options: Any) -> TransformersBackend:
+        """Host a model folder or hub id; images are reduced to ``max_image_pixels`` pixels (0: as the folder says).
 
-        ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
-        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says).
-        Raises StpruneError where a file is missing or broken, or the family or the transformers version unsupported.
+        ``options`` and errors: see `load_parts`.
         """
-        folder = find_model(path_or_id, revision, allow_download)
-        model_class = supported_class(folder.family)
-        place = _device(device)
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # what matters is raised below, in one sentence
-        local = {'local_files_only': True, 'trust_remote_code': False}
-        with _naming('config.json', folder):
-            config = model_class.config_class.from_pretrained(folder.path)
-        with _naming('tokenizer', folder):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
-        with _naming('image processor', folder):
-            # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
-            processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
-        with _naming('model', folder):
-            model, report = model_class.from_pretrained(
-                folder.path,
-                config=config,
-                dtype=_dtype(dtype, place),
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-            )
-        _check_weights(folder, report)
-        _check_parts(folder, model.config, tokenizer, processor)
-        with _naming('model', folder):
-            model = model.to(place).eval()
-        kind = str(model.dtype).removeprefix('torch.')
-        info = ModelInfo(
-            folder.model_id,
-            folder.revision,
-            folder.family.model_type,
-            folder.trained,
-            str(place),
-            kind,
-            folder.knows,
-        )
-        return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
-
-    @classmethod
-    def untrained(
-        cls, name: str, family: QwenVL, config: dict[str, Any], parts: Path, processor: dict[str, Any], dtype: str
-    ) -> TransformersBackend:
-        """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
-
-        ``config`` holds text_config and vision_config, ``processor`` what differs in the image processor; tokenizer and
-        chat template come from the folder ``parts``.
-        """
-        model_class = supported_class(family)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
-        images = transformers.AutoImageProcessor.from_pretrained(
-            parts, backend='pil', local_files_only=True, **processor
-        )
-        marks = {'image': '<|image_pad|>', 'video': '<|video_pad|>', 'vision_start': '<|vision_start|>'}
-        ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(mark) for key, mark in marks.items()}
-        place = _device('auto')
-        shape = model_class.config_class(**config, **ids)
-        shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
-        with place:
-            model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        info = ModelInfo(name, '', family.model_type, False, str(place), dtype)
-        return cls(model, tokenizer, images, family, info)
+        return cls(load_parts(path_or_id, **options), max_image_pixels)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
@@ -159,16 +92,20 @@ class TransformersBackend:
             return []
         try:
             batch = self._processor(
-                images=list(images), size=self._size, return_tensors='pt', input_data_format='channels_last'
+                images=self._family.nested(images),
+                return_tensors='pt',
+                input_data_format='channels_last',
+                **self._image_options,
             )
         except ValueError as error:
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
-        grid_thw = batch['image_grid_thw']
+        inputs = {
+            name: item.to(self._device) if isinstance(item, torch.Tensor) else item
+            for name, item in self._family.vision_inputs(batch, len(images)).items()
+        }
         with torch.inference_mode():
-            output = self._model.get_image_features(
-                batch['pixel_values'].to(self._device), grid_thw.to(self._device), return_dict=True
-            )
-        return self._family.features(output, grid_thw, self._merge)
+            output = self._model.get_image_features(**inputs, return_dict=True)
+        return self._family.features(output, batch, self._config)
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
         """See ``Backend.prefill``; an empty ``system`` leaves the system turn out.
@@ -180,18 +117,22 @@ class TransformersBackend:
         ids, keep = self._full_prompt(head, frames)
         full = torch.tensor(ids)
         kept = torch.tensor(keep)
-        grid_thw = torch.tensor([(1, *(side * self._merge for side in frame.features.grid)) for frame in frames])
-        positions = self._family.positions(self._model, full, self._image_id, grid_thw)
+        positions = self._family.positions(self._model, full, self._image_id, frames)
         cache = transformers.DynamicCache()
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        hook = {HOOK: {'image': self._family.encoder_output(frames)}} if tokens_visual else {}
-        kept_ids = full[kept]
+        kept_ids, kept_positions = full[kept], positions[:, kept]
+        shown = bool((kept_ids == self._image_id).any())
+        hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
+        visible = self._family.visible(kept_ids, self._image_id)
         # The vocabulary is not asked: a question comes first.
-        self._forward(kept_ids, positions[:, kept], cache, logits_to_keep=NO_ROWS.to(self._device), **hook)
+        self._forward(
+            kept_ids, kept_positions, cache, NO_ROWS, visible, logits_to_keep=NO_ROWS.to(self._device), **hook
+        )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
             tuple(kept_ids.tolist()),
+            kept_positions[0],
             int(positions.max()) + 1,
             tail,
         )
@@ -213,7 +154,7 @@ class TransformersBackend:
         wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
         for question, candidates in asked:
             stem = tree.grow(self._ids(question + prefix.tail), None)
-            answers = [[*self._ids(candidate), self._end_id] for candidate in candidates]
+            answers = [[*self._ids(self._lead + candidate), self._end_id] for candidate in candidates]
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
@@ -221,13 +162,13 @@ class TransformersBackend:
         needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
         if not needed:
             return [[] for _ in wanted]
-        mask = tree.mask(len(prefix.ids), self._model.dtype)
         place = {row: index for index, row in enumerate(needed)}
         logits = self._forward(
             torch.tensor(tree.ids),
-            torch.tensor(tree.depths).add(prefix.next_position).expand(3, -1),
+            self._rows(torch.tensor(tree.depths).add(prefix.next_position)),
             self._cache(prefix),
-            attention_mask=mask.to(self._device),
+            prefix.seen,
+            tree.visible(len(prefix.ids)),
             logits_to_keep=torch.tensor(needed, device=self._device),
         )
         logprobs = logits.float().log_softmax(-1).cpu()
@@ -253,6 +194,7 @@ class TransformersBackend:
         cache = self._cache(prefix)
         step = torch.tensor(self._ids(question + prefix.tail))
         position = prefix.next_position
+        here = prefix.seen
         seen = [*prefix.ids, *step.tolist()]
         written: list[int] = []
         finished = timed_out = False
@@ -260,11 +202,12 @@ class TransformersBackend:
             timed_out = deadline is not None and time.monotonic() >= deadline
             if timed_out or (cancel is not None and cancel.is_set()):
                 break
-            positions = torch.arange(position, position + len(step)).expand(3, -1)
-            logits = self._forward(step, positions, cache)
+            positions = self._rows(torch.arange(position, position + len(step)))
+            logits = self._forward(step, positions, cache, here)
             if self._penalty is not None:
                 logits = self._penalty(torch.tensor([seen], device=self._device), logits.float())
             token = int(logits[-1].argmax())
+            here = torch.cat([here, positions[0]])
             position += len(step)
             step = torch.tensor([token])
             finished = token in self._stop_ids
@@ -280,21 +223,42 @@ class TransformersBackend:
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
 
-    def _forward(self, ids: torch.Tensor, positions: torch.Tensor, cache: Any, **options: Any) -> torch.Tensor:
-        """Run ids (n,) at positions (3, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary)."""
-        start = cache.get_seq_length()
-        # Row 0 counts what is really there: gaps in it would be read as packed sequences, without a word.
-        rows = torch.cat([torch.arange(start, start + len(ids))[None], positions])
+    def _forward(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        cache: Any,
+        seen: torch.Tensor,
+        visible: torch.Tensor | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
+        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary).
+
+        ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
+        what is before.
+        """
+        rows = self._family.position_ids(positions, cache.get_seq_length())
+        text = self._model.config.text_config
+        mask = self._family.attention_mask(text, visible, positions[0], seen, self._model.dtype)
+        if isinstance(mask, dict):
+            mask = {name: part.to(self._device) for name, part in mask.items()}
+        elif mask is not None:
+            mask = mask.to(self._device)
         with torch.inference_mode():
             output = self._model(
                 input_ids=ids[None].to(self._device),
-                position_ids=rows[:, None].to(self._device),
+                position_ids=rows.to(self._device),
+                attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
                 **{'logits_to_keep': 1, **options},
             )
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _rows(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions of text (n,) as (rows, n)."""
+        return positions.expand(self._family.position_rows, -1)
 
     def _cache(self, prefix: Prefix) -> Any:
         return transformers.DynamicCache(prefix.layers)
@@ -305,107 +269,61 @@ class TransformersBackend:
 
     def _render(self, system: str, content: Sequence[str | VisualFrame]) -> tuple[str, str]:
         """The chat template's text before and after the question."""
+        written = self._family.written_placeholder
         parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
+        parts.append({'type': 'text', 'text': QUESTION})
+        if written:
+            parts = [{'type': 'text', 'text': ''.join(part.get('text', written) for part in parts)}]
         turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
-        turns.append({'role': 'user', 'content': [*parts, {'type': 'text', 'text': QUESTION}]})
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        text = self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
         head, _, tail = text.partition(QUESTION)
         return head, tail
 
+    def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
+        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        return text
+
+    def _around_answers(self) -> tuple[str, int]:
+        """What the template writes between its invitation to answer and an answer, and the token that ends one.
+
+        Some templates put a blank before answers; some end turns with another token than the tokenizer's eos_token.
+        """
+        asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
+        answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
+        before, _, after = self._template(answered).partition(ANSWER)
+        invitation = self._template([asked], add_generation_prompt=True)
+        lead = before.removeprefix(invitation) if before.startswith(invitation) else ''
+        ends = [token for token in self._ids(after)[:1] if token in self._stop_ids]
+        return lead, ends[0] if ends else self._tokenizer.eos_token_id
+
     def _full_prompt(self, head: str, frames: Sequence[VisualFrame]) -> tuple[list[int], list[bool]]:
         """Ids of the prompt with every visual token, and which of them stay."""
-        pieces = head.split(self._image_text)
-        if len(pieces) != len(frames) + 1:
+        for frame in frames:
+            if frame.keep.shape != frame.features.tokens.shape[:1]:
+                raise StpruneError(
+                    f'keep mask is {tuple(frame.keep.shape)} for {len(frame.features.tokens)} visual tokens'
+                )
+        marks = self._marks
+        shown = head.replace(marks.placeholder, f'{marks.before}{self._image_text}{marks.after}')
+        found = self._ids(shown)
+        images = found.count(self._image_id)
+        if images != len(frames):
             raise StpruneError(
-                f"the prompt has {len(pieces) - 1} image placeholders '{self._image_text}' for {len(frames)} images;"
+                f"the prompt has {images} image placeholders '{marks.placeholder}' for {len(frames)} images;"
                 ' remove them from the prompt file, or use a chat template that writes one for each image'
             )
-        texts = self._tokenizer(pieces, add_special_tokens=False).input_ids
-        ids, keep = list(texts[0]), [True] * len(texts[0])
-        for frame, text in zip(frames, texts[1:], strict=True):
-            tokens = len(frame.features.tokens)
-            if frame.keep.shape != (tokens,):
-                raise StpruneError(f'keep mask is {tuple(frame.keep.shape)} for {tokens} visual tokens')
-            ids += [self._image_id] * tokens + text
-            keep += [*frame.keep.tolist(), *[True] * len(text)]
+        ids: list[int] = []
+        keep: list[bool] = []
+        left = iter(frames)
+        for token in found:
+            stay = [True]
+            if token == self._image_id:
+                frame = next(left)
+                stay = [*frame.keep.tolist(), *[True] * self._family.extra_tokens]
+            ids += [token] * len(stay)
+            keep += stay
         return ids, keep
 
 
-def supported_class(family: QwenVL, library: Any = transformers) -> Any:
-    """The model class of ``family``; StpruneError where the installed transformers is too old for pruned prompts."""
-    model_class = getattr(library, family.architecture, None)
-    if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
-        raise StpruneError(
-            f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
-            ' install transformers>=5.18'
-        )
-    return model_class
-
-
-def _image_size(processor: Any, max_pixels: int) -> dict[str, int]:
-    """Least and most pixels per image, in the processor's words."""
-    least, most = processor.size['shortest_edge'], processor.size['longest_edge']
-    cap = max_pixels or most
-    return {'shortest_edge': min(least, cap), 'longest_edge': min(most, cap)}
-
-
-def _device(name: str) -> torch.device:
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise StpruneError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype | str:
-    if name == 'auto':
-        return torch.float32 if device.type == 'cpu' else 'auto'
-    return DTYPES[name]
-
-
-@contextmanager
-def _naming(part: str, folder: ModelFolder) -> Iterator[None]:
-    """Whatever goes wrong inside, as one sentence that names the part and the folder."""
-    try:
-        yield
-    except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
-        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
-
-
-def _check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
-    """Refuse weights that do not cover the model: transformers would fill the rest with random numbers."""
-    missing = sorted(report['missing_keys'])
-    if missing:
-        raise StpruneError(
-            f"weights of '{folder.path}' lack {len(missing)} of the model's tensors, such as '{missing[0]}';"
-            ' config.json and the safetensors files do not belong together'
-        )
-    if report['mismatched_keys']:
-        name, found, wanted = sorted(report['mismatched_keys'])[0]
-        raise StpruneError(
-            f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
-        )
-
-
-def _check_parts(folder: ModelFolder, config: Any, tokenizer: Any, processor: Any) -> None:
-    """Refuse combinations that would answer wrongly without a word."""
-    text, vision = config.text_config, config.vision_config
-    if tokenizer.chat_template is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no chat template")
-    if tokenizer.eos_token_id is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
-    if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()):
-        raise StpruneError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
-    if len(tokenizer) > text.vocab_size:
-        raise StpruneError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
-    if config.image_token_id >= len(tokenizer):
-        raise StpruneError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
-    if not (processor.size['shortest_edge'] and processor.size['longest_edge']):
-        raise StpruneError(f"image processor of '{folder.path}' has no shortest_edge and longest_edge in its size")
-    for ours, theirs in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
-        found, wanted = getattr(processor, ours), getattr(vision, theirs)
-        if found != wanted:
-            raise StpruneError(f"image processor of '{folder.path}' has {ours} {found}, its model {theirs} {wanted}")
+def _hook_output(kept: EncoderOutput) -> HookOutput:
+    return HookOutput(pooler_output=kept.pooler_output, deepstack_features=kept.deepstack_features)

@@ -28,10 +28,15 @@ class Tree:
             places.append(place)
         return places
 
-    def mask(self, prefix: int, dtype: torch.dtype) -> torch.Tensor:
-        """Additive attention mask (1, 1, n, prefix + n)."""
+    def visible(self, prefix: int) -> torch.Tensor:
+        """Who sees whom, bool (n, prefix + n): everybody sees the whole prefix."""
         visible = torch.zeros(len(self.ids), prefix + len(self.ids), dtype=torch.bool)
         visible[:, :prefix] = True
         for place, seen in enumerate(self._sees):
             visible[place, [prefix + other for other in seen]] = True
-        return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+        return visible
+
+
+def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The attention mask (1, 1, n, k) that adds nothing where ``visible`` (n, k) is True and a huge minus elsewhere."""
+    return torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)[None, None]

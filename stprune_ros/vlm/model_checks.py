@@ -1,0 +1,38 @@
+"""Refuse models that would answer wrongly without a word; no transformers import."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm.model_folder import ModelFolder
+
+
+def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
+    """Check that the configuration is supported and the tokenizer belongs to it; StpruneError naming what is not."""
+    text = config.text_config
+    if tokenizer.chat_template is None:
+        raise StpruneError(f"tokenizer of '{folder.path}' has no chat template")
+    if tokenizer.eos_token_id is None:
+        raise StpruneError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
+    if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()) and not folder.family.sliding_window:
+        raise StpruneError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
+    if len(tokenizer) > text.vocab_size:
+        raise StpruneError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
+    if config.image_token_id >= len(tokenizer):
+        raise StpruneError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
+
+
+def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
+    """Refuse weights that do not cover the model: transformers would fill the rest with random numbers."""
+    missing = sorted(report['missing_keys'])
+    if missing:
+        raise StpruneError(
+            f"weights of '{folder.path}' lack {len(missing)} of the model's tensors, such as '{missing[0]}';"
+            ' config.json and the safetensors files do not belong together'
+        )
+    if report['mismatched_keys']:
+        name, found, wanted = sorted(report['mismatched_keys'])[0]
+        raise StpruneError(
+            f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
+        )
