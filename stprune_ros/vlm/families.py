@@ -136,7 +136,7 @@ class LlavaOnevision(Family):
 class InternVL(Family):
     """InternVL (hf): each image resized to one square tile; a token is a square of patches."""
 
-    one_tensor: ClassVar[bool] = True
+    joined_axis: ClassVar[int | None] = 0
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `Family.grid`."""
@@ -160,6 +160,8 @@ class SmolVLM(Family):
 
     The image is brought to the size of the tile at once; by default it would be enlarged for splitting first.
     """
+
+    joined_axis: ClassVar[int | None] = 1  # transformers 5.18 counts images by the second axis: each token is one
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `Family.grid`."""
@@ -201,7 +203,7 @@ class Gemma3(Family):
     """
 
     written_placeholder: ClassVar[str] = '<start_of_image>'
-    one_tensor: ClassVar[bool] = True
+    joined_axis: ClassVar[int | None] = 0
     sliding_window: ClassVar[bool] = True
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from stprune_ros.vlm.tree import additive
 class EncoderOutput:
     """Visual tokens as ``mm_encoder_outputs`` wants them: (n_i, D) per image, the same for each deepstack layer.
 
-    Some families want all images in one: (1, n, D).
+    Some families want all images in one: (1, n, D) or (n, 1, D).
     """
 
     pooler_output: tuple[torch.Tensor, ...] | torch.Tensor
@@ -50,12 +50,12 @@ class Family:
     model_type: str
     architecture: str
     # Rows of positions; a template's own image parts, or a placeholder that we write into the text instead of them;
-    # learned tokens that follow the patches of an image; whether pruned features go back as one tensor; whether
-    # sliding-window layers are handled.
+    # learned tokens that follow the patches of an image; where pruned features that go back as one tensor have an axis
+    # of one (None: a tensor per image); whether sliding-window layers are handled.
     position_rows: ClassVar[int] = 1
     written_placeholder: ClassVar[str] = ''
     extra_tokens: ClassVar[int] = 0
-    one_tensor: ClassVar[bool] = False
+    joined_axis: ClassVar[int | None] = None
     sliding_window: ClassVar[bool] = False
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
@@ -141,7 +141,7 @@ class Family:
         layers = len(frames[0].features.deep)
         kept = tuple(_kept(frame) for frame in frames)
         return EncoderOutput(
-            torch.cat(kept)[None] if self.one_tensor else kept,
+            kept if self.joined_axis is None else torch.cat(kept).unsqueeze(self.joined_axis),
             tuple(tuple(frame.features.deep[layer][frame.keep] for frame in frames) for layer in range(layers)),
         )
 
