@@ -90,6 +90,14 @@ def ratios(text: str) -> tuple[float, ...]:
     return tuple(ratio(part) for part in text.split(','))
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Width and height, as in 1600x900."""
+    width, separator, height = text.partition('x')
+    if not (separator and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
 def names(text: str) -> tuple[str, ...]:
     """Names, separated by commas."""
     return tuple(text.split(','))
@@ -261,14 +269,28 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument('file', type=Path, metavar='FILE', help='a ROS 2 parameter file')
+    command.add_argument('--model', action='store_true', help='also count what its model takes of the memory')
+    command.add_argument(
+        '--image', type=image_size, default=(1600, 900), metavar='WxH', help='camera images; default: 1600x900'
+    )
+    command.add_argument('--memory', type=float, metavar='GIB', help="of the device; default: this machine's")
 
     def run(options: argparse.Namespace) -> int:
         problems = settings.problems_in(settings.read_file(options.file))
         for problem in problems:
             print(f'{options.file}: {problem}', file=sys.stderr)
-        if not problems:
-            print(f'{options.file}: all parameters are known and in range')
-        return 1 if problems else 0
+        if problems:
+            return 1
+        print(f'{options.file}: all parameters are known and in range')
+        if not options.model:
+            return 0
+        from stprune_ros.vlm.loading import memory
+        from stprune_ros.vlm.memory import GIB, as_text, fits
+
+        given = round(options.memory * GIB) if options.memory else None
+        budget, there, load = memory(settings.load(options.file), options.image[0] * options.image[1], given)
+        print(as_text(budget, there, load))
+        return 0 if fits(budget, there) else 1
 
     command.set_defaults(run=run)
 

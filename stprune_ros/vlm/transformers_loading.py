@@ -91,6 +91,27 @@ def load_parts(
     return Parts(model, tokenizer, processor, folder.family, info)
 
 
+def whole_config(folder: ModelFolder) -> dict[str, Any]:
+    """config.json with every default filled in."""
+    with _naming('config.json', folder):
+        config: dict[str, Any] = supported_class(folder.family).config_class.from_pretrained(folder.path).to_dict()
+    return config
+
+
+def stored_dtype(dtype: str, device: str) -> str:
+    """The type that weights will be held in, '' for their own."""
+    chosen = _dtype(dtype, _device(device))
+    return '' if isinstance(chosen, str) else str(chosen).removeprefix('torch.')
+
+
+def device_memory(name: str) -> int | None:
+    """Free bytes of a GPU of its own; None for the CPU and integrated GPUs, which use the machine's memory."""
+    place = _device(name)
+    if place.type != 'cuda' or torch.cuda.get_device_properties(place).is_integrated:
+        return None
+    return int(torch.cuda.mem_get_info(place)[0])
+
+
 def untrained_parts(
     name: str, family: Family, config: dict[str, Any], parts: Path, processor: dict[str, Any], dtype: str
 ) -> Parts:
