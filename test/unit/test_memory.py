@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -39,6 +39,7 @@ def test_half_precision_takes_half():
     assert (2 * half.weights, 2 * half.features, 2 * half.kv) == (full.weights, full.features, full.kv)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.floats(0.01, 0.99))
 def test_fewer_tokens_never_take_more(keep):
     some, everything = counted(pruning__keep_ratio=keep), counted(pruning__keep_ratio=1.0)

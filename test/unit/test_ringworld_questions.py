@@ -43,8 +43,10 @@ def test_no_answer_is_a_safe_guess(truths: list[Truth]) -> None:
     for truth in truths:
         for question in questions_about(truth, rng, 20):
             answers[(question.kind, len(question.candidates))][question.answer] += 1
-    for counter in answers.values():
-        assert max(counter.values()) / sum(counter.values()) < 0.85
+    often = [counter for counter in answers.values() if sum(counter.values()) >= 40]
+    assert len(often) > 4
+    for counter in often:
+        assert max(counter.values()) / sum(counter.values()) < 0.8
 
 
 def test_answers_agree_with_the_truth(truths: list[Truth]) -> None:
