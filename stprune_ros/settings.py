@@ -133,7 +133,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter('history.stride_ms', 500.0, 'event time between history frames', 1.0, 60000.0),
     Parameter('history.max_gap_ms', 2000.0, 'a longer pause between sets flushes the history', 1.0, 600000.0),
     Parameter('ego.max_age_ms', 200.0, 'odometry farther than this from the anchor stamp is not used', 1.0, 10000.0),
-    Parameter('pruning.method', 'st_prune', 'how tokens are selected', choices=METHODS, dynamic=True),
+    Parameter('pruning.method', 'st_prune_joint', 'how tokens are selected', choices=METHODS, dynamic=True),
     Parameter('pruning.keep_ratio', 0.1, 'share of visual tokens that the model sees', 0.001, 1.0, dynamic=True),
     Parameter(
         'pruning.lambda_temporal', 0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True

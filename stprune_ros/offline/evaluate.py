@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.statistics import Counts, difference_of, interval, ratio_of
+from stprune_ros.offline.statistics import Counts, interval, ratio_of
 from stprune_ros.pipeline import config_of as configured
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig
@@ -29,6 +29,7 @@ from stprune_ros.settings import Settings
 from stprune_ros.vlm.loading import load
 
 QUESTIONS_PER_SCENE = 10
+COLOURS = 10  # that matplotlib tells apart; lines beyond are dashed
 FULL = 'none'
 BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
 EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at while weights and methods were tuned
@@ -158,13 +159,13 @@ def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:
         for graded in tqdm(scenes, total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
             for found in graded:
                 _add(counts, found)
-    info, default = backend.info, name_of(configured(settings))
+    info = backend.info
     return {
-        'default': default,
+        'default': name_of(configured(settings)),
         'model': {'id': info.model_id, 'revision': info.revision},
         'scenes': plan.scenes,
         'seeds': plan.seeds,
-        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts, default)],
+        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts)],
     }
 
 
@@ -175,14 +176,13 @@ def _add(counts: AllCounts, found: Graded) -> None:
                 counts[method, keep][kind].add(found.number, hit)
 
 
-def _rows(method: str, plan: Plan, counts: AllCounts, default: str) -> Iterator[dict[str, Any]]:
+def _rows(method: str, plan: Plan, counts: AllCounts) -> Iterator[dict[str, Any]]:
     full = counts[FULL, 1.0]
     for keep in (1.0,) if method == BLIND else plan.keeps:
         cell = counts[method, keep] if keep < 1 or method == BLIND else full
         for kind, found in sorted(cell.items()):
             low, high = interval(found)
             relative, relative_low, relative_high = ratio_of(found, full[kind])
-            best = (counts[default, keep] if keep < 1 else full).get(kind)
             yield {
                 'method': method,
                 'keep': keep,
@@ -194,7 +194,6 @@ def _rows(method: str, plan: Plan, counts: AllCounts, default: str) -> Iterator[
                 'relative': round(relative, 4),
                 'relative_lo': round(relative_low, 4),
                 'relative_hi': round(relative_high, 4),
-                'behind_default': [round(value, 4) for value in difference_of(best, found)] if best else None,
             }
 
 
@@ -211,7 +210,7 @@ def as_text(result: dict[str, Any], kind: str = 'all') -> str:
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
-    """Accuracy over keep ratio, one line per method, the interval as a band."""
+    """Accuracy over keep ratio, one line per method without switches, the default's interval as a band."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -219,11 +218,13 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
     rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != BLIND]
-    for method in dict.fromkeys(row['method'] for row in rows):
+    rows = [row for row in rows if '+' not in row['method'] or row['method'] == result['default']]
+    for index, method in enumerate(dict.fromkeys(row['method'] for row in rows)):
         mine = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
         keeps = [row['keep'] for row in mine]
         strong = method == result['default']
-        [line] = axes.plot(keeps, [row['accuracy'] for row in mine], marker='o', lw=3 if strong else 1.2, label=method)
+        look = {'lw': 3 if strong else 1.2, 'ls': '-' if index < COLOURS else '--'}
+        [line] = axes.plot(keeps, [row['accuracy'] for row in mine], marker='o', label=method, **look)
         if strong:
             axes.fill_between(
                 keeps, [r['lo'] for r in mine], [r['hi'] for r in mine], alpha=0.2, color=line.get_color()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.selection import on_device, select
 from stprune_ros.pruning.spatial import best_similarity
 from stprune_ros.pruning.temporal import REPEATED
 from stprune_ros.pruning.tokens import Known
@@ -55,7 +55,7 @@ def prune_joint(
     common = commonness(views)
     bonuses = []
     for i in active:
-        recency = (torch.tensor(slots[i], dtype=views[i].dtype, device=views[i].device) + 1) / history
+        recency = (on_device(slots[i], views[i], views[i].dtype) + 1) / history
         soft = weights[0] * moves[i].expand(views[i].shape[:2]) + weights[1] * recency[:, None]
         if frozen is not None:
             soft = soft + REPEATED * frozen[i][:, None]

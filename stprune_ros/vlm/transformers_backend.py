@@ -18,7 +18,7 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
 from stprune_ros.vlm.family import EncoderOutput
 from stprune_ros.vlm.model_folder import one_line
-from stprune_ros.vlm.transformers_loading import HOOK, Parts, load_parts
+from stprune_ros.vlm.transformers_loading import HOOK, Parts, cache_argument, load_parts
 from stprune_ros.vlm.tree import Tree
 
 QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
@@ -62,6 +62,7 @@ class TransformersBackend:
             parts.family,
         )
         self._device = torch.device(parts.info.device)
+        self._cache_argument = cache_argument(parts.model)
         self._image_id: int = model.config.image_token_id
         self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
         self._marks = family.marks(tokenizer, self._image_text)
@@ -249,9 +250,8 @@ class TransformersBackend:
                 input_ids=ids[None].to(self._device),
                 position_ids=rows.to(self._device),
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
-                **{'logits_to_keep': 1, **options},
+                **{self._cache_argument: cache, 'logits_to_keep': 1, **options},
             )
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -98,6 +98,11 @@ def whole_config(folder: ModelFolder) -> dict[str, Any]:
     return config
 
 
+def cache_argument(model: Any) -> str:
+    """What ``forward`` calls its cache: another name since transformers 5.24."""
+    return 'cache' if 'cache' in inspect.signature(type(model).forward).parameters else 'past_key_values'
+
+
 def stored_dtype(dtype: str, device: str) -> str:
     """The type that weights will be held in, '' for their own."""
     chosen = _dtype(dtype, _device(device))

@@ -73,7 +73,8 @@ def recorded(backend: TransformersBackend) -> Iterator[list[dict[str, Any]]]:
     calls: list[dict[str, Any]] = []
 
     def note(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        calls.append({**kwargs, 'past': kwargs['past_key_values'].get_seq_length(), 'logits': output.logits[0]})
+        cache = kwargs.get('cache', kwargs.get('past_key_values'))
+        calls.append({**kwargs, 'past': cache.get_seq_length(), 'logits': output.logits[0]})
 
     handle = backend._model.register_forward_hook(note, with_kwargs=True)
     try:
