@@ -274,8 +274,8 @@ def test_every_method_runs(make, method):
 @pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays', 'scaled_terms'])
 def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     sets = [frame_set(ms, ego=replace(EGO, stamp_ns=ms * MS)) for ms in (1000, 1500, 2000)]
-    plain = make().run(window(*sets))
-    switched = make(**{f'pruning__{switch}': True}).run(window(*sets))
+    plain = make(pruning__method='st_prune').run(window(*sets))
+    switched = make(pruning__method='st_prune', **{f'pruning__{switch}': True}).run(window(*sets))
     assert [view.tokens_kept for view in switched.views] == [view.tokens_kept for view in plain.views]
     assert not all((a.keep == b.keep).all() for a, b in zip(switched.views, plain.views))
     assert switched.status == Status.OK

@@ -41,11 +41,11 @@ def test_the_tokenizer_in_the_folder_is_the_one_that_the_code_makes() -> None:
     assert saved['model']['vocab'] == json.loads(make_tokenizer().backend_tokenizer.to_str())['model']['vocab']
 
 
-@pytest.mark.parametrize(('keep', 'perception', 'precision'), [(1.0, 0.65, 0.7), (0.1, 0.55, 0.5)])
+@pytest.mark.parametrize(('keep', 'perception', 'precision'), [(1.0, 0.8, 0.8), (0.1, 0.75, 0.75)])
 def test_answers_beat_a_guess(
     backend: Backend, scenes: list[Scene], keep: float, perception: float, precision: float
 ) -> None:
     prompt = Prompt.load(FOLDER / 'prompt.yaml')
-    table = evaluate(backend, prompt, scenes, PruningConfig('st_prune', keep), questions=8)
+    table = evaluate(backend, prompt, scenes, PruningConfig('st_prune_joint', keep), questions=8)
     assert table['perception']['accuracy'] >= perception
     assert table['description']['precision'] >= precision
