@@ -95,6 +95,8 @@ def settings_of(name: str, keep: float, settings: Settings) -> Settings:
         pruning__compensate_motion=config.compensate_motion,
         pruning__calibrated_overlap=config.calibrated_overlap,
         pruning__one_pays=config.one_pays,
+        pruning__skip_frozen=config.skip_frozen,
+        pruning__scaled_terms=config.scaled_terms,
     )
 
 

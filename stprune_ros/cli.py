@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _play(commands.add_parser('play', help='publish a bag over DDS in real time'))
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
+    _bench(commands.add_parser('bench', help='time and memory of selection and ticks, side by side in one run'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
 
@@ -228,6 +229,28 @@ def _eval(command: argparse.ArgumentParser) -> None:
         values = settings.load(options.params) if options.params else settings.Settings()
         plan = Plan(options.methods, options.keep, options.scenes, options.seeds)
         result = evaluate(plan, values, options.workers)
+        write_json(options.output, result)
+        write_plot(result, options.output.with_suffix('.png'))
+        print(as_text(result))
+        return 0
+
+    command.set_defaults(run=run)
+
+
+def _bench(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
+    )
+    command.add_argument('--quick', action='store_true', help='under a minute: fewer sizes, a single layer of a model')
+
+    def run(options: argparse.Namespace) -> int:
+        if not options.output.parent.is_dir():
+            raise StpruneError(f"there is no folder '{options.output.parent}' for '{options.output.name}'; make it")
+        from stprune_ros.offline.bench import bench
+        from stprune_ros.offline.bench_report import as_text, write_plot
+        from stprune_ros.offline.summary import write_json
+
+        result = bench(options.quick)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
         print(as_text(result))

@@ -29,6 +29,7 @@ from stprune_ros.core.types import (
 )
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.selection import warm_up
+from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.answer import Hint, clean_text, read_hint
@@ -74,6 +75,7 @@ class Pipeline:
         self.prompt = prompt
         self._decode = decode
         self._features: dict[Key, ImageFeatures | None] = {}  # frames of the last window; None: could not be decoded
+        self._similarities = SimilarityCache()
         self._sizes_said: set[str] = set()
         warm_up()
 
@@ -155,8 +157,9 @@ class Pipeline:
         )
 
     def free(self) -> None:
-        """Drop every cached feature, here and in the backend."""
+        """Drop every cached feature and similarity, here and in the backend."""
         self._features.clear()
+        self._similarities.clear()
         self.backend.free()
 
     def _views(self, window: Window, clock: _StageClock, notes: list[str]) -> list[_View]:
@@ -230,7 +233,7 @@ class Pipeline:
             )
             for view in views
         ]
-        return SpatioTemporalPruner(config)(tokens, history)
+        return SpatioTemporalPruner(config, self._similarities)(tokens, history)
 
     def _prompt_views(self, views: list[_View], kept: list[torch.Tensor]) -> list[View]:
         return [
@@ -287,7 +290,7 @@ def view_tokens(
     if motion:
         found = static_flow(rig.cameras[camera], rows, columns, egos)
         flow = torch.from_numpy(found).to(tokens.device, torch.float32)
-    return ViewTokens(camera, tokens, slots, shared, flow)
+    return ViewTokens(camera, tokens, slots, shared, flow, frames=tuple(frame.tokens for frame in features))
 
 
 def config_of(settings: Settings) -> PruningConfig:
@@ -305,6 +308,8 @@ def config_of(settings: Settings) -> PruningConfig:
         value('compensate_motion'),
         value('calibrated_overlap'),
         value('one_pays'),
+        value('skip_frozen'),
+        value('scaled_terms'),
         (value('joint_volatility'), value('joint_recency'), value('joint_common')),
     )
 

@@ -164,6 +164,18 @@ PARAMETERS: tuple[Parameter, ...] = (
         'let only one view of a pair pay for a copy, so that an object in the overlap cannot vanish from both',
         dynamic=True,
     ),
+    Parameter(
+        'pruning.skip_frozen',
+        False,
+        'take frames that a frozen camera repeats for what they are, not for a scene that stands still',
+        dynamic=True,
+    ),
+    Parameter(
+        'pruning.scaled_terms',
+        False,
+        'let volatility, recency and likeness scale the distance to kept tokens instead of being added to it',
+        dynamic=True,
+    ),
     Parameter('pruning.seed', 0, 'seed of the method random', 0, 2**31 - 1, dynamic=True),
     Parameter('model.path', '', 'model folder, or a hub id; empty: the bundled ringworld model'),
     Parameter('model.revision', '', 'hub revision; empty: the default one'),

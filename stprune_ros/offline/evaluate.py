@@ -33,7 +33,7 @@ FULL = 'none'
 BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
 EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at while weights and methods were tuned
 SEEDED = ('random',)  # methods that draw lots: run once per seed
-SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays')
+SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays', 'skip_frozen', 'scaled_terms')
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.spatial import best_similarity
+from stprune_ros.pruning.temporal import REPEATED
+from stprune_ros.pruning.tokens import Known
 
 
 def commonness(views: Sequence[Tensor]) -> list[Tensor]:
@@ -32,18 +34,22 @@ def commonness(views: Sequence[Tensor]) -> list[Tensor]:
 
 
 def prune_joint(
-    views: Sequence[Tensor],
+    known: Sequence[Known],
     moves: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
     history: int,
     budgets: Sequence[int],
     weights: tuple[float, float, float],
+    frozen: Sequence[Tensor] | None = None,
+    scale: bool = False,
 ) -> list[Tensor]:
     """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
 
-    views: per view (T, P, D), unit rows; moves: per view its volatility, (P,) or (T, P); slots: each frame's place in
-    the history, 0 oldest; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    known: per view unit rows and similarities; moves: per view its volatility, (P,) or (T, P); slots: each frame's
+    place in the history, 0 oldest; budgets: per view; frozen and scale: see `prune_temporal`. Returns per view a bool
+    (T * P,) keep mask with exactly its budget.
     """
+    views = [x.units for x in known]
     masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in views]
     active = [i for i, x in enumerate(views) if len(x)]
     common = commonness(views)
@@ -51,8 +57,10 @@ def prune_joint(
     for i in active:
         recency = (torch.tensor(slots[i], dtype=views[i].dtype, device=views[i].device) + 1) / history
         soft = weights[0] * moves[i].expand(views[i].shape[:2]) + weights[1] * recency[:, None]
+        if frozen is not None:
+            soft = soft + REPEATED * frozen[i][:, None]
         bonuses.append(soft.reshape(-1) - weights[2] * common[i])
-    kept = select([views[i].flatten(0, 1) for i in active], bonuses, [budgets[i] for i in active])
+    kept = select([known[i].similarity for i in active], bonuses, [budgets[i] for i in active], scale)
     for i, mask in zip(active, kept):
         masks[i] = mask
     return masks

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stprune_ros.pruning.baselines import spread
-from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.selection import products, select
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
 
 PIVOTS = 4  # visual pivots of DART, the number its authors use
@@ -44,7 +44,7 @@ def tfps(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> li
     active = [i for i, x in enumerate(tokens) if len(x)]
     # A bonus on one token decides the start and nothing after it.
     bonuses = [torch.nn.functional.one_hot(isolation(tokens[i]).argmax(), len(tokens[i])).float() for i in active]
-    chosen = select([tokens[i] for i in active], bonuses, [view_budget(views[i], config) for i in active])
+    chosen = select(products([tokens[i] for i in active]), bonuses, [view_budget(views[i], config) for i in active])
     for i, mask in zip(active, chosen):
         masks[i] = mask
     return masks
@@ -103,6 +103,32 @@ def farthest_points(x: Tensor, keep: int) -> Tensor:
         mask[chosen] = True
         nearest = torch.minimum(nearest, 1 - x @ x[chosen])
         score = nearest.masked_fill(mask, -math.inf)
+    return mask
+
+
+def divprune_growing(x: Tensor, keep: int) -> Tensor:
+    """DivPrune's selection the way its authors' program does it: bool (n,) for unit rows (n, D).
+
+    It selects what `farthest_points` does, from the whole matrix of distances, and is here for timing alone.
+    """
+    return grow(1 - x @ x.T, keep)
+
+
+def grow(distance: Tensor, keep: int) -> Tensor:
+    """The loop of `divprune_growing` on distances (n, n), whose diagonal is zero up to rounding.
+
+    Every step takes the minimum over all rows selected so far anew: O(keep^2 n). That what is selected cannot be
+    selected again is ours: among copies the authors' program may.
+    """
+    chosen = torch.empty(keep, dtype=torch.int64, device=distance.device)
+    mask = torch.zeros(len(distance), dtype=torch.bool, device=distance.device)
+    for step in range(keep):
+        if step == 0:
+            score = distance.topk(min(2, len(distance)), dim=0, largest=False).values[-1]
+        else:
+            score = distance.index_select(0, chosen[:step]).min(dim=0).values.masked_fill(mask, -math.inf)
+        chosen[step] = score.argmax()
+        mask[chosen[step]] = True
     return mask
 
 

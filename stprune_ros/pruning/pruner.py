@@ -13,19 +13,22 @@ from stprune_ros.pruning.baselines import random_mask, uniform_mask
 from stprune_ros.pruning.joint import prune_joint
 from stprune_ros.pruning.peers import cdpruner, dart, divprune, tfps
 from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
-from stprune_ros.pruning.selection import budget
+from stprune_ros.pruning.selection import budget, kept_places
+from stprune_ros.pruning.similarity import SimilarityCache, known
 from stprune_ros.pruning.spatial import Sides, prune_spatial
-from stprune_ros.pruning.temporal import prune_temporal, volatility, volatility_along
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, unit_rows, view_budget
+from stprune_ros.pruning.temporal import UNKNOWN, prune_temporal, repeats, volatility, volatility_along
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, view_budget
 
 
 class SpatioTemporalPruner:
     """MTP, then RSP on what it leaves, each keeping the square root of the ratio; or another ``config.method``."""
 
-    def __init__(self, config: PruningConfig) -> None:
+    def __init__(self, config: PruningConfig, cache: SimilarityCache | None = None) -> None:
+        """With a ``cache`` the masks are the same; views that name their ``frames`` are selected from faster."""
         if config.method not in METHODS:
             raise StpruneError(f"there is no pruning method '{config.method}'; choose one of {', '.join(METHODS)}")
         self.config = config
+        self._cache = cache if config.method in FROM_SIMILARITIES else None
 
     def __call__(self, views: Sequence[ViewTokens], history: int) -> list[Tensor]:
         """Keep masks, per view bool (T, rows, columns), for views in ring order; ``history`` is the number of slots.
@@ -40,6 +43,7 @@ class SpatioTemporalPruner:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:
             with torch.inference_mode():
+                views = self._cache.attach(views) if self._cache is not None else views
                 masks = METHODS[self.config.method](views, history, self.config)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
@@ -52,7 +56,12 @@ def stage_budgets(view: ViewTokens, ratio: float, temporal: bool, spatial: bool)
         last = budget(ratio, view.count)
         return (last if temporal else view.count), last
     first = budget(math.sqrt(ratio), view.count)
-    return first, budget(math.sqrt(ratio), first)
+    return first, final_budget(ratio, view.count)
+
+
+def final_budget(ratio: float, count: int) -> int:
+    """What both stages together leave of a view's ``count`` tokens."""
+    return budget(math.sqrt(ratio), budget(math.sqrt(ratio), count))
 
 
 def _st_prune(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
@@ -74,50 +83,62 @@ def _two_stages(
     # With neither stage of use (one view, one frame) MTP decides: its bonus is flat, what remains is diversity.
     temporal = [on or not spatial for on in temporal]
     budgets = [stage_budgets(view, config.keep_ratio, on, spatial) for view, on in zip(views, temporal)]
-    units = [unit_rows(view) for view in views]
+    inside = known(views)
     masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
 
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
     kept = prune_temporal(
-        [units[i] for i in active],
-        [_moves(views[i], units[i], config) for i in active],
+        [inside[i] for i in active],
+        [_moves(views[i], inside[i].units, config) for i in active],
         [views[i].slots for i in active],
         history,
         [budgets[i][0] for i in active],
         config.lambda_temporal,
+        [repeats(inside[i].units) for i in active] if config.skip_frozen else None,
+        config.scaled_terms,
     )
     for i, mask in zip(active, kept):
         masks[i] = mask
     if not spatial:
         return masks
 
-    survivors = [unit.flatten(0, 1)[mask] for unit, mask in zip(units, masks)]
-    sides = [_sides(view, mask) for view, mask in zip(views, masks)] if config.calibrated_overlap else None
+    places = [kept_places(mask, first) for mask, (first, _) in zip(masks, budgets)]
+    rows = [x.units.flatten(0, 1) for x in inside]
+    survivors = [row[at] if on else row for row, at, on in zip(rows, places, temporal)]
+    among = [x.similarity[at][:, at] if on else x.similarity for x, at, on in zip(inside, places, temporal)]
+    sides = [_sides(view, at) for view, at in zip(views, places)] if config.calibrated_overlap else None
     final = [last for _, last in budgets]
-    for mask, stays in zip(masks, prune_spatial(survivors, final, config.lambda_spatial, sides, config.one_pays)):
-        mask[mask.clone()] = stays
-    return masks
+    stays = prune_spatial(survivors, among, final, config.lambda_spatial, sides, config.one_pays, config.scaled_terms)
+    return [torch.zeros_like(mask).scatter_(0, at, chosen) for mask, at, chosen in zip(masks, places, stays)]
 
 
 def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    units = [unit_rows(view) for view in views]
-    moves = [_moves(view, unit, config) if view.count else unit for view, unit in zip(views, units)]
+    inside = known(views)
+    moves = [_moves(view, x.units, config) if view.count else x.units for view, x in zip(views, inside)]
     budgets = [view_budget(view, config) for view in views]
-    return prune_joint(units, moves, [view.slots for view in views], history, budgets, config.joint_weights)
+    frozen = [repeats(x.units) for x in inside] if config.skip_frozen else None
+    slots = [view.slots for view in views]
+    return prune_joint(inside, moves, slots, history, budgets, config.joint_weights, frozen, config.scaled_terms)
 
 
 def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig) -> Tensor:
+    fresh = ~repeats(unit) if config.skip_frozen else None
     if config.compensate_motion and view.flow is not None:
-        return volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), view.flow)
-    return volatility(unit)
+        flow = view.flow if fresh is None else view.flow.masked_fill(~fresh[:, None, None], math.nan)
+        moves = volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), flow)
+    else:
+        moves = volatility(unit, fresh)
+    if fresh is None or len(unit) < 2:
+        return moves
+    return torch.where(fresh.sum() > 1, moves, UNKNOWN)
 
 
-def _sides(view: ViewTokens, survivors: Tensor) -> Sides:
+def _sides(view: ViewTokens, places: Tensor) -> Sides:
     """For the tokens that survived MTP, whether they lie in a column that the left, the right neighbour sees too."""
     if view.shared is None or not view.count:
-        everywhere = torch.ones(int(survivors.sum()), dtype=torch.bool, device=survivors.device)
+        everywhere = torch.ones_like(places, dtype=torch.bool)
         return everywhere, everywhere
-    columns = survivors.nonzero().squeeze(1) % view.tokens.shape[2]
+    columns = places % view.tokens.shape[2]
     left, right = view.shared
     return left[columns], right[columns]
 
@@ -138,6 +159,8 @@ def _uniform(views: Sequence[ViewTokens], history: int, config: PruningConfig) -
 def _nothing() -> Tensor:
     return torch.zeros(0, dtype=torch.bool)
 
+
+FROM_SIMILARITIES = ('st_prune', 'st_prune_joint', 'mtp', 'rsp')  # methods that a cache of similarities can help
 
 METHODS = {
     'st_prune': _st_prune,

@@ -7,22 +7,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.selection import on_device, select
+from stprune_ros.pruning.tokens import Known
 
+REPEATED = -4.0  # bonus of tokens that a frozen camera repeats: they come after all others (ours)
+UNKNOWN = 0.5  # volatility in a view whose picture never changed: neither static nor moving (ours)
 STATIC_RANGE = 1e-6  # smaller differences in volatility are rounding, not motion (ours)
 
 
-def volatility(x: Tensor) -> Tensor:
+def volatility(x: Tensor, fresh: Tensor | None = None) -> Tensor:
     """Variance of unit features over time at each grid position, scaled to [0, 1] within the view.
 
-    x: (T, P, D), unit rows, the frames that are there. Returns (P,): 1 - || mean_t x ||^2, min-max scaled over P; all
-    zero for one frame or where nothing changed.
+    x: (T, P, D), unit rows, the frames that are there; fresh (ours): the frames that count, bool (T,). Returns (P,):
+    1 - || mean_t x ||^2, min-max scaled over P; all zero for one frame or where nothing changed.
     """
-    raw = 1 - x.mean(dim=0).square().sum(dim=-1)
+    mean = x.mean(dim=0) if fresh is None else (x * (fresh / fresh.sum())[:, None, None]).sum(dim=0)
+    raw = 1 - mean.square().sum(dim=-1)
     low, high = raw.min(), raw.max()
-    if len(x) < 2 or high - low < STATIC_RANGE:
+    if len(x) < 2:
         return torch.zeros_like(raw)
-    return (raw - low) / (high - low)
+    return torch.where(high - low < STATIC_RANGE, 0.0, (raw - low) / (high - low))
+
+
+def repeats(x: Tensor) -> Tensor:
+    """Frames that show to the bit what the frame after them shows, as a frozen camera does: bool (T,) for (T, P, D)."""
+    same = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    same[:-1] = (x[1:] == x[:-1]).flatten(1).all(dim=1)
+    return same
 
 
 def volatility_along(x: Tensor, grid: tuple[int, int], flow: Tensor) -> Tensor:
@@ -65,22 +76,27 @@ def temporal_bonus(x: Tensor, moves: Tensor, slots: tuple[int, ...], history: in
     x: (T, P, D); moves: volatility (P,) or (T, P); slots: for each frame its place in the history, 0 oldest to
     ``history - 1`` newest. Returns (T * P,).
     """
-    recency = (torch.tensor(slots, dtype=x.dtype, device=x.device) + 1) / history
+    recency = (on_device(slots, x, x.dtype) + 1) / history
     return (weight * (moves.expand(x.shape[:2]) + recency[:, None]) / 2).reshape(-1)
 
 
 def prune_temporal(
-    views: Sequence[Tensor],
+    views: Sequence[Known],
     moves: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
     history: int,
     budgets: Sequence[int],
     weight: float,
+    frozen: Sequence[Tensor] | None = None,
+    scale: bool = False,
 ) -> list[Tensor]:
     """MTP over every view at once.
 
-    views: per view (T, P, D), unit rows, T >= 1; moves: per view its volatility, see `temporal_bonus`; slots: per view
-    and frame; budgets: per view. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    views: per view unit rows and similarities, T >= 1; moves: per view its volatility, see `temporal_bonus`; slots: per
+    view and frame; budgets: per view; frozen (ours): per view the frames to look at last, bool (T,); scale (ours): soft
+    terms scale the distance. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
-    bonuses = [temporal_bonus(x, m, places, history, weight) for x, m, places in zip(views, moves, slots)]
-    return select([x.flatten(0, 1) for x in views], bonuses, budgets)
+    bonuses = [temporal_bonus(x.units, m, places, history, weight) for x, m, places in zip(views, moves, slots)]
+    if frozen is not None:
+        bonuses = [b + REPEATED * f.repeat_interleave(len(b) // len(f)) for b, f in zip(bonuses, frozen)]
+    return select([x.similarity for x in views], bonuses, budgets, scale)

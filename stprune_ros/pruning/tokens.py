@@ -13,6 +13,14 @@ from stprune_ros.pruning.selection import budget
 
 
 @dataclass(frozen=True)
+class Known:
+    """What selection makes of a view first: ``units`` (T, P, D) unit rows, ``similarity`` (T * P, T * P), float32."""
+
+    units: Tensor
+    similarity: Tensor
+
+
+@dataclass(frozen=True)
 class ViewTokens:
     """The token grid of one view.
 
@@ -22,6 +30,9 @@ class ViewTokens:
     What calibration and odometry know, None where they are missing: ``shared`` holds for the left and the right
     neighbour which grid columns it sees too, bool (columns,); ``flow`` (T, rows * columns, 2) says where a static patch
     of the newest frame was in each frame, as row and column, NaN outside.
+
+    ``frames`` are the tensors that ``tokens`` was stacked from, which tell frames apart from tick to tick; ``known`` is
+    what a `SimilarityCache` knows already. Both change only how fast a selection is.
     """
 
     name: str
@@ -29,6 +40,8 @@ class ViewTokens:
     slots: tuple[int, ...]
     shared: tuple[Tensor, Tensor] | None = None
     flow: Tensor | None = None
+    frames: tuple[Tensor, ...] | None = None
+    known: Known | None = None
 
     @property
     def count(self) -> int:
@@ -41,7 +54,8 @@ class PruningConfig:
     """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading.
 
     The switches are ours, off in the plain method: volatility along the motion that odometry explains, penalties only
-    within the overlap that calibration allows, and only one view of a pair paying for a copy.
+    within the overlap that calibration allows, only one view of a pair paying for a copy, frames that a frozen camera
+    repeats not taken for a static scene, and soft terms that scale the distance instead of being added to it.
     """
 
     method: str = 'st_prune'
@@ -52,6 +66,8 @@ class PruningConfig:
     compensate_motion: bool = False
     calibrated_overlap: bool = False
     one_pays: bool = False
+    skip_frozen: bool = False
+    scaled_terms: bool = False
     joint_weights: tuple[float, float, float] = (0.3, 0.7, 2.4)  # volatility, recency, commonness
 
     def __post_init__(self) -> None:
@@ -61,8 +77,12 @@ class PruningConfig:
 
 def unit_rows(view: ViewTokens) -> Tensor:
     """(T, P, D) in float32 with unit rows."""
-    flat = view.tokens.flatten(1, 2).float()
-    return torch.nn.functional.normalize(flat, dim=-1)
+    return torch.nn.functional.normalize(view.tokens.flatten(1, 2).float(), dim=-1)
+
+
+def unit_frame(tokens: Tensor) -> Tensor:
+    """One frame's part of `unit_rows`: (P, D) for (rows, columns, D)."""
+    return torch.nn.functional.normalize(tokens.flatten(0, 1).float(), dim=-1)
 
 
 def view_budget(view: ViewTokens, config: PruningConfig) -> int:
@@ -80,6 +100,9 @@ def check(view: ViewTokens, history: int) -> None:
         )
     if list(view.slots) != sorted(set(view.slots)) or any(not 0 <= slot < history for slot in view.slots):
         raise StpruneError(f"view '{view.name}': frame slots {view.slots} must rise within 0 to {history - 1}")
+    # A sum of squares is finite where every term is: the common case costs one pass, without a mask of that size.
+    if torch.linalg.vector_norm(view.tokens.flatten(1), dim=1, dtype=torch.float32).isfinite().all():
+        return
     finite = view.tokens.isfinite().flatten(1).all(dim=1)
     if not finite.all():
         bad = int((~finite).nonzero()[0])

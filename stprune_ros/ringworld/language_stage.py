@@ -23,7 +23,18 @@ from stprune_ros.core.types import EgoState
 from stprune_ros.ringworld.attention import QUERIES, background_mass
 from stprune_ros.ringworld.dataset import FRAMES, GRID, read_shards
 from stprune_ros.ringworld.model import IMAGE, TURN_END
-from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, clear, describe, questions_about, what_to_do
+from stprune_ros.ringworld.questions import (
+    DESCRIBE_QUESTION,
+    car_count,
+    car_view,
+    clear,
+    describe,
+    pedestrian_count,
+    pedestrian_walks,
+    questions_about,
+    same_car,
+    what_to_do,
+)
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth
 from stprune_ros.ringworld.vision_stage import TOKENS, features
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
@@ -31,13 +42,20 @@ from stprune_ros.vlm.prompt import Prompt, View
 
 ALL_VIEWS = tuple(range(len(DIRECTIONS)))
 NOISE = 0.1
+HARD = (car_count, car_view, pedestrian_count, pedestrian_walks, pedestrian_walks, same_car, same_car)  # asked more
+WAY_WEIGHT = 2.0
 WEIGHTS = {'moving': 1.0, 'side': 1.0}
+LATE = ('moving', 'side')  # read after the third layer, all else after the second
+BACK = (1, 2)  # frames over which a thing's way is read
 DENSE = {'kind': 5, 'moving': 2, 'side': 3, 'reason': 3, 'nearest': 2, 'copy': 2}  # classes, nothing left out
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A drive ready for the language model: ``tokens`` half (F, V, 60, D), dense truth, truths, windows of frames."""
+    """A drive ready for the language model: ``tokens`` half (F, V, 60, D), dense truth, truths, windows of frames.
+
+    Beside the classes of `DENSE`, dense truth holds ``thing``, the id, and ``middle``, see `middles`.
+    """
 
     tokens: torch.Tensor
     dense: dict[str, torch.Tensor]
@@ -112,7 +130,7 @@ class Reader:
         if 0 in views:
             asked = [self.asked('hint', q.text, q.answer, 2.0) for q in clear(what_to_do, truth, views)]
             asked.append(self.asked('describe', DESCRIBE_QUESTION, describe(truth, views), 0.4))
-        for question in questions_about(truth, rng, count, views, layout.frames > 1):
+        for question in questions_about(truth, rng, count, views, layout.frames > 1, HARD):
             asked.append(self.asked(question.kind, question.text, question.answer, 1.0))
         return asked
 
@@ -125,13 +143,18 @@ class DenseHeads(nn.Module):
         self.view = nn.Linear(width, len(DIRECTIONS))
         self.current = nn.Linear(width, 2)
         self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in DENSE.items()})
+        self.way = nn.Linear(width, 3 * len(BACK))
 
     def loss(
-        self, hidden: torch.Tensor, dense: dict[str, torch.Tensor], layout: Layout
+        self, middle: torch.Tensor, late: torch.Tensor, dense: dict[str, torch.Tensor], layout: Layout
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss, and how often it is right; ``hidden`` (B, views * frames * 60, D) in prompt order."""
-        b, n, frames = len(hidden), len(layout.views), layout.frames
-        x = hidden.view(b, n, frames, TOKENS, -1)
+        """Loss, and how often it is right.
+
+        ``middle`` and ``late``: visual tokens after the second and third layer, (B, views * frames * 60, D) in prompt
+        order; dense truth (B, V, T, 60, ...).
+        """
+        b, n, frames = len(middle), len(layout.views), layout.frames
+        x, after = (hidden.view(b, n, frames, TOKENS, -1) for hidden in (middle, late))
         which = torch.tensor(layout.views).view(1, n, 1, 1).expand(b, n, frames, TOKENS)
         last = (torch.arange(frames) == frames - 1).long().view(1, 1, frames, 1).expand(b, n, frames, TOKENS)
         loss = 0.3 * functional.cross_entropy(self.view(x).flatten(0, 3), which.flatten())
@@ -153,10 +176,34 @@ class DenseHeads(nn.Module):
         for name, mask in where.items():
             target = dense[name][mask].long() + (name == 'kind')
             if len(target):
-                said = self.heads[name](x[mask])
+                said = self.heads[name]((after if name in LATE else x)[mask])
                 loss = loss + WEIGHTS.get(name, 0.5) * functional.cross_entropy(said, target)
                 right[name] = (said.argmax(-1) == target).float().mean().item()
+        said = self.way(x).unflatten(-1, (len(BACK), 3))
+        for index, back in enumerate(BACK):
+            way, seen = ways(dense['thing'], dense['middle'], back)
+            if seen.any():
+                error = functional.smooth_l1_loss(said[..., index, :][seen], way[seen], beta=0.1)
+                loss = loss + WAY_WEIGHT * error
+                right[f'way {back}'] = error.item()
         return loss, right
+
+
+def middles(place: torch.Tensor) -> torch.Tensor:
+    """Where the thing in each patch is, (F, V, 60, 3): middle in patches, row and column, and log of its depth."""
+    cells = torch.arange(TOKENS)
+    grid = torch.stack([cells % GRID[1], cells // GRID[1]], -1)
+    return torch.cat([place[..., 2:4].float() + grid, place[..., 4:5].float()], -1).half()
+
+
+def ways(things: torch.Tensor, middle: torch.Tensor, back: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """How things have moved in the picture since ``back`` frames ago: (B, V, T, 60, 3), and where that is known."""
+    match = (things[:, :, back:, :, None] == things[:, :, :-back, None, :]) & (things[:, :, back:, :, None] >= 0)
+    before = match.int().argmax(-1)
+    moved = middle[:, :, back:] - middle[:, :, :-back].gather(3, before[..., None].expand(*before.shape, 3))
+    way, seen = torch.zeros(middle.shape), torch.zeros(things.shape, dtype=torch.bool)
+    way[:, :, back:], seen[:, :, back:] = moved.float().clamp(-3, 3), match.any(-1)
+    return way, seen
 
 
 def read_lessons(model: Any, folder: Path) -> list[Lesson]:
@@ -167,7 +214,8 @@ def read_lessons(model: Any, folder: Path) -> list[Lesson]:
     lessons = []
     for shard in read_shards(folder):
         for scene in shard:
-            dense = {name: torch.from_numpy(scene.tokens[name]) for name in DENSE}
+            dense = {name: torch.from_numpy(scene.tokens[name]) for name in (*DENSE, 'thing')}
+            dense['middle'] = middles(torch.from_numpy(scene.tokens['place']))
             lessons.append(Lesson(features(model, scene.images), dense, scene.truths, scene.windows))
     cache.write_bytes(pickle.dumps(lessons, protocol=5))
     return lessons
@@ -202,7 +250,7 @@ def make_batch(
         truth, span = lesson.truths[window[-1]], list(window)
         ids.append(reader.prefix(layout, truth))
         tokens.append(lesson.tokens[span][:, views].transpose(0, 1).flatten(0, 2))
-        for name in DENSE:
+        for name in lesson.dense:
             dense[name].append(lesson.dense[name][span][:, views].transpose(0, 1))
         asked.append(reader.lesson_questions(truth, rng, count, layout))
     seen = torch.stack(tokens).float()
@@ -220,12 +268,14 @@ def _window(lesson: Lesson, rng: np.random.Generator) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Prefixes that were run: the cache, visual tokens after the second layer (B, n, D), positions (3, N), and which
-    keys show nothing: ``background`` bool (B, N); ``stray`` is the attention that visual tokens give to those.
+    """Prefixes that were run: the cache, visual tokens after the second and third layer (B, n, D), positions (3, N).
+
+    ``background``, bool (B, N): keys that show nothing; ``stray``: the attention that visual tokens give to those.
     """
 
     cache: Any
     middle: torch.Tensor
+    late: torch.Tensor
     positions: torch.Tensor
     background: torch.Tensor
     stray: torch.Tensor
@@ -267,17 +317,19 @@ def prefill(model: Any, batch: Batch, image: int) -> Prefilled:
     values = last.self_attn.v_proj(inner).view(shape).transpose(1, 2)
     keys = apply_rotary_pos_emb(keys, keys, *rotary)[1]
     cache.update(keys, values, len(core.layers) - 1)
-    return Prefilled(cache, middle, positions[:, 0], background, torch.stack(stray).mean())
+    return Prefilled(cache, middle, hidden[:, where], positions[:, 0], background, torch.stack(stray).mean())
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Loss of the answers, visual tokens after the second layer, attention to background (visual tokens and answers),
-    and per question its kind and whether the whole answer is right.
+    """Loss of the answers, visual tokens after the second and third layer, attention to background.
+
+    ``results``: per question its kind and whether the whole answer is right.
     """
 
     loss: torch.Tensor
     middle: torch.Tensor
+    late: torch.Tensor
     stray: torch.Tensor
     results: list[tuple[str, bool]]
 
@@ -324,7 +376,7 @@ def answer(model: Any, batch: Batch, image: int) -> Answered:
     right = torch.zeros(size, width, dtype=torch.bool)
     right[chosen] = logits.argmax(-1) == labels[chosen]
     results = [(kind, bool(right[row, first:stop].all())) for kind, row, first, stop in spans]
-    return Answered(loss, ahead.middle, torch.stack(stray).sum(), results)
+    return Answered(loss, ahead.middle, ahead.late, torch.stack(stray).sum(), results)
 
 
 def exact(results: Sequence[tuple[str, bool]]) -> dict[str, float]:

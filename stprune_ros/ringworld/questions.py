@@ -37,10 +37,18 @@ class Question:
 
 
 def questions_about(
-    truth: Truth, rng: np.random.Generator, count: int, views: tuple[int, ...] = tuple(range(6)), motion: bool = True
+    truth: Truth,
+    rng: np.random.Generator,
+    count: int,
+    views: tuple[int, ...] = tuple(range(6)),
+    motion: bool = True,
+    more: tuple[Form, ...] = (),
 ) -> list[Question]:
-    """``count`` questions about one tick with the views ``views``; without ``motion`` none that need history."""
-    forms = [form for form in FORMS if motion or form not in (car_moves, pedestrian_walks)]
+    """``count`` questions about one tick with the views ``views``; without ``motion`` none that need history.
+
+    Forms in ``more`` are asked more often, once more for each time they are in it.
+    """
+    forms = [form for form in FORMS + more if motion or form not in (car_moves, pedestrian_walks)]
     chosen: list[Question] = []
     for _ in range(8 * count):
         if len(chosen) == count:

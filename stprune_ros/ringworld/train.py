@@ -40,7 +40,7 @@ SHARD = 25
 STRAY_WEIGHT = 1.5
 KNOWS = 'ringworld, a synthetic driving world'
 AVERAGE = 0.99  # of the weights, per step: what is looked at and exported is smoother than what is trained
-RATE = 1.5e-3
+QUESTIONS = 16  # drawn per scene
 CLIPS, RINGS = 16, 3  # scenes per step with one view, with all
 FRONT = 0.3  # how often a clip shows the front view
 WHOLE = 0.85  # how often the history is complete
@@ -57,6 +57,8 @@ def main() -> None:
     parser.add_argument('--vision-steps', type=int, default=2500)
     parser.add_argument('--clip-steps', type=int, default=2000, help='language steps with one view')
     parser.add_argument('--steps', type=int, default=5000, help='all language steps')
+    parser.add_argument('--rate', type=float, default=1.5e-3, help='highest learning rate of the language steps')
+    parser.add_argument('--begin-with', type=Path, help='language.pt of an earlier run: its weights are where to begin')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
@@ -99,8 +101,10 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
     dense = DenseHeads(model.config.text_config.hidden_size)
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.2)
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *dense.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05)
     out = args.work / 'language.pt'
+    if args.begin_with:
+        model.load_state_dict(torch.load(args.begin_with, weights_only=True)['model'])
     first = load(out, model, dense, optimizer)
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     bar = tqdm(range(first, args.steps), desc='language', mininterval=20)
@@ -108,12 +112,12 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
     for step in bar:
         rng = np.random.default_rng([args.seed, 5, step])
         layout = draw_layout(rng, step < args.clip_steps)
-        batch = make_batch(lessons, reader, rng, CLIPS if len(layout.views) == 1 else RINGS, 10, layout)
+        batch = make_batch(lessons, reader, rng, CLIPS if len(layout.views) == 1 else RINGS, QUESTIONS, layout)
         said = answer(model, batch, reader.image)
-        guide, right = dense.loss(said.middle, batch.dense, layout)
+        guide, right = dense.loss(said.middle, said.late, batch.dense, layout)
         seen = {name: 0.95 * seen.get(name, value) + 0.05 * value for name, value in {**seen, **right}.items()}
         total = said.loss + guide + STRAY_WEIGHT * said.stray
-        rate = RATE * min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
+        rate = args.rate * min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
         for group in optimizer.param_groups:
             group['lr'] = rate
         optimizer.zero_grad()

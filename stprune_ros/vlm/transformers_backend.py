@@ -30,6 +30,8 @@ except ImportError as missing:
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
 ANSWER = '[[stprune:answer]]'
+NONE = torch.empty(0, dtype=torch.int64)
+LAST = torch.tensor([-1])
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
@@ -138,6 +140,31 @@ class TransformersBackend:
         )
         return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
 
+    @classmethod
+    def untrained(
+        cls, name: str, family: Family, config: dict[str, Any], parts: Path, processor: dict[str, Any], dtype: str
+    ) -> TransformersBackend:
+        """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
+
+        ``config`` holds text_config and vision_config, ``processor`` what differs in the image processor; tokenizer and
+        chat template come from the folder ``parts``.
+        """
+        model_class = supported_class(family)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
+        images = transformers.AutoImageProcessor.from_pretrained(
+            parts, backend='pil', local_files_only=True, **processor
+        )
+        marks = {'image': '<|image_pad|>', 'video': '<|video_pad|>', 'vision_start': '<|vision_start|>'}
+        ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(mark) for key, mark in marks.items()}
+        place = _device('auto')
+        shape = model_class.config_class(**config, **ids)
+        shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
+        with place:
+            model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        info = ModelInfo(name, '', family.model_type, False, str(place), dtype)
+        return cls(model, tokenizer, images, family, info)
+
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
         for image in images:
@@ -179,7 +206,8 @@ class TransformersBackend:
         shown = bool((kept_ids == self._image_id).any())
         hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
         visible = self._family.visible(kept_ids, self._image_id)
-        self._forward(kept_ids, kept_positions, cache, torch.empty(0, dtype=torch.long), visible, **hook)
+        # The vocabulary is not asked: a question comes first.
+        self._forward(kept_ids, kept_positions, cache, NONE, visible, NONE, **hook)
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
@@ -210,18 +238,24 @@ class TransformersBackend:
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
-        if not tree.ids:
-            return []
+        # Nothing is read from inside a question: its rows need not go through the vocabulary.
+        needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
+        if not needed:
+            return [[] for _ in wanted]
+        place = {row: index for index, row in enumerate(needed)}
         logits = self._forward(
             torch.tensor(tree.ids),
             self._rows(torch.tensor(tree.depths).add(prefix.next_position)),
             self._cache(prefix),
             prefix.seen,
             tree.visible(len(prefix.ids)),
-            logits_to_keep=0,
+            torch.tensor(needed),
         )
         logprobs = logits.float().log_softmax(-1).cpu()
-        return [[float(logprobs[rows, answer].sum()) for rows, answer in answers] for answers in wanted]
+        return [
+            [float(logprobs[[place[row] for row in rows], answer].sum()) for rows, answer in answers]
+            for answers in wanted
+        ]
 
     def generate(
         self,
@@ -276,9 +310,10 @@ class TransformersBackend:
         cache: Any,
         seen: torch.Tensor,
         visible: torch.Tensor | None = None,
-        **options: Any,
+        needed: torch.Tensor = LAST,
+        **hook: Any,
     ) -> torch.Tensor:
-        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary).
+        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (needed, vocabulary).
 
         ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
         what is before.
@@ -297,7 +332,8 @@ class TransformersBackend:
                 attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
-                **{'logits_to_keep': 1, **options},
+                logits_to_keep=needed.to(self._device),
+                **hook,
             )
         logits: torch.Tensor = output.logits[0]
         return logits

@@ -1,17 +1,15 @@
 """Every peer against a slow, obvious reference: its formula, one token at a time, in plain Python and float64."""
 
-import itertools
-import math
-
 import pytest
+import references
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import gaussians, mean, rows
 from token_rings import prune, ring, rings, unit
 
 from stprune_ros.pruning.peers import isolation, most_volume
 from stprune_ros.pruning.peers_video import frame_quotas, typicality
-from stprune_ros.pruning.selection import budget
 from stprune_ros.pruning.tokens import ViewTokens
 
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.9)
@@ -31,153 +29,13 @@ def uneven_ring(seed):
     return views
 
 
-def rows(view):
-    return view.tokens.double().flatten(0, 2).tolist()
-
-
-def dot(a, b):
-    return sum(p * q for p, q in zip(a, b))
-
-
-def cosine(a, b):
-    return dot(a, b) / math.sqrt(dot(a, a) * dot(b, b))
-
-
-def mean(vectors):
-    return [sum(column) / len(vectors) for column in zip(*vectors)]
-
-
-def share(view, ratio):
-    return budget(ratio, view.count) if view.count else 0
-
-
-def per_view(views, chosen):
-    """Indices into all tokens of the ring as sets of indices into each view."""
-    starts = list(itertools.accumulate((view.count for view in views), initial=0))
-    return [{i - start for i in chosen if start <= i < start + view.count} for view, start in zip(views, starts)]
-
-
-def reference_farthest(tokens, keep):
-    distance = [[1 - cosine(a, b) for b in tokens] for a in tokens]
-    everything = range(len(tokens))
-    chosen = [max(everything, key=lambda i: sorted(distance[j][i] for j in everything)[1])]
-    while len(chosen) < keep:
-        rest = [i for i in everything if i not in chosen]
-        chosen.append(max(rest, key=lambda i: min(distance[i][j] for j in chosen)))
-    return set(chosen)
-
-
-def reference_divprune(views, ratio):
-    tokens = [row for view in views for row in rows(view)]
-    return per_view(views, reference_farthest(tokens, sum(share(view, ratio) for view in views)))
-
-
-def reference_tfps(views, ratio):
-    return [reference_farthest(rows(view), share(view, ratio)) if view.count else set() for view in views]
-
-
-def similarity_to_the_frame_before(view):
-    """By index; None in the first frame."""
-    tokens, places = rows(view), math.prod(view.tokens.shape[1:3])
-    return [cosine(row, tokens[i - places]) if i >= places else None for i, row in enumerate(tokens)]
-
-
-def reference_evs(views, ratio):
-    kept = []
-    for view in views:
-        similarity, keep = similarity_to_the_frame_before(view), share(view, ratio)
-        first = [i for i, value in enumerate(similarity) if value is None]
-        later = sorted((i for i, value in enumerate(similarity) if value is not None), key=lambda i: similarity[i])
-        kept.append(set((first + later if len(first) <= keep else later + first)[:keep]))
-    return kept
-
-
-def reference_dtd(views, ratio):
-    similarity = [value for view in views for value in similarity_to_the_frame_before(view)]
-    keep = sum(share(view, ratio) for view in views)
-    first = {i for i, value in enumerate(similarity) if value is None}
-    first = first if len(first) <= keep else set()
-    for tau in [-2.0, *(value for value in similarity if value is not None)]:
-        kept = first | {i for i, value in enumerate(similarity) if value is not None and not value > tau}
-        if len(kept) == keep:
-            return per_view(views, kept)
-    raise AssertionError('no threshold meets the budget')
-
-
-def gaussians(a, centre):
-    distance = sum((p - q) ** 2 for p, q in zip(a, centre))
-    return sum(math.exp(-distance / (2 * 2.0**power)) for power in range(-3, 2))
-
-
-def reference_vidcom2_scores(view):
-    """Per frame: similarity of each token to the video, and to video and frame together."""
-    tokens = rows(view)
-    middle = mean(tokens)
-    variance = [sum((row[c] - middle[c]) ** 2 for row in tokens) for c in range(len(middle))]
-    steady = sorted(sorted(range(len(middle)), key=lambda c: variance[c])[: len(middle) // 2])
-    tokens = [[row[c] for c in steady] for row in tokens]
-    tokens = [[value / math.sqrt(dot(row, row)) for value in row] for row in tokens]
-    places = len(tokens) // len(view.tokens)
-    frames = [tokens[start : start + places] for start in range(0, len(tokens), places)]
-    video = [[gaussians(row, mean(tokens)) for row in frame] for frame in frames]
-    both = [[v + gaussians(row, mean(frame)) for v, row in zip(line, frame)] for line, frame in zip(video, frames)]
-    return video, both
-
-
-def reference_vidcom2(views, ratio):
-    kept = []
-    for view in views:
-        kept.append(set())
-        if not view.count:
-            continue
-        video, both = reference_vidcom2_scores(view)
-        frames, places, keep = len(both), len(both[0]), share(view, ratio)
-        weights = [math.exp(-sum(line) / places / 0.01) for line in video]
-        shares = [keep / frames * (1 + weight / sum(weights) - 1 / frames) for weight in weights]
-        quotas = [min(places, max(math.floor(value), keep >= frames)) for value in shares]
-        while sum(quotas) < keep:
-            open_frames = [t for t in range(frames) if quotas[t] < places]
-            quotas[max(open_frames, key=lambda t: round(shares[t] - quotas[t], 4))] += 1  # weights of 1e-9 are ties
-        for t, line in enumerate(both):
-            kept[-1] |= {t * places + p for p in sorted(range(places), key=lambda p: line[p])[: quotas[t]]}
-    return kept
-
-
-def reference_dart(views, ratio):
-    tokens = [row for view in views for row in rows(view)]
-    keep = sum(share(view, ratio) for view in views)
-    pivots = sorted(range(len(tokens)), key=lambda i: -sum(abs(value) for value in tokens[i]))[:4]
-    pivots = pivots[:keep]
-    chosen = set(pivots)
-    for number, pivot in enumerate(pivots):
-        rest = keep - len(pivots)
-        part = rest * (number + 1) // len(pivots) - rest * number // len(pivots)
-        free = [i for i in range(len(tokens)) if i not in chosen]
-        chosen |= set(sorted(free, key=lambda i: cosine(tokens[i], tokens[pivot]))[:part])
-    return per_view(views, chosen)
-
-
-def reference_cdpruner(views, ratio):
-    kept = []
-    for view in views:
-        x = unit(view.tokens.double().flatten(0, 2))
-        kernel = x @ x.T + 1e-3 * torch.eye(len(x), dtype=torch.float64)
-        chosen = []
-        while len(chosen) < share(view, ratio):
-            rest = [i for i in range(len(x)) if i not in chosen]
-            volume = {i: float(kernel[[*chosen, i]][:, [*chosen, i]].logdet()) for i in rest}
-            chosen.append(next(i for i in rest if volume[i] > max(volume.values()) - 1e-7))
-        kept.append(set(chosen))
-    return kept
-
-
 @pytest.mark.parametrize('ratio', RATIOS)
 @pytest.mark.parametrize('peer', PEERS)
 def test_equals_the_reference(peer, ratio):
     for seed in range(3):
         views = uneven_ring(seed)
         kept = [set(mask.flatten().nonzero().flatten().tolist()) for mask in prune(views, 4, peer, ratio)]
-        assert kept == globals()[f'reference_{peer}'](views, ratio), f'seed {seed}'
+        assert kept == getattr(references, f'reference_{peer}')(views, ratio), f'seed {seed}'
 
 
 @pytest.mark.parametrize('peer', PEERS)

@@ -6,6 +6,7 @@ from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import make_tiny_model
 
 from stprune_ros.core.rig import CameraRig
@@ -125,6 +126,21 @@ def test_cached_features_give_the_same_answer(make):
     assert all((a.keep == b.keep).all() for a, b in zip(first.views, second.views))
 
 
+def test_similarities_of_frames_that_stay_are_not_computed_again(make, monkeypatch):
+    pairs = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, 'mm', lambda a, b, out: pairs.append(1) or multiply(a, b, out=out))
+    pipeline = make()
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
+    pipeline.run(window(*sets[:3]))
+    assert len(pairs) == 3 * 6  # views times pairs of frames, each with itself too
+    pipeline.run(window(*sets[1:]))
+    assert len(pairs) == 3 * (6 + 3)
+    assert pipeline._similarities.bytes > 0
+    pipeline.free()
+    assert pipeline._similarities.bytes == 0
+
+
 def test_a_missing_side_camera_degrades(make):
     answer = make().run(window(frame_set(1000), frame_set(1500, without=('LEFT',))))
     assert answer.status == Status.DEGRADED
@@ -228,7 +244,7 @@ def test_every_method_runs(make, method):
         assert answer.tokens_kept == answer.tokens_full
 
 
-@pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays'])
+@pytest.mark.parametrize('switch', ['compensate_motion', 'calibrated_overlap', 'one_pays', 'scaled_terms'])
 def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     sets = [frame_set(ms, ego=replace(EGO, stamp_ns=ms * MS)) for ms in (1000, 1500, 2000)]
     plain = make().run(window(*sets))

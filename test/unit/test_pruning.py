@@ -7,71 +7,34 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import reference_st_prune
 from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
 from stprune_ros.pruning.joint import commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, select
-from stprune_ros.pruning.temporal import volatility
+from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
+from stprune_ros.pruning.temporal import repeats, volatility
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 from stprune_ros.settings import METHODS as OFFERED
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
 
 
-# The reference: the formulas of the method, one token at a time, in plain Python and float64.
-
-
-def reference_greedy(tokens, bonus, count):
-    tokens = tokens.double()
-    chosen = []
-    while len(chosen) < count:
-        best, best_score = None, -math.inf
-        for i in range(len(tokens)):
-            if i in chosen:
-                continue
-            nearest = min((1 - float(tokens[i] @ tokens[j]) for j in chosen), default=0.0)
-            score = nearest + bonus[i]
-            if score > best_score + 1e-9:
-                best, best_score = i, score
-        chosen.append(best)
-    return sorted(chosen)
-
-
-def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8):
-    survivors = []
-    for view in views:
-        x = unit(view.tokens.float()).flatten(1, 2)
-        frames, places, _ = x.shape
-        m = [1 - float(x[:, p].mean(0).double().square().sum()) for p in range(places)]
-        low, high = min(m), max(m)
-        m = [(value - low) / (high - low) for value in m]
-        bonus = [lambda_m * (m[p] + (view.slots[t] + 1) / history) / 2 for t in range(frames) for p in range(places)]
-        count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
-        survivors.append(reference_greedy(x.flatten(0, 1), bonus, count))
-    kept = []
-    for v in range(len(views)):
-        x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
-        left, right = x[v - 1], x[(v + 1) % len(views)]
-        bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
-        count = math.floor(math.sqrt(ratio) * len(x[v]) + 0.5)
-        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count)])
-    return kept
-
-
 @pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize('seed', [0, 1])
-def test_equals_the_reference(ratio, seed):
+@pytest.mark.parametrize('scale', [False, True])
+def test_equals_the_reference(ratio, seed, scale):
     views = ring(seed=seed)
-    masks = prune(views, 3, ratio=ratio)
-    assert [mask.flatten().nonzero().flatten().tolist() for mask in masks] == reference_st_prune(views, 3, ratio)
+    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, scaled_terms=scale))(views, 3)
+    found = [mask.flatten().nonzero().flatten().tolist() for mask in masks]
+    assert found == reference_st_prune(views, 3, ratio, scale=scale)
 
 
 def test_greedy_prefers_the_far_and_breaks_ties_by_index():
     x = unit(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
-    [keep] = select([x], [torch.zeros(4)], [2])
+    [keep] = select(products([x]), [torch.zeros(4)], [2])
     assert keep.tolist() == [True, False, True, False]
 
 
@@ -83,17 +46,18 @@ def test_the_compiled_loop_picks_the_same_tokens(sets, count, seed, ties, data):
     bonus = torch.rand(sets, count, generator=generator)
     if ties:
         x, bonus = x.round(), bonus.round()
-    budgets = torch.tensor(data.draw(st.lists(st.integers(0, count), min_size=sets, max_size=sets)))
+    budgets = data.draw(st.lists(st.integers(0, count), min_size=sets, max_size=sets))
     similarity = x @ x.transpose(1, 2)
-    assert torch.equal(greedy_max_min(similarity, bonus, budgets), greedy_plain(similarity, bonus, budgets))
+    plain = greedy_plain(similarity, bonus, torch.tensor(budgets), max(budgets))
+    assert torch.equal(greedy_max_min(similarity, bonus, budgets), plain)
 
 
 def test_batched_selection_equals_one_by_one():
     views = [unit(torch.randn(n, 8, generator=torch.Generator().manual_seed(n))) for n in (5, 17, 9)]
     bonuses = [x[:, 0] for x in views]
-    together = select(views, bonuses, [2, 6, 9])
+    together = select(products(views), bonuses, [2, 6, 9])
     for x, bonus, keep, count in zip(views, bonuses, together, [2, 6, 9]):
-        [alone] = select([x], [bonus], [count])
+        [alone] = select(products([x]), [bonus], [count])
         assert torch.equal(alone, keep)
         assert int(keep.sum()) == count
 
@@ -116,6 +80,33 @@ def test_moving_and_recent_tokens_win_over_static_history():
     assert keep[:, 1, 1].all()
     # 16 tokens are kept; apart from the moving place every place is static, and its newest copy is the one that stays
     assert keep[3].sum() >= 12
+
+
+@pytest.mark.parametrize('method', ['st_prune', 'mtp', 'st_prune_joint'])
+def test_repeats_of_a_frozen_camera_come_last(method):
+    """A camera froze and woke up: what it repeated is no quiet scene and takes no token while there is anything else."""
+    frames = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(5))
+    view = ViewTokens('V', frames[[0, 0, 0, 1]], (0, 1, 2, 3))
+    [keep] = SpatioTemporalPruner(PruningConfig(method, 0.5, skip_frozen=True))([view], 4)
+    assert int(keep.sum()) == 24
+    assert not keep[:2].any()
+
+
+def test_frozen_frames_do_not_count_as_a_scene_that_stands_still():
+    frames = unit(torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(2)))
+    frozen = frames[[0, 0, 0, 1, 2]]
+    assert repeats(frozen).tolist() == [True, True, False, False, False]
+    assert torch.allclose(volatility(frozen, ~repeats(frozen)), volatility(frames), atol=1e-6)
+    assert not torch.allclose(volatility(frozen), volatility(frames), atol=0.05)
+
+
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
+def test_without_repeats_skipping_them_changes_nothing(method):
+    views = ring(seed=4)
+    plain, skipping = (
+        SpatioTemporalPruner(PruningConfig(method, 0.2, skip_frozen=skip))(views, 3) for skip in (False, True)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(plain, skipping))
 
 
 def test_rsp_gives_up_what_a_neighbour_shows():
@@ -244,5 +235,5 @@ def test_uniform_mask_covers_frames_rows_and_columns():
 
 def test_greedy_handles_no_sets_at_all():
     assert select([], [], []) == []
-    empty = greedy_max_min(torch.zeros(1, 0, 0), torch.zeros(1, 0), torch.zeros(1, dtype=torch.int64))
+    empty = greedy_max_min(torch.zeros(1, 0, 0), torch.zeros(1, 0), [0])
     assert empty.shape == (1, 0)

@@ -1,0 +1,200 @@
+"""The result of `stprune bench` for people: tables in Markdown and one plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.offline.bench_selection import FLOOR, MAIN, VARIANTS
+
+Row = dict[str, Any]
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Everything measured, then what was not, then what was only computed, then the aims."""
+    device = result['device']
+    parts = [
+        f'Device: {device["name"]} ({device["kind"]}, {device["threads"]} threads), {result["date"]},'
+        f' {", ".join(f"{k} {v}" for k, v in result["versions"].items())}; {result["seconds"]:.0f} s in all.',
+        'Selection, ms: median (min to max), times the similarity product in brackets\n',
+        _selection(result['selection'], result['not_measured']),
+        'Growth exponents in tokens (log-log slope)\n',
+        _growth(result['growth']),
+        'Ticks, ms: median (min to max)\n',
+        _ticks(result['ticks']),
+        'Prefill and memory\n',
+        _prefill(result['ticks']),
+    ]
+    if result['not_measured']:
+        parts += ['Not measured\n', '\n'.join(f'- {_name(row)}: {row["reason"]}' for row in result['not_measured'])]
+    parts += [
+        'Computed, not measured: lower bounds at full use of the assumed peak rates\n',
+        _computed(result['computed']),
+    ]
+    parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
+    return '\n\n'.join(part.rstrip('\n') for part in parts if part)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
+
+
+def spread(found: dict[str, float]) -> str:
+    """Median (min to max) with three digits."""
+    return f'{found["median"]:.3g} ({found["min"]:.3g} to {found["max"]:.3g})'
+
+
+def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
+    methods = (FLOOR, *VARIANTS)
+    found = {(_size(row), row['method']): row for row in rows}
+    sizes = dict.fromkeys(_size(row) for row in (*rows, *missing) if 'method' in row)
+    lines = []
+    for size in sorted(sizes, key=lambda size: (size[0], *size[1:])):
+        tokens, views, frames, dim, keep = size
+        line = [f'{tokens:,} ({views} x {frames})', dim, f'{keep:.0%}']
+        for method in methods:
+            row = found.get((size, method))
+            if row is None:
+                line.append('not measured')
+                continue
+            said = spread({key: row[f'ms_{key}'] for key in ('median', 'min', 'max')})
+            known = method != FLOOR and row['over_floor'] is not None
+            line.append(f'{said} [{row["over_floor"]:.3g}]' if known else said)
+        lines.append(line)
+    return table(('tokens (views x frames)', 'D', 'kept', *methods), lines)
+
+
+def _growth(rows: Sequence[Row]) -> str:
+    found = {(row['method'], row['along']): row for row in rows}
+    said = [
+        (method, *(f'{found[method, along]["exponent"]:.2f}' if (method, along) in found else '' for along in ALONG))
+        for method in dict.fromkeys(row['method'] for row in rows)
+    ]
+    return table(('method', *(f'more {along}' for along in ALONG)), said)
+
+
+ALONG = ('frames', 'views')
+
+
+def _ticks(rows: Sequence[Row]) -> str:
+    if not rows:
+        return 'none'
+    stages = list(rows[0]['stage_ms'])
+    lines = [
+        (
+            row['model'],
+            row['dtype'],
+            f'{row["keep"]:.0%}',
+            'yes' if row['feature_cache'] else 'no',
+            *(spread(row['stage_ms'][stage]) for stage in stages),
+            spread(row['tick_ms']),
+        )
+        for row in rows
+    ]
+    return table(('model', 'dtype', 'kept', 'feature cache', *stages, 'tick'), lines)
+
+
+def _prefill(rows: Sequence[Row]) -> str:
+    full = {row['model']: row for row in rows if row['keep'] == 1 and row['feature_cache']}
+    lines = []
+    for row in rows:
+        whole = full.get(row['model'])
+        found = predicted = 'not measured'
+        if whole is not None:
+            ratio = row['stage_ms']['prefill']['median'] / whole['stage_ms']['prefill']['median']
+            found, predicted = f'{ratio:.1%}', f'{row["prefill_flops"] / whole["prefill_flops"]:.1%}'
+        peak = 'n/a' if row['peak_bytes'] is None else f'{row["peak_bytes"] / 2**30:.2f}'
+        flops, kv = f'{row["prefill_flops"] / 1e12:.3g}', f'{row["kv_bytes"] / 2**20:.1f}'
+        tokens = f'{row["tokens_visual"]:,} + {row["tokens_text"]:,}'
+        lines.append((row['model'], f'{row["keep"]:.0%}', tokens, flops, found, predicted, kv, peak))
+    head = ('model', 'kept', 'visual + text tokens', 'TFLOP', 'prefill of full', 'by FLOPs', 'KV MiB', 'peak GiB')
+    return table(head, lines)
+
+
+def _computed(rows: Sequence[Row]) -> str:
+    lines = [
+        (
+            f'{row["device"]} ({row["assumed_tflops"]:g} TFLOPS, {row["assumed_gb_s"]:g} GB/s)',
+            row['model'],
+            f'{row["keep"]:.0%}',
+            f'{row["prefill_flops"] / 1e12:.3g}',
+            f'{row["kv_bytes"] / 2**20:.0f}',
+            f'{row["prefill_ms_at_best"]:.0f}',
+            f'{row["token_ms_at_best"]:.1f}',
+        )
+        for row in rows
+    ]
+    return table(('device (assumed)', 'model', 'kept', 'TFLOP', 'KV MiB', 'prefill ms', 'ms per written token'), lines)
+
+
+def _aim(row: Row) -> str:
+    verdict = {True: 'holds', False: 'DOES NOT HOLD', None: 'not measured'}[row['holds']]
+    return f'- {row["aim"]}: {verdict}' + ('' if row['found'] is None else f' ({row["found"]:g})')
+
+
+def _name(row: Row) -> str:
+    if 'method' in row:
+        size = f'{row["tokens"]:,} tokens ({row["views"]} x {row["frames"]})'
+        return f'{row["method"]} on {size}, D = {row["dim"]}, {row["keep"]:.0%} kept'
+    if 'keep' not in row:
+        return str(row['model'])
+    return f'{row["model"]} at {row["keep"]:.0%}, {"with" if row["feature_cache"] else "without"} feature cache'
+
+
+def _size(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ('tokens', 'views', 'frames', 'dim', 'keep'))
+
+
+def write_plot(result: dict[str, Any], path: Path) -> None:
+    """Selection over tokens, one line per method, and the stages of every tick as bars."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(14, 6))
+    left.set_prop_cycle(color=pyplot.get_cmap('tab20').colors)
+    for method in (FLOOR, *VARIANTS):
+        rows = sorted(
+            (
+                row
+                for row in result['selection']
+                if row['method'] == method
+                and (row['views'], row['dim'], row['keep']) == (MAIN.views, MAIN.dim, MAIN.keep)
+            ),
+            key=lambda row: row['tokens'],
+        )
+        if not rows:
+            continue
+        left.set(xscale='log', yscale='log')
+        low, middle, high = ([row[f'ms_{key}'] for row in rows] for key in ('min', 'median', 'max'))
+        tokens = [row['tokens'] for row in rows]
+        style = (
+            {'color': 'black', 'ls': ':'} if method == FLOOR else {'lw': 3 if method.startswith('st_prune') else 1.2}
+        )
+        [line] = left.plot(tokens, middle, marker='o', label=method, **style)
+        left.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
+    left.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
+    left.set_title(f'selection at {MAIN.keep:.0%}')
+    left.grid(alpha=0.3, which='both')
+    if left.lines:
+        left.legend(fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.12))
+    bars = [
+        f'{row["model"]}\n{row["keep"]:.0%}{"" if row["feature_cache"] else ", no cache"}' for row in result['ticks']
+    ]
+    starts = [0.0] * len(bars)
+    for stage in result['ticks'][0]['stage_ms'] if bars else ():
+        seconds = [row['stage_ms'][stage]['median'] / 1e3 for row in result['ticks']]
+        right.barh(bars, seconds, left=starts, label=stage)
+        starts = [a + b for a, b in zip(starts, seconds)]
+    right.invert_yaxis()
+    right.tick_params(axis='y', labelsize=7)
+    right.set(xlabel='s per tick', title=result['device']['name'])
+    if bars:
+        right.legend(fontsize=8, ncols=6, loc='upper center', bbox_to_anchor=(0.5, -0.12))
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

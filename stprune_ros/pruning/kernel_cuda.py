@@ -1,0 +1,103 @@
+"""The greedy loop of `selection.greedy_max_min` on a GPU: one launch for all views, and the host waits for nothing.
+
+A Triton kernel where Triton is importable, else the plain loop replayed as one CUDA graph. Neither has run on a GPU
+yet: the kernel is tested in Triton's interpreter on the CPU, the graph is not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stprune_ros.pruning.selection import greedy_plain, on_device
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # wheels for Jetson come without it
+    triton = None
+
+MAX_TOKENS = 16384  # per view; the kernel holds them in registers, a few per thread
+MAX_GRAPHS = 8  # shapes whose graph is kept; each holds a copy of its similarities
+
+Shape = tuple[int, int, int, int]  # device, views, tokens, steps
+
+
+def greedy_cuda(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
+    """See `selection.greedy_max_min`; all tensors on one CUDA device."""
+    if not bonus.numel() or not max(budgets, default=0):
+        return torch.zeros_like(bonus, dtype=torch.bool)
+    if triton is not None and bonus.shape[1] <= MAX_TOKENS:
+        return greedy_triton(similarity, bonus, budgets)
+    return _graphed(similarity, bonus, on_device(budgets, bonus), max(budgets))
+
+
+def greedy_triton(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
+    """One program per view; every step reads one row of similarities, all else stays in registers."""
+    views, tokens = bonus.shape
+    keep = torch.empty(views, tokens, dtype=torch.uint8, device=bonus.device)
+    block = max(16, 1 << (tokens - 1).bit_length())
+    warps = min(16, max(1, block // 256))
+    _kernel[(views,)](
+        similarity.contiguous(), bonus.contiguous(), on_device(budgets, bonus), keep, tokens, block, num_warps=warps
+    )
+    return keep.bool()
+
+
+def _greedy(similarity, bonus, budgets, keep, tokens, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    view = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, block)
+    inside = place < tokens
+    extra = tl.load(bonus + view * tokens + place, mask=inside, other=float('-inf'))
+    nearest = tl.full([block], float('inf'), tl.float32)
+    kept = tl.zeros([block], tl.int32)
+    best = tl.argmax(extra, axis=0, tie_break_left=True)
+    for _ in range(tl.load(budgets + view)):
+        kept = tl.where(place == best, 1, kept)
+        row = tl.load(similarity + (view * tokens + best) * tokens + place, mask=inside, other=0.0)
+        nearest = tl.minimum(nearest, 1.0 - row)
+        score = tl.where(kept == 1, float('-inf'), nearest + extra)
+        best = tl.argmax(score, axis=0, tie_break_left=True)
+    tl.store(keep + view * tokens + place, kept.to(tl.uint8), mask=inside)
+
+
+_kernel: Any = triton.jit(_greedy) if triton is not None else None
+
+_graphs: OrderedDict[Shape, Callable[[Tensor, Tensor, Tensor], Tensor]] = OrderedDict()
+
+
+def _graphed(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
+    """The plain loop without its launches: recorded once for a shape, replayed after that."""
+    shape = (bonus.get_device(), *bonus.shape, steps)
+    if shape not in _graphs:
+        _graphs[shape] = _record(similarity, bonus, budgets, steps)
+        if len(_graphs) > MAX_GRAPHS:
+            _graphs.popitem(last=False)
+    _graphs.move_to_end(shape)
+    return _graphs[shape](similarity, bonus, budgets)
+
+
+def _record(
+    similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    held = (similarity.clone(), bonus.clone(), budgets.clone())
+    aside = torch.cuda.Stream(bonus.device)
+    aside.wait_stream(torch.cuda.current_stream(bonus.device))
+    with torch.cuda.stream(aside):
+        greedy_plain(*held, min(steps, 3))  # what kernels set up on their first run cannot be recorded
+    torch.cuda.current_stream(bonus.device).wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        keep = greedy_plain(*held, steps)
+
+    def replay(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
+        for place, value in zip(held, (similarity, bonus, budgets)):
+            place.copy_(value)
+        graph.replay()
+        return keep.clone()
+
+    return replay

@@ -1,0 +1,241 @@
+"""What the bench computes and selects; never how long anything takes."""
+
+import json
+
+import jsonschema
+import pytest
+import references
+import torch
+
+from stprune_ros import cli
+from stprune_ros.offline import bench_selection, bench_ticks
+from stprune_ros.offline.bench import aims, growth, slope
+from stprune_ros.offline.bench_report import as_text
+from stprune_ros.offline.bench_selection import FLOOR, GROWING, GROWING_LOOP, LOOPS, MAIN, REUSE, VARIANTS, Limits, Size
+from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, computed
+from stprune_ros.pipeline import STAGES
+from stprune_ros.pruning.peers import divprune_growing, farthest_points, grow
+from stprune_ros.pruning.pruner import final_budget
+
+SMALL = Size(3, 3, 3, 4, 16, 0.25)
+FULL_PROMPT = 6 * 4 * 196 + 96
+
+
+def test_the_flops_of_the_published_example():
+    assert LLAMA_8B.prefill_flops(FULL_PROMPT) / 1e12 == pytest.approx(79.2, abs=0.15)
+    pruned = LLAMA_8B.prefill_flops(6 * final_budget(0.1, 784) + 96)
+    assert pruned / LLAMA_8B.prefill_flops(FULL_PROMPT) == pytest.approx(0.103, abs=0.002)
+
+
+def test_the_kv_cache_of_the_published_example():
+    assert LLAMA_8B.kv_bytes(FULL_PROMPT) == 600 * 2**20
+    assert LLAMA_8B.kv_bytes(6 * final_budget(0.1, 784) + 96) / 2**20 == pytest.approx(71, abs=0.6)
+
+
+def test_weights_add_up_to_the_published_sizes():
+    assert QWEN3_VL_2B.weight_bytes() / 2 == pytest.approx(1.72e9, rel=0.01)  # the language model, embeddings tied
+    assert (LLAMA_8B.weight_bytes() / 2) + 128256 * 4096 == pytest.approx(8.03e9, rel=0.01)  # and untied ones
+
+
+def test_what_is_computed_says_so_and_what_it_assumes():
+    rows = computed([LLAMA_8B], DEVICES, 6, 784, (1.0, 0.1))
+    assert [row['measured'] for row in rows] == [False] * 4
+    full = rows[0]
+    assert full['prefill_ms_at_best'] == pytest.approx(1e3 * full['prefill_flops'] / 42.5e12, abs=1e-3)
+    assert full['token_ms_at_best'] > 1e3 * LLAMA_8B.weight_bytes() / 204.8e9
+    # Few tokens: reading the weights once is what bounds the prefill.
+    [short] = computed([LLAMA_8B], DEVICES[:1], 1, 4, (1.0,))
+    assert short['prefill_ms_at_best'] == pytest.approx(1e3 * LLAMA_8B.weight_bytes() / 204.8e9, abs=1e-3)
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('method', [name for name in VARIANTS if name not in (LOOPS, 'random')])
+def test_every_variant_selects_what_its_reference_selects(method, seed):
+    views = bench_selection.ring(SMALL, seed)
+    run = bench_selection.variant(method, views, SMALL)
+    if method == REUSE:
+        nexts = [views, bench_selection.next_ring(views)]
+        expected = [references.reference_st_prune(ring, SMALL.frames, SMALL.keep) for ring in nexts]
+        assert expected[0] != expected[1]
+        assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
+        return
+    masks = run()
+    if method == GROWING_LOOP:
+        masks = masks[0].split([view.count for view in views])
+    if method == 'st_prune':
+        expected = references.reference_st_prune(views, SMALL.frames, SMALL.keep)
+    else:
+        peer = 'divprune' if method in (GROWING, GROWING_LOOP) else method
+        expected = [sorted(kept) for kept in getattr(references, f'reference_{peer}')(views, SMALL.keep)]
+    assert [picked(mask) for mask in masks] == expected
+
+
+def picked(mask):
+    return mask.flatten().nonzero().flatten().tolist()
+
+
+def test_the_floor_is_the_product_and_the_loops_keep_their_budgets():
+    views = bench_selection.ring(SMALL)
+    for view, product in zip(views, bench_selection.variant(FLOOR, views, SMALL)()):
+        x = torch.nn.functional.normalize(view.tokens.flatten(0, 2), dim=-1)
+        assert torch.allclose(product, x @ x.T, atol=1e-6)
+    kept = bench_selection.variant(LOOPS, views, SMALL)()
+    assert [int(mask.sum()) for mask in kept] == [final_budget(SMALL.keep, 36)] * 3
+
+
+def test_the_growing_loop_never_takes_a_copy_twice():
+    x = torch.eye(2).repeat_interleave(4, dim=0)
+    assert int(divprune_growing(x, 6).sum()) == 6
+    assert torch.equal(grow(1 - x @ x.T, 6), farthest_points(x, 6))
+
+
+def test_what_takes_too_long_or_too_much_memory_is_said(monkeypatch):
+    sizes = [SMALL, Size(3, 3, 6, 8, 16, 0.25)]
+    first, second = bench_selection.measure(sizes, Limits(0.0, 0.0))
+    assert all('ms_median' in row for row in first)
+    assert {row['method'] for row in second if 'more than the 0 s allowed' in row['reason']} == {FLOOR, *VARIANTS}
+    monkeypatch.setattr(bench_selection, 'free_bytes', lambda: 10)
+    [rows] = bench_selection.measure(sizes[:1], Limits(0.0, 1.0))
+    assert all('GiB are free' in row['reason'] for row in rows)
+
+
+def test_tables_say_what_is_missing():
+    row = {'views': 3, 'frames': 3, 'tokens': 108, 'dim': 16, 'keep': 0.25}
+    measured = {**row, 'method': 'tfps', 'ms_median': 1.0, 'ms_min': 0.5, 'ms_max': 2.0, 'over_floor': None}
+    result = {
+        'device': {'name': 'CPU', 'kind': 'cpu', 'threads': 1},
+        'date': 'today',
+        'versions': {'torch': '2'},
+        'seconds': 1.0,
+        'selection': [measured],
+        'growth': [],
+        'ticks': [],
+        'not_measured': [{**row, 'method': FLOOR, 'reason': 'too slow'}],
+        'computed': [],
+        'aims': [{'aim': 'fast', 'found': None, 'holds': None}],
+    }
+    text = as_text(result)
+    assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
+    assert '| 1 (0.5 to 2) |' in text
+    assert f'- {FLOOR} on 108 tokens (3 x 3), D = 16, 25% kept: too slow' in text
+    assert '- fast: not measured' in text
+
+
+def test_growth_is_the_slope_in_tokens():
+    assert slope([(x, 3 * x**1.7) for x in (10, 20, 90)]) == pytest.approx(1.7)
+    rows = [
+        {'method': FLOOR, 'tokens': 1176 * n, 'views': 6, 'frames': n, 'dim': 2048, 'keep': 0.1, 'ms_median': n**2}
+        for n in (1, 2, 4, 8)
+    ]
+    rows[0]['ms_median'] = 1e6  # a single frame, which has no temporal stage
+    other = {**rows[1], 'dim': 64, 'ms_median': 1e6}
+    assert growth([*rows, other]) == [{'method': FLOOR, 'along': 'frames', 'points': 3, 'exponent': 2.0}]
+
+
+def tick(keep, cached, prefill, total, flops):
+    stages = {'prune': {'median': 1.0}, 'prefill': {'median': prefill}, 'describe': {'median': 50.0}}
+    return {
+        'model': 'M',
+        'keep': keep,
+        'feature_cache': cached,
+        'stage_ms': stages,
+        'tick_ms': {'median': total},
+        'prefill_flops': flops,
+    }
+
+
+def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
+    same = {'views': 6, 'frames': 4, 'tokens': MAIN.tokens, 'dim': 2048, 'keep': 0.1}
+    rows = [{**same, 'method': name, 'ms_median': ms} for name, ms in ((FLOOR, 10), ('st_prune', 21), (GROWING, 1050))]
+    ticks = [tick(1.0, True, 1000, 1500, 100), tick(0.1, True, 117, 400, 10), tick(1.0, False, 1000, 2300, 100)]
+    found = {row['aim']: (row['found'], row['holds']) for row in aims(rows, ticks)}
+    assert found['st_prune: at least 50 times faster than divprune_growing'] == (50.0, True)
+    assert found['st_prune: at most 2 times the similarity product'] == (2.1, False)
+    assert found[f'{REUSE}: at most 2 times the similarity product'] == (None, None)
+    judged = [holds for aim, (_, holds) in found.items() if aim.startswith('M: ')]
+    assert judged == [True, False, True, False]  # 0.1 %, 5.75 times, 6.4 times, 17 % off
+
+
+def test_an_expected_tick_scales_its_prefill_and_its_images():
+    model = bench_ticks.TickModel(QWEN3_VL_2B, 1, 1)
+    stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
+    done = {(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
+    assert bench_ticks._expected(model, (1.0, False), {}) == 0
+    assert bench_ticks._expected(model, (1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
+    assert bench_ticks._expected(model, (1.0, True), done) == pytest.approx(1.15)
+    assert 0.15 < bench_ticks._expected(model, (0.1, True), done) < 0.15 + 0.12
+
+
+def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
+    turns = []
+    run = {'stage_ms': dict.fromkeys(STAGES, 4e3), 'kv_bytes': 1, 'peak_bytes': None} | dict.fromkeys(
+        ('tokens_full', 'tokens_visual', 'tokens_text'), 1
+    )
+
+    class Bench:
+        def __init__(self, model, dtype):
+            pass
+
+        def run(self, cell, frames=None):
+            turns.append(cell)
+            clock[0] += 24
+            return run
+
+    clock = [0.0]
+    monkeypatch.setattr(bench_ticks, 'TickBench', Bench)
+    monkeypatch.setattr(bench_ticks.time, 'monotonic', lambda: clock[0])
+    model = bench_ticks.QUICK[0]
+    rows = bench_ticks.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    assert bench_ticks.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
+    # The small one first; all tokens would take too long, so that there is time for another of the short ones.
+    assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
+    assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
+    assert rows[0]['tick_ms'] == {'median': 24e3, 'min': 24e3, 'max': 24e3}
+    assert 'would have exceeded' in rows[-1]['reason']
+    monkeypatch.setattr(bench_ticks, 'free_bytes', lambda: 2**20)
+    rows = bench_ticks.measure(model, 1e9, (1.0, 0.1), 3, lambda: None)
+    assert len(rows) == 4 and all('GiB are free' in row['reason'] for row in rows)
+
+
+def test_a_folder_that_is_not_there_is_said_before_anything_runs(tmp_path, capsys):
+    assert cli.main(['bench', '--output', str(tmp_path / 'none' / 'b.json')]) == 1
+    assert f"there is no folder '{tmp_path / 'none'}'" in capsys.readouterr().err
+
+
+SELECTION_KEYS = ['method', 'tokens', 'views', 'frames', 'dim', 'keep', 'runs', 'ms_median', 'ms_min', 'ms_max']
+TICK_KEYS = ['model', 'dtype', 'layers', 'layers_of', 'keep', 'feature_cache', 'stage_ms', 'tick_ms', 'kv_bytes']
+SCHEMA = {
+    'type': 'object',
+    'required': ['device', 'date', 'versions', 'selection', 'ticks', 'not_measured', 'computed', 'growth', 'aims'],
+    'properties': {
+        'selection': {'minItems': 1, 'items': {'required': [*SELECTION_KEYS, 'over_floor']}},
+        'ticks': {
+            'minItems': 1,
+            'items': {'required': TICK_KEYS, 'properties': {'extrapolated': {'const': False}}},
+        },
+        'not_measured': {'items': {'required': ['reason']}},
+        'computed': {'items': {'properties': {'measured': {'const': False}}}},
+    },
+}
+
+
+@pytest.mark.slow
+def test_a_small_bench_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """All of it on sizes that take seconds: the schema, the kept tokens, the KV cache by formula."""
+    tiny = bench_ticks.QUICK[0].whole.__class__('tiny', 4, 64, 4, 2, 128, 128, 512)
+    monkeypatch.setattr(bench_selection, 'QUICK', (SMALL,))
+    monkeypatch.setattr(bench_ticks, 'QUICK', (bench_ticks.TickModel(tiny, 3, 2, views=3, frames=2, side=2),))
+    output = tmp_path / 'bench.json'
+    assert cli.main(['bench', '--output', str(output), '--quick']) == 0
+    result = json.loads(output.read_text())
+    jsonschema.validate(result, SCHEMA)
+    assert {row['method'] for row in result['selection']} == {FLOOR, *VARIANTS}
+    for row in result['ticks']:
+        assert row['tokens_visual'] == (24 if row['keep'] == 1 else 3 * final_budget(0.1, 8))
+        assert row['kv_bytes'] == row['kv_bytes_by_formula']
+        assert list(row['stage_ms']) == list(STAGES)
+    assert len(result['ticks']) == len(bench_ticks.cells(bench_ticks.QUICK_KEEPS))
+    assert output.with_suffix('.png').stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    assert as_text(result) in printed
+    assert 'tiny (3 of 4 layers, vision 2 of 24)' in printed

@@ -1,0 +1,132 @@
+"""Similarities kept from tick to tick: the same keep masks as without, and nothing kept for longer than it may be."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from token_rings import ring, unit
+
+from stprune_ros.pruning.pruner import FROM_SIMILARITIES, SpatioTemporalPruner
+from stprune_ros.pruning.similarity import SimilarityCache, known, within
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+
+HISTORY = 4
+
+
+def a_view(name, frames, slots=None):
+    """A view of these frames, (rows, columns, D) each, as the pipeline makes one."""
+    tokens = torch.stack(frames) if frames else torch.zeros(0, 0, 0, 0)
+    return ViewTokens(name, tokens, slots or tuple(range(len(frames))), frames=tuple(frames))
+
+
+def both(views, cache, method='st_prune', ratio=0.3, **more):
+    """Masks with and without the cache."""
+    config = PruningConfig(method, ratio, **more)
+    plain = [replace(view, frames=None) for view in views]
+    return SpatioTemporalPruner(config, cache)(views, HISTORY), SpatioTemporalPruner(config)(plain, HISTORY)
+
+
+@st.composite
+def drives(draw):
+    """Ticks of one to three views: windows over a stream of frames that shift, lose frames, go back, change grid."""
+    names = 'abc'[: draw(st.integers(1, 3))]
+    dim = draw(st.sampled_from([3, 8, 16, 33]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 5)))
+    grids = draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=2))
+    keys = [(name, grid) for name in names for grid in grids]
+    stock = {(name, grid): [torch.randn(*grid, dim, generator=generator) for _ in range(7)] for name, grid in keys}
+    ticks = []
+    for _ in range(draw(st.integers(2, 6))):
+        views = []
+        for name in names:
+            frames = stock[name, draw(st.sampled_from(grids))]
+            picked = draw(st.lists(st.integers(0, 6), max_size=HISTORY, unique=draw(st.booleans())))
+            picked = sorted(picked) if draw(st.booleans()) else picked
+            views.append(a_view(name, [frames[i] for i in picked]))
+        ticks.append(views)
+    return ticks
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    drives(),
+    st.sampled_from(FROM_SIMILARITIES),
+    st.sampled_from([0.05, 0.1, 0.3, 0.8]),
+    st.booleans(),
+    st.sampled_from([0, 2000, 2**20]),
+)
+def test_the_masks_are_the_same_with_and_without(ticks, method, ratio, one_pays, room):
+    cache = SimilarityCache(room)
+    for views in ticks:
+        with_cache, without = both(views, cache, method, ratio, one_pays=one_pays)
+        assert all(torch.equal(a, b) for a, b in zip(with_cache, without))
+        assert cache.bytes <= room
+
+
+@pytest.mark.parametrize('shape', [(7, 7, 1024), (14, 14, 640)])
+def test_the_similarities_are_the_same_bits_at_real_sizes(shape):
+    frames = [torch.randn(*shape, generator=torch.Generator().manual_seed(i)) for i in range(7)]
+    cache = SimilarityCache()
+    for tick in range(4):
+        view = a_view('V', frames[tick : tick + 4])
+        [found] = cache.attach([view])
+        [anew] = known([view])
+        assert torch.equal(found.known.units, anew.units)
+        assert torch.equal(found.known.similarity, anew.similarity)
+
+
+def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
+    pairs = []
+    multiply = torch.mm
+    monkeypatch.setattr(torch, 'mm', lambda a, b, out: pairs.append(1) or multiply(a, b, out=out))
+    frames = [torch.randn(2, 3, 8) for _ in range(6)]
+    cache = SimilarityCache()
+    counts = []
+    for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):  # the first, its newest replaced, moved on by a keyframe
+        pairs.clear()
+        cache.attach([a_view('V', [frames[i] for i in window])])
+        counts.append(len(pairs))
+    assert counts == [10, 4, 4]
+
+
+def test_what_is_no_longer_in_the_ring_is_dropped():
+    cache = SimilarityCache()
+    views = [a_view(name, [torch.randn(2, 2, 8)]) for name in 'ab']
+    cache.attach(views)
+    whole = cache.bytes
+    cache.attach(views[:1])
+    assert 0 < cache.bytes == whole / 2
+    cache.clear()
+    assert cache.bytes == 0
+
+
+def test_views_of_one_name_do_not_write_into_each_other():
+    frames = [torch.randn(2, 3, 8) for _ in range(4)]
+    cache = SimilarityCache()
+    for pair in ((0, 1), (2, 3), (0, 3)):
+        views = [a_view('V', [frames[i], frames[i] + 1]) for i in pair]
+        with_cache, without = both(views, cache)
+        assert all(torch.equal(a, b) for a, b in zip(with_cache, without))
+
+
+def test_views_without_frames_to_tell_apart_are_not_kept():
+    cache = SimilarityCache()
+    assert cache.attach(ring())[0].known is None
+    assert cache.bytes == 0
+
+
+def test_a_missing_view_has_no_part_in_a_batch_on_another_device():
+    """The device is one that computes shapes only."""
+    views = [ViewTokens(str(n), torch.zeros(n, 2, 3, 8, device='meta'), tuple(range(n))) for n in (2, 3)]
+    views.insert(1, ViewTokens('gone', torch.zeros(0, 0, 0, 0), ()))
+    found = known(views)
+    assert [x.similarity.shape for x in found] == [(12, 12), (0, 0), (18, 18)]
+    assert [x.similarity.device.type for x in found] == ['meta', 'cpu', 'meta']
+
+
+def test_blocks_cover_the_whole_square():
+    units = unit(torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)))
+    flat = units.flatten(0, 1)
+    assert torch.allclose(within(units), flat @ flat.T, atol=1e-6)
