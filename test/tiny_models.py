@@ -114,12 +114,16 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
 
 
 def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.PreTrainedConfig:
-    tokens = {} if family in TILES else {
-        'image_token_id': tokenizer.convert_tokens_to_ids('<|image_pad|>'),
-        'video_token_id': tokenizer.convert_tokens_to_ids('<|video_pad|>'),
-        'vision_start_token_id': tokenizer.convert_tokens_to_ids('<|vision_start|>'),
-        'vision_end_token_id': tokenizer.convert_tokens_to_ids('<|vision_end|>'),
-    }
+    tokens = (
+        {}
+        if family in TILES
+        else {
+            'image_token_id': tokenizer.convert_tokens_to_ids('<|image_pad|>'),
+            'video_token_id': tokenizer.convert_tokens_to_ids('<|video_pad|>'),
+            'vision_start_token_id': tokenizer.convert_tokens_to_ids('<|vision_start|>'),
+            'vision_end_token_id': tokenizer.convert_tokens_to_ids('<|vision_end|>'),
+        }
+    )
     # A large spread of the weights: otherwise random models answer the same to everything and tests cannot fail.
     text: dict[str, Any] = {
         'vocab_size': len(tokenizer),

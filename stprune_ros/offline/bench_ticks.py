@@ -96,6 +96,11 @@ class TickModel:
         return {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': True}
 
 
+TOKENS = {
+    'image_token_id': '<|image_pad|>',
+    'video_token_id': '<|video_pad|>',
+    'vision_start_token_id': '<|vision_start|>',
+}
 FULL = (TickModel(QWEN3_VL_2B, 4, 3), TickModel(QWEN3_VL_4B, 4, 3))  # two turns of each in minutes on two cores
 QUICK = (TickModel(QWEN3_VL_2B, 1, 1, views=3, frames=2, side=7),)
 ON_GPU = (TickModel(QWEN3_VL_2B, 28, 24), TickModel(QWEN3_VL_4B, 36, 24))
@@ -138,7 +143,13 @@ class TickBench:
             'size': {'shortest_edge': pixels, 'longest_edge': pixels},
         }
         backend = TransformersBackend.untrained(
-            self.model.label, FAMILIES['qwen3_vl'], self.model.config(), share(BUNDLED_MODEL), processor, self.dtype
+            self.model.label,
+            FAMILIES['qwen3_vl'],
+            self.model.config(),
+            TOKENS,
+            share(BUNDLED_MODEL),
+            processor,
+            self.dtype,
         )
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))

@@ -17,6 +17,7 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
+from stprune_ros.vlm.chat import Chat
 from stprune_ros.vlm.family import EncoderOutput, Family
 from stprune_ros.vlm.model_checks import check_parts, check_weights
 from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
@@ -28,8 +29,6 @@ except ImportError as missing:
     raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
-QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
-ANSWER = '[[stprune:answer]]'
 NONE = torch.empty(0, dtype=torch.int64)
 LAST = torch.tensor([-1])
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -72,13 +71,13 @@ class TransformersBackend:
         self._family = family
         self._device = torch.device(info.device)
         self._image_id: int = model.config.image_token_id
-        self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
-        self._marks = family.marks(tokenizer, self._image_text)
         self._config: dict[str, Any] = model.config.to_dict()
         self._image_options = family.image_options(self._config, processor, max_image_pixels)
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-        self._lead, self._end_id = self._around_answers()
+        self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        # 'past_key_values' before transformers 5.24.
+        self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
         self._penalty = transformers.RepetitionPenaltyLogitsProcessor(penalty) if penalty and penalty != 1.0 else None
@@ -142,20 +141,26 @@ class TransformersBackend:
 
     @classmethod
     def untrained(
-        cls, name: str, family: Family, config: dict[str, Any], parts: Path, processor: dict[str, Any], dtype: str
+        cls,
+        name: str,
+        family: Family,
+        config: dict[str, Any],
+        tokens: dict[str, str],
+        parts: Path,
+        processor: dict[str, Any],
+        dtype: str,
     ) -> TransformersBackend:
         """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
 
-        ``config`` holds text_config and vision_config, ``processor`` what differs in the image processor; tokenizer and
-        chat template come from the folder ``parts``.
+        ``config`` holds text_config and vision_config, ``tokens`` the special tokens whose ids belong into it, by key;
+        ``processor`` what differs in the image processor. Tokenizer and chat template come from the folder ``parts``.
         """
         model_class = supported_class(family)
         tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
         images = transformers.AutoImageProcessor.from_pretrained(
             parts, backend='pil', local_files_only=True, **processor
         )
-        marks = {'image': '<|image_pad|>', 'video': '<|video_pad|>', 'vision_start': '<|vision_start|>'}
-        ids = {f'{key}_token_id': tokenizer.convert_tokens_to_ids(mark) for key, mark in marks.items()}
+        ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
         place = _device('auto')
         shape = model_class.config_class(**config, **ids)
         shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
@@ -195,14 +200,11 @@ class TransformersBackend:
         Content should end with an image or a line break: the question is tokenised apart from it.
         """
         frames = [part for part in content if not isinstance(part, str)]
-        head, tail = self._render(system, content)
-        ids, keep = self._full_prompt(head, frames)
-        full = torch.tensor(ids)
-        kept = torch.tensor(keep)
-        positions = self._family.positions(self._model, full, self._image_id, frames)
+        full = self._chat.prompt(system, content)
+        positions = self._family.positions(self._model, full.ids, self._image_id, frames)
         cache = transformers.DynamicCache()
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        kept_ids, kept_positions = full[kept], positions[:, kept]
+        kept_ids, kept_positions = full.ids[full.keep], positions[:, full.keep]
         shown = bool((kept_ids == self._image_id).any())
         hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
         visible = self._family.visible(kept_ids, self._image_id)
@@ -214,7 +216,7 @@ class TransformersBackend:
             tuple(kept_ids.tolist()),
             kept_positions[0],
             int(positions.max()) + 1,
-            tail,
+            full.tail,
         )
         return Context(len(kept_ids) - tokens_visual, tokens_visual, prefix)
 
@@ -233,8 +235,8 @@ class TransformersBackend:
         tree = Tree()
         wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
         for question, candidates in asked:
-            stem = tree.grow(self._ids(question + prefix.tail), None)
-            answers = [[*self._ids(self._lead + candidate), self._end_id] for candidate in candidates]
+            stem = tree.grow(self._chat.ids(question + prefix.tail), None)
+            answers = [[*self._chat.ids(self._chat.lead + candidate), self._chat.end_id] for candidate in candidates]
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
@@ -272,7 +274,7 @@ class TransformersBackend:
         """
         prefix: Prefix = context.state
         cache = self._cache(prefix)
-        step = torch.tensor(self._ids(question + prefix.tail))
+        step = torch.tensor(self._chat.ids(question + prefix.tail))
         position = prefix.next_position
         here = prefix.seen
         seen = [*prefix.ids, *step.tolist()]
@@ -330,9 +332,9 @@ class TransformersBackend:
                 input_ids=ids[None].to(self._device),
                 position_ids=rows.to(self._device),
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=needed.to(self._device),
+                **{self._cache_name: cache},
                 **hook,
             )
         logits: torch.Tensor = output.logits[0]
@@ -344,67 +346,6 @@ class TransformersBackend:
 
     def _cache(self, prefix: Prefix) -> Any:
         return transformers.DynamicCache(prefix.layers)
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
-
-    def _render(self, system: str, content: Sequence[str | VisualFrame]) -> tuple[str, str]:
-        """The chat template's text before and after the question."""
-        written = self._family.written_placeholder
-        parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
-        parts.append({'type': 'text', 'text': QUESTION})
-        if written:
-            parts = [{'type': 'text', 'text': ''.join(part.get('text', written) for part in parts)}]
-        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
-        text = self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
-        head, _, tail = text.partition(QUESTION)
-        return head, tail
-
-    def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        return text
-
-    def _around_answers(self) -> tuple[str, int]:
-        """What the template writes between its invitation to answer and an answer, and the token that ends one.
-
-        Some templates put a blank before answers; some end turns with another token than the tokenizer's eos_token.
-        """
-        asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
-        answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
-        before, _, after = self._template(answered).partition(ANSWER)
-        invitation = self._template([asked], add_generation_prompt=True)
-        lead = before.removeprefix(invitation) if before.startswith(invitation) else ''
-        ends = [token for token in self._ids(after)[:1] if token in self._stop_ids]
-        return lead, ends[0] if ends else self._tokenizer.eos_token_id
-
-    def _full_prompt(self, head: str, frames: Sequence[VisualFrame]) -> tuple[list[int], list[bool]]:
-        """Ids of the prompt with every visual token, and which of them stay."""
-        for frame in frames:
-            if frame.keep.shape != frame.features.tokens.shape[:1]:
-                raise StpruneError(
-                    f'keep mask is {tuple(frame.keep.shape)} for {len(frame.features.tokens)} visual tokens'
-                )
-        marks = self._marks
-        shown = head.replace(marks.placeholder, f'{marks.before}{self._image_text}{marks.after}')
-        found = self._ids(shown)
-        images = found.count(self._image_id)
-        if images != len(frames):
-            raise StpruneError(
-                f"the prompt has {images} image placeholders '{marks.placeholder}' for {len(frames)} images;"
-                ' remove them from the prompt file, or use a chat template that writes one for each image'
-            )
-        ids: list[int] = []
-        keep: list[bool] = []
-        left = iter(frames)
-        for token in found:
-            stay = [True]
-            if token == self._image_id:
-                frame = next(left)
-                stay = [*frame.keep.tolist(), *[True] * self._family.extra_tokens]
-            ids += [token] * len(stay)
-            keep += stay
-        return ids, keep
 
 
 def supported_class(family: Family, library: Any = transformers) -> Any:

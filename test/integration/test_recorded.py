@@ -52,8 +52,10 @@ def test_six_rolling_cameras_give_hints_and_descriptions_with_source_stamps(test
     try:
         with playing(bag, listener, '--clock', '--wait', '120', '--loop', '20'):
             listener.wait_until(
-                lambda: any(hint.status in VALID for hint in listener.hints)
-                and any(text.status in VALID for text in listener.texts),
+                lambda: (
+                    any(hint.status in VALID for hint in listener.hints)
+                    and any(text.status in VALID for text in listener.texts)
+                ),
                 'hint and description',
                 node,
             )
