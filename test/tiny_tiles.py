@@ -41,7 +41,8 @@ SMOLVLM = (
 )
 # Gemma3 trims every text part, puts the system text into the first user turn and ends turns with a token of its own.
 GEMMA3 = (
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'][0]['text'] + '\\n\\n' %}"
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'][0]['text'] + '\\n\\n' %}"
     "{% set rest = messages[1:] %}{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}"
     "{% for turn in rest %}{{ '<start_of_turn>' + ('model' if turn['role'] == 'assistant' else 'user') + '\\n' }}"
     '{{ first if loop.first }}'

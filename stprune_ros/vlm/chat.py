@@ -21,7 +21,7 @@ QUESTION, ANSWER = '[[stprune:question]]', '[[stprune:answer]]'
 
 @dataclass(frozen=True, slots=True)
 class FullPrompt:
-    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what the template writes after a question."""
+    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what is written after a question."""
 
     ids: torch.Tensor
     keep: torch.Tensor

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_models import QWEN, STYLES, Plain
 from tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.core.types import StpruneError
@@ -53,64 +54,15 @@ def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
     return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
 
 
-class Plain:
-    """The full prompt the ordinary way: template, tokenizer and image processor over everything at once."""
+def plain(backend: TransformersBackend, question: str, answer: str | None = None) -> Plain:
+    """The same prompt for the plain model, images and all."""
+    left = iter(images())
+    content = [part if isinstance(part, str) else next(left) for part in content_of(frames_of(backend))]
+    return Plain(backend, SYSTEM, [*content, question], answer)
 
-    def __init__(self, backend: TransformersBackend, question: str, answer: str = '') -> None:
-        self.model, tokenizer = backend._model, backend._tokenizer
-        parts: list[dict[str, str]] = []
-        for part in content_of(frames_of(backend)):
-            parts.append({'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'})
-        turns = [
-            {'role': 'system', 'content': SYSTEM},
-            {'role': 'user', 'content': [*parts, {'type': 'text', 'text': question}]},
-        ]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        batch = backend._processor(images=images(), return_tensors='pt')
-        self.grid = batch['image_grid_thw']
-        self.pixels = batch['pixel_values'].to(self.model.dtype)
-        merge = self.model.config.vision_config.spatial_merge_size
-        pieces = text.split('<|image_pad|>')
-        text = pieces[0]
-        for grid, piece in zip(self.grid, pieces[1:], strict=True):
-            text += '<|image_pad|>' * int(grid.prod() // merge**2) + piece
-        self.ids = tokenizer(text + answer, add_special_tokens=False, return_tensors='pt').input_ids
-        self.kinds = (self.ids == self.model.config.image_token_id).int()
-        self.inputs = {
-            'pixel_values': self.pixels,
-            'image_grid_thw': self.grid,
-            'mm_token_type_ids': self.kinds,
-        }
 
-    def generate(self, count: int) -> list[int]:
-        mask = torch.ones_like(self.ids)
-        out = self.model.generate(
-            input_ids=self.ids, attention_mask=mask, **self.inputs, do_sample=False, max_new_tokens=count
-        )
-        return out[0, self.ids.shape[1] :].tolist()
-
-    @torch.inference_mode()
-    def logits(self, keep: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (S, vocabulary); visual tokens without ``keep`` are there but nobody may look at them."""
-        length = self.ids.shape[1]
-        visible = torch.ones(length, length, dtype=torch.bool).tril()
-        if keep is not None:
-            kept = torch.ones(length, dtype=torch.bool)
-            kept[self.kinds[0].bool()] = keep
-            visible &= kept[None] | torch.eye(length, dtype=torch.bool)
-        mask = torch.zeros(1, 1, length, length).masked_fill_(~visible, torch.finfo(torch.float32).min)
-        positions, _ = self.model.base_model.get_rope_index(
-            self.ids, image_grid_thw=self.grid, mm_token_type_ids=self.kinds
-        )
-        out = self.model(
-            input_ids=self.ids,
-            attention_mask=mask,
-            position_ids=positions,
-            pixel_values=self.pixels,
-            image_grid_thw=self.grid,
-            use_cache=False,
-        )
-        return out.logits[0]
+def keeps_of(frames: list[VisualFrame]) -> list[torch.Tensor]:
+    return [frame.keep for frame in frames]
 
 
 @contextmanager
@@ -131,15 +83,15 @@ def recorded(backend: TransformersBackend) -> Iterator[list[dict[str, Any]]]:
 def test_keep_all_equals_plain_generate(backend: TransformersBackend) -> None:
     context = backend.prefill(SYSTEM, content_of(frames_of(backend)))
     for question in (QUESTION, OTHER):
-        plain = Plain(backend, question)
-        expected = plain.generate(TOKENS)
+        reference = plain(backend, question)
+        expected = reference.generate(TOKENS)
         with recorded(backend) as calls:
             result = backend.generate(context, question, TOKENS)
         written = [int(call['logits'][-1].argmax()) for call in calls]
         assert written == expected
         assert len(set(written)) > 3, 'a model that repeats itself proves little'
         assert result.text == backend._tokenizer.decode(expected, skip_special_tokens=True)
-        torch.testing.assert_close(calls[0]['logits'][-1], plain.logits()[-1], rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(calls[0]['logits'][-1], reference.logits()[-1], rtol=1e-5, atol=1e-4)
     assert context.tokens_visual == sum(len(frame.features.tokens) for frame in frames_of(backend))
     assert context.tokens_text + context.tokens_visual == calls[0]['past'] - calls[0]['input_ids'].shape[1]
 
@@ -151,7 +103,7 @@ def test_repetition_penalty_of_the_model_is_part_of_generate(backend: Transforme
         penalised = TransformersBackend(
             backend._model, backend._tokenizer, backend._processor, backend._family, backend.info
         )
-        expected = Plain(penalised, QUESTION).generate(TOKENS)
+        expected = plain(penalised, QUESTION).generate(TOKENS)
         context = penalised.prefill(SYSTEM, content_of(frames_of(penalised)))
         result = penalised.generate(context, QUESTION, TOKENS)
     finally:
@@ -163,23 +115,31 @@ def test_repetition_penalty_of_the_model_is_part_of_generate(backend: Transforme
 @pytest.mark.parametrize(('ratio', 'empty'), [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,))])
 def test_pruned_equals_masked_reference(backend: TransformersBackend, ratio: float, empty: tuple[int, ...]) -> None:
     frames = frames_of(backend, ratio, empty)
-    reference = Plain(backend, QUESTION).logits(torch.cat([frame.keep for frame in frames]))[-1]
+    whole = plain(backend, QUESTION)
+    reference = whole.logits(keeps_of(frames))[-1]
     with recorded(backend) as calls:
         context = backend.prefill(SYSTEM, content_of(frames))
         backend.generate(context, QUESTION, 1)
     prefill, answer = calls
     torch.testing.assert_close(answer['logits'][-1], reference, rtol=1e-5, atol=1e-4)
-    full = Plain(backend, QUESTION).logits()[-1]
-    assert (full - reference).abs().max() > 0.01, 'pruning must change something here'
-    assert prefill['input_ids'].shape[1] == context.tokens_text + context.tokens_visual, 'only kept tokens are run'
+    assert (whole.logits()[-1] - reference).abs().max() > 0.01, 'pruning must change something here'
+    tokens = prefill['input_ids'].shape[1]
+    assert tokens == context.tokens_text + context.tokens_visual, 'only kept tokens are run'
+    assert tokens + answer['input_ids'].shape[1] == int(whole.kept(keeps_of(frames)).sum())
     assert context.tokens_visual == sum(int(frame.keep.sum()) for frame in frames)
+
+
+def test_the_model_s_own_mask_is_the_masked_reference_s(backend: TransformersBackend) -> None:
+    """The reference above is only worth something if its masks, with everything kept, are what the model does."""
+    whole = plain(backend, QUESTION)
+    torch.testing.assert_close(whole.logits(keeps_of(frames_of(backend, 2.0))), whole.logits(), rtol=1e-5, atol=1e-4)
 
 
 def test_no_visual_token_at_all(backend: TransformersBackend) -> None:
     frames = frames_of(backend, 0.0)
     context = backend.prefill(SYSTEM, content_of(frames))
     assert context.tokens_visual == 0
-    reference = Plain(backend, QUESTION).logits(torch.cat([frame.keep for frame in frames]))[-1]
+    reference = plain(backend, QUESTION).logits(keeps_of(frames))[-1]
     with recorded(backend) as calls:
         backend.generate(context, QUESTION, 1)
     torch.testing.assert_close(calls[0]['logits'][-1], reference, rtol=1e-5, atol=1e-4)
@@ -191,7 +151,23 @@ def test_text_only_prompt(backend: TransformersBackend) -> None:
     assert backend.generate(context, QUESTION, 4).tokens <= 4
 
 
-def test_row_zero_is_contiguous(backend: TransformersBackend) -> None:
+def test_kept_tokens_keep_their_positions(backend: TransformersBackend) -> None:
+    frames = frames_of(backend, 0.3, (1,))
+    with recorded(backend) as calls:
+        context = backend.prefill(SYSTEM, content_of(frames))
+        backend.generate(context, QUESTION, 3)
+    whole = plain(backend, QUESTION)
+    expected = whole.positions()[:, whole.kept(keeps_of(frames))]
+    rows = torch.cat([call['position_ids'].flatten(0, -2) for call in calls], -1)
+    mrope = STYLES[backend.info.family] is QWEN
+    last = int(expected.max())
+    written = torch.tensor([last + 1, last + 2]).expand(len(expected), -1)
+    assert torch.equal(rows[1:] if mrope else rows, torch.cat([expected, written], -1))
+    assert expected.diff(dim=-1).gt(1).any(), 'there are gaps'
+
+
+@pytest.mark.parametrize('backend', [name for name in FAMILIES if STYLES.get(name, QWEN) is QWEN], indirect=True)
+def test_row_zero_is_contiguous_where_there_are_more_rows(backend: TransformersBackend) -> None:
     with recorded(backend) as calls:
         context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3, (1,))))
         backend.score(context, QUESTION, CANDIDATES)
@@ -202,7 +178,6 @@ def test_row_zero_is_contiguous(backend: TransformersBackend) -> None:
         start = call['past'] - rows.shape[1]
         assert rows.shape[0] == 4
         assert rows[0].tolist() == list(range(start, call['past']))
-    assert calls[0]['position_ids'][1:].diff(dim=-1).gt(1).any(), 'rows 1 to 3 keep the gaps of the full prompt'
 
 
 def test_features_do_not_depend_on_the_batch(backend: TransformersBackend) -> None:
@@ -211,25 +186,30 @@ def test_features_do_not_depend_on_the_batch(backend: TransformersBackend) -> No
         (fresh,) = backend.encode([image])
         assert fresh.grid == cached.grid
         assert torch.equal(fresh.tokens, cached.tokens)
+        assert (fresh.extra is None) == (cached.extra is None)
+        assert fresh.extra is None or torch.equal(fresh.extra, cached.extra)
         assert len(fresh.deep) == len(cached.deep)
         assert all(torch.equal(one, other) for one, other in zip(fresh.deep, cached.deep, strict=True))
-    assert {item.grid for item in together} != {together[0].grid}, 'sizes differ'
     assert all(item.grid[0] * item.grid[1] == len(item.tokens) for item in together)
-    deep = backend.info.family == 'qwen3_vl' and backend._merge == 2
-    assert len(together[0].deep) == (2 if deep else 0)
+    assert len(together[0].deep) == (2 if backend.info.model_id == 'qwen3_vl' else 0)
     assert backend.encode([]) == []
+
+
+def test_features_are_those_of_the_plain_model(backend: TransformersBackend) -> None:
+    alone = [backend.encode([image])[0] for image in images()]
+    rows = [part for item in alone for part in (item.tokens, item.extra) if part is not None]
+    torch.testing.assert_close(torch.cat(rows), plain(backend, QUESTION).features(), rtol=0, atol=1e-6)
 
 
 def test_score_equals_one_plain_pass_per_candidate(backend: TransformersBackend) -> None:
     frames = frames_of(backend, 0.4)
-    keep = torch.cat([frame.keep for frame in frames])
     context = backend.prefill(SYSTEM, content_of(frames))
     scores = backend.score(context, QUESTION, CANDIDATES)
-    before = Plain(backend, QUESTION).ids.shape[1]
+    before = plain(backend, QUESTION).length
     for candidate, score in zip(CANDIDATES, scores, strict=True):
-        plain = Plain(backend, QUESTION, candidate + '<|im_end|>')
-        logprobs = plain.logits(keep).log_softmax(-1)
-        answer = plain.ids[0, before:]
+        whole = plain(backend, QUESTION, candidate)
+        logprobs = whole.logits(keeps_of(frames)).log_softmax(-1)
+        answer = whole.ids[0, before:]
         expected = sum(float(logprobs[before - 1 + index, token]) for index, token in enumerate(answer))
         assert score == pytest.approx(expected, rel=1e-5, abs=1e-3)
     assert scores[0] != pytest.approx(scores[1], abs=0.1), 'the end of the turn tells a beginning from the whole'
@@ -244,7 +224,7 @@ def test_questions_scored_together_do_not_see_one_another(backend: TransformersB
     together = backend.score_all(context, asked)
     for (question, candidates), scores in zip(asked, together, strict=True):
         assert scores == pytest.approx(backend.score(context, question, candidates), rel=1e-5, abs=1e-3)
-    assert together[0][0] != pytest.approx(together[1][0], abs=0.1)
+    assert together[0][:2] != pytest.approx(together[1], abs=0.1)
     assert backend.score_all(context, []) == []
 
 
@@ -318,8 +298,14 @@ def test_bfloat16(backend: TransformersBackend) -> None:
 
 
 def test_pixels_can_be_capped(backend: TransformersBackend) -> None:
-    half = TransformersBackend.load(backend._model.config._name_or_path, device='cpu', max_image_pixels=2048)
+    folder = backend._model.config._name_or_path
+    if STYLES[backend.info.family] is not QWEN:
+        with pytest.raises(StpruneError, match=r"'model.max_image_pixels' is 2048, but family .* set it to 0"):
+            TransformersBackend.load(folder, device='cpu', max_image_pixels=2048)
+        return
+    half = TransformersBackend.load(folder, device='cpu', max_image_pixels=2048)
     full, small = backend.encode(images(1))[0], half.encode(images(1))[0]
+    assert full.grid != backend.encode(images())[2].grid, 'the grid follows the size of the image'
     assert 0 < len(small.tokens) < len(full.tokens)
 
 
@@ -328,14 +314,23 @@ def test_wrong_images_are_named(backend: TransformersBackend) -> None:
         backend.encode([np.zeros((4, 4, 3), np.float32)])
     with pytest.raises(StpruneError, match=r'\(4, 4\)'):
         backend.encode([np.zeros((4, 4), np.uint8)])
-    with pytest.raises(StpruneError, match='aspect ratio'):
-        backend.encode([np.zeros((2, 900, 3), np.uint8)])
+
+
+def test_oblong_images_are_encoded_or_named(backend: TransformersBackend) -> None:
+    oblong = np.zeros((2, 900, 3), np.uint8)
+    if STYLES[backend.info.family] is QWEN:
+        with pytest.raises(StpruneError, match='aspect ratio'):
+            backend.encode([oblong])
+    else:
+        (wide,) = backend.encode([oblong])
+        assert wide.grid == backend.encode(images(1))[0].grid
 
 
 def test_wrong_prompts_are_named(backend: TransformersBackend) -> None:
     frame = frames_of(backend)[0]
+    placeholder = STYLES[backend.info.family].placeholder
     with pytest.raises(StpruneError, match=r'2 image placeholders .* for 1 images'):
-        backend.prefill(SYSTEM, [frame, 'What is <|image_pad|>?\n'])
+        backend.prefill(SYSTEM, [frame, f'What is {placeholder}?\n'])
     short = replace(frame, keep=frame.keep[:-1])
     with pytest.raises(StpruneError, match=f'{len(frame.keep)} visual tokens'):
         backend.prefill(SYSTEM, [short])
