@@ -141,7 +141,10 @@ def test_git_lfs_pointer_is_named(folder: Path) -> None:
 def test_unsupported_family_names_the_supported(folder: Path) -> None:
     change_json(folder / 'config.json', lambda tree: tree.update(model_type='llava'))
     assert "family 'llava' of" in refusal(folder)
-    assert 'supported are qwen2_5_vl, qwen2_vl, qwen3_vl' in refusal(folder)
+    assert (
+        'supported are gemma3, idefics3, internvl, llava_onevision, qwen2_5_vl, qwen2_vl, qwen3_vl, smolvlm'
+        in refusal(folder)
+    )
 
 
 def test_missing_tensors_are_refused(folder: Path) -> None:
