@@ -153,8 +153,8 @@ class InternVL(Family):
 class SmolVLM(Family):
     """SmolVLM and Idefics3: the image as one square tile, what they call the global image; a token is some patches.
 
-    The image is brought to the size of the tile at once; by default it would be enlarged for splitting first. One tensor
-    goes back because transformers 5.18 takes nothing else here.
+    The image is brought to the size of the tile at once; by default it would be enlarged for splitting first. One
+    tensor goes back because transformers 5.18 takes nothing else here.
     """
 
     one_tensor: ClassVar[bool] = True
