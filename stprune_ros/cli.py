@@ -79,6 +79,14 @@ def ratio(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def size(text: str) -> tuple[int, int]:
+    """Width and height of an image, as in 1920x1080."""
+    width, separator, height = text.partition('x')
+    if not separator:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
+    return count(width), count(height)
+
+
 def require_rclpy(command: str) -> None:
     """Raise StpruneError where ROS 2 is not installed."""
     if importlib.util.find_spec('rclpy') is None:
@@ -261,6 +269,14 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument('file', type=Path, metavar='FILE', help='a ROS 2 parameter file')
+    command.add_argument(
+        '--model',
+        action='store_true',
+        help="check the model folder too, and print what it takes of the device's memory",
+    )
+    command.add_argument(
+        '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
+    )
 
     def run(options: argparse.Namespace) -> int:
         problems = settings.problems_in(settings.read_file(options.file))
@@ -268,7 +284,16 @@ def _check(command: argparse.ArgumentParser) -> None:
             print(f'{options.file}: {problem}', file=sys.stderr)
         if not problems:
             print(f'{options.file}: all parameters are known and in range')
-        return 1 if problems else 0
+        if problems or not options.model:
+            return 1 if problems else 0
+        from stprune_ros.vlm.loading import check_memory
+
+        width, height = options.image
+        text, fits = check_memory(settings.load(options.file), width * height)
+        print(text)
+        if not fits:
+            raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
+        return 0
 
     command.set_defaults(run=run)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from stprune_ros.offline.costs import QWEN3_VL_2B, QWEN3_VL_4B, LanguageShape
 from stprune_ros.pipeline import STAGES, Pipeline
 from stprune_ros.settings import Settings
 from stprune_ros.share import share
+from stprune_ros.vlm.device import proc_bytes
 from stprune_ros.vlm.families import FAMILIES
 from stprune_ros.vlm.loading import BUNDLED_MODEL, DEFAULT_PROMPT
 from stprune_ros.vlm.prompt import Prompt
@@ -302,7 +302,7 @@ def spread_of(values: list[float]) -> dict[str, float]:
 
 def free_bytes() -> int | None:
     """Memory that a process could still take; None where the system does not say."""
-    return _kilobytes('/proc/meminfo', 'MemAvailable')
+    return proc_bytes('/proc/meminfo', 'MemAvailable')
 
 
 def reset_peak() -> None:
@@ -320,12 +320,4 @@ def peak_bytes() -> int | None:
     """Most memory held since `reset_peak`, weights included: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return _kilobytes('/proc/self/status', 'VmHWM')
-
-
-def _kilobytes(path: str, key: str) -> int | None:
-    try:
-        found = re.search(rf'^{key}:\s+(\d+) kB', Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    return proc_bytes('/proc/self/status', 'VmHWM')

@@ -28,6 +28,7 @@ class QwenVL(Family):
     """
 
     position_rows: ClassVar[int] = 3
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.visual')
 
     def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], pixels: int, cap: int) -> int:
         """See `Family.image_tokens`; rounding to whole tokens may add a few."""
@@ -158,6 +159,7 @@ class SmolVLM(Family):
     """
 
     one_tensor: ClassVar[bool] = True
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_model', 'model.connector')
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """See `Family.grid`."""

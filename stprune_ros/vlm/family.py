@@ -51,12 +51,13 @@ class Family:
     architecture: str
     # Rows of positions; a template's own image parts, or a placeholder that we write into the text instead of them;
     # learned tokens that follow the patches of an image; whether pruned features go back as one tensor; whether
-    # sliding-window layers are handled.
+    # sliding-window layers are handled; what is never quantized: eyes and vocabulary.
     position_rows: ClassVar[int] = 1
     written_placeholder: ClassVar[str] = ''
     extra_tokens: ClassVar[int] = 0
     one_tensor: ClassVar[bool] = False
     sliding_window: ClassVar[bool] = False
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_tower', 'model.multi_modal_projector')
 
     def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
         """(rows, columns) of tokens of every image."""

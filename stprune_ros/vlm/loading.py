@@ -7,11 +7,12 @@ from pathlib import Path
 from stprune_ros.settings import Settings
 from stprune_ros.share import share
 from stprune_ros.vlm.backend import Backend
-from stprune_ros.vlm.model_folder import hub_snapshot
+from stprune_ros.vlm.model_folder import hub_snapshot, locate_model
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
 DEFAULT_PROMPT = 'config/prompts/driving.yaml'
+SIX = 6  # views of a ring whose cameras are not named yet
 
 
 def load(settings: Settings) -> tuple[Backend, Prompt]:
@@ -31,8 +32,38 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
         revision=settings['model.revision'],
         allow_download=settings['model.allow_download'],
         max_image_pixels=settings['model.max_image_pixels'],
+        quantization=settings['model.quantization'],
     )
     return backend, prompt or Prompt.load(prompt_file(path, settings['model.revision']))
+
+
+def check_memory(settings: Settings, pixels: int) -> tuple[str, bool]:
+    """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
+
+    Images have ``pixels`` pixels; without ``cameras.names`` there are six. Raises StpruneError where the model folder
+    is not what `load` would take.
+    """
+    folder = locate_model(
+        settings['model.path'] or str(share(BUNDLED_MODEL)),
+        settings['model.revision'],
+        settings['model.allow_download'],
+    )
+    from stprune_ros.vlm.device import find_device, find_dtype, free_memory
+    from stprune_ros.vlm.memory import Ring, as_text, budget
+    from stprune_ros.vlm.transformers_backend import read_parts
+
+    device = find_device(settings['model.device'])
+    parts = read_parts(folder)
+    config = parts.config.to_dict()
+    folder.family.image_options(config, parts.processor, settings['model.max_image_pixels'])
+    number = find_dtype(settings['model.dtype'], device)
+    dtype = str(number).removeprefix('torch.') if number else ''
+    ring = Ring(len(settings['cameras.names']) or SIX, settings['history.frames'], pixels)
+    found = budget(folder, config, parts.processor.to_dict(), settings, ring, dtype)
+    memory = free_memory(device)
+    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
+    fits = memory.free is None or found.kept <= memory.free
+    return f'{head}\n{as_text(found, memory, settings["pruning.keep_ratio"])}', fits
 
 
 def prompt_file(model: str, revision: str) -> Path:

@@ -1,8 +1,11 @@
-"""Refuse models that would answer wrongly without a word; no transformers import."""
+"""Refuse models and images that would be answered wrongly without a word; no transformers import."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.model_folder import ModelFolder
@@ -36,3 +39,10 @@ def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
         raise StpruneError(
             f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
         )
+
+
+def check_images(images: Sequence[np.ndarray]) -> None:
+    """Refuse what is not uint8 (height, width, 3) with a StpruneError."""
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise StpruneError(f'image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)')

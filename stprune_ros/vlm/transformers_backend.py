@@ -18,9 +18,11 @@ import torch
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.chat import Chat
+from stprune_ros.vlm.device import DTYPES, find_device, find_dtype
 from stprune_ros.vlm.family import EncoderOutput, Family
-from stprune_ros.vlm.model_checks import check_parts, check_weights
+from stprune_ros.vlm.model_checks import check_images, check_parts, check_weights
 from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
+from stprune_ros.vlm.quantization import packing
 from stprune_ros.vlm.tree import Tree
 
 try:
@@ -31,7 +33,6 @@ except ImportError as missing:
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 NONE = torch.empty(0, dtype=torch.int64)
 LAST = torch.tensor([-1])
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 @dataclass
@@ -92,42 +93,38 @@ class TransformersBackend:
         revision: str = '',
         allow_download: bool = False,
         max_image_pixels: int = 0,
+        quantization: str = 'none',
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
-        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says).
+        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
+        '8bit' packs the language model's matrices with bitsandbytes while loading.
         Raises StpruneError where a file is missing or broken, or the family or the transformers version unsupported.
         """
         folder = find_model(path_or_id, revision, allow_download)
-        model_class = supported_class(folder.family)
-        place = _device(device)
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()  # what matters is raised below, in one sentence
-        local = {'local_files_only': True, 'trust_remote_code': False}
-        with _naming('config.json', folder):
-            config = model_class.config_class.from_pretrained(folder.path)
-        with _naming('tokenizer', folder):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
-        with _naming('image processor', folder):
-            # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
-            processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
-        tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
-        check_parts(folder, config, tokenizer)
+        place = find_device(device)
+        parts = read_parts(folder)
+        number = find_dtype(dtype, place)
+        packed = {}
+        if quantization != 'none':
+            options = packing(quantization, folder.family, number)
+            packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': place}}
         with _naming('model', folder):
-            model, report = model_class.from_pretrained(
+            model, report = supported_class(folder.family).from_pretrained(
                 folder.path,
-                config=config,
-                dtype=_dtype(dtype, place),
+                config=parts.config,
+                dtype=number or 'auto',
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                **packed,
             )
         check_weights(folder, report)
         with _naming('model', folder):
-            model = model.to(place).eval()
-        kind = str(model.dtype).removeprefix('torch.')
+            model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
+        kind = str(model.dtype).removeprefix('torch.') + (f', {quantization}' if packed else '')
         info = ModelInfo(
             folder.model_id,
             folder.revision,
@@ -137,7 +134,7 @@ class TransformersBackend:
             kind,
             folder.knows,
         )
-        return cls(model, tokenizer, processor, folder.family, info, max_image_pixels)
+        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
 
     @classmethod
     def untrained(
@@ -161,7 +158,7 @@ class TransformersBackend:
             parts, backend='pil', local_files_only=True, **processor
         )
         ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
-        place = _device('auto')
+        place = find_device('auto')
         shape = model_class.config_class(**config, **ids)
         shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
         with place:
@@ -172,9 +169,7 @@ class TransformersBackend:
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-                raise StpruneError(f'image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)')
+        check_images(images)
         if not images:
             return []
         try:
@@ -348,6 +343,33 @@ class TransformersBackend:
         return transformers.DynamicCache(prefix.layers)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model folder holds beside the weights."""
+
+    config: Any
+    tokenizer: Any
+    processor: Any
+
+
+def read_parts(folder: ModelFolder) -> Parts:
+    """Read and check everything but the weights; StpruneError naming the part that is broken or does not fit."""
+    model_class = supported_class(folder.family)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what matters is raised here, in one sentence
+    local = {'local_files_only': True, 'trust_remote_code': False}
+    with _naming('config.json', folder):
+        config = model_class.config_class.from_pretrained(folder.path)
+    with _naming('tokenizer', folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
+    with _naming('image processor', folder):
+        # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
+        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
+    tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
+    check_parts(folder, config, tokenizer)
+    return Parts(config, tokenizer, processor)
+
+
 def supported_class(family: Family, library: Any = transformers) -> Any:
     """The model class of ``family``; StpruneError where the installed transformers is too old for pruned prompts."""
     model_class = getattr(library, family.architecture, None)
@@ -361,23 +383,6 @@ def supported_class(family: Family, library: Any = transformers) -> Any:
 
 def _hook_output(kept: EncoderOutput) -> HookOutput:
     return HookOutput(pooler_output=kept.pooler_output, deepstack_features=kept.deepstack_features)
-
-
-def _device(name: str) -> torch.device:
-    if name == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise StpruneError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype | str:
-    if name == 'auto':
-        return torch.float32 if device.type == 'cpu' else 'auto'
-    return DTYPES[name]
 
 
 @contextmanager
