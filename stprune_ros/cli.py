@@ -289,7 +289,7 @@ def _check(command: argparse.ArgumentParser) -> None:
         from stprune_ros.vlm.loading import check_memory
 
         width, height = options.image
-        text, fits = check_memory(settings.load(options.file), width * height)
+        text, fits = check_memory(settings.load(options.file), (height, width))
         print(text)
         if not fits:
             raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')

@@ -41,6 +41,11 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
     return DTYPES[name]
 
 
+def name_of(dtype: torch.dtype | None) -> str:
+    """A number type in words, '' for None."""
+    return str(dtype).removeprefix('torch.') if dtype else ''
+
+
 def free_memory(device: torch.device) -> Memory:
     """What can still be allocated on ``device``.
 

@@ -16,6 +16,8 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.tree import additive
 
+Sides = tuple[int, int]  # height, width
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
@@ -59,16 +61,16 @@ class Family:
     sliding_window: ClassVar[bool] = False
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_tower', 'model.multi_modal_projector')
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """(rows, columns) of tokens of every image."""
         raise NotImplementedError
 
-    def pixels(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def pixels(self, config: Mapping[str, Any]) -> Sides:
         """(height, width) to which every image is brought."""
         return pair(config, 'vision_config', 'image_size')
 
-    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], pixels: int, cap: int) -> int:
-        """Tokens of an image of ``pixels`` pixels, at most ``cap`` of them used (0: as the processor says)."""
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Sides, cap: int) -> int:
+        """Tokens of an image of (height, width) pixels, at most ``cap`` of them used (0: as the processor says)."""
         rows, columns = self.grid(config)
         return rows * columns + self.extra_tokens
 
@@ -94,7 +96,7 @@ class Family:
             )
         return self.one_tile(config)
 
-    def processor_pixels(self, processor: Any) -> tuple[int, int]:
+    def processor_pixels(self, processor: Any) -> Sides:
         """(height, width) of what the image processor makes; zeros where it does not say."""
         return processor.size['height'] or 0, processor.size['width'] or 0
 
@@ -178,7 +180,7 @@ def value(config: Mapping[str, Any], *keys: str) -> Any:
     return found
 
 
-def pair(config: Mapping[str, Any], *keys: str) -> tuple[int, int]:
+def pair(config: Mapping[str, Any], *keys: str) -> Sides:
     """An entry that is one number or two, as (height, width)."""
     found = value(config, *keys)
     return (found, found) if isinstance(found, int) else (found[0], found[1])
@@ -189,6 +191,6 @@ def _kept(frame: VisualFrame) -> torch.Tensor:
     return kept if frame.features.extra is None else torch.cat([kept, frame.features.extra])
 
 
-def times(size: tuple[int, int]) -> str:
+def times(size: Sides) -> str:
     """A size in words."""
     return f'{size[0]} x {size[1]}'

@@ -37,18 +37,18 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
     return backend, prompt or Prompt.load(prompt_file(path, settings['model.revision']))
 
 
-def check_memory(settings: Settings, pixels: int) -> tuple[str, bool]:
+def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
 
-    Images have ``pixels`` pixels; without ``cameras.names`` there are six. Raises StpruneError where the model folder
-    is not what `load` would take.
+    Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    Raises StpruneError where the model folder is not what `load` would take.
     """
     folder = locate_model(
         settings['model.path'] or str(share(BUNDLED_MODEL)),
         settings['model.revision'],
         settings['model.allow_download'],
     )
-    from stprune_ros.vlm.device import find_device, find_dtype, free_memory
+    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of
     from stprune_ros.vlm.memory import Ring, as_text, budget
     from stprune_ros.vlm.transformers_backend import read_parts
 
@@ -56,9 +56,8 @@ def check_memory(settings: Settings, pixels: int) -> tuple[str, bool]:
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings['model.max_image_pixels'])
-    number = find_dtype(settings['model.dtype'], device)
-    dtype = str(number).removeprefix('torch.') if number else ''
-    ring = Ring(len(settings['cameras.names']) or SIX, settings['history.frames'], pixels)
+    dtype = name_of(find_dtype(settings['model.dtype'], device))
+    ring = Ring(len(settings['cameras.names']) or SIX, settings['history.frames'], size)
     found = budget(folder, config, parts.processor.to_dict(), settings, ring, dtype)
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'

@@ -1,6 +1,6 @@
 """What a model takes of a device's memory, worked out from its files before anything is loaded; no transformers import.
 
-Counted are weights, the feature cache and the KV cache. Activations and what the runtime itself takes come on top.
+Counted are weights, feature cache, similarities and KV cache. Activations and the runtime itself come on top.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.vlm.device import Memory
-from stprune_ros.vlm.family import Family, value
+from stprune_ros.vlm.family import Family, Sides, value
 from stprune_ros.vlm.model_folder import ModelFolder, one_line
 from stprune_ros.vlm.quantization import BYTES_PER_WEIGHT, is_packed
 
 TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously (ours)
-BYTES = {'F64': 8, 'F32': 4, 'BF16': 2, 'F16': 2}  # other kinds are not converted
-NAMES = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
+NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
+BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +41,19 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What the model looks at: so many views, frames of each, and pixels of an image."""
+    """What the model looks at: so many views, frames of each, and an image's (height, width)."""
 
     views: int
     frames: int
-    pixels: int
+    size: Sides
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
 
-    The KV cache counts twice: the prefix that all questions share, and the copy that one question works on.
+    ``similarities`` are what selection holds at once: unit rows and their products within each view, in float32. The
+    KV cache counts twice: the prefix that all questions share, and the copy that one question works on.
     """
 
     dtype: str
@@ -60,6 +61,7 @@ class Budget:
     images: int
     image_tokens: int
     features: int
+    similarities: int
     kept_tokens: int
     full_tokens: int
     kept_kv: int
@@ -68,7 +70,7 @@ class Budget:
     @property
     def kept(self) -> int:
         """Everything together at the keep ratio."""
-        return self.weights + self.features + self.kept_kv
+        return self.weights + self.features + self.similarities + self.kept_kv
 
     @property
     def full(self) -> int:
@@ -96,15 +98,23 @@ def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[in
     for tensor in found:
         sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
     own = max(sizes, key=lambda kind: sizes[kind], default='F32')
-    target = dtype or NAMES.get(own, own)
-    width = {name: BYTES[kind] for kind, name in NAMES.items()}.get(dtype)
-    return round(sum(_loaded(tensor, width, quantization) for tensor in found)), target
+    return round(sum(_loaded(tensor, dtype, quantization) for tensor in found)), dtype or NUMBERS.get(own, own)
 
 
-def _loaded(tensor: Tensor, width: int | None, quantization: str) -> float:
+def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
     if quantization in BYTES_PER_WEIGHT and is_packed(tensor.name, tensor.shape):
         return tensor.count * BYTES_PER_WEIGHT[quantization]
-    return tensor.count * width if width and tensor.kind in BYTES else tensor.size
+    return tensor.count * BYTES[dtype] if dtype and tensor.kind in NUMBERS else tensor.size
+
+
+def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
+    """Refuse weights that are larger than the free memory with a StpruneError; for `weight_bytes`' arguments."""
+    need, kind = weight_bytes(folder, dtype, quantization)
+    if memory.free is not None and need > memory.free:
+        raise StpruneError(
+            f"weights of '{folder.path}' take {gib(need)} as {kind}, {gib(memory.free)} are free ({memory.source});"
+            ' set model.dtype or model.quantization, or take a smaller model'
+        )
 
 
 def kv_bytes(config: Mapping[str, Any], tokens: int, width: int) -> int:
@@ -125,18 +135,19 @@ def budget(
     ring: Ring,
     dtype: str,
 ) -> Budget:
-    """The budget of a checked folder; ``config`` and ``processor`` with all defaults, ``dtype`` '' for the files' own.
+    """The budget of a checked folder.
 
-    Images that the family lets be of any size are taken as ``ring`` says; their tokens are right within a few.
+    ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
     family: Family = folder.family
     weights, kind = weight_bytes(folder, dtype, settings['model.quantization'])
-    width = {name: BYTES[key] for key, name in NAMES.items()}.get(kind, 2)
-    image = family.image_tokens(config, processor, ring.pixels, settings['model.max_image_pixels'])
+    width = BYTES.get(kind, 2)
+    image = family.image_tokens(config, processor, ring.size, settings['model.max_image_pixels'])
     images = ring.views * ring.frames
     around = TEXT_TOKENS + settings['inference.max_new_tokens'] + images * family.extra_tokens
     patches = ring.frames * (image - family.extra_tokens)
-    ratio = settings['pruning.keep_ratio'] if settings['pruning.method'] != 'none' else 1.0
+    pruned = settings['pruning.method'] != 'none'
+    ratio = settings['pruning.keep_ratio'] if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
     hidden = value(config, 'text_config', 'hidden_size')
     return Budget(
@@ -145,6 +156,7 @@ def budget(
         images=images,
         image_tokens=image,
         features=images * image * (1 + family.deepstack(config)) * hidden * width,
+        similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
         kept_kv=2 * kv_bytes(config, kept, width),
@@ -157,6 +169,7 @@ def as_text(found: Budget, memory: Memory, ratio: float) -> str:
     rows = [
         ('weights', found.weights, found.dtype),
         ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
+        ('similarities', found.similarities, 'of all views'),
         (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, twice'),
         ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, twice'),
         (f'together, {ratio:g} kept', found.kept, ''),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+import huggingface_hub.constants
 import torch
 
 from stprune_ros.core.types import StpruneError
@@ -18,7 +19,7 @@ BYTES_PER_WEIGHT = {'4bit': 0.5 + 4 / 64, '8bit': 1.0}
 def packing(name: str, family: Family, dtype: torch.dtype | None) -> dict[str, Any]:
     """Arguments of ``transformers.BitsAndBytesConfig`` for '4bit' or '8bit', computing in ``dtype``.
 
-    Raises StpruneError where a library is not installed.
+    Raises StpruneError where a library is not installed, or would download something.
     """
     for library in LIBRARIES:
         if find_spec(library) is None:
@@ -26,6 +27,12 @@ def packing(name: str, family: Family, dtype: torch.dtype | None) -> dict[str, A
                 f"parameter 'model.quantization' is '{name}', which needs {library};"
                 f" pip install {' '.join(LIBRARIES)}, or set it to 'none'"
             )
+    # On some CPUs bitsandbytes fetches code from the hub while it is imported, through this package.
+    if find_spec('kernels') is not None and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise StpruneError(
+            f"parameter 'model.quantization' is '{name}', but bitsandbytes would download code through the package"
+            ' kernels; uninstall kernels or set HF_HUB_OFFLINE=1'
+        )
     return {
         'load_in_4bit': name == '4bit',
         'load_in_8bit': name == '8bit',

@@ -18,8 +18,9 @@ import torch
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.chat import Chat
-from stprune_ros.vlm.device import DTYPES, find_device, find_dtype
+from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, name_of
 from stprune_ros.vlm.family import EncoderOutput, Family
+from stprune_ros.vlm.memory import check_room
 from stprune_ros.vlm.model_checks import check_images, check_parts, check_weights
 from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
 from stprune_ros.vlm.quantization import packing
@@ -106,6 +107,7 @@ class TransformersBackend:
         place = find_device(device)
         parts = read_parts(folder)
         number = find_dtype(dtype, place)
+        check_room(folder, name_of(number), quantization, free_memory(place))
         packed = {}
         if quantization != 'none':
             options = packing(quantization, folder.family, number)
@@ -124,7 +126,7 @@ class TransformersBackend:
         check_weights(folder, report)
         with _naming('model', folder):
             model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
-        kind = str(model.dtype).removeprefix('torch.') + (f', {quantization}' if packed else '')
+        kind = name_of(model.dtype) + (f', {quantization}' if packed else '')
         info = ModelInfo(
             folder.model_id,
             folder.revision,
