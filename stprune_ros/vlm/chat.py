@@ -21,11 +21,15 @@ QUESTION, ANSWER = '[[stprune:question]]', '[[stprune:answer]]'
 
 @dataclass(frozen=True, slots=True)
 class FullPrompt:
-    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what is written after a question."""
+    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what is written after a question.
+
+    The first ``static`` tokens, the system turn for the most part, are the same whatever the content is.
+    """
 
     ids: torch.Tensor
     keep: torch.Tensor
     tail: str
+    static: int
 
 
 class Chat:
@@ -83,7 +87,12 @@ class Chat:
                 stay = [*next(left).keep.tolist(), *[True] * self._family.extra_tokens]
             ids += [token] * len(stay)
             keep += stay
-        return FullPrompt(torch.tensor(ids), torch.tensor(keep), tail)
+        return FullPrompt(torch.tensor(ids), torch.tensor(keep), tail, self._static(system, ids))
+
+    def _static(self, system: str, ids: Sequence[int]) -> int:
+        bare = self.ids(self._render(system, []).partition(QUESTION)[0])
+        most = min(len(bare), len(ids) - 1)  # something is left to run
+        return next((place for place in range(most) if bare[place] != ids[place]), most)
 
     def _render(self, system: str, content: Sequence[str | VisualFrame]) -> str:
         written = self._family.written_placeholder

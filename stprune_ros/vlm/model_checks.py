@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.model_folder import ModelFolder
+from stprune_ros.vlm.family import Family
+from stprune_ros.vlm.model_folder import ModelFolder, one_line
+
+HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
+
+
+@contextmanager
+def naming(part: str, folder: ModelFolder) -> Iterator[None]:
+    """Whatever goes wrong inside, as one sentence that names the part and the folder."""
+    try:
+        yield
+    except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
+        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
+
+
+def supported_class(family: Family, library: Any) -> Any:
+    """The model class of ``family`` in ``library``, transformers; StpruneError where that is too old."""
+    model_class = getattr(library, family.architecture, None)
+    if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
+        raise StpruneError(
+            f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
+            ' install transformers>=5.18'
+        )
+    return model_class
 
 
 def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -21,7 +20,7 @@ from stprune_ros.vlm.chat import Chat
 from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, name_of
 from stprune_ros.vlm.family import EncoderOutput, Family
 from stprune_ros.vlm.memory import check_room
-from stprune_ros.vlm.model_checks import check_images, check_parts, check_weights
+from stprune_ros.vlm.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
 from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
 from stprune_ros.vlm.quantization import packing
 from stprune_ros.vlm.tree import Tree
@@ -31,9 +30,11 @@ try:
 except ImportError as missing:
     raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
 
-HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 NONE = torch.empty(0, dtype=torch.int64)
 LAST = torch.tensor([-1])
+# Least share of a prompt for which its static part is kept (ours): behind a cache, attention needs a mask and cannot
+# take its fastest kernel, which long unpruned prompts need most.
+STATIC_SHARE = 0.1
 
 
 @dataclass
@@ -78,6 +79,7 @@ class TransformersBackend:
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty
@@ -112,8 +114,8 @@ class TransformersBackend:
         if quantization != 'none':
             options = packing(quantization, folder.family, number)
             packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': place}}
-        with _naming('model', folder):
-            model, report = supported_class(folder.family).from_pretrained(
+        with naming('model', folder):
+            model, report = supported_class(folder.family, transformers).from_pretrained(
                 folder.path,
                 config=parts.config,
                 dtype=number or 'auto',
@@ -124,7 +126,7 @@ class TransformersBackend:
                 **packed,
             )
         check_weights(folder, report)
-        with _naming('model', folder):
+        with naming('model', folder):
             model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
         kind = name_of(model.dtype) + (f', {quantization}' if packed else '')
         info = ModelInfo(
@@ -154,7 +156,7 @@ class TransformersBackend:
         ``config`` holds text_config and vision_config, ``tokens`` the special tokens whose ids belong into it, by key;
         ``processor`` what differs in the image processor. Tokenizer and chat template come from the folder ``parts``.
         """
-        model_class = supported_class(family)
+        model_class = supported_class(family, transformers)
         tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
         images = transformers.AutoImageProcessor.from_pretrained(
             parts, backend='pil', local_files_only=True, **processor
@@ -199,23 +201,32 @@ class TransformersBackend:
         frames = [part for part in content if not isinstance(part, str)]
         full = self._chat.prompt(system, content)
         positions = self._family.positions(self._model, full.ids, self._image_id, frames)
-        cache = transformers.DynamicCache()
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        kept_ids, kept_positions = full.ids[full.keep], positions[:, full.keep]
-        shown = bool((kept_ids == self._image_id).any())
+        ids, rows = full.ids[full.keep], positions[:, full.keep]
+        shown = bool((ids == self._image_id).any())
         hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
-        visible = self._family.visible(kept_ids, self._image_id)
+        visible = self._family.visible(ids, self._image_id)
+        first = full.static if full.static >= STATIC_SHARE * len(ids) else 0
+        cache = self._static_cache(ids[:first], rows[:, :first])
         # The vocabulary is not asked: a question comes first.
-        self._forward(kept_ids, kept_positions, cache, NONE, visible, NONE, **hook)
+        self._forward(
+            ids[first:],
+            rows[:, first:],
+            cache,
+            rows[0, :first],
+            None if visible is None else visible[first:],
+            NONE,
+            **hook,
+        )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
-            tuple(kept_ids.tolist()),
-            kept_positions[0],
+            tuple(ids.tolist()),
+            rows[0],
             int(positions.max()) + 1,
             full.tail,
         )
-        return Context(len(kept_ids) - tokens_visual, tokens_visual, prefix)
+        return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See ``Backend.score``."""
@@ -298,6 +309,7 @@ class TransformersBackend:
 
     def free(self) -> None:
         """See ``Backend.free``: contexts that are still held keep their memory."""
+        self._static = (), ()
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -337,6 +349,17 @@ class TransformersBackend:
         logits: torch.Tensor = output.logits[0]
         return logits
 
+    def _static_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:
+        """A cache filled with the beginning ``ids`` (n,) of a prompt at ``rows`` (rows, n), run once while it stays."""
+        if not len(ids):
+            return transformers.DynamicCache()
+        key = tuple(ids.tolist())
+        if key != self._static[0]:
+            cache = transformers.DynamicCache()
+            self._forward(ids, rows, cache, NONE, self._family.visible(ids, self._image_id), NONE)
+            self._static = key, tuple((layer[0], layer[1]) for layer in cache)
+        return transformers.DynamicCache(self._static[1])
+
     def _rows(self, positions: torch.Tensor) -> torch.Tensor:
         """Positions of text (n,) as (rows, n)."""
         return positions.expand(self._family.position_rows, -1)
@@ -356,15 +379,15 @@ class Parts:
 
 def read_parts(folder: ModelFolder) -> Parts:
     """Read and check everything but the weights; StpruneError naming the part that is broken or does not fit."""
-    model_class = supported_class(folder.family)
+    model_class = supported_class(folder.family, transformers)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what matters is raised here, in one sentence
     local = {'local_files_only': True, 'trust_remote_code': False}
-    with _naming('config.json', folder):
+    with naming('config.json', folder):
         config = model_class.config_class.from_pretrained(folder.path)
-    with _naming('tokenizer', folder):
+    with naming('tokenizer', folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
-    with _naming('image processor', folder):
+    with naming('image processor', folder):
         # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
         processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
     tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
@@ -372,25 +395,5 @@ def read_parts(folder: ModelFolder) -> Parts:
     return Parts(config, tokenizer, processor)
 
 
-def supported_class(family: Family, library: Any = transformers) -> Any:
-    """The model class of ``family``; StpruneError where the installed transformers is too old for pruned prompts."""
-    model_class = getattr(library, family.architecture, None)
-    if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
-        raise StpruneError(
-            f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
-            ' install transformers>=5.18'
-        )
-    return model_class
-
-
 def _hook_output(kept: EncoderOutput) -> HookOutput:
     return HookOutput(pooler_output=kept.pooler_output, deepstack_features=kept.deepstack_features)
-
-
-@contextmanager
-def _naming(part: str, folder: ModelFolder) -> Iterator[None]:
-    """Whatever goes wrong inside, as one sentence that names the part and the folder."""
-    try:
-        yield
-    except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
-        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None

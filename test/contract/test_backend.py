@@ -16,6 +16,7 @@ from plain_models import QWEN, STYLES, Plain
 from tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm import transformers_backend
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.transformers_backend import TransformersBackend
 
@@ -117,13 +118,14 @@ def test_pruned_equals_masked_reference(backend: TransformersBackend, ratio: flo
     frames = frames_of(backend, ratio, empty)
     whole = plain(backend, QUESTION)
     reference = whole.logits(keeps_of(frames))[-1]
+    backend.free()
     with recorded(backend) as calls:
         context = backend.prefill(SYSTEM, content_of(frames))
         backend.generate(context, QUESTION, 1)
-    prefill, answer = calls
+    *prefill, answer = calls
     torch.testing.assert_close(answer['logits'][-1], reference, rtol=1e-5, atol=1e-4)
     assert (whole.logits()[-1] - reference).abs().max() > 0.01, 'pruning must change something here'
-    tokens = prefill['input_ids'].shape[1]
+    tokens = sum(call['input_ids'].shape[1] for call in prefill)
     assert tokens == context.tokens_text + context.tokens_visual, 'only kept tokens are run'
     assert tokens + answer['input_ids'].shape[1] == int(whole.kept(keeps_of(frames)).sum())
     assert context.tokens_visual == sum(int(frame.keep.sum()) for frame in frames)
@@ -153,6 +155,7 @@ def test_text_only_prompt(backend: TransformersBackend) -> None:
 
 def test_kept_tokens_keep_their_positions(backend: TransformersBackend) -> None:
     frames = frames_of(backend, 0.3, (1,))
+    backend.free()
     with recorded(backend) as calls:
         context = backend.prefill(SYSTEM, content_of(frames))
         backend.generate(context, QUESTION, 3)
@@ -168,11 +171,12 @@ def test_kept_tokens_keep_their_positions(backend: TransformersBackend) -> None:
 
 @pytest.mark.parametrize('backend', [name for name in FAMILIES if STYLES.get(name, QWEN) is QWEN], indirect=True)
 def test_row_zero_is_contiguous_where_there_are_more_rows(backend: TransformersBackend) -> None:
+    backend.free()
     with recorded(backend) as calls:
         context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3, (1,))))
         backend.score(context, QUESTION, CANDIDATES)
         backend.generate(context, QUESTION, 3)
-    assert len(calls) == 5
+    assert len(calls) == 6, 'static part, prompt, candidates, three tokens'
     for call in calls:
         rows = call['position_ids'][:, 0]
         start = call['past'] - rows.shape[1]
@@ -240,6 +244,35 @@ def test_context_can_be_used_any_number_of_times(backend: TransformersBackend) -
     assert backend.generate(context, OTHER, TOKENS) == text
     assert backend.score(context, QUESTION, CANDIDATES) == scores
     assert backend.generate(backend.prefill(SYSTEM, content), OTHER, TOKENS) == text
+
+
+def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = frames_of(backend, 0.3)
+    content = content_of(frames)
+    text = 'The front view has no data.\n'
+    backend.free()
+
+    def run(system: str, content: list[str | VisualFrame]) -> tuple[list[int], list[float]]:
+        """Tokens of each pass of the prefill, and scores behind it."""
+        with recorded(backend) as calls:
+            context = backend.prefill(system, content)
+        return [call['input_ids'].shape[1] for call in calls], backend.score(context, QUESTION, CANDIDATES)
+
+    (static, rest), scores = run(SYSTEM, content)
+    before = backend._chat.ids(SYSTEM)
+    assert static >= len(before), 'the system text is part of it'
+    assert run(SYSTEM, content) == ([rest], scores)
+    (other,), others = run(SYSTEM, [text])
+    assert other < rest
+    assert run(SYSTEM, content) == ([rest], scores), 'what stands behind it was not written into it'
+    backend.free()
+    assert run(SYSTEM, [text]) == ([static, other], others)
+    assert len(run('Another system.', content)[0]) == 2
+    assert len(run('', content)[0]) <= 2
+    monkeypatch.setattr(transformers_backend, 'STATIC_SHARE', 2.0)
+    whole, alike = run(SYSTEM, content)
+    assert whole == [static + rest]
+    assert scores == pytest.approx(alike, rel=1e-5, abs=1e-3)
 
 
 def test_deadline_and_cancel_stop_generation(backend: TransformersBackend) -> None:

@@ -17,7 +17,8 @@ from tiny_models import make_tiny_model
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.transformers_backend import TransformersBackend, supported_class
+from stprune_ros.vlm.model_checks import supported_class
+from stprune_ros.vlm.transformers_backend import TransformersBackend
 
 
 @pytest.fixture(scope='module')
