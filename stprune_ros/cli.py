@@ -216,9 +216,9 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--methods',
         type=names,
-        default=(*everything, 'st_prune+all'),
         metavar='A,B',
-        help='methods, with switches as in st_prune+one_pays or st_prune+all; default: every method',
+        help='methods, with switches as in st_prune+one_pays or st_prune+all; default: every method, every switch '
+        'alone, and all together',
     )
     command.add_argument(
         '--keep', type=ratios, default=(1.0, 0.5, 0.25, 0.1, 0.05), metavar='R,R', help='default: 1,0.5,0.25,0.1,0.05'
@@ -231,11 +231,11 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.offline.evaluate import Plan, as_text, evaluate, write_plot
+        from stprune_ros.offline.evaluate import VARIANTS, Plan, as_text, evaluate, write_plot
         from stprune_ros.offline.summary import write_json
 
         values = settings.load(options.params) if options.params else settings.Settings()
-        plan = Plan(options.methods, options.keep, options.scenes, options.seeds)
+        plan = Plan(options.methods or (*everything, *VARIANTS), options.keep, options.scenes, options.seeds)
         result = evaluate(plan, values, options.workers)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))

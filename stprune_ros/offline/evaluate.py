@@ -18,12 +18,12 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.statistics import Counts, interval, ratio_of
+from stprune_ros.offline.statistics import Counts, difference_of, interval, ratio_of
 from stprune_ros.pipeline import config_of as configured
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tokens import PruningConfig
 from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
-from stprune_ros.ringworld.exam import Exam, ringworld_rig
+from stprune_ros.ringworld.exam import BLANK, FROZEN, PICTURES, Exam, ringworld_rig
 from stprune_ros.ringworld.questions import Question, questions_about
 from stprune_ros.settings import Settings
 from stprune_ros.vlm.loading import load
@@ -32,8 +32,21 @@ QUESTIONS_PER_SCENE = 10
 FULL = 'none'
 BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
 EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at while weights and methods were tuned
+FROZEN_KEEP = 0.1  # where cameras that repeat themselves are examined, as a kind of its own
+FROZEN_KIND = 'frozen cameras'
 SEEDED = ('random',)  # methods that draw lots: run once per seed
 SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays', 'skip_frozen', 'scaled_terms')
+JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'scaled_terms')  # the others are about two stages
+VARIANTS = (
+    *(f'st_prune+{switch}' for switch in SWITCHES),
+    'st_prune+all',
+    *(f'st_prune_joint+{switch}' for switch in JOINT_SWITCHES),
+    'st_prune_joint+all',
+)
+
+
+Cell = tuple[str, float, int]  # method, keep ratio, seed
+AllCounts = dict[tuple[str, float], dict[str, Counts]]  # by method and keep ratio, then by kind
 
 
 @dataclass(frozen=True)
@@ -45,8 +58,8 @@ class Plan:
     scenes: int
     seeds: int
 
-    def cells(self) -> Iterator[tuple[str, float, int]]:
-        """Method, keep ratio, seed; everything kept is the same for every method and runs once."""
+    def cells(self) -> Iterator[Cell]:
+        """What runs; everything kept is the same for every method and runs once."""
         yield FULL, 1.0, 0
         for method in self.methods:
             for keep in self.keeps:
@@ -62,18 +75,22 @@ def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningC
     for switch in on:
         if switch not in SWITCHES:
             raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
-    base = replace(configured(settings), method=method, keep_ratio=keep, seed=seed)
-    changes: dict[str, Any] = dict.fromkeys(on, True)
-    return replace(base, **changes)
+    changes: dict[str, Any] = {switch: switch in on for switch in SWITCHES}
+    return replace(configured(settings), method=method, keep_ratio=keep, seed=seed, **changes)
+
+
+def name_of(config: PruningConfig) -> str:
+    """The name of a method with its switches, as `config_of` reads it."""
+    return '+'.join([config.method, *(switch for switch in SWITCHES if getattr(config, switch))])
 
 
 @dataclass(frozen=True)
 class Graded:
-    """One scene's results: kinds of each question, and per cell (method, keep, seed) which were answered rightly."""
+    """Questions on one scene: the kinds of each, and per cell which were answered rightly."""
 
     number: int
     kinds: list[tuple[str, ...]]
-    hits: dict[tuple[str, float, int], list[bool]]
+    hits: dict[Cell, list[bool]]
 
 
 class Examiner:
@@ -93,22 +110,31 @@ class Examiner:
         cls.ready = cls(plan, settings)
 
     @classmethod
-    def grade(cls, seed: int) -> Graded:
+    def grade(cls, seed: int) -> list[Graded]:
         """Grade a scene with the examiner of this process."""
         assert cls.ready is not None
         return cls.ready.examine(scene(seed))
 
-    def examine(self, found: Scene) -> Graded:
-        """Every cell of the plan on one scene, and the same questions without pictures."""
-        questions = questions_about(found.truths[-1], np.random.default_rng([found.seed, 5]), QUESTIONS_PER_SCENE)
-        exam = Exam.of(found, self.backend, self.rig)
+    def examine(self, found: Scene) -> list[Graded]:
+        """Every cell of the plan on one scene, the same questions without pictures, and some with frozen cameras."""
+        cells = list(self.plan.cells())
+        rng = np.random.default_rng([found.seed, 5])
+        questions = questions_about(found.truths[-1], rng, QUESTIONS_PER_SCENE)
+        graded = self._grade(found, PICTURES, questions, cells)
+        blank = self._grade(found, BLANK, questions, [(FULL, 1.0, 0)])
+        graded.hits[BLIND, 1.0, 0] = blank.hits[FULL, 1.0, 0]
+        frozen = [cell for cell in cells if cell[0] == FULL or cell[1] == FROZEN_KEEP]
+        still = questions_about(found.truths[-1], rng, QUESTIONS_PER_SCENE, motion=False)
+        return [graded, self._grade(found, FROZEN, still, frozen)]
+
+    def _grade(self, found: Scene, shows: str, questions: Sequence[Question], cells: Sequence[Cell]) -> Graded:
+        exam = Exam.of(found, self.backend, self.rig, shows)
+        kinds = [(FROZEN_KIND,) if shows == FROZEN else ('all', q.kind, exam.motion) for q in questions]
         hits = {}
-        for method, keep, seed in self.plan.cells():
+        for method, keep, seed in cells:
             config = config_of(method, keep, seed * 1_000_003 + found.seed, self.settings)
             hits[method, keep, seed] = self._answer(exam, config, questions)
-        blank = Exam.of(found, self.backend, self.rig, blank=True)
-        hits[BLIND, 1.0, 0] = self._answer(blank, config_of(FULL, 1.0, 0, self.settings), questions)
-        return Graded(found.seed, [('all', question.kind, exam.motion) for question in questions], hits)
+        return Graded(found.seed, kinds, hits)
 
     def _answer(self, exam: Exam, config: PruningConfig, questions: Sequence[Question]) -> list[bool]:
         """Which questions are answered rightly when the model sees only the kept tokens."""
@@ -125,32 +151,38 @@ def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:
     backend, _ = load(settings)  # first here, so that a mistake is one sentence and not one per process
     for method, keep, seed in plan.cells():
         SpatioTemporalPruner(config_of(method, keep, seed, settings))
-    counts: dict[tuple[str, float], dict[str, Counts]] = defaultdict(lambda: defaultdict(Counts))
+    counts: AllCounts = defaultdict(lambda: defaultdict(Counts))
     seeds = range(EXAM, EXAM + plan.scenes)
     with get_context('spawn').Pool(workers, Examiner.prepare, (plan, settings)) as pool:
-        graded = pool.imap(Examiner.grade, seeds)
-        for found in tqdm(graded, total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
-            for (method, keep, _), hits in found.hits.items():
-                for kinds, hit in zip(found.kinds, hits):
-                    for kind in kinds:
-                        counts[method, keep][kind].add(found.number, hit)
-    info = backend.info
+        scenes = pool.imap(Examiner.grade, seeds)
+        for graded in tqdm(scenes, total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
+            for found in graded:
+                _add(counts, found)
+    info, default = backend.info, name_of(configured(settings))
     return {
-        'default': settings['pruning.method'],
+        'default': default,
         'model': {'id': info.model_id, 'revision': info.revision},
         'scenes': plan.scenes,
         'seeds': plan.seeds,
-        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts)],
+        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts, default)],
     }
 
 
-def _rows(method: str, plan: Plan, counts: dict[tuple[str, float], dict[str, Counts]]) -> Iterator[dict[str, Any]]:
+def _add(counts: AllCounts, found: Graded) -> None:
+    for (method, keep, _), hits in found.hits.items():
+        for kinds, hit in zip(found.kinds, hits):
+            for kind in kinds:
+                counts[method, keep][kind].add(found.number, hit)
+
+
+def _rows(method: str, plan: Plan, counts: AllCounts, default: str) -> Iterator[dict[str, Any]]:
     full = counts[FULL, 1.0]
     for keep in (1.0,) if method == BLIND else plan.keeps:
         cell = counts[method, keep] if keep < 1 or method == BLIND else full
         for kind, found in sorted(cell.items()):
             low, high = interval(found)
             relative, relative_low, relative_high = ratio_of(found, full[kind])
+            best = (counts[default, keep] if keep < 1 else full).get(kind)
             yield {
                 'method': method,
                 'keep': keep,
@@ -162,6 +194,7 @@ def _rows(method: str, plan: Plan, counts: dict[tuple[str, float], dict[str, Cou
                 'relative': round(relative, 4),
                 'relative_lo': round(relative_low, 4),
                 'relative_hi': round(relative_high, 4),
+                'behind_default': [round(value, 4) for value in difference_of(best, found)] if best else None,
             }
 
 

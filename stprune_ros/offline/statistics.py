@@ -43,14 +43,25 @@ def interval(counts: Counts) -> tuple[float, float]:
 
 def ratio_of(counts: Counts, full: Counts) -> tuple[float, float, float]:
     """Accuracy relative to ``full`` and its 95 % interval; the same scenes are drawn for both."""
-    scenes = [scene for scene in full.scenes if scene in counts.scenes]
-    mine = np.array([counts.scenes[scene] for scene in scenes], float)
-    whole = np.array([full.scenes[scene] for scene in scenes], float)
-    draws = _draws(len(scenes))
-    (right, asked), (full_right, full_asked) = mine[draws].sum(axis=1).T, whole[draws].sum(axis=1).T
-    ratios = (right / asked) / np.maximum(full_right / full_asked, 1e-9)
-    low, high = np.percentile(ratios, LEVEL)
+    mine, whole = _resampled(counts, full)
+    low, high = np.percentile(mine / np.maximum(whole, 1e-9), LEVEL)
     return counts.accuracy / max(full.accuracy, 1e-9), float(low), float(high)
+
+
+def difference_of(counts: Counts, other: Counts) -> tuple[float, float, float]:
+    """By how much the accuracy is above ``other`` and its 95 % interval; the same scenes are drawn for both."""
+    mine, theirs = _resampled(counts, other)
+    low, high = np.percentile(mine - theirs, LEVEL)
+    return counts.accuracy - other.accuracy, float(low), float(high)
+
+
+def _resampled(counts: Counts, other: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracies of both in every resample of the scenes that both have."""
+    scenes = [scene for scene in other.scenes if scene in counts.scenes]
+    draws = _draws(len(scenes))
+    both = (np.array([one.scenes[scene] for scene in scenes], float)[draws].sum(axis=1).T for one in (counts, other))
+    (right, asked), (other_right, other_asked) = both
+    return right / asked, other_right / other_asked
 
 
 def _draws(scenes: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from stprune_ros.pruning.tokens import PruningConfig
 from stprune_ros.ringworld.dataset import Scene, read_shards
-from stprune_ros.ringworld.exam import Exam, ringworld_rig
+from stprune_ros.ringworld.exam import BLANK, PICTURES, Exam, ringworld_rig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     HINT_QUESTION,
@@ -91,7 +91,7 @@ def evaluate(
     score, rig = Score(), ringworld_rig()
     for scene in tqdm(scenes, desc=f'{config.method} {config.keep_ratio:g}', disable=None):
         truth = scene.truths[-1]
-        context = Exam.of(scene, backend, rig, blank).prefill(config, backend, prompt)
+        context = Exam.of(scene, backend, rig, BLANK if blank else PICTURES).prefill(config, backend, prompt)
         rng = np.random.default_rng([scene.seed, 6])
         for question in [hint_question(truth), *questions_about(truth, rng, questions)]:
             found = backend.score(context, question.text, question.candidates)

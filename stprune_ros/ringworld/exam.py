@@ -20,6 +20,8 @@ from stprune_ros.vlm.prompt import Prompt, View
 TURNING_RAD_S = 0.05
 STANDING_M_S = 0.3
 GREY = 128
+PICTURES, BLANK = 'pictures', 'blank'  # what was rendered; grey pictures, to see what guessing gives
+FROZEN = 'frozen'  # the cameras repeat the oldest picture and wake up for the current one
 
 
 def ringworld_rig() -> CameraRig:
@@ -37,10 +39,14 @@ class Exam:
     ego: EgoState
 
     @classmethod
-    def of(cls, scene: Scene, backend: Backend, rig: CameraRig, blank: bool = False) -> Exam:
-        """Encode a scene; ``blank`` shows grey pictures instead, to see what guessing gives."""
+    def of(cls, scene: Scene, backend: Backend, rig: CameraRig, shows: str = PICTURES) -> Exam:
+        """Encode a scene; ``shows`` is what the cameras deliver, see `PICTURES`, `BLANK` and `FROZEN`."""
         frames, views = scene.images.shape[:2]
-        images = np.full_like(scene.images, GREY) if blank else scene.images
+        images = scene.images.copy()
+        if shows == BLANK:
+            images[:] = GREY
+        if shows == FROZEN:
+            images[1:-1] = images[0]
         flat = backend.encode(list(images.reshape(-1, *images.shape[2:])))
         features = [[flat[t * views + v] for t in range(frames)] for v in range(views)]
         egos = [

@@ -7,8 +7,8 @@ import pytest
 
 from stprune_ros import cli
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.evaluate import SWITCHES, Plan, as_text, config_of
-from stprune_ros.offline.statistics import Counts, interval, ratio_of
+from stprune_ros.offline.evaluate import FROZEN_KIND, SWITCHES, VARIANTS, Plan, as_text, config_of, name_of
+from stprune_ros.offline.statistics import Counts, difference_of, interval, ratio_of
 from stprune_ros.settings import Settings
 
 
@@ -41,6 +41,9 @@ def test_relative_accuracy_is_paired_by_scene():
     pruned = counted({scene: [scene % 2 == 0] * 3 + [False] for scene in range(40)})
     relative, low, high = ratio_of(pruned, full)
     assert (relative, low, high) == (pytest.approx(0.75), pytest.approx(0.75), pytest.approx(0.75))
+    difference, low, high = difference_of(full, pruned)
+    assert difference == pytest.approx(0.125)
+    assert 0 < low < difference < high < 0.25
 
 
 def test_everything_kept_runs_once_and_lots_are_drawn_per_seed():
@@ -53,6 +56,9 @@ def test_switches_by_name():
     config = config_of('st_prune+one_pays', 0.1, 0, Settings())
     assert (config.method, config.one_pays, config.calibrated_overlap) == ('st_prune', True, False)
     assert all(getattr(config_of('st_prune+all', 0.1, 0, Settings()), switch) for switch in SWITCHES)
+    switched_on = Settings({'pruning.one_pays': True})
+    assert not config_of('st_prune', 0.1, 0, switched_on).one_pays  # a name says everything
+    assert all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in VARIANTS if 'all' not in name)
     with pytest.raises(StpruneError, match="no switch 'warp'"):
         config_of('st_prune+warp', 0.1, 0, Settings())
 
@@ -76,6 +82,8 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
         assert rows[method, 0.1, 'all']['questions'] == 120 * (2 if method == 'random' else 1)
     # With all tokens the bundled model answers far better than without pictures: the intervals are apart.
     assert rows['st_prune', 1.0, 'all']['lo'] > rows['blind', 1.0, 'all']['hi']
+    assert rows['st_prune', 0.1, FROZEN_KIND]['questions'] > 100
+    assert result['default'] == name_of(config_of(result['default'], 0.1, 0, Settings()))
     for row in result['rows']:
         assert row['lo'] <= row['accuracy'] <= row['hi']
     assert output.with_suffix('.png').stat().st_size > 10_000

@@ -84,7 +84,7 @@ def test_moving_and_recent_tokens_win_over_static_history():
 
 @pytest.mark.parametrize('method', ['st_prune', 'mtp', 'st_prune_joint'])
 def test_repeats_of_a_frozen_camera_come_last(method):
-    """A camera froze and woke up: what it repeated is no quiet scene and takes no token while others can."""
+    """A camera froze and woke up: what it repeated takes no token while there is anything else."""
     frames = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(5))
     view = ViewTokens('V', frames[[0, 0, 0, 1]], (0, 1, 2, 3))
     [keep] = SpatioTemporalPruner(PruningConfig(method, 0.5, skip_frozen=True))([view], 4)
