@@ -79,6 +79,14 @@ def ratio(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def size(text: str) -> tuple[int, int]:
+    """Width and height of an image, as in 1920x1080."""
+    width, separator, height = text.partition('x')
+    if not separator:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
+    return count(width), count(height)
+
+
 def require_rclpy(command: str) -> None:
     """Raise StpruneError where ROS 2 is not installed."""
     if importlib.util.find_spec('rclpy') is None:
@@ -88,14 +96,6 @@ def require_rclpy(command: str) -> None:
 def ratios(text: str) -> tuple[float, ...]:
     """Keep ratios, separated by commas."""
     return tuple(ratio(part) for part in text.split(','))
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """Width and height, as in 1600x900."""
-    width, separator, height = text.partition('x')
-    if not (separator and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form WIDTHxHEIGHT")
-    return int(width), int(height)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -269,28 +269,31 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
 def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument('file', type=Path, metavar='FILE', help='a ROS 2 parameter file')
-    command.add_argument('--model', action='store_true', help='also count what its model takes of the memory')
     command.add_argument(
-        '--image', type=image_size, default=(1600, 900), metavar='WxH', help='camera images; default: 1600x900'
+        '--model',
+        action='store_true',
+        help="check the model folder too, and print what it takes of the device's memory",
     )
-    command.add_argument('--memory', type=float, metavar='GIB', help="of the device; default: this machine's")
+    command.add_argument(
+        '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
+    )
 
     def run(options: argparse.Namespace) -> int:
         problems = settings.problems_in(settings.read_file(options.file))
         for problem in problems:
             print(f'{options.file}: {problem}', file=sys.stderr)
-        if problems:
-            return 1
-        print(f'{options.file}: all parameters are known and in range')
-        if not options.model:
-            return 0
-        from stprune_ros.vlm.loading import memory
-        from stprune_ros.vlm.memory import GIB, as_text, fits
+        if not problems:
+            print(f'{options.file}: all parameters are known and in range')
+        if problems or not options.model:
+            return 1 if problems else 0
+        from stprune_ros.vlm.loading import check_memory
 
-        given = round(options.memory * GIB) if options.memory else None
-        budget, there, load = memory(settings.load(options.file), options.image[0] * options.image[1], given)
-        print(as_text(budget, there, load))
-        return 0 if fits(budget, there) else 1
+        width, height = options.image
+        text, fits = check_memory(settings.load(options.file), (height, width))
+        print(text)
+        if not fits:
+            raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
+        return 0
 
     command.set_defaults(run=run)
 

@@ -197,6 +197,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter('model.device', 'auto', 'torch device: auto, cpu, cuda, cuda:0 ...'),
     Parameter('model.dtype', 'auto', 'weights and activations', choices=('auto', 'float32', 'bfloat16', 'float16')),
     Parameter(
+        'model.quantization',
+        'none',
+        "packs the language model's weights while loading; needs bitsandbytes and accelerate",
+        choices=('none', '4bit', '8bit'),
+    ),
+    Parameter(
         'model.max_image_pixels',
         0,
         'images are reduced to at most this many pixels; 0: as the model folder says',

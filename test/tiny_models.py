@@ -55,15 +55,15 @@ TEMPLATE = (
 )
 
 
-def make_tiny_model(path: Path, family: str, seed: int = 0) -> Path:
+def make_tiny_model(path: Path, family: str, seed: int = 0, width: int = 32) -> Path:
     """Save a random model of ``family`` (one of FAMILIES) to the folder ``path``; the same seed gives the same weights.
 
-    'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack.
+    'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack; ``width`` is that of the language model.
     """
     path = Path(path)
     tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(path)
-    config = _config(family, tokenizer)
+    config = _config(family, tokenizer, width)
     torch.manual_seed(seed)
     model = getattr(transformers, f'{CLASSES[family]}ForConditionalGeneration')(config)
     if family == 'gemma3':  # would start as zeros
@@ -113,7 +113,7 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> transformers.PreTrainedConfig:
+def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast, width: int) -> transformers.PreTrainedConfig:
     tokens = (
         {}
         if family in TILES
@@ -127,11 +127,11 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
     # A large spread of the weights: otherwise random models answer the same to everything and tests cannot fail.
     text: dict[str, Any] = {
         'vocab_size': len(tokenizer),
-        'hidden_size': 32,
-        'intermediate_size': 64,
+        'hidden_size': width,
+        'intermediate_size': 2 * width,
         'num_hidden_layers': 3,
-        'num_attention_heads': 4,
-        'num_key_value_heads': 2,
+        'num_attention_heads': width // 8,
+        'num_key_value_heads': width // 16,
         'max_position_embeddings': 4096,
         'initializer_range': 0.25,
         'bos_token_id': None,
@@ -150,14 +150,14 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast) -> tra
         'in_channels': 3,
         'patch_size': PATCH[family],
         'spatial_merge_size': MERGE[family],
-        'out_hidden_size': 32,
+        'out_hidden_size': width,
         'initializer_range': 0.25,
     }
     if family == 'qwen2_5_vl':
         side = 2 * PATCH[family] * MERGE[family]
         vision |= {'window_size': side, 'fullatt_block_indexes': [1]}
     elif family == 'qwen2_vl':
-        vision |= {'embed_dim': 32, 'hidden_size': 32, 'mlp_ratio': 2}
+        vision |= {'embed_dim': 32, 'hidden_size': width, 'mlp_ratio': 2}
     else:
         text |= {'head_dim': 8}
         vision |= {'num_position_embeddings': 64, 'deepstack_visual_indexes': [0, 1] if family == 'qwen3_vl' else []}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import math
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from stprune_ros.offline.costs import QWEN3_VL_2B, QWEN3_VL_4B, LanguageShape
 from stprune_ros.pipeline import STAGES, Pipeline
 from stprune_ros.settings import Settings
 from stprune_ros.share import share
+from stprune_ros.vlm.device import proc_bytes
 from stprune_ros.vlm.families import FAMILIES
 from stprune_ros.vlm.loading import BUNDLED_MODEL, DEFAULT_PROMPT
 from stprune_ros.vlm.prompt import Prompt
@@ -96,6 +96,11 @@ class TickModel:
         return {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': True}
 
 
+TOKENS = {
+    'image_token_id': '<|image_pad|>',
+    'video_token_id': '<|video_pad|>',
+    'vision_start_token_id': '<|vision_start|>',
+}
 FULL = (TickModel(QWEN3_VL_2B, 4, 3), TickModel(QWEN3_VL_4B, 4, 3))  # two turns of each in minutes on two cores
 QUICK = (TickModel(QWEN3_VL_2B, 1, 1, views=3, frames=2, side=7),)
 ON_GPU = (TickModel(QWEN3_VL_2B, 28, 24), TickModel(QWEN3_VL_4B, 36, 24))
@@ -129,7 +134,6 @@ class TickBench:
 
     def __post_init__(self) -> None:
         from stprune_ros.vlm.transformers_backend import TransformersBackend
-        from stprune_ros.vlm.transformers_loading import untrained_parts
 
         pixels = (self.model.side * PATCH * MERGE) ** 2
         processor = {
@@ -138,10 +142,15 @@ class TickBench:
             'temporal_patch_size': 2,
             'size': {'shortest_edge': pixels, 'longest_edge': pixels},
         }
-        parts = untrained_parts(
-            self.model.label, FAMILIES['qwen3_vl'], self.model.config(), share(BUNDLED_MODEL), processor, self.dtype
+        backend = TransformersBackend.untrained(
+            self.model.label,
+            FAMILIES['qwen3_vl'],
+            self.model.config(),
+            TOKENS,
+            share(BUNDLED_MODEL),
+            processor,
+            self.dtype,
         )
-        backend = TransformersBackend(parts)
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))
         self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]
@@ -293,7 +302,7 @@ def spread_of(values: list[float]) -> dict[str, float]:
 
 def free_bytes() -> int | None:
     """Memory that a process could still take; None where the system does not say."""
-    return _kilobytes('/proc/meminfo', 'MemAvailable')
+    return proc_bytes('/proc/meminfo', 'MemAvailable')
 
 
 def reset_peak() -> None:
@@ -311,12 +320,4 @@ def peak_bytes() -> int | None:
     """Most memory held since `reset_peak`, weights included: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    return _kilobytes('/proc/self/status', 'VmHWM')
-
-
-def _kilobytes(path: str, key: str) -> int | None:
-    try:
-        found = re.search(rf'^{key}:\s+(\d+) kB', Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(found[1]) * 1024 if found else None
+    return proc_bytes('/proc/self/status', 'VmHWM')

@@ -15,7 +15,7 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.family import Family, Marks, pair, value
+from stprune_ros.vlm.family import Family, Marks, Sides, pair, value
 from stprune_ros.vlm.tree import additive
 
 
@@ -28,15 +28,23 @@ class QwenVL(Family):
     """
 
     position_rows: ClassVar[int] = 3
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.visual')
 
-    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], pixels: int, cap: int) -> int:
-        """See `Family.image_tokens`; rounding to whole tokens may add a few."""
-        size = processor.get('size') or {}
-        least = size.get('shortest_edge') or processor.get('min_pixels') or 1
-        most = cap or size.get('longest_edge') or processor.get('max_pixels') or pixels
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Sides, cap: int) -> int:
+        """See `Family.image_tokens`; sides are rounded to whole tokens, as smart_resize of the image processor does."""
+        limits = processor.get('size') or {}
+        most = limits.get('longest_edge') or math.prod(size)
+        most = min(most, cap) if cap else most
+        least = min(limits.get('shortest_edge') or 1, most)
         side: int = value(processor, 'patch_size') * value(processor, 'merge_size')
-        used: int = max(min(pixels, most), min(least, most))
-        return max(1, math.ceil(used / (side * side)))
+        rows, columns = (max(1, round(edge / side)) for edge in size)
+        if rows * columns * side**2 > most:
+            scale = math.sqrt(most / math.prod(size))
+            rows, columns = (max(1, math.floor(edge * scale / side)) for edge in size)
+        elif rows * columns * side**2 < least:
+            scale = math.sqrt(least / math.prod(size))
+            rows, columns = (math.ceil(edge * scale / side) for edge in size)
+        return rows * columns
 
     def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
         """See `Family.image_options`: least and most pixels per image, in the processor's words."""
@@ -113,7 +121,7 @@ class LlavaOnevision(Family):
     written_placeholder: ClassVar[str] = '<image>'
     extra_tokens: ClassVar[int] = 1
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """See `Family.grid`."""
         patch = pair(config, 'vision_config', 'patch_size')
         height, width = self.pixels(config)
@@ -136,9 +144,9 @@ class LlavaOnevision(Family):
 class InternVL(Family):
     """InternVL (hf): each image resized to one square tile; a token is a square of patches."""
 
-    joined_axis: ClassVar[int | None] = 0
+    one_tensor: ClassVar[bool] = True
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """See `Family.grid`."""
         patch, ratio = pair(config, 'vision_config', 'patch_size'), value(config, 'downsample_ratio')
         height, width = self.pixels(config)
@@ -158,18 +166,20 @@ class InternVL(Family):
 class SmolVLM(Family):
     """SmolVLM and Idefics3: the image as one square tile, what they call the global image; a token is some patches.
 
-    The image is brought to the size of the tile at once; by default it would be enlarged for splitting first.
+    The image is brought to the size of the tile at once; by default it would be enlarged for splitting first. One
+    tensor goes back because transformers 5.18 takes nothing else here.
     """
 
-    joined_axis: ClassVar[int | None] = 1  # transformers 5.18 counts images by the second axis: each token is one
+    one_tensor: ClassVar[bool] = True
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_model', 'model.connector')
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """See `Family.grid`."""
         patch, factor = pair(config, 'vision_config', 'patch_size'), value(config, 'scale_factor')
         height, width = self.pixels(config)
         return height // patch[0] // factor, width // patch[1] // factor
 
-    def processor_pixels(self, processor: Any) -> tuple[int, int]:
+    def processor_pixels(self, processor: Any) -> Sides:
         """See `Family.processor_pixels`."""
         side = processor.max_image_size['longest_edge'] or 0
         return side, side
@@ -203,10 +213,10 @@ class Gemma3(Family):
     """
 
     written_placeholder: ClassVar[str] = '<start_of_image>'
-    joined_axis: ClassVar[int | None] = 0
+    one_tensor: ClassVar[bool] = True
     sliding_window: ClassVar[bool] = True
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """See `Family.grid`."""
         side = math.isqrt(value(config, 'mm_tokens_per_image'))
         return side, side

@@ -5,6 +5,7 @@ No transformers import: a family works on the model, the processor and the outpu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,12 +17,14 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.tree import additive
 
+Sides = tuple[int, int]  # height, width
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
     """Visual tokens as ``mm_encoder_outputs`` wants them: (n_i, D) per image, the same for each deepstack layer.
 
-    Some families want all images in one: (1, n, D) or (n, 1, D).
+    Some families want all images in one: (1, n, D).
     """
 
     pooler_output: tuple[torch.Tensor, ...] | torch.Tensor
@@ -50,24 +53,25 @@ class Family:
     model_type: str
     architecture: str
     # Rows of positions; a template's own image parts, or a placeholder that we write into the text instead of them;
-    # learned tokens that follow the patches of an image; where pruned features that go back as one tensor have an axis
-    # of one (None: a tensor per image); whether sliding-window layers are handled.
+    # learned tokens that follow the patches of an image; whether pruned features go back as one tensor; whether
+    # sliding-window layers are handled; what is never quantized: eyes and vocabulary.
     position_rows: ClassVar[int] = 1
     written_placeholder: ClassVar[str] = ''
     extra_tokens: ClassVar[int] = 0
-    joined_axis: ClassVar[int | None] = None
+    one_tensor: ClassVar[bool] = False
     sliding_window: ClassVar[bool] = False
+    unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_tower', 'model.multi_modal_projector')
 
-    def grid(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def grid(self, config: Mapping[str, Any]) -> Sides:
         """(rows, columns) of tokens of every image."""
         raise NotImplementedError
 
-    def pixels(self, config: Mapping[str, Any]) -> tuple[int, int]:
+    def pixels(self, config: Mapping[str, Any]) -> Sides:
         """(height, width) to which every image is brought."""
         return pair(config, 'vision_config', 'image_size')
 
-    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], pixels: int, cap: int) -> int:
-        """Tokens of an image of ``pixels`` pixels, at most ``cap`` of them used (0: as the processor says)."""
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Sides, cap: int) -> int:
+        """Tokens of an image of (height, width) pixels, at most ``cap`` of them used (0: as the processor says)."""
         rows, columns = self.grid(config)
         return rows * columns + self.extra_tokens
 
@@ -95,10 +99,9 @@ class Family:
 
     def model_pixels(self, config: Mapping[str, Any], options: Mapping[str, Any]) -> int:
         """To how many pixels a larger image is reduced; ``options`` as `image_options` gives them."""
-        height, width = self.pixels(config)
-        return height * width
+        return math.prod(self.pixels(config))
 
-    def processor_pixels(self, processor: Any) -> tuple[int, int]:
+    def processor_pixels(self, processor: Any) -> Sides:
         """(height, width) of what the image processor makes; zeros where it does not say."""
         return processor.size['height'] or 0, processor.size['width'] or 0
 
@@ -141,7 +144,7 @@ class Family:
         layers = len(frames[0].features.deep)
         kept = tuple(_kept(frame) for frame in frames)
         return EncoderOutput(
-            kept if self.joined_axis is None else torch.cat(kept).unsqueeze(self.joined_axis),
+            torch.cat(kept)[None] if self.one_tensor else kept,
             tuple(tuple(frame.features.deep[layer][frame.keep] for frame in frames) for layer in range(layers)),
         )
 
@@ -182,7 +185,7 @@ def value(config: Mapping[str, Any], *keys: str) -> Any:
     return found
 
 
-def pair(config: Mapping[str, Any], *keys: str) -> tuple[int, int]:
+def pair(config: Mapping[str, Any], *keys: str) -> Sides:
     """An entry that is one number or two, as (height, width)."""
     found = value(config, *keys)
     return (found, found) if isinstance(found, int) else (found[0], found[1])
@@ -193,6 +196,6 @@ def _kept(frame: VisualFrame) -> torch.Tensor:
     return kept if frame.features.extra is None else torch.cat([kept, frame.features.extra])
 
 
-def times(size: tuple[int, int]) -> str:
+def times(size: Sides) -> str:
     """A size in words."""
     return f'{size[0]} x {size[1]}'

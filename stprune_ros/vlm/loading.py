@@ -7,13 +7,12 @@ from pathlib import Path
 from stprune_ros.settings import Settings
 from stprune_ros.share import share
 from stprune_ros.vlm.backend import Backend
-from stprune_ros.vlm.memory import Budget, Load, available, budget_of
-from stprune_ros.vlm.model_folder import find_model, hub_snapshot, read_json
+from stprune_ros.vlm.model_folder import hub_snapshot, locate_model
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
-RING = 6  # cameras, where the settings leave them to be found in a bag
 DEFAULT_PROMPT = 'config/prompts/driving.yaml'
+SIX = 6  # views of a ring whose cameras are not named yet
 
 
 def load(settings: Settings) -> tuple[Backend, Prompt]:
@@ -33,33 +32,37 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
         revision=settings['model.revision'],
         allow_download=settings['model.allow_download'],
         max_image_pixels=settings['model.max_image_pixels'],
+        quantization=settings['model.quantization'],
     )
     return backend, prompt or Prompt.load(prompt_file(path, settings['model.revision']))
 
 
-def memory(settings: Settings, pixels: int, memory_bytes: int | None = None) -> tuple[Budget, int, Load]:
-    """What the settings' model will take, bytes there are (``memory_bytes`` if given), and the load counted for.
+def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
+    """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
 
-    ``pixels`` per camera image. Weights are not loaded. Raises StpruneError as `load` does.
+    Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    Raises StpruneError where the model folder is not what `load` would take.
     """
-    folder = find_model(
-        settings['model.path'] or share(BUNDLED_MODEL), settings['model.revision'], settings['model.allow_download']
+    folder = locate_model(
+        settings['model.path'] or str(share(BUNDLED_MODEL)),
+        settings['model.revision'],
+        settings['model.allow_download'],
     )
-    from stprune_ros.vlm.transformers_loading import device_memory, stored_dtype, whole_config
+    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of
+    from stprune_ros.vlm.memory import Ring, as_text, budget
+    from stprune_ros.vlm.transformers_backend import read_parts
 
-    names = ('preprocessor_config.json', 'processor_config.json')
-    processor = next(read_json(folder.path / name) for name in names if (folder.path / name).is_file())
-    shown = Load(
-        len(settings['cameras.names']) or RING,
-        settings['history.frames'],
-        pixels,
-        settings['model.max_image_pixels'],
-        1.0 if settings['pruning.method'] == 'none' else settings['pruning.keep_ratio'],
-    )
-    dtype = stored_dtype(settings['model.dtype'], settings['model.device'])
-    counted = budget_of(folder.family, whole_config(folder), processor, folder.weights, dtype, shown)
-    there = memory_bytes or device_memory(settings['model.device']) or available()
-    return counted, there, shown
+    device = find_device(settings['model.device'])
+    parts = read_parts(folder)
+    config = parts.config.to_dict()
+    folder.family.image_options(config, parts.processor, settings['model.max_image_pixels'])
+    dtype = name_of(find_dtype(settings['model.dtype'], device))
+    ring = Ring(len(settings['cameras.names']) or SIX, settings['history.frames'], size)
+    found = budget(folder, config, parts.processor.to_dict(), settings, ring, dtype)
+    memory = free_memory(device)
+    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
+    fits = memory.free is None or found.kept <= memory.free
+    return f'{head}\n{as_text(found, memory, settings["pruning.keep_ratio"])}', fits
 
 
 def prompt_file(model: str, revision: str) -> Path:

@@ -1,147 +1,185 @@
-"""What a model will take of a device's memory, counted from its files before anything is loaded (ours, issue 4)."""
+"""What a model takes of a device's memory, worked out from its files before anything is loaded; no transformers import.
+
+Counted are weights, feature cache, similarities and KV cache. Activations and the runtime itself come on top.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.family import Family, value
-from stprune_ros.vlm.model_folder import one_line
+from stprune_ros.pruning.pruner import final_budget
+from stprune_ros.vlm.device import Memory
+from stprune_ros.vlm.family import Family, Sides, value
+from stprune_ros.vlm.model_folder import ModelFolder, one_line
+from stprune_ros.vlm.quantization import BYTES_PER_WEIGHT, is_packed
 
-GIB = 1024**3
-TEXT_TOKENS = 300  # prompt around the images, question and answer
-ITEM_BYTES = {'F64': 8, 'F32': 4, 'F16': 2, 'BF16': 2, 'I64': 8, 'I32': 4, 'I8': 1, 'U8': 1, 'BOOL': 1, 'F8_E4M3': 1}
-DTYPE_BYTES = {'float32': 4, 'bfloat16': 2, 'float16': 2}
-SPARE = (
-    0.1  # of the memory, for what is not counted: the libraries' own buffers, fragmentation, the vision tower at work
-)
-
-
-@dataclass(frozen=True)
-class Load:
-    """What the node will show the model: cameras, frames per camera, pixels per image, share of tokens kept."""
-
-    cameras: int
-    frames: int
-    pixels: int
-    max_pixels: int
-    keep: float
+TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously (ours)
+NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
+BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Bytes by part; ``tokens`` visual ones in the prompt, ``kept`` of them after pruning."""
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file: ``kind`` is its number type there (F32, BF16 ...)."""
 
-    weights: int
-    features: int
-    kv: int
-    kv_full: int
-    prefill: int
-    tokens: int
-    kept: int
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    size: int
 
     @property
-    def total(self) -> int:
-        """What has to fit at the same time."""
-        return self.weights + self.features + self.kv + self.prefill
+    def count(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
 
 
-def budget_of(
-    family: Family,
-    config: Mapping[str, Any],
-    processor: Mapping[str, Any],
-    weights: Sequence[Path],
-    dtype: str,
-    load: Load,
-) -> Budget:
-    """Count a model; ``config`` with defaults filled in, ``dtype`` '' for the one that the weights are stored in.
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """What the model looks at: so many views, frames of each, and an image's (height, width)."""
 
-    KV: 2 * layers * KV heads * head width per token. Prefill is an estimate: per token, the widest layer's inputs and
-    outputs. Raises StpruneError where a file or an entry is missing.
+    views: int
+    frames: int
+    size: Sides
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
+
+    ``similarities`` are what selection holds at once: unit rows and their products within each view, in float32. The
+    KV cache counts twice: the prefix that all questions share, and the copy that one question works on.
     """
-    stored = [header(path) for path in weights]
-    count = sum(numbers for file in stored for numbers in file.values())
-    held = sum(numbers * ITEM_BYTES.get(kind, 4) for file in stored for kind, numbers in file.items())
-    item = DTYPE_BYTES[dtype] if dtype else max(1, round(held / max(count, 1)))
-    text = config.get('text_config') or config
-    width, layers = value(text, 'hidden_size'), value(text, 'num_hidden_layers')
-    heads = value(text, 'num_attention_heads')
-    kv_heads = text.get('num_key_value_heads') or heads
-    head = text.get('head_dim') or width // heads
-    per_image = family.image_tokens(config, processor, load.pixels, load.max_pixels)
-    tokens = load.cameras * load.frames * per_image
-    kept = math.ceil(load.keep * tokens)
-    per_token = 2 * layers * kv_heads * head * item
-    busy = (4 * width + 2 * value(text, 'intermediate_size')) * item
-    return Budget(
-        weights=count * item if dtype else held,
-        features=tokens * width * (1 + family.deepstack(config)) * item,
-        kv=(kept + TEXT_TOKENS) * per_token,
-        kv_full=(tokens + TEXT_TOKENS) * per_token,
-        prefill=(kept + TEXT_TOKENS) * busy,
-        tokens=tokens,
-        kept=kept,
-    )
+
+    dtype: str
+    weights: int
+    images: int
+    image_tokens: int
+    features: int
+    similarities: int
+    kept_tokens: int
+    full_tokens: int
+    kept_kv: int
+    full_kv: int
+
+    @property
+    def kept(self) -> int:
+        """Everything together at the keep ratio."""
+        return self.weights + self.features + self.similarities + self.kept_kv
+
+    @property
+    def full(self) -> int:
+        """Everything together without pruning."""
+        return self.weights + self.features + self.full_kv
 
 
-def header(path: Path) -> dict[str, int]:
-    """Numbers stored in a safetensors file, by type; only its header is read. StpruneError if it has none."""
+def tensors(path: Path) -> Iterator[Tensor]:
+    """The tensors of a safetensors file, from its header; StpruneError where it is broken."""
     try:
         with path.open('rb') as file:
-            size = int.from_bytes(file.read(8), 'little')
-            if not 0 < size < 1 << 28:
-                raise ValueError(f'its header would have {size} bytes')
-            entries = json.loads(file.read(size))
-    except (OSError, ValueError) as error:
-        raise StpruneError(f"weights file '{path}' is broken: {one_line(error)}") from None
-    found: dict[str, int] = {}
-    for name, entry in entries.items():
-        if name != '__metadata__':
-            found[entry['dtype']] = found.get(entry['dtype'], 0) + math.prod(entry['shape'])
-    return found
+            header = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
+        found = [(name, entry) for name, entry in header.items() if name != '__metadata__']
+        for name, entry in found:
+            start, end = entry['data_offsets']
+            yield Tensor(name, entry['dtype'], tuple(entry['shape']), end - start)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise StpruneError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
 
 
-def available(meminfo: Path = Path('/proc/meminfo')) -> int:
-    """Bytes that programs can still get on this machine: MemAvailable, which counts on integrated GPUs, too."""
-    for line in meminfo.read_text(encoding='ascii').splitlines():
-        name, _, rest = line.partition(':')
-        if name == 'MemAvailable':
-            return int(rest.split()[0]) * 1024
-    raise StpruneError(f"'{meminfo}' does not say MemAvailable; give the memory in GiB with --memory")
+def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
+    """Bytes of the loaded weights and their number type; ``dtype`` is '' for the files' own."""
+    found = [tensor for path in folder.weights for tensor in tensors(path)]
+    sizes: dict[str, int] = {}
+    for tensor in found:
+        sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
+    own = max(sizes, key=lambda kind: sizes[kind], default='F32')
+    return round(sum(_loaded(tensor, dtype, quantization) for tensor in found)), dtype or NUMBERS.get(own, own)
 
 
-def as_text(budget: Budget, memory: int, load: Load) -> str:
-    """The budget as lines, the verdict last."""
-    lines = [
-        f'{load.cameras} cameras x {load.frames} frames, {budget.tokens} visual tokens, {budget.kept} kept',
-        f'weights        {_gib(budget.weights)}',
-        f'feature cache  {_gib(budget.features)}   every frame of the window',
-        f'KV cache       {_gib(budget.kv)}   with all tokens {_gib(budget.kv_full).strip()}',
-        f'prefill        {_gib(budget.prefill)}   estimated',
-        f'together       {_gib(budget.total)}   of {_gib(memory).strip()}',
-        f'fits with {SPARE:.0%} to spare' if fits(budget, memory) else too_much(budget, memory),
-    ]
-    return '\n'.join(lines)
+def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
+    if quantization in BYTES_PER_WEIGHT and is_packed(tensor.name, tensor.shape):
+        return tensor.count * BYTES_PER_WEIGHT[quantization]
+    return tensor.count * BYTES[dtype] if dtype and tensor.kind in NUMBERS else tensor.size
 
 
-def fits(budget: Budget, memory: int) -> bool:
-    """Whether the budget leaves enough for what it does not count."""
-    return budget.total <= (1 - SPARE) * memory
+def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
+    """Refuse weights that are larger than the free memory with a StpruneError; for `weight_bytes`' arguments."""
+    need, kind = weight_bytes(folder, dtype, quantization)
+    if memory.free is not None and need > memory.free:
+        raise StpruneError(
+            f"weights of '{folder.path}' take {gib(need)} as {kind}, {gib(memory.free)} are free ({memory.source});"
+            ' set model.dtype or model.quantization, or take a smaller model'
+        )
 
 
-def too_much(budget: Budget, memory: int) -> str:
-    """Sentence: what is too much, and what would help."""
-    return (
-        f'needs {_gib(budget.total).strip()}, but {_gib((1 - SPARE) * memory).strip()} can be used of'
-        f' {_gib(memory).strip()}: choose a smaller model or model.dtype, or lower history.frames,'
-        ' model.max_image_pixels or pruning.keep_ratio'
+def kv_bytes(config: Mapping[str, Any], tokens: int, width: int) -> int:
+    """Keys and values of all layers for ``tokens`` tokens of ``width`` bytes per number."""
+    text = value(config, 'text_config')
+    heads = value(text, 'num_attention_heads')
+    head_dim = text.get('head_dim') or value(text, 'hidden_size') // heads
+    layers, kv_heads = value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads
+    total: int = 2 * layers * kv_heads * head_dim * tokens * width
+    return total
+
+
+def budget(
+    folder: ModelFolder,
+    config: Mapping[str, Any],
+    processor: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    ring: Ring,
+    dtype: str,
+) -> Budget:
+    """The budget of a checked folder.
+
+    ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
+    """
+    family: Family = folder.family
+    weights, kind = weight_bytes(folder, dtype, settings['model.quantization'])
+    width = BYTES.get(kind, 2)
+    image = family.image_tokens(config, processor, ring.size, settings['model.max_image_pixels'])
+    images = ring.views * ring.frames
+    around = TEXT_TOKENS + settings['inference.max_new_tokens'] + images * family.extra_tokens
+    patches = ring.frames * (image - family.extra_tokens)
+    pruned = settings['pruning.method'] != 'none'
+    ratio = settings['pruning.keep_ratio'] if pruned else 1.0
+    kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
+    hidden = value(config, 'text_config', 'hidden_size')
+    return Budget(
+        dtype=kind,
+        weights=weights,
+        images=images,
+        image_tokens=image,
+        features=images * image * (1 + family.deepstack(config)) * hidden * width,
+        similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
+        kept_tokens=kept,
+        full_tokens=full,
+        kept_kv=2 * kv_bytes(config, kept, width),
+        full_kv=2 * kv_bytes(config, full, width),
     )
 
 
-def _gib(size: float) -> str:
-    return f'{size / GIB:7.2f} GiB'
+def as_text(found: Budget, memory: Memory, ratio: float) -> str:
+    """The budget as a table for people."""
+    rows = [
+        ('weights', found.weights, found.dtype),
+        ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
+        ('similarities', found.similarities, 'of all views'),
+        (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, twice'),
+        ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, twice'),
+        (f'together, {ratio:g} kept', found.kept, ''),
+        ('together, all kept', found.full, ''),
+    ]
+    lines = [f'{name:<22}{gib(size):>12}  {note}'.rstrip() for name, size, note in rows]
+    free = gib(memory.free) if memory.free is not None else 'not known'
+    return '\n'.join([*lines, f'{"free":<22}{free:>12}  {memory.source}'])
+
+
+def gib(size: int) -> str:
+    """Bytes in words; small ones in MiB."""
+    return f'{size / 2**30:.2f} GiB' if size >= 2**29 else f'{size / 2**20:.2f} MiB'

@@ -1,11 +1,39 @@
-"""Refuse models that would answer wrongly without a word; no transformers import."""
+"""Refuse models and images that would be answered wrongly without a word; no transformers import."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.model_folder import ModelFolder
+from stprune_ros.vlm.family import Family
+from stprune_ros.vlm.model_folder import ModelFolder, one_line
+
+HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
+
+
+@contextmanager
+def naming(part: str, folder: ModelFolder) -> Iterator[None]:
+    """Whatever goes wrong inside, as one sentence that names the part and the folder."""
+    try:
+        yield
+    except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
+        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
+
+
+def supported_class(family: Family, library: Any) -> Any:
+    """The model class of ``family`` in ``library``, transformers; StpruneError where that is too old."""
+    model_class = getattr(library, family.architecture, None)
+    if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
+        raise StpruneError(
+            f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
+            ' install transformers>=5.18'
+        )
+    return model_class
 
 
 def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
@@ -36,3 +64,10 @@ def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
         raise StpruneError(
             f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
         )
+
+
+def check_images(images: Sequence[np.ndarray]) -> None:
+    """Refuse what is not uint8 (height, width, 3) with a StpruneError."""
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise StpruneError(f'image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)')

@@ -40,10 +40,15 @@ def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool 
     The revision is the hub commit, or for a folder 12 hex digits of the SHA-256 over its safetensors files.
     Raises StpruneError naming what is missing or unsupported.
     """
+    folder = locate_model(path_or_id, revision, allow_download)
+    return folder if folder.revision else replace(folder, revision=digest(folder.weights))
+
+
+def locate_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
+    """`find_model` without reading the weights: the revision of a folder stays empty."""
     path = Path(path_or_id)
     if str(path_or_id) and path.is_dir():
-        folder = check_folder(path)
-        return replace(folder, model_id=path.resolve().name, revision=digest(folder.weights))
+        return replace(check_folder(path), model_id=path.resolve().name)
     if path.is_file():
         raise StpruneError(f"model '{path}' is a file; set model.path to the folder that holds it")
     if not HUB_ID.fullmatch(str(path_or_id)):

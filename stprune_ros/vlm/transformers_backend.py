@@ -1,8 +1,9 @@
-"""A vision-language model hosted on transformers through public hooks; only the files `transformers_*` import it."""
+"""A vision-language model hosted on transformers through public hooks; the one file that imports transformers."""
 
 from __future__ import annotations
 
 import gc
+import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +13,28 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
-from stprune_ros.vlm.family import EncoderOutput
-from stprune_ros.vlm.model_folder import one_line
-from stprune_ros.vlm.transformers_loading import HOOK, Parts, cache_argument, load_parts
+from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
+from stprune_ros.vlm.chat import Chat
+from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, name_of
+from stprune_ros.vlm.family import EncoderOutput, Family
+from stprune_ros.vlm.memory import check_room
+from stprune_ros.vlm.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
+from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
+from stprune_ros.vlm.quantization import packing
 from stprune_ros.vlm.tree import Tree
 
-QUESTION = '[[stprune:question]]'  # stands for the question while the chat template is rendered
-NO_ROWS = torch.empty(0, dtype=torch.int64)
-ANSWER = '[[stprune:answer]]'
+try:
+    import transformers
+except ImportError as missing:
+    raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
+
+NONE = torch.empty(0, dtype=torch.int64)
+LAST = torch.tensor([-1])
+# Least share of a prompt for which its static part is kept (ours): behind a cache, attention needs a mask and cannot
+# take its fastest kernel, which long unpruned prompts need most.
+STATIC_SHARE = 0.1
 
 
 @dataclass
@@ -53,42 +64,117 @@ class Prefix:
 class TransformersBackend:
     """Implements ``backend.Backend``; make one with ``load``. One thread at a time."""
 
-    def __init__(self, parts: Parts, max_image_pixels: int = 0) -> None:
-        self.info = parts.info
-        self._model, self._tokenizer, self._processor, self._family = model, tokenizer, processor, family = (
-            parts.model,
-            parts.tokenizer,
-            parts.processor,
-            parts.family,
-        )
-        self._device = torch.device(parts.info.device)
-        self._cache_argument = cache_argument(parts.model)
+    def __init__(
+        self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
+    ) -> None:
+        self.info = info
+        self._model = model
+        self._tokenizer = tokenizer
+        self._processor = processor
+        self._family = family
+        self._device = torch.device(info.device)
         self._image_id: int = model.config.image_token_id
-        self._image_text: str = tokenizer.convert_ids_to_tokens(self._image_id)
-        self._marks = family.marks(tokenizer, self._image_text)
         self._config: dict[str, Any] = model.config.to_dict()
         self._image_options = family.image_options(self._config, processor, max_image_pixels)
         self.model_pixels = family.model_pixels(self._config, self._image_options)
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-        self._lead, self._end_id = self._around_answers()
+        self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
+        # 'past_key_values' before transformers 5.24.
+        self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
         self._penalty = transformers.RepetitionPenaltyLogitsProcessor(penalty) if penalty and penalty != 1.0 else None
 
     @classmethod
-    def load(cls, path_or_id: str | Path, *, max_image_pixels: int = 0, **options: Any) -> TransformersBackend:
-        """Host a model folder or hub id; images are reduced to ``max_image_pixels`` pixels (0: as the folder says).
+    def load(
+        cls,
+        path_or_id: str | Path,
+        *,
+        device: str = 'auto',
+        dtype: str = 'auto',
+        revision: str = '',
+        allow_download: bool = False,
+        max_image_pixels: int = 0,
+        quantization: str = 'none',
+    ) -> TransformersBackend:
+        """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
-        ``options`` and errors: see `load_parts`.
+        ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
+        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
+        '8bit' packs the language model's matrices with bitsandbytes while loading.
+        Raises StpruneError where a file is missing or broken, or the family or the transformers version unsupported.
         """
-        return cls(load_parts(path_or_id, **options), max_image_pixels)
+        folder = find_model(path_or_id, revision, allow_download)
+        place = find_device(device)
+        parts = read_parts(folder)
+        number = find_dtype(dtype, place)
+        check_room(folder, name_of(number), quantization, free_memory(place))
+        packed = {}
+        if quantization != 'none':
+            options = packing(quantization, folder.family, number)
+            packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': place}}
+        with naming('model', folder):
+            model, report = supported_class(folder.family, transformers).from_pretrained(
+                folder.path,
+                config=parts.config,
+                dtype=number or 'auto',
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **packed,
+            )
+        check_weights(folder, report)
+        with naming('model', folder):
+            model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
+        kind = name_of(model.dtype) + (f', {quantization}' if packed else '')
+        info = ModelInfo(
+            folder.model_id,
+            folder.revision,
+            folder.family.model_type,
+            folder.trained,
+            str(place),
+            kind,
+            folder.knows,
+        )
+        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
+
+    @classmethod
+    def untrained(
+        cls,
+        name: str,
+        family: Family,
+        config: dict[str, Any],
+        tokens: dict[str, str],
+        parts: Path,
+        processor: dict[str, Any],
+        dtype: str,
+    ) -> TransformersBackend:
+        """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
+
+        ``config`` holds text_config and vision_config, ``tokens`` the special tokens whose ids belong into it, by key;
+        ``processor`` what differs in the image processor. Tokenizer and chat template come from the folder ``parts``.
+        """
+        model_class = supported_class(family, transformers)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
+        images = transformers.AutoImageProcessor.from_pretrained(
+            parts, backend='pil', local_files_only=True, **processor
+        )
+        ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+        place = find_device('auto')
+        shape = model_class.config_class(**config, **ids)
+        shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
+        with place:
+            model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        info = ModelInfo(name, '', family.model_type, False, str(place), dtype)
+        return cls(model, tokenizer, images, family, info)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
-        for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-                raise StpruneError(f'image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)')
+        check_images(images)
         if not images:
             return []
         try:
@@ -114,30 +200,34 @@ class TransformersBackend:
         Content should end with an image or a line break: the question is tokenised apart from it.
         """
         frames = [part for part in content if not isinstance(part, str)]
-        head, tail = self._render(system, content)
-        ids, keep = self._full_prompt(head, frames)
-        full = torch.tensor(ids)
-        kept = torch.tensor(keep)
-        positions = self._family.positions(self._model, full, self._image_id, frames)
-        cache = transformers.DynamicCache()
+        full = self._chat.prompt(system, content)
+        positions = self._family.positions(self._model, full.ids, self._image_id, frames)
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        kept_ids, kept_positions = full[kept], positions[:, kept]
-        shown = bool((kept_ids == self._image_id).any())
+        ids, rows = full.ids[full.keep], positions[:, full.keep]
+        shown = bool((ids == self._image_id).any())
         hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
-        visible = self._family.visible(kept_ids, self._image_id)
+        visible = self._family.visible(ids, self._image_id)
+        first = full.static if full.static >= STATIC_SHARE * len(ids) else 0
+        cache = self._static_cache(ids[:first], rows[:, :first])
         # The vocabulary is not asked: a question comes first.
         self._forward(
-            kept_ids, kept_positions, cache, NO_ROWS, visible, logits_to_keep=NO_ROWS.to(self._device), **hook
+            ids[first:],
+            rows[:, first:],
+            cache,
+            rows[0, :first],
+            None if visible is None else visible[first:],
+            NONE,
+            **hook,
         )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
             tuple((layer[0], layer[1]) for layer in cache),
-            tuple(kept_ids.tolist()),
-            kept_positions[0],
+            tuple(ids.tolist()),
+            rows[0],
             int(positions.max()) + 1,
-            tail,
+            full.tail,
         )
-        return Context(len(kept_ids) - tokens_visual, tokens_visual, prefix)
+        return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See ``Backend.score``."""
@@ -154,8 +244,8 @@ class TransformersBackend:
         tree = Tree()
         wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
         for question, candidates in asked:
-            stem = tree.grow(self._ids(question + prefix.tail), None)
-            answers = [[*self._ids(self._lead + candidate), self._end_id] for candidate in candidates]
+            stem = tree.grow(self._chat.ids(question + prefix.tail), None)
+            answers = [[*self._chat.ids(self._chat.lead + candidate), self._chat.end_id] for candidate in candidates]
             # Nothing is predicted from the end token, so it need not be run.
             branches = [tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
@@ -170,7 +260,7 @@ class TransformersBackend:
             self._cache(prefix),
             prefix.seen,
             tree.visible(len(prefix.ids)),
-            logits_to_keep=torch.tensor(needed, device=self._device),
+            torch.tensor(needed),
         )
         logprobs = logits.float().log_softmax(-1).cpu()
         return [
@@ -193,7 +283,7 @@ class TransformersBackend:
         """
         prefix: Prefix = context.state
         cache = self._cache(prefix)
-        step = torch.tensor(self._ids(question + prefix.tail))
+        step = torch.tensor(self._chat.ids(question + prefix.tail))
         position = prefix.next_position
         here = prefix.seen
         seen = [*prefix.ids, *step.tolist()]
@@ -220,6 +310,7 @@ class TransformersBackend:
 
     def free(self) -> None:
         """See ``Backend.free``: contexts that are still held keep their memory."""
+        self._static = (), ()
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -231,9 +322,10 @@ class TransformersBackend:
         cache: Any,
         seen: torch.Tensor,
         visible: torch.Tensor | None = None,
-        **options: Any,
+        needed: torch.Tensor = LAST,
+        **hook: Any,
     ) -> torch.Tensor:
-        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (logits_to_keep, vocabulary).
+        """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (needed, vocabulary).
 
         ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
         what is before.
@@ -251,10 +343,23 @@ class TransformersBackend:
                 position_ids=rows.to(self._device),
                 attention_mask=mask,
                 use_cache=True,
-                **{self._cache_argument: cache, 'logits_to_keep': 1, **options},
+                logits_to_keep=needed.to(self._device),
+                **{self._cache_name: cache},
+                **hook,
             )
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _static_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:
+        """A cache filled with the beginning ``ids`` (n,) of a prompt at ``rows`` (rows, n), run once while it stays."""
+        if not len(ids):
+            return transformers.DynamicCache()
+        key = tuple(ids.tolist())
+        if key != self._static[0]:
+            cache = transformers.DynamicCache()
+            self._forward(ids, rows, cache, NONE, self._family.visible(ids, self._image_id), NONE)
+            self._static = key, tuple((layer[0], layer[1]) for layer in cache)
+        return transformers.DynamicCache(self._static[1])
 
     def _rows(self, positions: torch.Tensor) -> torch.Tensor:
         """Positions of text (n,) as (rows, n)."""
@@ -263,66 +368,32 @@ class TransformersBackend:
     def _cache(self, prefix: Prefix) -> Any:
         return transformers.DynamicCache(prefix.layers)
 
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
-    def _render(self, system: str, content: Sequence[str | VisualFrame]) -> tuple[str, str]:
-        """The chat template's text before and after the question."""
-        written = self._family.written_placeholder
-        parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
-        parts.append({'type': 'text', 'text': QUESTION})
-        if written:
-            parts = [{'type': 'text', 'text': ''.join(part.get('text', written) for part in parts)}]
-        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
-        text = self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
-        head, _, tail = text.partition(QUESTION)
-        return head, tail
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model folder holds beside the weights."""
 
-    def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        return text
+    config: Any
+    tokenizer: Any
+    processor: Any
 
-    def _around_answers(self) -> tuple[str, int]:
-        """What the template writes between its invitation to answer and an answer, and the token that ends one.
 
-        Some templates put a blank before answers; some end turns with another token than the tokenizer's eos_token.
-        """
-        asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
-        answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
-        before, _, after = self._template(answered).partition(ANSWER)
-        invitation = self._template([asked], add_generation_prompt=True)
-        lead = before.removeprefix(invitation) if before.startswith(invitation) else ''
-        ends = [token for token in self._ids(after)[:1] if token in self._stop_ids]
-        return lead, ends[0] if ends else self._tokenizer.eos_token_id
-
-    def _full_prompt(self, head: str, frames: Sequence[VisualFrame]) -> tuple[list[int], list[bool]]:
-        """Ids of the prompt with every visual token, and which of them stay."""
-        for frame in frames:
-            if frame.keep.shape != frame.features.tokens.shape[:1]:
-                raise StpruneError(
-                    f'keep mask is {tuple(frame.keep.shape)} for {len(frame.features.tokens)} visual tokens'
-                )
-        marks = self._marks
-        shown = head.replace(marks.placeholder, f'{marks.before}{self._image_text}{marks.after}')
-        found = self._ids(shown)
-        images = found.count(self._image_id)
-        if images != len(frames):
-            raise StpruneError(
-                f"the prompt has {images} image placeholders '{marks.placeholder}' for {len(frames)} images;"
-                ' remove them from the prompt file, or use a chat template that writes one for each image'
-            )
-        ids: list[int] = []
-        keep: list[bool] = []
-        left = iter(frames)
-        for token in found:
-            stay = [True]
-            if token == self._image_id:
-                frame = next(left)
-                stay = [*frame.keep.tolist(), *[True] * self._family.extra_tokens]
-            ids += [token] * len(stay)
-            keep += stay
-        return ids, keep
+def read_parts(folder: ModelFolder) -> Parts:
+    """Read and check everything but the weights; StpruneError naming the part that is broken or does not fit."""
+    model_class = supported_class(folder.family, transformers)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what matters is raised here, in one sentence
+    local = {'local_files_only': True, 'trust_remote_code': False}
+    with naming('config.json', folder):
+        config = model_class.config_class.from_pretrained(folder.path)
+    with naming('tokenizer', folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
+    with naming('image processor', folder):
+        # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
+        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
+    tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
+    check_parts(folder, config, tokenizer)
+    return Parts(config, tokenizer, processor)
 
 
 def _hook_output(kept: EncoderOutput) -> HookOutput:

@@ -1,84 +1,158 @@
-"""The memory budget: counted from files alone, equal to what the bundled model really takes."""
+"""Memory of weights and caches from the files alone, free memory of a device, and what `stprune check --model` says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stprune_ros import cli
+from stprune_ros.cli import main
 from stprune_ros.core.types import StpruneError
-from stprune_ros.settings import Settings
-from stprune_ros.share import share
-from stprune_ros.vlm.loading import BUNDLED_MODEL, memory
-from stprune_ros.vlm.memory import GIB, Budget, available, fits, header, too_much
+from stprune_ros.vlm import device, loading
+from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
+from stprune_ros.vlm.families import FAMILIES
+from stprune_ros.vlm.memory import Budget, as_text, check_room, gib, kv_bytes, weight_bytes
+from stprune_ros.vlm.model_folder import ModelFolder
 
-SIDE = 160 * 96  # pixels of a ringworld picture
-
-
-def counted(**changes):
-    values = {'model.device': 'cpu', **{name.replace('__', '.'): value for name, value in changes.items()}}
-    return memory(Settings(values), SIDE)[0]
+MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
+EYES, WORDS = 'model.visual.layers.0.mlp.up_proj.weight', 'model.language_model.embed_tokens.weight'
 
 
-def test_equals_what_the_bundled_model_holds():
-    from stprune_ros.vlm.transformers_loading import load_parts
-
-    model = load_parts(share(BUNDLED_MODEL), device='cpu').model
-    budget = counted(pruning__keep_ratio=1.0)
-    assert budget.weights == sum(weight.numel() * 4 for weight in model.state_dict().values())
-    assert budget.tokens == budget.kept == 6 * 4 * 60
-    text = model.config.text_config
-    assert budget.features == budget.tokens * text.hidden_size * 4
-    per_token = budget.kv_full / (budget.tokens + 300)
-    assert per_token == 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * 4
+def folder_of(path: Path, tensors: dict[str, torch.Tensor]) -> ModelFolder:
+    save_file(tensors, path / 'model.safetensors')
+    return ModelFolder(path, 'tiny', '', FAMILIES['qwen3_vl'], True, '', (path / 'model.safetensors',))
 
 
-def test_half_precision_takes_half():
-    full, half = counted(model__dtype='float32'), counted(model__dtype='bfloat16')
-    assert (2 * half.weights, 2 * half.features, 2 * half.kv) == (full.weights, full.features, full.kv)
+@pytest.fixture
+def weights(tmp_path: Path) -> ModelFolder:
+    half = torch.zeros(64, 128, dtype=torch.bfloat16)
+    return folder_of(tmp_path, {MATRIX: half, LIST: half[0].clone(), EYES: half.clone(), WORDS: half.clone()})
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.floats(0.01, 0.99))
-def test_fewer_tokens_never_take_more(keep):
-    some, everything = counted(pruning__keep_ratio=keep), counted(pruning__keep_ratio=1.0)
-    assert some.total <= everything.total
-    assert some.kv <= some.kv_full == everything.kv_full
+@pytest.mark.parametrize(
+    ('dtype', 'quantization', 'matrix', 'other', 'kind'),
+    [
+        ('', 'none', 2, 2, 'bfloat16'),
+        ('float32', 'none', 4, 4, 'float32'),
+        ('float16', 'none', 2, 2, 'float16'),
+        ('', '8bit', 1, 2, 'bfloat16'),
+        ('float32', '4bit', 0.5625, 4, 'float32'),
+    ],
+)
+def test_weights_by_number_type(
+    weights: ModelFolder, dtype: str, quantization: str, matrix: float, other: int, kind: str
+) -> None:
+    assert weight_bytes(weights, dtype, quantization) == (64 * 128 * matrix + (2 * 64 * 128 + 128) * other, kind)
 
 
-def test_header_counts_numbers_by_type(tmp_path):
-    path = tmp_path / 'model.safetensors'
-    save_file({'a': torch.zeros(3, 4), 'b': torch.zeros(5, dtype=torch.bfloat16), 'c': torch.zeros(2)}, path)
-    assert header(path) == {'F32': 14, 'BF16': 5}
-    path.write_bytes(b'no such thing as a header')
-    with pytest.raises(StpruneError, match='is broken'):
-        header(path)
+def test_numbers_that_are_not_converted_count_as_they_are(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {'a': torch.zeros(10, dtype=torch.int8), 'b': torch.zeros(3, dtype=torch.float16)})
+    assert weight_bytes(folder, 'float32', 'none') == (10 + 12, 'float32')
 
 
-def test_memory_of_the_machine(tmp_path):
-    assert 0 < available() < 1 << 50
-    path = tmp_path / 'meminfo'
-    path.write_text('MemTotal: 8 kB\nMemAvailable: 5 kB\n')
-    assert available(path) == 5 * 1024
-    path.write_text('MemTotal: 8 kB\n')
-    with pytest.raises(StpruneError, match='--memory'):
-        available(path)
+@pytest.mark.parametrize('data', [b'', b'\x08\x00', b'\xff' * 16, b'\x02\x00\x00\x00\x00\x00\x00\x00[]'])
+def test_broken_header_is_named(weights: ModelFolder, data: bytes) -> None:
+    weights.weights[0].write_bytes(data)
+    with pytest.raises(StpruneError, match=r"weights file '.*model.safetensors' has no readable header"):
+        weight_bytes(weights, '', 'none')
 
 
-def test_too_much_is_said_with_both_numbers():
-    budget = Budget(6 * GIB, GIB, GIB, 2 * GIB, 0, 100, 10)
-    assert fits(budget, 9 * GIB)
-    assert not fits(budget, 8 * GIB)
-    assert 'needs 8.00 GiB, but 7.20 GiB can be used of 8.00 GiB' in too_much(budget, 8 * GIB)
+def test_weights_without_room_are_refused_before_loading(weights: ModelFolder) -> None:
+    need = weight_bytes(weights, 'float32', 'none')[0]
+    check_room(weights, 'float32', 'none', Memory(need, 'MemAvailable'))
+    check_room(weights, 'float32', 'none', Memory(None, 'no figure'))
+    with pytest.raises(StpruneError, match=r'take 0.09 MiB as float32, 0.09 MiB are free \(MemAvailable\)'):
+        check_room(weights, 'float32', 'none', Memory(need - 1, 'MemAvailable'))
 
 
-def test_check_prints_the_budget(tmp_path, capsys):
-    file = tmp_path / 'my.param.yaml'
-    file.write_text('/**:\n  ros__parameters:\n    pruning:\n      keep_ratio: 0.1\n')
-    assert cli.main(['check', str(file), '--model', '--image', '160x96', '--memory', '4']) == 0
-    said = capsys.readouterr().out
-    assert '1440 visual tokens, 144 kept' in said
-    assert 'of 4.00 GiB' in said
-    assert cli.main(['check', str(file), '--model', '--memory', '0.001']) == 1
-    assert 'choose a smaller model' in capsys.readouterr().out
+def test_kv_of_published_configurations() -> None:
+    """Qwen2.5-VL-3B: 2 (K, V) x 36 layers x 2 heads x 128 x 2 bytes; Gemma3 4B names its head_dim: not 2560 / 8."""
+    qwen = {'num_hidden_layers': 36, 'num_attention_heads': 16, 'num_key_value_heads': 2, 'hidden_size': 2048}
+    assert kv_bytes({'text_config': qwen}, 1000, 2) == 36_864_000
+    gemma = {'num_hidden_layers': 34, 'num_attention_heads': 8, 'num_key_value_heads': 4, 'hidden_size': 2560}
+    assert kv_bytes({'text_config': gemma | {'head_dim': 256}}, 1, 2) == 139_264
+    with pytest.raises(StpruneError, match="has no 'num_hidden_layers'"):
+        kv_bytes({'text_config': {'num_attention_heads': 8, 'hidden_size': 8}}, 1, 2)
+
+
+def test_free_memory_of_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / 'meminfo').write_text('MemTotal:  10 kB\nMemAvailable:    7 kB\n')
+    assert proc_bytes(str(tmp_path / 'meminfo'), 'MemAvailable') == 7 * 1024
+    assert proc_bytes(str(tmp_path / 'meminfo'), 'SwapFree') is None
+    assert proc_bytes(str(tmp_path / 'nothing'), 'MemAvailable') is None
+    monkeypatch.setattr(device, 'proc_bytes', lambda path, key: {('/proc/meminfo', 'MemAvailable'): 123}[path, key])
+    assert free_memory(torch.device('cpu')) == Memory(123, 'MemAvailable')
+    assert free_memory(torch.device('meta')) == Memory(None, "no figure for device 'meta'")
+
+
+@pytest.mark.parametrize(('integrated', 'free'), [(False, 5), (True, 123)])
+def test_integrated_gpus_share_the_system_s_memory(
+    monkeypatch: pytest.MonkeyPatch, integrated: bool, free: int
+) -> None:
+    monkeypatch.setattr(device, 'proc_bytes', lambda path, key: 123)
+    properties = SimpleNamespace(is_integrated=integrated)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda place: properties)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda place: (5, 10))
+    assert free_memory(torch.device('cuda:0')).free == free
+
+
+def test_number_type_of_a_device() -> None:
+    assert find_dtype('auto', find_device('cpu')) == torch.float32
+    assert find_dtype('auto', torch.device('cuda')) is None
+    assert find_dtype('float16', torch.device('cpu')) == torch.float16
+
+
+def test_table() -> None:
+    found = Budget('bfloat16', 2**31, 24, 60, 2**20, 2**19, 864, 2016, 3 * 2**20, 8 * 2**20)
+    text = as_text(found, Memory(2**33, 'MemAvailable'), 0.1)
+    assert 'weights' in text and '2.00 GiB  bfloat16' in text
+    assert '24 images of 60 tokens' in text
+    lines = {line[:22].strip(): line[22:].split()[:2] for line in text.splitlines()}
+    assert lines['KV cache, 0.1 kept'] == ['3.00', 'MiB']
+    assert lines['KV cache, all kept'] == ['8.00', 'MiB']
+    assert lines['similarities'] == ['0.50', 'MiB']
+    assert lines['free'] == ['8.00', 'GiB']
+    assert found.kept == 2**31 + 2**20 + 2**19 + 3 * 2**20
+    assert found.full == 2**31 + 2**20 + 8 * 2**20
+    assert 'not known' in as_text(found, Memory(None, 'no figure'), 0.1)
+    assert (gib(2**29 - 1), gib(2**29)) == ('512.00 MiB', '0.50 GiB')
+
+
+def params(path: Path, **values: object) -> str:
+    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
+    return str(path)
+
+
+def test_check_of_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = params(tmp_path / 'p.yaml', **{'cameras.names': ['a', 'b'], 'history.frames': 3, 'model.device': 'cpu'})
+    assert main(['check', file, '--model', '--image', '320x192']) == 0
+    out = capsys.readouterr().out
+    assert 'ringworld (qwen3_vl) on cpu: 2 views of 3 frames\n' in out
+    assert '6 images of 60 tokens' in out
+    size = sum(path.stat().st_size for path in Path(loading.share(loading.BUNDLED_MODEL)).glob('*.safetensors'))
+    held = float(out.split('weights')[1].split()[0])
+    assert held == pytest.approx(size / 2**20, rel=0.02)
+
+
+def test_a_model_that_does_not_fit_fails_the_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, 'proc_bytes', lambda path, key: 2**20)
+    assert main(['check', params(tmp_path / 'p.yaml', **{'model.device': 'cpu'}), '--model']) == 1
+    streams = capsys.readouterr()
+    assert '1.00 MiB  MemAvailable' in streams.out
+    assert streams.err.startswith('stprune: the model does not fit: ')
+
+
+def test_a_wrong_model_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'llava').mkdir()
+    (tmp_path / 'llava' / 'config.json').write_text('{"model_type": "llava"}')
+    assert main(['check', params(tmp_path / 'p.yaml', **{'model.path': str(tmp_path / 'llava')}), '--model']) == 1
+    assert "model family 'llava' of" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(['check', 'p.yaml', '--model', '--image', '1920'])
+    assert "'1920' is not of the form 1920x1080" in capsys.readouterr().err

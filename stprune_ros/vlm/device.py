@@ -1,0 +1,67 @@
+"""The torch device and number type that the settings ask for, and how much memory is free there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.vlm.model_folder import one_line
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Free memory of a device in bytes (None where the system does not say), and what said so."""
+
+    free: int | None
+    source: str
+
+
+def find_device(name: str) -> torch.device:
+    """The device called ``name``, 'auto': CUDA where there is one; StpruneError where it cannot be used."""
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise StpruneError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The number type called ``name``; 'auto' is float32 on the CPU and None, the weights' own, elsewhere."""
+    if name == 'auto':
+        return torch.float32 if device.type == 'cpu' else None
+    return DTYPES[name]
+
+
+def name_of(dtype: torch.dtype | None) -> str:
+    """A number type in words, '' for None."""
+    return str(dtype).removeprefix('torch.') if dtype else ''
+
+
+def free_memory(device: torch.device) -> Memory:
+    """What can still be allocated on ``device``.
+
+    Integrated GPUs share the system's memory: there MemAvailable counts, because CUDA takes the page cache for used.
+    """
+    if device.type == 'cuda' and not torch.cuda.get_device_properties(device).is_integrated:
+        return Memory(torch.cuda.mem_get_info(device)[0], 'free memory of the GPU')
+    if device.type in ('cpu', 'cuda'):
+        return Memory(proc_bytes('/proc/meminfo', 'MemAvailable'), 'MemAvailable')
+    return Memory(None, f"no figure for device '{device}'")
+
+
+def proc_bytes(path: str, key: str) -> int | None:
+    """The entry ``key`` of a file below /proc, in bytes; None where there is none."""
+    try:
+        found = re.search(rf'^{key}:\s+(\d+) kB', Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

@@ -1,0 +1,129 @@
+"""The memory budget against what a model of every family really holds, and weights of 4 and 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, make_tiny_model
+
+from stprune_ros.core.types import StpruneError
+from stprune_ros.pruning.similarity import SimilarityCache
+from stprune_ros.pruning.tokens import ViewTokens
+from stprune_ros.settings import Settings
+from stprune_ros.vlm import quantization
+from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.memory import TEXT_TOKENS, Ring, budget
+from stprune_ros.vlm.model_folder import locate_model
+from stprune_ros.vlm.transformers_backend import TransformersBackend, read_parts
+
+HEIGHT, WIDTH = 90, 160
+VIEWS, FRAMES = 2, 3
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # bitsandbytes packs blocks of 64 numbers of a row.
+    return make_tiny_model(tmp_path_factory.mktemp('models') / request.param, request.param, width=128)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
+    backend = TransformersBackend.load(folder, device='cpu', dtype=dtype)
+    images = [np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)] * VIEWS * FRAMES
+    features = backend.encode(images)
+    frames = [VisualFrame(item, torch.ones(len(item.tokens), dtype=torch.bool)) for item in features]
+    context = backend.prefill('', ['The views:\n', *frames, '\n'])
+    tokens = context.tokens_text + context.tokens_visual
+    held = [part for item in features for part in (item.tokens, *item.deep, item.extra) if part is not None]
+
+    model = locate_model(folder)
+    parts = read_parts(model)
+    settings = Settings({'pruning.keep_ratio': 0.25, 'inference.max_new_tokens': 64})
+    config, processor = parts.config.to_dict(), parts.processor.to_dict()
+    found = budget(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
+
+    assert found.dtype == dtype
+    assert found.weights == size_of(list(backend._model.parameters()))
+    extra = model.family.extra_tokens
+    assert found.image_tokens == len(features[0].tokens) + extra
+    assert found.features == size_of(held)
+    per_token = size_of([part for layer in context.state.layers for part in layer]) / tokens
+    assert found.full_kv == 2 * per_token * found.full_tokens
+    assert found.kept_kv == 2 * per_token * found.kept_tokens
+    patches = VIEWS * FRAMES * (found.image_tokens - extra)
+    around = TEXT_TOKENS + 64 + VIEWS * FRAMES * extra
+    assert found.full_tokens == patches + around
+    assert found.kept_tokens == pytest.approx(patches / 4 + around, abs=VIEWS)
+    cache = SimilarityCache()
+    grid = features[0].grid
+    rows = [
+        ViewTokens(f'v{i}', torch.rand(FRAMES, *grid, 128), (0, 1, 2), frames=tuple(torch.rand(FRAMES))) for i in (0, 1)
+    ]
+    cache.attach(rows)
+    assert found.similarities == cache.bytes
+    assert found.full == found.weights + found.features + found.full_kv
+    assert found.kept == found.weights + found.features + found.similarities + found.kept_kv
+
+
+@pytest.mark.parametrize('bits', ['4bit', '8bit'])
+def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str) -> None:
+    for library in quantization.LIBRARIES:
+        pytest.importorskip(library)
+    backend = TransformersBackend.load(folder, device='cpu', quantization=bits)
+    whole = TransformersBackend.load(folder, device='cpu')
+    assert backend.info.dtype == f'float32, {bits}'
+    kinds = {name: type(module).__name__ for name, module in backend._model.named_modules()}
+    packed = {name for name, kind in kinds.items() if kind in ('Linear4bit', 'Linear8bitLt')}
+    assert packed
+    assert all('.layers.' in name and 'vis' not in name for name in packed), 'eyes and vocabulary stay as they are'
+
+    model = locate_model(folder)
+    parts = read_parts(model)
+    settings = Settings({'model.quantization': bits})
+    config, processor = parts.config.to_dict(), parts.processor.to_dict()
+    found = budget(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
+    # Before the first pass: bitsandbytes packs anew for CPUs when it is first used.
+    linear = [backend._model.get_submodule(name) for name in packed if kinds[name] == 'Linear4bit']
+    scales = size_of([module.weight.quant_state.absmax for module in linear])
+    assert found.weights == size_of(list(backend._model.parameters())) + scales
+
+    contexts = [one.prefill('', ['What should the driver do?\n']) for one in (backend, whole)]
+    close, exact = (one.score(context, 'Now?', ['stop', 'none']) for one, context in zip((backend, whole), contexts))
+    assert np.isfinite(close).all()
+    assert close != pytest.approx(exact, abs=1e-6), 'weights were packed'
+    if bits == '8bit':
+        assert close == pytest.approx(exact, rel=0.1)
+
+
+def test_what_quantization_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: None if name == 'bitsandbytes' else object())
+    with pytest.raises(StpruneError) as caught:
+        TransformersBackend.load(folder, device='cpu', quantization='4bit')
+    assert str(caught.value) == (
+        "parameter 'model.quantization' is '4bit', which needs bitsandbytes;"
+        " pip install bitsandbytes accelerate, or set it to 'none'"
+    )
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: object())
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
+    with pytest.raises(StpruneError, match='would download code through the package kernels'):
+        TransformersBackend.load(folder, device='cpu', quantization='8bit')
+
+
+def size_of(parts: list[torch.Tensor]) -> int:
+    return sum(part.numel() * part.element_size() for part in parts)
+
+
+@pytest.mark.parametrize('size', [(90, 160), (33, 400), (40, 40), (500, 90), (720, 1280)])
+@pytest.mark.parametrize('cap', [0, 3000, 10**6])
+def test_tokens_of_an_image_follow_from_its_sides(folder: Path, size: tuple[int, int], cap: int) -> None:
+    model = locate_model(folder)
+    if cap and model.family.position_rows == 1:
+        cap = 0
+    backend = TransformersBackend.load(folder, device='cpu', max_image_pixels=cap)
+    (found,) = backend.encode([np.zeros((*size, 3), np.uint8)])
+    parts = read_parts(model)
+    counted = model.family.image_tokens(parts.config.to_dict(), parts.processor.to_dict(), size, cap)
+    assert counted == len(found.tokens) + model.family.extra_tokens
