@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('folder', type=Path)
     parser.add_argument('--output', type=Path, required=True)
-    parser.add_argument('--methods', default=','.join((*METHODS[:-1], 'st_prune+all')))
+    parser.add_argument('--methods', default=','.join(method for method in METHODS if method != 'none'))
     options = parser.parse_args()
     methods = options.methods.split(',')
     boxes = defaultdict(list)
