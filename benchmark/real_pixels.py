@@ -24,7 +24,7 @@ from tqdm import tqdm
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Window
 from stprune_ros.offline.bags import Bag
-from stprune_ros.offline.evaluate import config_of
+from stprune_ros.offline.evaluate import SWITCHES, config_of
 from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
@@ -79,11 +79,7 @@ def settings_of(name: str, keep: float, settings: Settings) -> Settings:
     return settings.replace(
         pruning__method=config.method,
         pruning__keep_ratio=keep,
-        pruning__compensate_motion=config.compensate_motion,
-        pruning__calibrated_overlap=config.calibrated_overlap,
-        pruning__one_pays=config.one_pays,
-        pruning__skip_frozen=config.skip_frozen,
-        pruning__scaled_terms=config.scaled_terms,
+        **{f'pruning__{switch}': getattr(config, switch) for switch in SWITCHES},
     )
 
 

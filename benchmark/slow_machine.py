@@ -64,13 +64,11 @@ def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list
         backend, prompt = load(settings)
         pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
         half = len(shown) // 2
-        for window in tqdm(shown[:half], desc='quiet', disable=None):
-            answer = pipeline.run(window)
-            ticks['quiet'].append((answer.hint_ms, answer.keep_ratio))
-        with busy(load_processes):
-            for window in tqdm(shown[half:], desc='loaded', disable=None):
-                answer = pipeline.run(window)
-                ticks['loaded'].append((answer.hint_ms, answer.keep_ratio))
+        for name, part, load_now in (('quiet', shown[:half], 0), ('loaded', shown[half:], load_processes)):
+            with busy(load_now):
+                for window in tqdm(part, desc=name, disable=None):
+                    answer = pipeline.run(window)
+                    ticks[name].append((answer.hint_ms, answer.keep_ratio))
     ticks['quiet'] = ticks['quiet'][WARM_UP:]
     return ticks
 

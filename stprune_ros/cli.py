@@ -282,10 +282,11 @@ def _check(command: argparse.ArgumentParser) -> None:
         problems = settings.problems_in(settings.read_file(options.file))
         for problem in problems:
             print(f'{options.file}: {problem}', file=sys.stderr)
-        if not problems:
-            print(f'{options.file}: all parameters are known and in range')
-        if problems or not options.model:
-            return 1 if problems else 0
+        if problems:
+            return 1
+        print(f'{options.file}: all parameters are known and in range')
+        if not options.model:
+            return 0
         from stprune_ros.vlm.loading import check_memory
 
         width, height = options.image

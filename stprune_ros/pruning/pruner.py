@@ -87,14 +87,15 @@ def _two_stages(
     masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
 
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
+    frozen = [repeats(inside[i].units) for i in active] if config.skip_frozen else None
     kept = prune_temporal(
         [inside[i] for i in active],
-        [_moves(views[i], inside[i].units, config) for i in active],
+        [_moves(views[i], inside[i].units, config, frozen and frozen[at]) for at, i in enumerate(active)],
         [views[i].slots for i in active],
         history,
         [budgets[i][0] for i in active],
         config.lambda_temporal,
-        [repeats(inside[i].units) for i in active] if config.skip_frozen else None,
+        frozen,
         config.scaled_terms,
     )
     for i, mask in zip(active, kept):
@@ -114,15 +115,18 @@ def _two_stages(
 
 def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
     inside = known(views)
-    moves = [_moves(view, x.units, config) if view.count else x.units for view, x in zip(views, inside)]
-    budgets = [view_budget(view, config) for view in views]
     frozen = [repeats(x.units) for x in inside] if config.skip_frozen else None
+    moves = [
+        _moves(view, x.units, config, frozen and frozen[i]) if view.count else x.units
+        for i, (view, x) in enumerate(zip(views, inside))
+    ]
+    budgets = [view_budget(view, config) for view in views]
     slots = [view.slots for view in views]
     return prune_joint(inside, moves, slots, history, budgets, config.joint_weights, frozen, config.scaled_terms)
 
 
-def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig) -> Tensor:
-    fresh = ~repeats(unit) if config.skip_frozen else None
+def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig, frozen: Tensor | None) -> Tensor:
+    fresh = None if frozen is None else ~frozen
     if config.compensate_motion and view.flow is not None:
         flow = view.flow if fresh is None else view.flow.masked_fill(~fresh[:, None, None], math.nan)
         moves = volatility_along(unit, (view.tokens.shape[1], view.tokens.shape[2]), flow)

@@ -45,6 +45,7 @@ class Chat:
         self._image_id = image_id
         self._image_text: str = tokenizer.convert_ids_to_tokens(image_id)
         self._marks = family.marks(tokenizer, self._image_text)
+        self._bare: dict[str, list[int]] = {}  # by system text: the prompt without content, the same at every tick
         asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
         answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
         before, _, after = self._template(answered).partition(ANSWER)
@@ -90,7 +91,9 @@ class Chat:
         return FullPrompt(torch.tensor(ids), torch.tensor(keep), tail, self._static(system, ids))
 
     def _static(self, system: str, ids: Sequence[int]) -> int:
-        bare = self.ids(self._render(system, []).partition(QUESTION)[0])
+        if system not in self._bare:
+            self._bare = {system: self.ids(self._render(system, []).partition(QUESTION)[0])}
+        bare = self._bare[system]
         most = min(len(bare), len(ids) - 1)  # something is left to run
         return next((place for place in range(most) if bare[place] != ids[place]), most)
 

@@ -20,7 +20,7 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
 
     Raises StpruneError naming what is missing, wrong or unsupported.
     """
-    path = settings['model.path'] or str(share(BUNDLED_MODEL))
+    path = _model_path(settings)
     prompt = Prompt.load(settings['prompt.file']) if settings['prompt.file'] else None
     # Takes seconds to import: a wrong prompt file has been named by now.
     from stprune_ros.vlm.transformers_backend import TransformersBackend
@@ -44,7 +44,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     Raises StpruneError where the model folder is not what `load` would take.
     """
     folder = locate_model(
-        settings['model.path'] or str(share(BUNDLED_MODEL)),
+        _model_path(settings),
         settings['model.revision'],
         settings['model.allow_download'],
     )
@@ -63,6 +63,10 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
     return f'{head}\n{as_text(found, memory, settings["pruning.keep_ratio"])}', fits
+
+
+def _model_path(settings: Settings) -> str:
+    return settings['model.path'] or str(share(BUNDLED_MODEL))
 
 
 def prompt_file(model: str, revision: str) -> Path:
