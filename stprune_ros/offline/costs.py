@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stprune_ros.pruning.pruner import final_budget
+from stprune_ros.vlm.memory import kv_bytes
 
 TEXT_TOKENS = 96  # around the images, in figures that no prompt was run for (ours)
 HALF = 2  # bytes of float16 and bfloat16
@@ -37,7 +38,7 @@ class LanguageShape:
 
     def kv_bytes(self, tokens: int, value_bytes: int = HALF) -> int:
         """Keys and values of all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * value_bytes
+        return kv_bytes(self.layers, self.kv_heads, self.head_dim, tokens, value_bytes)
 
     def weight_bytes(self, value_bytes: int = HALF) -> int:
         """What writing one token reads: the layers, and the vocabulary once."""

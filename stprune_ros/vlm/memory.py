@@ -117,14 +117,17 @@ def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memor
         )
 
 
-def kv_bytes(config: Mapping[str, Any], tokens: int, width: int) -> int:
-    """Keys and values of all layers for ``tokens`` tokens of ``width`` bytes per number."""
+def kv_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, value_bytes: int) -> int:
+    """Bytes of the keys and values of all layers; ``value_bytes`` of one number."""
+    return 2 * layers * kv_heads * head_dim * tokens * value_bytes
+
+
+def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Layers, KV heads and head dimension of a language model; StpruneError where the config does not say."""
     text = value(config, 'text_config')
     heads = value(text, 'num_attention_heads')
     head_dim = text.get('head_dim') or value(text, 'hidden_size') // heads
-    layers, kv_heads = value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads
-    total: int = 2 * layers * kv_heads * head_dim * tokens * width
-    return total
+    return value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads, head_dim
 
 
 def budget(
@@ -149,7 +152,7 @@ def budget(
     pruned = settings['pruning.method'] != 'none'
     ratio = settings['pruning.keep_ratio'] if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
-    hidden = value(config, 'text_config', 'hidden_size')
+    hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
     return Budget(
         dtype=kind,
         weights=weights,
@@ -159,8 +162,8 @@ def budget(
         similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
-        kept_kv=2 * kv_bytes(config, kept, width),
-        full_kv=2 * kv_bytes(config, full, width),
+        kept_kv=2 * kv_bytes(*shape, kept, width),
+        full_kv=2 * kv_bytes(*shape, full, width),
     )
 
 

@@ -15,7 +15,7 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.memory import Budget, as_text, check_room, gib, kv_bytes, weight_bytes
+from stprune_ros.vlm.memory import Budget, as_text, check_room, gib, kv_bytes, kv_shape, weight_bytes
 from stprune_ros.vlm.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
@@ -72,11 +72,11 @@ def test_weights_without_room_are_refused_before_loading(weights: ModelFolder) -
 def test_kv_of_published_configurations() -> None:
     """Qwen2.5-VL-3B: 2 (K, V) x 36 layers x 2 heads x 128 x 2 bytes; Gemma3 4B names its head_dim: not 2560 / 8."""
     qwen = {'num_hidden_layers': 36, 'num_attention_heads': 16, 'num_key_value_heads': 2, 'hidden_size': 2048}
-    assert kv_bytes({'text_config': qwen}, 1000, 2) == 36_864_000
+    assert kv_bytes(*kv_shape({'text_config': qwen}), 1000, 2) == 36_864_000
     gemma = {'num_hidden_layers': 34, 'num_attention_heads': 8, 'num_key_value_heads': 4, 'hidden_size': 2560}
-    assert kv_bytes({'text_config': gemma | {'head_dim': 256}}, 1, 2) == 139_264
+    assert kv_bytes(*kv_shape({'text_config': gemma | {'head_dim': 256}}), 1, 2) == 139_264
     with pytest.raises(StpruneError, match="has no 'num_hidden_layers'"):
-        kv_bytes({'text_config': {'num_attention_heads': 8, 'hidden_size': 8}}, 1, 2)
+        kv_shape({'text_config': {'num_attention_heads': 8, 'hidden_size': 8}})
 
 
 def test_free_memory_of_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
