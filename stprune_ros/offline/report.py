@@ -353,7 +353,6 @@ def _views(summary: Mapping[str, Any]) -> str:
 def _times(summary: Mapping[str, Any]) -> str:
     keys = ('p50', 'p95', 'max')
     stages = {**summary['stage_ms'], 'up to the hint': summary['hint_ms'], 'whole tick': summary['tick_ms']}
-    stages.pop('tick', None)
     rows = [(stage, *(f'{times[key]:.1f}' for key in keys)) for stage, times in stages.items() if times]
     return '<h2>Times in ms</h2>' + _table(('stage', 'median', '95 % stay below', 'slowest'), rows)
 

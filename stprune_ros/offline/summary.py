@@ -55,6 +55,7 @@ class Tally:
         self._budgets: Counter[str] = Counter()
         self._stage_ms: dict[str, list[float]] = defaultdict(list)
         self._hint_ms: list[float] = []  # ticks with a hint
+        self._tick_ms: list[float] = []
         self._choices: list[Choice] = []  # ticks with a latency target
         self._met = 0
         self._off_budget = 0.0
@@ -79,7 +80,7 @@ class Tally:
             self._off_budget = max(self._off_budget, abs(view.tokens_kept - budget))
         for stage, ms in answer.stage_ms.items():
             self._stage_ms[stage].append(ms)
-        self._stage_ms['tick'].append(answer.tick_ms)
+        self._tick_ms.append(answer.tick_ms)
         if not math.isnan(answer.hint_ms):
             self._hint_ms.append(answer.hint_ms)
         if answer.choice is not None:
@@ -132,7 +133,7 @@ class Tally:
             'notes': list(self.notes.counts),
             'stage_ms': {stage: quantiles(values) for stage, values in self._stage_ms.items()},
             'hint_ms': quantiles(self._hint_ms) if self._hint_ms else None,
-            'tick_ms': quantiles(self._stage_ms['tick']) if self.ticks else None,
+            'tick_ms': quantiles(self._tick_ms) if self._tick_ms else None,
             'latency': self._latency(),
         }
 
