@@ -84,14 +84,14 @@ def evaluate(
     scenes: Sequence[Scene],
     config: PruningConfig,
     questions: int = 8,
-    blank: bool = False,
+    shows: str = PICTURES,
     words: int = 64,
 ) -> dict[str, Any]:
-    """Score a model on scenes at a keep ratio; ``blank`` shows grey pictures, ``words`` 0 leaves descriptions out."""
+    """Score a model on scenes at a keep ratio; ``shows`` as for `Exam.of`; ``words`` 0 leaves descriptions out."""
     score, rig = Score(), ringworld_rig()
     for scene in tqdm(scenes, desc=f'{config.method} {config.keep_ratio:g}', disable=None):
         truth = scene.truths[-1]
-        context = Exam.of(scene, backend, rig, BLANK if blank else PICTURES).prefill(config, backend, prompt)
+        context = Exam.of(scene, backend, rig, shows).prefill(config, backend, prompt)
         rng = np.random.default_rng([scene.seed, 6])
         for question in [hint_question(truth), *questions_about(truth, rng, questions)]:
             found = backend.score(context, question.text, question.candidates)
@@ -151,7 +151,7 @@ def main() -> None:
         config = PruningConfig(args.method, keep)
         results[f'keep {keep:g}'] = evaluate(backend, prompt, scenes, config, words=args.words)
     if args.blind:
-        results['blind'] = evaluate(backend, prompt, scenes, PruningConfig('none', 1.0), blank=True, words=0)
+        results['blind'] = evaluate(backend, prompt, scenes, PruningConfig('none', 1.0), shows=BLANK, words=0)
     text = json.dumps(results, indent=1)
     print(text)
     if args.note:

@@ -29,6 +29,15 @@ def ringworld_rig() -> CameraRig:
     return CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, np.array(c.place)) for c in RING)
 
 
+def delivered(images: np.ndarray, shows: str) -> np.ndarray:
+    """Images (T, V, height, width, 3) as the cameras deliver them, see `PICTURES`, `BLANK` and `FROZEN`."""
+    if shows == BLANK:
+        return np.full_like(images, GREY)
+    if shows == FROZEN:
+        return images[[0] * (len(images) - 1) + [-1]]
+    return images
+
+
 @dataclass(frozen=True)
 class Exam:
     """One scene: ``views`` in ring order for pruning, ``features`` per view and frame, ``ego`` at the current frame."""
@@ -40,13 +49,9 @@ class Exam:
 
     @classmethod
     def of(cls, scene: Scene, backend: Backend, rig: CameraRig, shows: str = PICTURES) -> Exam:
-        """Encode a scene; ``shows`` is what the cameras deliver, see `PICTURES`, `BLANK` and `FROZEN`."""
+        """Encode a scene; ``shows`` is what the cameras deliver, see `delivered`."""
         frames, views = scene.images.shape[:2]
-        images = scene.images.copy()
-        if shows == BLANK:
-            images[:] = GREY
-        if shows == FROZEN:
-            images[1:-1] = images[0]
+        images = delivered(scene.images, shows)
         flat = backend.encode(list(images.reshape(-1, *images.shape[2:])))
         features = [[flat[t * views + v] for t in range(frames)] for v in range(views)]
         egos = [
