@@ -334,17 +334,17 @@ def config_of(settings: Settings) -> PruningConfig:
         return settings[f'pruning.{name}']
 
     return PruningConfig(
-        value('method'),
-        value('keep_ratio'),
-        value('lambda_temporal'),
-        value('lambda_spatial'),
-        value('seed'),
-        value('compensate_motion'),
-        value('calibrated_overlap'),
-        value('one_pays'),
-        value('skip_frozen'),
-        value('scaled_terms'),
-        (value('joint_volatility'), value('joint_recency'), value('joint_common')),
+        method=value('method'),
+        keep_ratio=value('keep_ratio'),
+        lambda_temporal=value('lambda_temporal'),
+        lambda_spatial=value('lambda_spatial'),
+        seed=value('seed'),
+        compensate_motion=value('compensate_motion'),
+        calibrated_overlap=value('calibrated_overlap'),
+        one_pays=value('one_pays'),
+        skip_frozen=value('skip_frozen'),
+        scaled_terms=value('scaled_terms'),
+        joint_weights=(value('joint_volatility'), value('joint_recency'), value('joint_common')),
     )
 
 
