@@ -24,8 +24,10 @@ DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = parser().parse_args(arguments)
-    # A container that stops sends SIGTERM: what was done so far is kept, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A container that stops sends SIGTERM: what was done so far is kept, as with Ctrl-C. A shell script starts its
+    # background jobs with SIGINT ignored: that one must be asked for, too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         return int(options.run(options))
     except StpruneError as error:

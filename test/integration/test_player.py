@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from stprune_ros.offline.bags import Bag
 
 FRONT = '/camera/front/image_raw/compressed'
 LIMIT_S = 90.0  # only bounds how long a failure takes
+IN_BACKGROUND = ['sh', '-c', 'trap "" INT; exec "$@"', 'sh']  # as `command &` in a script: SIGINT is ignored
 
 
 class Audience:
@@ -74,9 +75,9 @@ def audience(domain_id: int) -> Iterator[Audience]:
     made.close()
 
 
-def start(audience: Audience, bag: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(audience: Audience, bag: Path, *arguments: str, under: Sequence[str] = ()) -> subprocess.Popen[str]:
     environment = {**os.environ, 'ROS_DOMAIN_ID': str(audience.domain_id)}
-    command = [sys.executable, '-m', 'stprune_ros.cli', 'play', str(bag), '--wait', '30', *arguments]
+    command = [*under, sys.executable, '-m', 'stprune_ros.cli', 'play', str(bag), '--wait', '30', *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -172,11 +173,12 @@ def test_nobody_listening_is_said(audience: Audience, tmp_path: Path):
     assert player.returncode == 0
 
 
+@pytest.mark.parametrize('under', [[], IN_BACKGROUND], ids=['foreground', 'background'])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_player_stops_at_once_when_told(audience: Audience, tmp_path: Path, number: int):
+def test_player_stops_at_once_when_told(audience: Audience, tmp_path: Path, number: int, under: list[str]):
     items = [Item('/image', START_NS + tick * 10**9, image(START_NS)) for tick in range(100)]
     heard = audience.subscribe(Image, '/image')
-    player = start(audience, write_bag(tmp_path / 'bag', items))
+    player = start(audience, write_bag(tmp_path / 'bag', items), under=under)
     audience.listen_while(player, until=lambda: bool(heard))
     player.send_signal(number)
     _, err = player.communicate(timeout=20)
