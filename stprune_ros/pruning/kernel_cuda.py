@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stprune_ros.cuda_graph import record
 from stprune_ros.pruning.selection import greedy_plain, on_device
 
 try:
@@ -85,19 +86,11 @@ def _record(
     similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     held = (similarity.clone(), bonus.clone(), budgets.clone())
-    aside = torch.cuda.Stream(bonus.device)
-    aside.wait_stream(torch.cuda.current_stream(bonus.device))
-    with torch.cuda.stream(aside):
-        greedy_plain(*held, min(steps, 3))  # what kernels set up on their first run cannot be recorded
-    torch.cuda.current_stream(bonus.device).wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        keep = greedy_plain(*held, steps)
+    recorded = record(lambda: greedy_plain(*held, steps), bonus.device)
 
     def replay(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
         for place, value in zip(held, (similarity, bonus, budgets)):
             place.copy_(value)
-        graph.replay()
-        return keep.clone()
+        return recorded().clone()
 
     return replay

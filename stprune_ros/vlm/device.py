@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +45,13 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
 def name_of(dtype: torch.dtype | None) -> str:
     """A number type in words, '' for None."""
     return str(dtype).removeprefix('torch.') if dtype else ''
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A tensor, or a dict of them, on ``device``; anything else as it is."""
+    if isinstance(value, dict):
+        return {name: moved(part, device) for name, part in value.items()}
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def free_memory(device: torch.device) -> Memory:

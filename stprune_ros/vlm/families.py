@@ -239,12 +239,11 @@ class Gemma3(Family):
         return same | torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
 
     def attention_mask(
-        self, text_config: Any, visible: torch.Tensor | None, here: torch.Tensor, seen: torch.Tensor, dtype: torch.dtype
+        self, text_config: Any, visible: torch.Tensor | None, here: torch.Tensor, keys: torch.Tensor, dtype: torch.dtype
     ) -> Any:
         """See `Family.attention_mask`: one mask for each kind of layer."""
-        keys = torch.cat([seen, here])
         if visible is None:
-            visible = torch.ones(len(here), len(keys), dtype=torch.bool).tril(len(seen))
+            visible = torch.ones(len(here), len(keys), dtype=torch.bool).tril(len(keys) - len(here))
         near = here[:, None] - keys[None] < text_config.sliding_window
         return {
             'full_attention': additive(visible, dtype),

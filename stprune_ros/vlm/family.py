@@ -166,11 +166,12 @@ class Family:
         return None
 
     def attention_mask(
-        self, text_config: Any, visible: torch.Tensor | None, here: torch.Tensor, seen: torch.Tensor, dtype: torch.dtype
+        self, text_config: Any, visible: torch.Tensor | None, here: torch.Tensor, keys: torch.Tensor, dtype: torch.dtype
     ) -> Any:
-        """The attention mask for tokens at positions ``here`` (n,) behind cached ones at ``seen`` (k,).
+        """The attention mask for tokens at positions ``here`` (n,) that look at cached ones at positions ``keys`` (k,).
 
-        ``visible`` is bool (n, k + n), or None where everybody sees what is before; None asks for the model's own mask.
+        ``visible`` is bool (n, k), or None where the last n keys are the tokens themselves and everybody sees what is
+        before; None asks for the model's own mask.
         """
         return None if visible is None else additive(visible, dtype)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.pruner import final_budget
+from stprune_ros.vlm.decode import slots_for
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.family import Family, Sides, value
 from stprune_ros.vlm.model_folder import ModelFolder, one_line
@@ -53,7 +54,8 @@ class Budget:
     """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
 
     ``similarities`` are what selection holds at once: unit rows and their products within each view, in float32. The
-    KV cache counts twice: the prefix that all questions share, and the copy that one question works on.
+    KV cache counts three times: the prefix that all questions share, the copy that scoring works on, and the slots that
+    descriptions are written in.
     """
 
     dtype: str
@@ -162,8 +164,8 @@ def budget(
         similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
-        kept_kv=2 * kv_bytes(*shape, kept, width),
-        full_kv=2 * kv_bytes(*shape, full, width),
+        kept_kv=kv_bytes(*shape, 2 * kept + slots_for(kept), width),
+        full_kv=kv_bytes(*shape, 2 * full + slots_for(full), width),
     )
 
 
@@ -173,8 +175,8 @@ def as_text(found: Budget, memory: Memory, ratio: float) -> str:
         ('weights', found.weights, found.dtype),
         ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
         ('similarities', found.similarities, 'of all views'),
-        (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, twice'),
-        ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, twice'),
+        (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, three times'),
+        ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, three times'),
         (f'together, {ratio:g} kept', found.kept, ''),
         ('together, all kept', found.full, ''),
     ]

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,9 +16,11 @@ import numpy as np
 import torch
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.cuda_graph import record
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.chat import Chat
-from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, name_of
+from stprune_ros.vlm.decode import Prefix, Slots, slots_for
+from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, moved, name_of
 from stprune_ros.vlm.family import EncoderOutput, Family
 from stprune_ros.vlm.memory import check_room
 from stprune_ros.vlm.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
@@ -31,7 +34,6 @@ except ImportError as missing:
     raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
 
 NONE = torch.empty(0, dtype=torch.int64)
-LAST = torch.tensor([-1])
 # Least share of a prompt for which its static part is kept (ours): behind a cache, attention needs a mask and cannot
 # take its fastest kernel, which long unpruned prompts need most.
 STATIC_SHARE = 0.1
@@ -44,21 +46,6 @@ class HookOutput(transformers.utils.ModelOutput):  # type: ignore[misc]
     last_hidden_state: Any = None
     pooler_output: Any = None
     deepstack_features: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
-    position, and what the template writes after a question.
-
-    The KV tensors are never written to: every question works on a cache of its own.
-    """
-
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-    ids: tuple[int, ...]
-    seen: torch.Tensor
-    next_position: int
-    tail: str
 
 
 class TransformersBackend:
@@ -81,6 +68,8 @@ class TransformersBackend:
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
         self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
+        self._slots: Slots | None = None  # what the last description was written in
+        self._recorder = partial(record, device=self._device) if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty
@@ -130,16 +119,11 @@ class TransformersBackend:
         with naming('model', folder):
             model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
         kind = name_of(model.dtype) + (f', {quantization}' if packed else '')
+        family = folder.family
         info = ModelInfo(
-            folder.model_id,
-            folder.revision,
-            folder.family.model_type,
-            folder.trained,
-            str(place),
-            kind,
-            folder.knows,
+            folder.model_id, folder.revision, family.model_type, folder.trained, str(place), kind, folder.knows
         )
-        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
+        return cls(model, parts.tokenizer, parts.processor, family, info, max_image_pixels)
 
     @classmethod
     def untrained(
@@ -186,10 +170,8 @@ class TransformersBackend:
             )
         except ValueError as error:
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
-        inputs = {
-            name: item.to(self._device) if isinstance(item, torch.Tensor) else item
-            for name, item in self._family.vision_inputs(batch, len(images)).items()
-        }
+        given = self._family.vision_inputs(batch, len(images))
+        inputs = {name: moved(value, self._device) for name, value in given.items()}
         with torch.inference_mode():
             output = self._model.get_image_features(**inputs, return_dict=True)
         return self._family.features(output, batch, self._config)
@@ -216,7 +198,6 @@ class TransformersBackend:
             cache,
             rows[0, :first],
             None if visible is None else visible[first:],
-            NONE,
             **hook,
         )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
@@ -256,8 +237,8 @@ class TransformersBackend:
         place = {row: index for index, row in enumerate(needed)}
         logits = self._forward(
             torch.tensor(tree.ids),
-            self._rows(torch.tensor(tree.depths).add(prefix.next_position)),
-            self._cache(prefix),
+            torch.tensor(tree.depths).add(prefix.next_position)[None],
+            transformers.DynamicCache(prefix.layers),
             prefix.seen,
             tree.visible(len(prefix.ids)),
             torch.tensor(needed),
@@ -278,27 +259,24 @@ class TransformersBackend:
     ) -> Generated:
         """See ``Backend.generate``; the same tokens as the model's own greedy ``generate``.
 
-        A loop of our own: it continues a shared cache at given positions, and looks at the deadline before every step,
+        A loop of our own: it continues a shared prefix at given positions, and looks at the deadline before every step,
         the first one included.
         """
         prefix: Prefix = context.state
-        cache = self._cache(prefix)
-        step = torch.tensor(self._chat.ids(question + prefix.tail))
-        position = prefix.next_position
-        here = prefix.seen
-        seen = [*prefix.ids, *step.tolist()]
+        asked = self._chat.ids(question + prefix.tail)
+        slots = self._slots_behind(prefix, len(asked) + max_new_tokens)
+        step, position = torch.tensor(asked), prefix.next_position
+        seen = [*prefix.ids, *asked]
         written: list[int] = []
         finished = timed_out = False
         while len(written) < max_new_tokens and not finished:
             timed_out = deadline is not None and time.monotonic() >= deadline
             if timed_out or (cancel is not None and cancel.is_set()):
                 break
-            positions = self._rows(torch.arange(position, position + len(step)))
-            logits = self._forward(step, positions, cache, here)
+            logits = slots.step(step, torch.arange(position, position + len(step)))
             if self._penalty is not None:
                 logits = self._penalty(torch.tensor([seen], device=self._device), logits.float())
             token = int(logits[-1].argmax())
-            here = torch.cat([here, positions[0]])
             position += len(step)
             step = torch.tensor([token])
             finished = token in self._stop_ids
@@ -311,6 +289,7 @@ class TransformersBackend:
     def free(self) -> None:
         """See ``Backend.free``: contexts that are still held keep their memory."""
         self._static = (), ()
+        self._slots = None
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -322,7 +301,7 @@ class TransformersBackend:
         cache: Any,
         seen: torch.Tensor,
         visible: torch.Tensor | None = None,
-        needed: torch.Tensor = LAST,
+        needed: torch.Tensor = NONE,
         **hook: Any,
     ) -> torch.Tensor:
         """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (needed, vocabulary).
@@ -330,25 +309,42 @@ class TransformersBackend:
         ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
         what is before.
         """
-        rows = self._family.position_ids(positions, cache.get_seq_length())
-        text = self._model.config.text_config
-        mask = self._family.attention_mask(text, visible, positions[0], seen, self._model.dtype)
-        if isinstance(mask, dict):
-            mask = {name: part.to(self._device) for name, part in mask.items()}
-        elif mask is not None:
-            mask = mask.to(self._device)
+        inputs = self._inputs(ids, positions, len(seen), visible, torch.cat([seen, positions[0]]))
+        return self._run(cache, inputs, needed.to(self._device), **hook)
+
+    def _inputs(
+        self, ids: torch.Tensor, positions: torch.Tensor, start: int, visible: torch.Tensor | None, keys: torch.Tensor
+    ) -> dict[str, Any]:
+        """What the model takes for ids (n,) at positions (rows, n) or (n,) behind ``start`` cached tokens.
+
+        See `Family.attention_mask` for the rest.
+        """
+        rows = positions.expand(self._family.position_rows, -1)
+        inputs = {
+            'input_ids': ids[None],
+            'position_ids': self._family.position_ids(rows, start),
+            'attention_mask': self._family.attention_mask(
+                self._model.config.text_config, visible, rows[0], keys, self._model.dtype
+            ),
+        }
+        return {name: moved(value, self._device) for name, value in inputs.items()}
+
+    def _run(self, cache: Any, inputs: dict[str, Any], needed: torch.Tensor | int = 1, **hook: Any) -> torch.Tensor:
+        """Logits (needed, vocabulary) for rows ``needed`` of the inputs, or for so many at the end."""
         with torch.inference_mode():
-            output = self._model(
-                input_ids=ids[None].to(self._device),
-                position_ids=rows.to(self._device),
-                attention_mask=mask,
-                use_cache=True,
-                logits_to_keep=needed.to(self._device),
-                **{self._cache_name: cache},
-                **hook,
-            )
+            output = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, logits_to_keep=needed, **hook)
         logits: torch.Tensor = output.logits[0]
         return logits
+
+    def _slots_behind(self, prefix: Prefix, room: int) -> Slots:
+        """Memory of fixed size that holds the prefix and ``room`` further tokens."""
+        capacity = slots_for(len(prefix.ids) + room)
+        if self._slots is None or self._slots.capacity != capacity:
+            self._slots = None  # gives its memory back first
+            cache = transformers.Cache(layers=[transformers.StaticLayer(capacity) for _ in prefix.layers])
+            self._slots = Slots(cache, capacity, self._inputs, self._run, self._recorder)
+        self._slots.fill(prefix)
+        return self._slots
 
     def _static_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:
         """A cache filled with the beginning ``ids`` (n,) of a prompt at ``rows`` (rows, n), run once while it stays."""
@@ -357,16 +353,9 @@ class TransformersBackend:
         key = tuple(ids.tolist())
         if key != self._static[0]:
             cache = transformers.DynamicCache()
-            self._forward(ids, rows, cache, NONE, self._family.visible(ids, self._image_id), NONE)
+            self._forward(ids, rows, cache, NONE, self._family.visible(ids, self._image_id))
             self._static = key, tuple((layer[0], layer[1]) for layer in cache)
         return transformers.DynamicCache(self._static[1])
-
-    def _rows(self, positions: torch.Tensor) -> torch.Tensor:
-        """Positions of text (n,) as (rows, n)."""
-        return positions.expand(self._family.position_rows, -1)
-
-    def _cache(self, prefix: Prefix) -> Any:
-        return transformers.DynamicCache(prefix.layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def recorded(backend: TransformersBackend) -> Iterator[list[dict[str, Any]]]:
     calls: list[dict[str, Any]] = []
 
     def note(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        calls.append({**kwargs, 'past': kwargs[backend._cache_name].get_seq_length(), 'logits': output.logits[0]})
+        calls.append({**kwargs, 'past': int(kwargs[backend._cache_name].get_seq_length()), 'logits': output.logits[0]})
 
     handle = backend._model.register_forward_hook(note, with_kwargs=True)
     try:

@@ -1,0 +1,124 @@
+"""Writing behind a prompt, token by token, in a KV cache of fixed size: on a GPU one recorded step, replayed.
+
+No transformers import: the cache and the model's forward pass are handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Capacities are multiples of it, so that a recorded step serves the prompts of many ticks (ours).
+SLOTS_STEP = 256
+
+Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
+# (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
+Prepare = Callable[[Tensor, Tensor, int, Tensor, Tensor], Inputs]
+Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]  # see `cuda_graph.record`
+
+logger = logging.getLogger(__name__)
+
+
+def slots_for(tokens: int) -> int:
+    """The capacity that ``tokens`` tokens are given."""
+    return -(-tokens // SLOTS_STEP) * SLOTS_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
+    position, and what the template writes after a question.
+
+    The KV tensors are never written to: every question works on a cache of its own.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    ids: tuple[int, ...]
+    seen: Tensor
+    next_position: int
+    tail: str
+
+
+class Slots:
+    """A static KV cache of ``capacity`` tokens, reused from tick to tick, and the one-token step that works on it.
+
+    ``cache`` has static layers, one per decoder layer: what is free there is masked. ``run`` makes the logits (1,
+    vocabulary) of the last token from prepared inputs and writes into the cache. With a ``recorder`` its one-token form
+    is recorded when the cache is first filled; where that fails it is run plainly, and a warning says so.
+    """
+
+    def __init__(
+        self,
+        cache: Any,
+        capacity: int,
+        prepare: Prepare,
+        run: Callable[[Any, Inputs], Tensor],
+        recorder: Recorder | None,
+    ) -> None:
+        self.capacity = capacity
+        self.filled = 0
+        self._cache = cache
+        self._positions = torch.zeros(capacity, dtype=torch.int64)
+        self._prepare = prepare
+        self._run = run
+        self._recorder = recorder
+        self._recorded: Callable[[], Tensor] | None = None
+        self._held: Inputs = {}
+
+    def fill(self, prefix: Prefix) -> None:
+        """Start behind a prefix, whose keys and values are copied."""
+        if self._recorder is not None:
+            self._write(prefix)  # a layer takes its memory with its first tokens
+            self._record(self._recorder)
+            self._recorder = None
+        self._write(prefix)
+        self.filled = len(prefix.seen)
+        self._positions[: self.filled] = prefix.seen
+
+    def step(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Logits (1, vocabulary) behind ``ids`` (n,) at ``positions`` (n,), which go into the cache.
+
+        A recorded step overwrites the logits of the one before.
+        """
+        inputs = self._inputs(ids, positions)
+        self.filled += len(ids)
+        if self._recorded is None or len(ids) > 1:
+            return self._run(self._cache, inputs)
+        for held, value in zip(_tensors(self._held), _tensors(inputs), strict=True):
+            held.copy_(value)
+        return self._recorded()
+
+    def _inputs(self, ids: Tensor, positions: Tensor) -> Inputs:
+        self._positions[self.filled : self.filled + len(ids)] = positions
+        visible = torch.ones(len(ids), self.capacity, dtype=torch.bool).tril(self.filled)
+        return self._prepare(ids, positions, self.filled, visible, self._positions)
+
+    def _write(self, prefix: Prefix) -> None:
+        self._cache.reset()
+        for index, (keys, values) in enumerate(prefix.layers):
+            self._cache.update(keys, values, index)
+
+    def _record(self, recorder: Recorder) -> None:
+        """Record a step in an empty cache; what it leaves there is overwritten."""
+        self._cache.reset()
+        self.filled = 0
+        # Two tensors: what is held must not share memory.
+        self._held = self._inputs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        try:
+            self._recorded = recorder(lambda: self._run(self._cache, self._held))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            logger.warning('Descriptions are written without a CUDA graph, more slowly: %s', reason)
+
+
+def _tensors(inputs: Inputs) -> Iterator[Tensor]:
+    for value in inputs.values():
+        if isinstance(value, dict):
+            yield from _tensors(value)
+        elif value is not None:
+            yield value

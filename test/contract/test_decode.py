@@ -1,0 +1,165 @@
+"""Writing token by token in memory of fixed size: recorded or not, it must be the plain model's text."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, make_tiny_model
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from stprune_ros.vlm.backend import Context, VisualFrame
+from stprune_ros.vlm.decode import SLOTS_STEP, slots_for
+from stprune_ros.vlm.transformers_backend import TransformersBackend
+
+CUDA = torch.cuda.is_available()
+TOKENS = 24
+QUESTION, OTHER = 'Describe the road.', 'What should the driver do, and why should he do so?'
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TransformersBackend:
+    folder = make_tiny_model(tmp_path_factory.mktemp('models') / request.param, request.param)
+    return TransformersBackend.load(folder)
+
+
+def context_of(backend: TransformersBackend, ratio: float = 0.5, seed: int = 3) -> Context:
+    random = np.random.default_rng(seed)
+    features = backend.encode([random.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in range(2)])
+    keeps = [torch.from_numpy(random.random(len(item.tokens)) < ratio) for item in features]
+    frames = [VisualFrame(item, keep) for item, keep in zip(features, keeps, strict=True)]
+    return backend.prefill('You look through the cameras of a car.', ['The front view:\n', *frames, '\n'])
+
+
+def again(backend: TransformersBackend) -> TransformersBackend:
+    """The same model without memory of its own yet."""
+    parts = (backend._model, backend._tokenizer, backend._processor, backend._family, backend.info)
+    return TransformersBackend(*parts)
+
+
+class HostTensors(TorchDispatchMode):
+    """Notes operators that make a tensor on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(part, Tensor) and part.device.type == 'cpu' for part in tree_leaves(result)):
+            self.found.append(func.name())
+        return result
+
+
+class Recorder:
+    """Stands for a CUDA graph where there is none: runs the step to warm up, and from then on only repeats it."""
+
+    def __init__(self) -> None:
+        self.replays = self.recordings = 0
+
+    def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        self.recordings += 1
+        work(), work()
+        held: list[Tensor] = []
+
+        def replay() -> Tensor:
+            self.replays += 1
+            result = work()
+            held[:] = held or [result.clone()]
+            return held[0].copy_(result)  # in the same memory every time
+
+        return replay
+
+
+def test_a_step_takes_nothing_from_the_host(backend: TransformersBackend) -> None:
+    """On a device that knows shapes only, whatever needs a value fails; nor may anything be copied to it on the way."""
+    prefix = context_of(backend).state
+    layers = tuple((keys.to('meta'), values.to('meta')) for keys, values in prefix.layers)
+    parts = (backend._tokenizer, backend._processor, backend._family, replace(backend.info, device='meta'))
+    writer = TransformersBackend(deepcopy(backend._model).to('meta'), *parts)
+    host = HostTensors()
+
+    def recorder(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        with host:
+            assert work().shape == (1, len(backend._tokenizer))
+            assert host.found == []
+            torch.arange(2).to('meta')
+            assert host.found == ['aten::arange'], 'such a copy is seen'
+        return work
+
+    writer._recorder = recorder
+    writer._slots_behind(replace(prefix, layers=layers), 8)
+    assert host.found
+
+
+def test_a_recorded_step_writes_what_a_plain_one_does(backend: TransformersBackend) -> None:
+    """The step must find everything in the memory that it was recorded with: positions, masks, keys and values."""
+    writer, recorder = again(backend), Recorder()
+    writer._recorder = recorder
+    for ratio, seed in ((0.5, 3), (0.2, 4), (0.9, 5)):
+        context = context_of(writer, ratio, seed)
+        for question in (QUESTION, OTHER):
+            assert writer.generate(context, question, TOKENS) == backend.generate(context, question, TOKENS)
+    assert recorder.recordings == 1, 'prompts of one size share the recording'
+    assert recorder.replays > 3 * TOKENS
+
+
+def test_memory_grows_and_shrinks_with_what_is_written(backend: TransformersBackend) -> None:
+    writer, recorder = again(backend), Recorder()
+    writer._recorder = recorder
+    context = context_of(writer)
+    before = writer.generate(context, QUESTION, TOKENS)
+    small = writer._slots
+    assert small is not None
+    assert small.capacity == SLOTS_STEP
+    writer.generate(context, QUESTION, 2 * SLOTS_STEP)
+    large = writer._slots
+    assert large is not None
+    assert large.capacity == slots_for(2 * SLOTS_STEP + 1)
+    assert writer.generate(context, QUESTION, TOKENS) == before
+    assert recorder.recordings == 3
+    writer.free()
+    assert writer._slots is None
+    assert writer.generate(context, QUESTION, TOKENS) == before
+
+
+def test_a_step_that_cannot_be_recorded_is_run_plainly(
+    backend: TransformersBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    def recorder(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        work()
+        raise RuntimeError('operation not permitted when stream is capturing\nand more')
+
+    writer = again(backend)
+    writer._recorder = recorder
+    context = context_of(writer)
+    with caplog.at_level(logging.WARNING):
+        assert writer.generate(context, QUESTION, TOKENS) == backend.generate(context, QUESTION, TOKENS)
+        writer.generate(context, QUESTION, TOKENS)
+    assert [record.getMessage() for record in caplog.records] == [
+        'Descriptions are written without a CUDA graph, more slowly: operation not permitted when stream is capturing'
+    ]
+
+
+@pytest.mark.skipif(not CUDA, reason='no CUDA device here')
+def test_a_graph_writes_what_plain_steps_do(backend: TransformersBackend, caplog: pytest.LogCaptureFixture) -> None:
+    plain = again(backend)
+    plain._recorder = None
+    context = context_of(backend)
+    for question in (QUESTION, OTHER):
+        assert backend.generate(context, question, TOKENS) == plain.generate(context, question, TOKENS)
+    assert backend._slots is not None
+    assert backend._slots._recorded is not None
+    assert not caplog.records
+
+
+def test_slots_for() -> None:
+    assert [slots_for(n) for n in (1, SLOTS_STEP, SLOTS_STEP + 1)] == [SLOTS_STEP, SLOTS_STEP, 2 * SLOTS_STEP]
