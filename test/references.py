@@ -49,6 +49,24 @@ def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8, scale=
     return kept
 
 
+def reference_st_prune_joint(views, history, ratio, weights=(0.3, 0.7, 2.4)):
+    units = [unit(view.tokens.float()).flatten(1, 2).double() for view in views]
+    kept = []
+    for v, view in enumerate(views):
+        places = units[v].shape[1]
+        m = [1 - float(units[v][:, p].mean(0).square().sum()) for p in range(places)]
+        low, high = min(m), max(m)
+        bonus = []
+        for t, slot in enumerate(view.slots):
+            others = [units[o][other.slots.index(slot)] for o, other in enumerate(views) if o != v]
+            for p in range(places):
+                common = mean([[float((other @ units[v][t, p]).max())] for other in others])[0]
+                moves, recency = (m[p] - low) / (high - low), (slot + 1) / history
+                bonus.append(weights[0] * moves + weights[1] * recency - weights[2] * common)
+        kept.append(reference_greedy(units[v].flatten(0, 1), bonus, share(view, ratio)))
+    return kept
+
+
 def rows(view):
     return view.tokens.double().flatten(0, 2).tolist()
 

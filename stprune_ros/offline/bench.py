@@ -16,13 +16,24 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.offline import bench_selection, bench_ticks
-from stprune_ros.offline.bench_selection import FLOOR, GROWING, GROWING_LOOP, LOOPS, MAIN, REUSE, VARIANTS, Limits
+from stprune_ros.offline.bench_selection import (
+    FLOOR,
+    GROWING,
+    GROWING_LOOP,
+    JOINT,
+    JOINT_REUSE,
+    LOOPS,
+    MAIN,
+    REUSE,
+    VARIANTS,
+    Limits,
+)
 from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, computed
 
 FULL_S, QUICK_S = 700.0, 55.0  # of a whole run on two idle cores
 PAPER_SHAPES = (QWEN3_VL_2B, QWEN25_VL_3B, QWEN3_VL_4B, LLAMA_8B)
 TOLERANCE = 0.05  # in growth exponents, which are fitted to a few points
-CHECKED = ('st_prune', REUSE)
+CHECKED = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
 
 Row = dict[str, Any]
 

@@ -18,13 +18,14 @@ from stprune_ros.pruning.similarity import SimilarityCache, known
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'
-REUSE = 'st_prune, next tick'
+JOINT = 'st_prune_joint'  # the node's default
+REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'
+REUSING = {REUSE: 'st_prune', JOINT_REUSE: JOINT}
 GROWING = 'divprune_growing'
 LOOPS = 'st_prune, loops alone'  # both greedy loops, similarities given
 GROWING_LOOP = 'divprune_growing, loop alone'  # distances given
-VARIANTS = (
-    'st_prune', REUSE, LOOPS, GROWING, GROWING_LOOP, 'divprune', 'tfps', 'dart', 'cdpruner', 'evs', 'random'
-)  # fmt: skip
+OURS = (JOINT, JOINT_REUSE, 'st_prune', REUSE, LOOPS)
+VARIANTS = (*OURS, GROWING, GROWING_LOOP, 'divprune', 'tfps', 'dart', 'cdpruner', 'evs', 'random')
 MAX_RUNS = 9
 
 Masks = list[Tensor]
@@ -104,7 +105,10 @@ def config_of(size: Size, method: str = 'st_prune') -> PruningConfig:
 
 
 def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], Masks]:
-    """A method as a function without arguments that returns masks; every second call of `REUSE` is on `next_ring`."""
+    """A method as a function without arguments that returns masks.
+
+    Every second call of what is in `REUSING` is on `next_ring`.
+    """
     history = size.frames
     if name == FLOOR:
         rows = [unit_rows(view).flatten(0, 1) for view in views]
@@ -128,9 +132,9 @@ def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], 
             return select(survivors, [bonus[: len(x)] for bonus, x in zip(flat, survivors)], last)
 
         return loops
-    if name == REUSE:
+    if name in REUSING:
         other = next_ring(views)
-        prune = SpatioTemporalPruner(config_of(size), SimilarityCache(2**33))
+        prune = SpatioTemporalPruner(config_of(size, REUSING[name]), SimilarityCache(2**33))
         prune(other, history)
         rings = [views, other]
 
@@ -152,6 +156,8 @@ def work(name: str, size: Size) -> float:
         GROWING: n * n * d / 100 + k * k * n / 2,
         GROWING_LOOP: k * k * n / 2,
         LOOPS: k * n / size.views,
+        JOINT: n * d * (inside + n / size.frames),
+        JOINT_REUSE: n / size.frames * d * (inside + n / size.frames),
         'divprune': n * n * d / 10 + k * n * d,
         'cdpruner': k * inside * (d + k / size.views),
         'dart': n * d,

@@ -1,7 +1,7 @@
 """Joint pruning (ours): both ideas of ST-Prune in one selection, and common is whatever any other view shows as well.
 
-Two things differ from the paper's two stages. A token is common where any other view's newest frame shows something
-like it, not only a neighbour's: road, sky and walls repeat all around the ring, and what stands out from them matters.
+Two things differ from the paper's two stages. A token is common where any other view shows something like it at the
+same time, not only a neighbour: road, sky and walls repeat all around the ring, and what stands out from them matters.
 And everything enters one selection with the whole budget, so that no stage throws away what the next one would keep.
 """
 
@@ -13,28 +13,13 @@ import torch
 from torch import Tensor
 
 from stprune_ros.pruning.selection import on_device, select
-from stprune_ros.pruning.spatial import best_similarity
 from stprune_ros.pruning.temporal import REPEATED
 from stprune_ros.pruning.tokens import Known
 
 
-def commonness(views: Sequence[Tensor]) -> list[Tensor]:
-    """How much each token looks like something in the other views: mean over them of the best similarity, (T * P,).
-
-    views: per view (T, P, D), unit rows, T = 0 for a view without frames; compared with the newest frame of the others.
-    Zero where there is no other view.
-    """
-    newest = [x[-1] if len(x) else x.new_zeros(0, x.shape[-1]) for x in views]
-    found = []
-    for i, x in enumerate(views):
-        rows = x.flatten(0, 1)
-        others = [best_similarity(rows, other) for j, other in enumerate(newest) if j != i and len(other)]
-        found.append(torch.stack(others).mean(dim=0) if others else rows.new_zeros(len(rows)))
-    return found
-
-
 def prune_joint(
     known: Sequence[Known],
+    common: Sequence[Tensor],
     moves: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
     history: int,
@@ -45,14 +30,13 @@ def prune_joint(
 ) -> list[Tensor]:
     """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
 
-    known: per view unit rows and similarities; moves: per view its volatility, (P,) or (T, P); slots: each frame's
-    place in the history, 0 oldest; budgets: per view; frozen and scale: see `prune_temporal`. Returns per view a bool
-    (T * P,) keep mask with exactly its budget.
+    known: per view unit rows and similarities; common: per view its `commonness`; moves: per view its volatility, (P,)
+    or (T, P); slots: each frame's place in the history, 0 oldest; budgets: per view; frozen and scale: see
+    `prune_temporal`. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
     views = [x.units for x in known]
     masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in views]
     active = [i for i, x in enumerate(views) if len(x)]
-    common = commonness(views)
     bonuses = []
     for i in active:
         recency = (on_device(slots[i], views[i], views[i].dtype) + 1) / history

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import random_mask, uniform_mask
+from stprune_ros.pruning.common import commonness
 from stprune_ros.pruning.joint import prune_joint
 from stprune_ros.pruning.peers import cdpruner, dart, divprune, tfps
 from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
@@ -43,7 +44,8 @@ class SpatioTemporalPruner:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:
             with torch.inference_mode():
-                views = self._cache.attach(views) if self._cache is not None else views
+                if self._cache is not None:
+                    views = self._cache.attach(views, self.config.method == 'st_prune_joint')
                 masks = METHODS[self.config.method](views, history, self.config)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
@@ -122,7 +124,11 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
     ]
     budgets = [view_budget(view, config) for view in views]
     slots = [view.slots for view in views]
-    return prune_joint(inside, moves, slots, history, budgets, config.joint_weights, frozen, config.scaled_terms)
+    given = [x.common for x in inside if x.common is not None]
+    common = given if len(given) == len(inside) else commonness([x.units for x in inside], slots)
+    return prune_joint(
+        inside, common, moves, slots, history, budgets, config.joint_weights, frozen, config.scaled_terms
+    )
 
 
 def _moves(view: ViewTokens, unit: Tensor, config: PruningConfig, frozen: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.common import CommonCache
 from stprune_ros.pruning.selection import products
 from stprune_ros.pruning.tokens import Known, ViewTokens, unit_frame, unit_rows
 
@@ -29,7 +30,7 @@ def known(views: Sequence[ViewTokens]) -> list[Known]:
         computed = products([units[i].flatten(0, 1) for i in todo])
     for i, similarity in zip(todo, computed):
         found[i] = similarity
-    return [Known(x, similarity) for x, similarity in zip(units, found)]
+    return [view.known or Known(x, similarity) for view, x, similarity in zip(views, units, found)]
 
 
 def within(units: Tensor) -> Tensor:
@@ -62,23 +63,36 @@ class SimilarityCache:
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self.max_bytes = max_bytes
         self._entries: dict[str, _Entry] = {}
+        self._common = CommonCache()
 
     @property
     def bytes(self) -> int:
         """Memory held, without the frames' own tensors."""
         return sum(_bytes(entry.known) for entry in self._entries.values())
 
-    def attach(self, views: Sequence[ViewTokens]) -> list[ViewTokens]:
-        """The same views with ``known`` filled in; good until the next call, which writes into the same memory."""
+    def attach(self, views: Sequence[ViewTokens], across: bool = False) -> list[ViewTokens]:
+        """The same views with ``known`` filled in; good until the next call, which writes into the same memory.
+
+        ``across`` asks for commonness, too; it is left out where a view goes through uncached.
+        """
         old, self._entries = self._entries, {}
-        return [self._attach(view, old.pop(view.name, None)) for view in views]
+        found = [self._attach(view, old.pop(view.name, None)) for view in views]
+        inside = [view.known for view in found if view.known is not None]
+        if not across or len(inside) < len(found):
+            return found
+        frames, slots = [view.frames or () for view in found], [view.slots for view in found]
+        common = self._common(frames, [x.units for x in inside], slots)
+        return [replace(view, known=replace(x, common=c)) for view, x, c in zip(found, inside, common)]
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+        self._common.clear()
 
     def _attach(self, view: ViewTokens, old: _Entry | None) -> ViewTokens:
-        if not view.count or view.frames is None or view.tokens.device.type != 'cpu':
+        if not view.count:
+            return replace(view, known=Known(unit_rows(view), view.tokens.new_zeros(0, 0)))
+        if view.frames is None or view.tokens.device.type != 'cpu':
             return view
         found = _updated(view, view.frames, old)
         if self.bytes + _bytes(found) <= self.max_bytes:

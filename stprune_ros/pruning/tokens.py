@@ -14,10 +14,14 @@ from stprune_ros.pruning.selection import budget
 
 @dataclass(frozen=True)
 class Known:
-    """What selection makes of a view first: ``units`` (T, P, D) unit rows, ``similarity`` (T * P, T * P), float32."""
+    """What selection makes of a view first: ``units`` (T, P, D) unit rows, ``similarity`` (T * P, T * P), float32.
+
+    ``common`` is its commonness (T * P,), None where nobody asked for it.
+    """
 
     units: Tensor
     similarity: Tensor
+    common: Tensor | None = None
 
 
 @dataclass(frozen=True)

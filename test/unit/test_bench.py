@@ -11,7 +11,18 @@ from stprune_ros import cli
 from stprune_ros.offline import bench_selection, bench_ticks
 from stprune_ros.offline.bench import aims, growth, slope
 from stprune_ros.offline.bench_report import as_text
-from stprune_ros.offline.bench_selection import FLOOR, GROWING, GROWING_LOOP, LOOPS, MAIN, REUSE, VARIANTS, Limits, Size
+from stprune_ros.offline.bench_selection import (
+    FLOOR,
+    GROWING,
+    GROWING_LOOP,
+    LOOPS,
+    MAIN,
+    REUSE,
+    REUSING,
+    VARIANTS,
+    Limits,
+    Size,
+)
 from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, computed
 from stprune_ros.pipeline import STAGES
 from stprune_ros.pruning.peers import divprune_growing, farthest_points, grow
@@ -53,17 +64,18 @@ def test_what_is_computed_says_so_and_what_it_assumes():
 def test_every_variant_selects_what_its_reference_selects(method, seed):
     views = bench_selection.ring(SMALL, seed)
     run = bench_selection.variant(method, views, SMALL)
-    if method == REUSE:
+    if method in REUSING:
+        reference = getattr(references, f'reference_{REUSING[method]}')
         nexts = [views, bench_selection.next_ring(views)]
-        expected = [references.reference_st_prune(ring, SMALL.frames, SMALL.keep) for ring in nexts]
+        expected = [reference(ring, SMALL.frames, SMALL.keep) for ring in nexts]
         assert expected[0] != expected[1]
         assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
         return
     masks = run()
     if method == GROWING_LOOP:
         masks = masks[0].split([view.count for view in views])
-    if method == 'st_prune':
-        expected = references.reference_st_prune(views, SMALL.frames, SMALL.keep)
+    if method in REUSING.values():
+        expected = getattr(references, f'reference_{method}')(views, SMALL.frames, SMALL.keep)
     else:
         peer = 'divprune' if method in (GROWING, GROWING_LOOP) else method
         expected = [sorted(kept) for kept in getattr(references, f'reference_{peer}')(views, SMALL.keep)]

@@ -54,7 +54,7 @@ def test_the_graph_picks_the_same_tokens_again_and_again():
         assert torch.equal(found, greedy_plain(similarity, bonus, budgets, 20))
 
 
-@pytest.mark.parametrize('method', ['st_prune', 'mtp', 'rsp'])
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint', 'mtp', 'rsp'])
 @pytest.mark.parametrize('one_pays', [False, True])
 def test_the_host_reads_no_value_on_the_way(method, one_pays):
     """On a device that knows shapes only, whatever needs a value fails; on a GPU it would wait."""

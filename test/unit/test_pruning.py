@@ -12,11 +12,11 @@ from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
-from stprune_ros.pruning.joint import commonness
+from stprune_ros.pruning.common import commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
 from stprune_ros.pruning.temporal import repeats, volatility
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows
 from stprune_ros.settings import METHODS as OFFERED
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
@@ -165,14 +165,21 @@ def test_joint_pruning_gives_up_what_any_other_view_shows():
         assert mask.flatten().tolist() == [False] * 5 + [True] * 3
 
 
-def test_commonness_is_the_mean_best_likeness_to_the_newest_frames_of_the_others():
-    views = [unit(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(i))) for i in range(3)]
-    found = commonness([*views, torch.zeros(0, 0, 8)])
-    for i in range(3):
-        others = [views[j][-1] for j in range(3) if j != i]
-        expected = [sum(max(float(row @ t) for t in other) for other in others) / 2 for row in views[i].flatten(0, 1)]
-        assert found[i].tolist() == pytest.approx(expected, abs=1e-6)
-    assert not commonness(views[:1])[0].any()
+@settings(max_examples=60, deadline=None)
+@given(rings())
+def test_commonness_is_the_mean_best_likeness_to_the_others_at_the_same_time(views):
+    units = [unit_rows(view) for view in views]
+    found = commonness(units, [view.slots for view in views])
+    for i, view in enumerate(views):
+        expected = []
+        for t, slot in enumerate(view.slots):
+            others = [
+                units[j][other.slots.index(slot)] for j, other in enumerate(views) if j != i and slot in other.slots
+            ]
+            for row in units[i][t]:
+                best = [max(float(row @ token) for token in other) for other in others]
+                expected.append(sum(best) / len(best) if best else 0.0)
+        assert found[i].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_missing_view_changes_only_its_neighbours():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_rings import ring, unit
 
+from stprune_ros.pruning import common
 from stprune_ros.pruning.pruner import FROM_SIMILARITIES, SpatioTemporalPruner
 from stprune_ros.pruning.similarity import SimilarityCache, known, within
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
@@ -89,6 +90,22 @@ def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
         cache.attach([a_view('V', [frames[i] for i in window])])
         counts.append(len(pairs))
     assert counts == [10, 4, 4]
+
+
+def test_a_tick_looks_across_views_only_for_its_new_frame(monkeypatch):
+    instants = []
+    look = common.at_one_time
+    monkeypatch.setattr(common, 'at_one_time', lambda units: instants.append(1) or look(units))
+    frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
+    cache = SimilarityCache()
+    counts = []
+    for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):
+        instants.clear()
+        found = cache.attach([a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], across=True)
+        anew = common.commonness([view.known.units for view in found], [view.slots for view in found])
+        assert all(torch.equal(view.known.common, x) for view, x in zip(found, anew))
+        counts.append(len(instants) - 4)
+    assert counts == [4, 1, 1]
 
 
 def test_what_is_no_longer_in_the_ring_is_dropped():
