@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 
-import torch
 from torch import Tensor
 
 Place = tuple[int, int]  # a view, and the index of one of its frames
@@ -16,12 +16,10 @@ def at_one_time(views: Sequence[Tensor]) -> list[Tensor]:
     Each pair of views is multiplied once. Zero where there is no other view.
     """
     total = [x.new_zeros(len(x)) for x in views]
-    for i, x in enumerate(views[:-1]):
-        others = views[i + 1 :]
-        product = x @ torch.cat(list(others)).T
-        for j, block in enumerate(product.split([len(other) for other in others], dim=1), start=i + 1):
-            total[i] += block.amax(dim=1)
-            total[j] += block.amax(dim=0)
+    for i, j in combinations(range(len(views)), 2):
+        product = views[i] @ views[j].T
+        total[i] += product.amax(dim=1)
+        total[j] += product.amax(dim=0)
     return [found / max(1, len(views) - 1) for found in total]
 
 
