@@ -251,7 +251,11 @@ def _bench(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
     )
-    command.add_argument('--quick', action='store_true', help='under a minute: fewer sizes, a single layer of a model')
+    size = command.add_mutually_exclusive_group()
+    size.add_argument('--quick', action='store_true', help='under a minute: fewer sizes, a single layer of a model')
+    size.add_argument(
+        '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
+    )
 
     def run(options: argparse.Namespace) -> int:
         if not options.output.parent.is_dir():
@@ -260,7 +264,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
         from stprune_ros.offline.bench_report import as_text, write_plot
         from stprune_ros.offline.summary import write_json
 
-        result = bench(options.quick)
+        result = bench(options.quick, options.whole)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
         print(as_text(result))

@@ -30,7 +30,8 @@ from stprune_ros.offline.bench_selection import (
 )
 from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, computed
 
-FULL_S, QUICK_S = 700.0, 55.0  # of a whole run on two idle cores
+FULL_S, QUICK_S = 700.0, 55.0  # of a run on two idle cores
+WHOLE_S = 3000.0  # for whole models after it
 PAPER_SHAPES = (QWEN3_VL_2B, QWEN25_VL_3B, QWEN3_VL_4B, LLAMA_8B)
 TOLERANCE = 0.05  # in growth exponents, which are fitted to a few points
 CHECKED = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
@@ -38,10 +39,12 @@ CHECKED = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
 Row = dict[str, Any]
 
 
-def bench(quick: bool = False) -> dict[str, Any]:
-    """Everything of `stprune bench` as a dictionary: its rows, what was not measured and why, and the aims."""
+def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
+    """Everything of `stprune bench` as a dictionary: its rows, what was not measured and why, and the aims.
+
+    ``whole`` adds models with all their layers, one tick per cell.
+    """
     started = time.monotonic()
-    deadline = started + (QUICK_S if quick else FULL_S)
     gpu = torch.cuda.is_available()
     sizes = bench_selection.QUICK if quick else bench_selection.FULL
     models = bench_ticks.QUICK if quick else bench_ticks.ON_GPU if gpu else bench_ticks.FULL
@@ -50,18 +53,23 @@ def bench(quick: bool = False) -> dict[str, Any]:
     ticks: list[Row] = []
     keeps = bench_ticks.QUICK_KEEPS if quick else bench_ticks.KEEPS
     most = bench_ticks.QUICK_RUNS if quick else bench_ticks.RUNS
-    cells = len(bench_ticks.cells(keeps))
-    total = len(sizes) * (1 + len(VARIANTS)) + len(models) * cells
-    with tqdm(total=total, unit='cell', disable=not sys.stderr.isatty()) as bar:
+    # Models that share the time until a deadline, and how often each cell is run.
+    parts = [(models, started + (QUICK_S if quick else FULL_S), most)]
+    if whole and not gpu:
+        parts.append((bench_ticks.WHOLE, started + FULL_S + WHOLE_S, 1))
+    cells = len(bench_ticks.cells(keeps)) * sum(len(models) for models, _, _ in parts)
+    with tqdm(total=len(sizes) * (1 + len(VARIANTS)) + cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
         for found in bench_selection.measure(sizes, limits):
             rows += found
             bar.update(len(found))
-        for number, model in enumerate(models):
-            # What is left of the time is shared: the last model gets all that remains.
-            until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
-            ticks += bench_ticks.measure(model, until, keeps, most, bar.update)
+        for models, deadline, most in parts:
+            for number, model in enumerate(models):
+                # What is left of the time is shared: the last model gets all that remains.
+                until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
+                ticks += bench_ticks.measure(model, until, keeps, most, bar.update)
     done_rows, done_ticks = ([row for row in part if 'reason' not in row] for part in (rows, ticks))
-    shapes = [] if gpu else [{'model': shape.name, 'reason': _too_deep(shape)} for shape in PAPER_SHAPES]
+    run = {row['model'] for row in ticks}
+    shapes = [{'model': shape.name, 'reason': _too_deep(shape)} for shape in PAPER_SHAPES if shape.name not in run]
     views, per_view = MAIN.views, MAIN.tokens // MAIN.views
     return {
         'device': device(),
@@ -80,7 +88,7 @@ def bench(quick: bool = False) -> dict[str, Any]:
 
 def _too_deep(shape: Any) -> str:
     gib = shape.weight_bytes(bench_ticks.FP32) / 2**30
-    return f'whole depth: {gib:.0f} GiB of float32 weights and minutes for a tick on this CPU; see computed'
+    return f'whole depth: {gib:.0f} GiB of float32 weights, not run; see computed'
 
 
 def device() -> dict[str, Any]:

@@ -16,7 +16,8 @@ import torch
 
 from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
-from stprune_ros.offline.costs import QWEN3_VL_2B, QWEN3_VL_4B, LanguageShape
+from stprune_ros.offline.architectures import MERGE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
+from stprune_ros.offline.costs import LanguageShape
 from stprune_ros.pipeline import STAGES, Pipeline
 from stprune_ros.settings import Settings
 from stprune_ros.share import share
@@ -29,9 +30,8 @@ KEEPS = (1.0, 0.5, 0.25, 0.1)
 NEW_TOKENS = 16  # of the description, in every tick
 RUNS, QUICK_RUNS = 3, 2  # of a tick, where the time allows
 QUICK_KEEPS = (1.0, 0.1)
-PATCH, MERGE = 16, 2
 FP32 = 4
-ROOM = 3 * 2**30  # bytes for the vision tower, activations and the KV cache, generously
+ROOM = 5 * 2**30  # bytes for the vision tower, activations and the KV cache, generously
 PAST = 100  # stamp of the first current set; the keyframes lie before it
 
 Cell = tuple[float, bool]  # keep ratio, with the feature cache
@@ -39,71 +39,46 @@ Cell = tuple[float, bool]  # keep ratio, with the feature cache
 
 @dataclass(frozen=True)
 class TickModel:
-    """A Qwen3-VL of published widths with so many of its layers, looking at ``views`` x ``frames`` square images.
+    """A model of published widths with so many of its layers, looking at ``views`` x ``frames`` square images.
 
     What is left out is left out: no figure is scaled up to the whole depth.
     """
 
-    whole: LanguageShape
+    of: Architecture
     layers: int
     vision_layers: int
     views: int = 6
     frames: int = 4
     side: int = 14  # visual tokens along an image edge
-    vision_of: int = 24
 
     @property
     def shape(self) -> LanguageShape:
         """The language model that is really run."""
-        return replace(self.whole, layers=self.layers)
+        return replace(self.of.language, layers=self.layers)
+
+    @property
+    def edge(self) -> int:
+        """Pixels along an image edge."""
+        return self.side * self.of.patch * MERGE
 
     @property
     def label(self) -> str:
         """Name with its depth, as it stands in every table."""
-        if (self.layers, self.vision_layers) == (self.whole.layers, self.vision_of):
-            return self.whole.name
-        return f'{self.whole.name} ({self.layers} of {self.whole.layers} layers, vision {self.vision_layers} of 24)'
-
-    def config(self) -> dict[str, Any]:
-        """config.json's text_config and vision_config, as published but for the depth."""
-        whole = self.whole
-        rope = {'rope_type': 'default', 'rope_theta': 5e6, 'mrope_section': [24, 20, 20], 'mrope_interleaved': True}
-        text = {
-            'hidden_size': whole.width,
-            'intermediate_size': whole.inner,
-            'num_hidden_layers': self.layers,
-            'num_attention_heads': whole.heads,
-            'num_key_value_heads': whole.kv_heads,
-            'head_dim': whole.head_dim,
-            'vocab_size': whole.vocabulary,
-            'max_position_embeddings': 262144,
-            'rms_norm_eps': 1e-6,
-            'rope_parameters': rope,
-            'tie_word_embeddings': True,
-        }
-        vision = {
-            'depth': self.vision_layers,
-            'hidden_size': 1024,
-            'intermediate_size': 4096,
-            'num_heads': 16,
-            'patch_size': PATCH,
-            'spatial_merge_size': MERGE,
-            'temporal_patch_size': 2,
-            'out_hidden_size': whole.width,
-            'num_position_embeddings': 2304,
-            'deepstack_visual_indexes': sorted({self.vision_layers * k // self.vision_of for k in (5, 11, 17)}),
-        }
-        return {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': True}
+        name, layers, vision_layers = self.of.language.name, self.of.language.layers, self.of.vision_layers
+        if (self.layers, self.vision_layers) == (layers, vision_layers):
+            return name
+        return f'{name} ({self.layers} of {layers} layers, vision {self.vision_layers} of {vision_layers})'
 
 
-TOKENS = {
-    'image_token_id': '<|image_pad|>',
-    'video_token_id': '<|video_pad|>',
-    'vision_start_token_id': '<|vision_start|>',
-}
-FULL = (TickModel(QWEN3_VL_2B, 4, 3), TickModel(QWEN3_VL_4B, 4, 3))  # two turns of each in minutes on two cores
-QUICK = (TickModel(QWEN3_VL_2B, 1, 1, views=3, frames=2, side=7),)
-ON_GPU = (TickModel(QWEN3_VL_2B, 28, 24), TickModel(QWEN3_VL_4B, 36, 24))
+def whole(of: Architecture) -> TickModel:
+    """A model with all its layers."""
+    return TickModel(of, of.language.layers, of.vision_layers)
+
+
+FULL = (TickModel(QWEN3_2B, 4, 3), TickModel(QWEN3_4B, 4, 3))  # two turns of each in minutes on two cores
+QUICK = (TickModel(QWEN3_2B, 1, 1, views=3, frames=2, side=7),)
+WHOLE = (whole(QWEN3_2B), whole(QWEN25_3B))  # one turn of each in half an hour on two cores
+ON_GPU = (whole(QWEN3_2B), whole(QWEN25_3B), whole(QWEN3_4B))
 
 
 class Probe:
@@ -135,21 +110,16 @@ class TickBench:
     def __post_init__(self) -> None:
         from stprune_ros.vlm.transformers_backend import TransformersBackend
 
-        pixels = (self.model.side * PATCH * MERGE) ** 2
+        of, pixels = self.model.of, self.model.edge**2
         processor = {
-            'patch_size': PATCH,
+            'patch_size': of.patch,
             'merge_size': MERGE,
             'temporal_patch_size': 2,
             'size': {'shortest_edge': pixels, 'longest_edge': pixels},
         }
+        config = of.config(self.model.layers, self.model.vision_layers)
         backend = TransformersBackend.untrained(
-            self.model.label,
-            FAMILIES['qwen3_vl'],
-            self.model.config(),
-            TOKENS,
-            share(BUNDLED_MODEL),
-            processor,
-            self.dtype,
+            self.model.label, FAMILIES[of.family], config, SPECIAL_TOKENS, share(BUNDLED_MODEL), processor, self.dtype
         )
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))
@@ -161,7 +131,7 @@ class TickBench:
 
     def rig(self) -> CameraRig:
         """Cameras at even angles."""
-        edge = self.model.side * PATCH * MERGE
+        edge = self.model.edge
         k = np.array([[edge / 2, 0, edge / 2], [0, edge / 2, edge / 2], [0, 0, 1.0]])
         angles = [2 * math.pi * i / self.model.views for i in range(self.model.views)]
         turns = [np.array([[math.cos(a), -math.sin(a), 0], [math.sin(a), math.cos(a), 0], [0, 0, 1]]) for a in angles]
@@ -174,7 +144,7 @@ class TickBench:
         """Keyframes that stay and a current set that is new every time, images of noise."""
         self._tick += 1
         numbers = [*range(-frames + 1, 0), self._tick]
-        edge, ring = self.model.side * PATCH * MERGE, self.pipeline.rig.ring
+        edge, ring = self.model.edge, self.pipeline.rig.ring
 
         def image(camera: int, number: int) -> np.ndarray:
             return np.random.default_rng([camera, number + PAST]).integers(0, 256, (edge, edge, 3), np.uint8)
@@ -281,9 +251,9 @@ def _summary(model: TickModel, runs: list[dict[str, Any]], dtype: str) -> dict[s
         'views': model.views,
         'frames': model.frames,
         'layers': model.layers,
-        'layers_of': model.whole.layers,
+        'layers_of': model.of.language.layers,
         'vision_layers': model.vision_layers,
-        'vision_layers_of': model.vision_of,
+        'vision_layers_of': model.of.vision_layers,
         'extrapolated': False,
         'describe_tokens': NEW_TOKENS,
         **{key: last[key] for key in ('tokens_full', 'tokens_visual', 'tokens_text', 'kv_bytes')},

@@ -1,14 +1,17 @@
 """What the bench computes and selects; never how long anything takes."""
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import pytest
 import references
 import torch
+import transformers
 
 from stprune_ros import cli
 from stprune_ros.offline import bench_selection, bench_ticks
+from stprune_ros.offline.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
 from stprune_ros.offline.bench import aims, growth, slope
 from stprune_ros.offline.bench_report import as_text
 from stprune_ros.offline.bench_selection import (
@@ -23,10 +26,13 @@ from stprune_ros.offline.bench_selection import (
     Limits,
     Size,
 )
-from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, computed
+from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
 from stprune_ros.pipeline import STAGES
 from stprune_ros.pruning.peers import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
+from stprune_ros.pruning.selection import budget
+from stprune_ros.vlm.families import FAMILIES
+from stprune_ros.vlm.model_checks import supported_class
 
 SMALL = Size(3, 3, 3, 4, 16, 0.25)
 FULL_PROMPT = 6 * 4 * 196 + 96
@@ -46,6 +52,15 @@ def test_the_kv_cache_of_the_published_example():
 def test_weights_add_up_to_the_published_sizes():
     assert QWEN3_VL_2B.weight_bytes() / 2 == pytest.approx(1.72e9, rel=0.01)  # the language model, embeddings tied
     assert (LLAMA_8B.weight_bytes() / 2) + 128256 * 4096 == pytest.approx(8.03e9, rel=0.01)  # and untied ones
+
+
+@pytest.mark.parametrize(('of', 'billions'), [(QWEN3_2B, 2.13), (QWEN3_4B, 4.44), (QWEN25_3B, 3.75)])
+def test_whole_models_have_the_published_number_of_weights(of, billions):
+    model_class = supported_class(FAMILIES[of.family], transformers)
+    with torch.device('meta'):
+        config = of.config(of.language.layers, of.vision_layers)
+        model = model_class._from_config(model_class.config_class(**config))
+    assert sum(weights.numel() for weights in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.006)
 
 
 def test_what_is_computed_says_so_and_what_it_assumes():
@@ -169,7 +184,7 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
 
 
 def test_an_expected_tick_scales_its_prefill_and_its_images():
-    model = bench_ticks.TickModel(QWEN3_VL_2B, 1, 1)
+    model = bench_ticks.TickModel(QWEN3_2B, 1, 1)
     stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
     done = {(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
     assert bench_ticks._expected(model, (1.0, False), {}) == 0
@@ -232,22 +247,32 @@ SCHEMA = {
 
 
 @pytest.mark.slow
-def test_a_small_bench_from_end_to_end(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('size', ['--quick', '--whole'])
+def test_a_small_bench_from_end_to_end(size, tmp_path, monkeypatch, capsys):
     """All of it on sizes that take seconds: the schema, the kept tokens, the KV cache by formula."""
-    tiny = bench_ticks.QUICK[0].whole.__class__('tiny', 4, 64, 4, 2, 128, 128, 512)
-    monkeypatch.setattr(bench_selection, 'QUICK', (SMALL,))
-    monkeypatch.setattr(bench_ticks, 'QUICK', (bench_ticks.TickModel(tiny, 3, 2, views=3, frames=2, side=2),))
+    tiny = LanguageShape('tiny', 4, 64, 4, 2, 128, 128, 512)
+    narrow = LanguageShape('narrow', 2, 512, 4, 2, 128, 64, 512)
+    models = [
+        bench_ticks.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, side=2),
+        bench_ticks.TickModel(replace(QWEN25_3B, language=narrow), 2, 2, views=3, frames=2, side=2),
+    ]
+    monkeypatch.setattr(bench_selection, 'QUICK' if size == '--quick' else 'FULL', (SMALL,))
+    monkeypatch.setattr(bench_ticks, 'QUICK', tuple(models))
+    monkeypatch.setattr(bench_ticks, 'FULL', models[:1])
+    monkeypatch.setattr(bench_ticks, 'WHOLE', models[1:])
     output = tmp_path / 'bench.json'
-    assert cli.main(['bench', '--output', str(output), '--quick']) == 0
+    assert cli.main(['bench', '--output', str(output), size]) == 0
     result = json.loads(output.read_text())
     jsonschema.validate(result, SCHEMA)
     assert {row['method'] for row in result['selection']} == {FLOOR, *VARIANTS}
+    keeps = bench_ticks.QUICK_KEEPS if size == '--quick' else bench_ticks.KEEPS
     for row in result['ticks']:
-        assert row['tokens_visual'] == (24 if row['keep'] == 1 else 3 * final_budget(0.1, 8))
+        assert row['tokens_visual'] == 3 * budget(row['keep'], 8)
         assert row['kv_bytes'] == row['kv_bytes_by_formula']
         assert list(row['stage_ms']) == list(STAGES)
-    assert len(result['ticks']) == len(bench_ticks.cells(bench_ticks.QUICK_KEEPS))
+    assert len(result['ticks']) == 2 * len(bench_ticks.cells(keeps))
     assert output.with_suffix('.png').stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert as_text(result) in printed
     assert 'tiny (3 of 4 layers, vision 2 of 24)' in printed
+    assert 'narrow (2 of 2 layers, vision 2 of 32)' in printed
