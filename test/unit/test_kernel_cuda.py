@@ -62,6 +62,8 @@ def test_the_host_reads_no_value_on_the_way(method, one_pays):
     views[2] = type(views[2])('gone', torch.zeros(0, 0, 0, 0), ())
     masks = METHODS[method](views, 3, PruningConfig(method, 0.25, one_pays=one_pays))
     assert [mask.numel() for mask in masks] == [36, 36, 0, 36, 36]
+    del views[2]
+    assert [mask.numel() for mask in METHODS[method](views, 3, PruningConfig(method, 0.25))] == [36] * 4
 
 
 @needs_cuda

@@ -12,7 +12,7 @@ from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.baselines import spread, uniform_mask
-from stprune_ros.pruning.common import commonness
+from stprune_ros.pruning.common import all_at_once, commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
 from stprune_ros.pruning.temporal import repeats, volatility
@@ -180,6 +180,15 @@ def test_commonness_is_the_mean_best_likeness_to_the_others_at_the_same_time(vie
                 best = [max(float(row @ token) for token in other) for other in others]
                 expected.append(sum(best) / len(best) if best else 0.0)
         assert found[i].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(('views', 'frames'), [(6, 4), (2, 1), (1, 3)])
+def test_all_instants_at_once_are_one_after_the_other(views, frames):
+    tokens = ring(views, frames)
+    units = [unit_rows(view) for view in tokens]
+    expected = commonness(units, [view.slots for view in tokens])
+    for one, other in zip(all_at_once(units), expected):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_a_missing_view_changes_only_its_neighbours():
