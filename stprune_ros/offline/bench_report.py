@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.offline.bench_selection import FLOOR, MAIN, VARIANTS
+from stprune_ros.offline.bench_selection import FLOOR, MAIN, OURS, VARIANTS
 
 Row = dict[str, Any]
+# One per method of the plot; ours are the first.
+COLOURS = ('tab:blue', 'deepskyblue', 'tab:orange', 'gold', 'tab:green', 'tab:red', 'lightcoral', 'maroon')
+COLOURS += ('tab:purple', 'tab:brown', 'tab:pink', 'tab:grey', 'tab:olive')
 
 
 def as_text(result: dict[str, Any]) -> str:
@@ -149,52 +152,59 @@ def _size(row: Row) -> tuple[Any, ...]:
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
-    """Selection over tokens, one line per method, and the stages of every tick as bars."""
+    """Selection over tokens, one line per method, and for every model the stages of its ticks as bars."""
     import matplotlib
 
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(14, 6))
-    left.set_prop_cycle(color=pyplot.get_cmap('tab20').colors)
-    for method in (FLOOR, *VARIANTS):
-        rows = sorted(
-            (
-                row
-                for row in result['selection']
-                if row['method'] == method
-                and (row['views'], row['dim'], row['keep']) == (MAIN.views, MAIN.dim, MAIN.keep)
-            ),
-            key=lambda row: row['tokens'],
-        )
-        if not rows:
-            continue
-        left.set(xscale='log', yscale='log')
-        low, middle, high = ([row[f'ms_{key}'] for row in rows] for key in ('min', 'median', 'max'))
-        tokens = [row['tokens'] for row in rows]
-        style = (
-            {'color': 'black', 'ls': ':'} if method == FLOOR else {'lw': 3 if method.startswith('st_prune') else 1.2}
-        )
-        [line] = left.plot(tokens, middle, marker='o', label=method, **style)
-        left.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
-    left.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
-    left.set_title(f'selection at {MAIN.keep:.0%}')
-    left.grid(alpha=0.3, which='both')
-    if left.lines:
-        left.legend(fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.12))
-    bars = [
-        f'{row["model"]}\n{row["keep"]:.0%}{"" if row["feature_cache"] else ", no cache"}' for row in result['ticks']
-    ]
-    starts = [0.0] * len(bars)
-    for stage in result['ticks'][0]['stage_ms'] if bars else ():
-        seconds = [row['stage_ms'][stage]['median'] / 1e3 for row in result['ticks']]
-        right.barh(bars, seconds, left=starts, label=stage)
-        starts = [a + b for a, b in zip(starts, seconds)]
-    right.invert_yaxis()
-    right.tick_params(axis='y', labelsize=7)
-    right.set(xlabel='s per tick', title=result['device']['name'])
-    if bars:
-        right.legend(fontsize=8, ncols=6, loc='upper center', bbox_to_anchor=(0.5, -0.12))
+    models = list(dict.fromkeys(row['model'] for row in result['ticks']))
+    rows = max(1, len(models))
+    figure = pyplot.figure(figsize=(15, max(7, 2.2 * rows)))
+    grid = figure.add_gridspec(rows, 2)
+    _plot_selection(figure.add_subplot(grid[:, 0]), result['selection'])
+    for number, model in enumerate(models):
+        axes = figure.add_subplot(grid[number, 1])
+        _plot_ticks(axes, [row for row in result['ticks'] if row['model'] == model])
+        axes.set_title(model, fontsize=10)
+    if models:
+        axes.set_xlabel(f's per tick, {result["device"]["name"]}')
+        axes.legend(fontsize=8, ncols=6, loc='upper center', bbox_to_anchor=(0.5, -0.45))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _plot_selection(axes: Any, found: Sequence[Row]) -> None:
+    main = (MAIN.views, MAIN.dim, MAIN.keep)
+    colours = iter(COLOURS)
+    for method in (FLOOR, *VARIANTS):
+        rows = [row for row in found if row['method'] == method and (row['views'], row['dim'], row['keep']) == main]
+        if not rows:
+            continue
+        rows.sort(key=lambda row: row['tokens'])
+        low, middle, high = ([row[f'ms_{key}'] for row in rows] for key in ('min', 'median', 'max'))
+        tokens = [row['tokens'] for row in rows]
+        look = {'ls': ':', 'color': 'black'} if method == FLOOR else {'color': next(colours)}
+        [line] = axes.plot(tokens, middle, marker='o', label=method, lw=3 if method in OURS else 1.2, **look)
+        axes.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
+        axes.set(xscale='log', yscale='log', xticks=tokens)
+    axes.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
+    axes.set_title(f'selection at {MAIN.keep:.0%}')
+    axes.xaxis.set_major_formatter('{x:,.0f}')
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.08))
+
+
+def _plot_ticks(axes: Any, found: Sequence[Row]) -> None:
+    rows = sorted(found, key=lambda row: (row['feature_cache'], -row['keep']))
+    bars = [f'{row["keep"]:.0%}{"" if row["feature_cache"] else ", no feature cache"}' for row in rows]
+    starts = [0.0] * len(bars)
+    for stage in rows[0]['stage_ms']:
+        seconds = [row['stage_ms'][stage]['median'] / 1e3 for row in rows]
+        axes.barh(bars, seconds, left=starts, label=stage)
+        starts = [a + b for a, b in zip(starts, seconds)]
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
