@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from stprune_ros.pruning.common import CommonCache
+from stprune_ros.pruning.ring_cache import RingCache
 from stprune_ros.pruning.selection import products
-from stprune_ros.pruning.tokens import Known, ViewTokens, unit_frame, unit_rows
+from stprune_ros.pruning.tokens import Known, ViewTokens, places_before, unit_frame, unit_rows
 
 CACHE_BYTES = 512 * 2**20  # six views of four frames of 196 tokens at D = 2048 take 50 MiB
 
@@ -55,26 +56,31 @@ class SimilarityCache:
     """Keeps similarities of frames that stay in the window (ours): a tick multiplies its new frames' rows only.
 
     A frame is known by the identity of its tensor in ``ViewTokens.frames``, which must not be written to; a view
-    without ``frames``, or not on the CPU, goes through uncached. Every pair of frames is one product of the same shape
-    with and without the cache, so that the keep masks are the same. At most ``max_bytes`` are kept, views that find no
-    room are computed anew each time; what belongs to views of an earlier ring is dropped. One thread at a time.
+    without ``frames`` goes through uncached. On the CPU every pair of frames is one product of the same shape with and
+    without the cache, so that the keep masks are the same; elsewhere see `RingCache`. At most ``max_bytes`` are kept,
+    views that find no room are computed anew each time; what belongs to views of an earlier ring is dropped. One thread
+    at a time.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self.max_bytes = max_bytes
         self._entries: dict[str, _Entry] = {}
         self._common = CommonCache()
+        self._ring = RingCache()
 
     @property
     def bytes(self) -> int:
         """Memory held, without the frames' own tensors."""
-        return sum(_bytes(entry.known) for entry in self._entries.values())
+        return self._ring.bytes + sum(_bytes(entry.known) for entry in self._entries.values())
 
     def attach(self, views: Sequence[ViewTokens], across: bool = False) -> list[ViewTokens]:
         """The same views with ``known`` filled in; good until the next call, which writes into the same memory.
 
         ``across`` asks for commonness, too; it is left out where a view goes through uncached.
         """
+        if any(view.count and view.tokens.device.type != 'cpu' for view in views):
+            self._entries.clear()
+            return self._ring.attach(views, across, self.max_bytes)
         old, self._entries = self._entries, {}
         found = [self._attach(view, old.pop(view.name, None)) for view in views]
         inside = [view.known for view in found if view.known is not None]
@@ -88,11 +94,12 @@ class SimilarityCache:
         """Forget everything."""
         self._entries.clear()
         self._common.clear()
+        self._ring.clear()
 
     def _attach(self, view: ViewTokens, old: _Entry | None) -> ViewTokens:
         if not view.count:
             return replace(view, known=Known(unit_rows(view), view.tokens.new_zeros(0, 0)))
-        if view.frames is None or view.tokens.device.type != 'cpu':
+        if view.frames is None:
             return view
         found = _updated(view, view.frames, old)
         if self.bytes + _bytes(found) <= self.max_bytes:
@@ -105,7 +112,7 @@ def _updated(view: ViewTokens, frames: tuple[Tensor, ...], old: _Entry | None) -
     count, places, width = len(frames), view.count // len(frames), view.tokens.shape[-1]
     if old is not None and old.known.units.shape[1:] != (places, width):
         old = None
-    before = _places_before(frames, old.frames if old is not None else ())
+    before = places_before(frames, old.frames if old is not None else ())
     stays = [place for place in before if place is not None]
     if old is not None and len(old.frames) == count and all(place in (i, None) for i, place in enumerate(before)):
         units, similarity = old.known.units, old.known.similarity
@@ -128,13 +135,6 @@ def _updated(view: ViewTokens, frames: tuple[Tensor, ...], old: _Entry | None) -
             if before[newer] is None or before[older] is None:
                 _multiply(units, similarity, newer, older)
     return Known(units, similarity)
-
-
-def _places_before(frames: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[int | None]:
-    """Where each frame was in ``old``, None where it is new; nothing is reused where the order has changed."""
-    places = [next((i for i, tensor in enumerate(old) if tensor is frame), None) for frame in frames]
-    found = [place for place in places if place is not None]
-    return places if found == sorted(set(found)) else [None] * len(frames)
 
 
 def _multiply(units: Tensor, similarity: Tensor, newer: int, older: int) -> None:

@@ -94,6 +94,13 @@ def view_budget(view: ViewTokens, config: PruningConfig) -> int:
     return budget(config.keep_ratio, view.count) if view.count else 0
 
 
+def places_before(frames: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[int | None]:
+    """Where each frame was in ``old``, None where it is new; nothing is reused where the order has changed."""
+    places = [next((i for i, tensor in enumerate(old) if tensor is frame), None) for frame in frames]
+    found = [place for place in places if place is not None]
+    return places if found == sorted(set(found)) else [None] * len(frames)
+
+
 def check(view: ViewTokens, history: int) -> None:
     """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite."""
     frames = len(view.tokens)

@@ -10,6 +10,7 @@ from token_rings import ring, unit
 
 from stprune_ros.pruning.pruner import METHODS
 from stprune_ros.pruning.selection import greedy_plain
+from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.tokens import PruningConfig
 
 CUDA = torch.cuda.is_available()
@@ -67,12 +68,20 @@ def test_the_host_reads_no_value_on_the_way(method, one_pays):
 
 
 @needs_cuda
-def test_the_host_waits_for_nothing():
-    views = [type(v)(v.name, v.tokens.to(DEVICE), v.slots) for v in ring()]
-    config = PruningConfig('st_prune', 0.25)
-    METHODS['st_prune'](views, 3, config)
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
+def test_the_host_waits_for_nothing(method):
+    config, cache = PruningConfig(method, 0.25), SimilarityCache()
+    views = []
+    for view in ring():
+        frames = tuple(view.tokens.to(DEVICE).unbind())
+        views.append(type(view)(view.name, torch.stack(frames), view.slots, frames=frames))
+
+    def tick():
+        return METHODS[method](views, 3, config), METHODS[method](cache.attach(views, True), 3, config)
+
+    tick()
     torch.cuda.set_sync_debug_mode('error')
     try:
-        METHODS['st_prune'](views, 3, config)
+        tick()
     finally:
         torch.cuda.set_sync_debug_mode('default')

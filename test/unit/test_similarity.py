@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_rings import ring, unit
 
-from stprune_ros.pruning import common
-from stprune_ros.pruning.pruner import FROM_SIMILARITIES, SpatioTemporalPruner
+from stprune_ros.pruning import common, ring_cache
+from stprune_ros.pruning.pruner import FROM_SIMILARITIES, METHODS, SpatioTemporalPruner
+from stprune_ros.pruning.ring_cache import RingCache
 from stprune_ros.pruning.similarity import SimilarityCache, known, within
 from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
 
@@ -147,3 +148,76 @@ def test_blocks_cover_the_whole_square():
     units = unit(torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)))
     flat = units.flatten(0, 1)
     assert torch.allclose(within(units), flat @ flat.T, atol=1e-6)
+
+
+@st.composite
+def alike(draw):
+    """Ticks of one to three views of one grid, with the same windows over their streams as a rule."""
+    views, dim = draw(st.integers(1, 3)), draw(st.sampled_from([3, 16]))
+    grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 4)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 5)))
+    streams = [[torch.randn(*grid, dim, generator=generator) for _ in range(7)] for _ in range(views)]
+    ticks = []
+    for _ in range(draw(st.integers(2, 6))):
+        size = draw(st.integers(1, HISTORY))
+        window = sorted(draw(st.permutations(range(7)))[:size])
+        windows = [window] * views
+        if draw(st.booleans()):  # one camera delivers other frames
+            windows[-1] = sorted(draw(st.permutations(range(7)))[:size])
+        ticks.append([a_view(str(i), [streams[i][n] for n in picked]) for i, picked in enumerate(windows)])
+    return ticks
+
+
+@settings(max_examples=150, deadline=None)
+@given(alike(), st.lists(st.booleans(), min_size=6, max_size=6), st.sampled_from([0, 2**20]))
+def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room):
+    cache = RingCache()
+    for views, asked in zip(ticks, across):
+        found = cache.attach([*views, a_view('gone', [])], asked, room)
+        assert cache.bytes <= room
+        anew = known(views)
+        together = common.commonness([x.units for x in anew], [view.slots for view in views])
+        for view, expected, shared in zip(found, anew, together):
+            assert torch.allclose(view.known.units, expected.units, atol=1e-6)
+            assert torch.allclose(view.known.similarity, expected.similarity, atol=1e-5)
+            if asked or view.known.common is not None:
+                assert torch.allclose(view.known.common, shared, atol=1e-5)
+        assert found[-1].known.similarity.shape == (0, 0)
+
+
+def test_a_batch_multiplies_only_what_is_new_in_any_view(monkeypatch):
+    entered = []
+    enter = ring_cache._enter
+    monkeypatch.setattr(ring_cache, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring))
+    frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
+    cache = RingCache()
+    # The first, its newest replaced, moved on by a keyframe, the same again.
+    for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5], [1, 2, 4, 5]):
+        cache.attach([a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], True, 2**20)
+    assert entered == [[0, 1, 2, 3], [3], [3]]
+    windows = ([1, 2, 4, 5], [1, 2, 4, 5], [1, 3, 4, 5])
+    cache.attach([a_view(str(i), [frames[i][n] for n in w]) for i, w in enumerate(windows)], True, 2**20)
+    assert entered[3:] == [[0, 1, 2, 3]]
+
+
+def test_views_that_differ_do_not_go_as_one_batch():
+    cache = RingCache()
+    views = [a_view('a', [torch.randn(2, 3, 8)]), a_view('b', [torch.randn(3, 3, 8)])]
+    assert cache.attach(views, True, 2**20) == views
+    assert cache.attach([replace(views[0], frames=None)], True, 2**20)[0].known is None
+    assert cache.bytes == 0
+
+
+def test_off_the_cpu_the_host_reads_no_value():
+    """On a device that knows shapes only, whatever needs a value fails."""
+    streams = [[torch.zeros(2, 3, 8, device='meta') for _ in range(6)] for _ in range(3)]
+    cache = SimilarityCache()
+    for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):
+        views = [a_view(str(i), [frames[n] for n in window]) for i, frames in enumerate(streams)]
+        found = cache.attach([*views, a_view('gone', [])], across=True)
+        assert [view.known.similarity.shape for view in found] == [(24, 24)] * 3 + [(0, 0)]
+        masks = METHODS['st_prune_joint'](found, HISTORY, PruningConfig('st_prune_joint', 0.25))
+        assert [mask.numel() for mask in masks] == [24, 24, 24, 0]
+    assert cache.bytes > 0
+    cache.clear()
+    assert cache.bytes == 0
