@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Capacities are multiples of it, so that a recorded step serves the prompts of many ticks (ours).
+# Capacities are multiples of a step and may be so much larger than needed, so that a recorded step serves many ticks,
+# also while the keep ratio goes up and down (ours).
 SLOTS_STEP = 256
+MOST_SPARE = 2 * SLOTS_STEP
 
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
@@ -25,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def slots_for(tokens: int) -> int:
-    """The capacity that ``tokens`` tokens are given."""
+    """The capacity that ``tokens`` tokens are given anew."""
     return -(-tokens // SLOTS_STEP) * SLOTS_STEP
 
 
@@ -69,6 +71,10 @@ class Slots:
         self._recorder = recorder
         self._recorded: Callable[[], Tensor] | None = None
         self._held: Inputs = {}
+
+    def suit(self, tokens: int) -> bool:
+        """Whether ``tokens`` tokens have room here and do not leave too much of it empty."""
+        return tokens <= self.capacity <= tokens + MOST_SPARE
 
     def fill(self, prefix: Prefix) -> None:
         """Start behind a prefix, whose keys and values are copied."""

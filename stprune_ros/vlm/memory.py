@@ -14,7 +14,7 @@ from typing import Any
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.pruner import final_budget
-from stprune_ros.vlm.decode import slots_for
+from stprune_ros.vlm.decode import MOST_SPARE
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.family import Family, Sides, value
 from stprune_ros.vlm.model_folder import ModelFolder, one_line
@@ -164,8 +164,8 @@ def budget(
         similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
-        kept_kv=kv_bytes(*shape, 2 * kept + slots_for(kept), width),
-        full_kv=kv_bytes(*shape, 2 * full + slots_for(full), width),
+        kept_kv=kv_bytes(*shape, 3 * kept + MOST_SPARE, width),
+        full_kv=kv_bytes(*shape, 3 * full + MOST_SPARE, width),
     )
 
 

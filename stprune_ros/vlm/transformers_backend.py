@@ -338,9 +338,10 @@ class TransformersBackend:
 
     def _slots_behind(self, prefix: Prefix, room: int) -> Slots:
         """Memory of fixed size that holds the prefix and ``room`` further tokens."""
-        capacity = slots_for(len(prefix.ids) + room)
-        if self._slots is None or self._slots.capacity != capacity:
+        tokens = len(prefix.ids) + room
+        if self._slots is None or not self._slots.suit(tokens):
             self._slots = None  # gives its memory back first
+            capacity = slots_for(tokens)
             cache = transformers.Cache(layers=[transformers.StaticLayer(capacity) for _ in prefix.layers])
             self._slots = Slots(cache, capacity, self._inputs, self._run, self._recorder)
         self._slots.fill(prefix)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stprune_ros.vlm.backend import Context, VisualFrame
-from stprune_ros.vlm.decode import SLOTS_STEP, slots_for
+from stprune_ros.vlm.decode import MOST_SPARE, SLOTS_STEP, Slots, slots_for
 from stprune_ros.vlm.transformers_backend import TransformersBackend
 
 CUDA = torch.cuda.is_available()
@@ -117,15 +117,13 @@ def test_memory_grows_and_shrinks_with_what_is_written(backend: TransformersBack
     writer._recorder = recorder
     context = context_of(writer)
     before = writer.generate(context, QUESTION, TOKENS)
-    small = writer._slots
-    assert small is not None
-    assert small.capacity == SLOTS_STEP
-    writer.generate(context, QUESTION, 2 * SLOTS_STEP)
-    large = writer._slots
-    assert large is not None
-    assert large.capacity == slots_for(2 * SLOTS_STEP + 1)
-    assert writer.generate(context, QUESTION, TOKENS) == before
-    assert recorder.recordings == 3
+    capacities = []
+    for words in (TOKENS, SLOTS_STEP, TOKENS, MOST_SPARE + SLOTS_STEP, MOST_SPARE, TOKENS):
+        assert writer.generate(context, QUESTION, words).text.startswith(before.text.rstrip('\ufffd'))
+        assert writer._slots is not None
+        capacities.append(writer._slots.capacity // SLOTS_STEP)
+    assert capacities == [1, 2, 2, 4, 4, 1]
+    assert recorder.recordings == 4
     writer.free()
     assert writer._slots is None
     assert writer.generate(context, QUESTION, TOKENS) == before
@@ -161,5 +159,9 @@ def test_a_graph_writes_what_plain_steps_do(backend: TransformersBackend, caplog
     assert not caplog.records
 
 
-def test_slots_for() -> None:
+def test_slots_leave_neither_too_little_room_nor_too_much() -> None:
     assert [slots_for(n) for n in (1, SLOTS_STEP, SLOTS_STEP + 1)] == [SLOTS_STEP, SLOTS_STEP, 2 * SLOTS_STEP]
+    slots = Slots(None, 4 * SLOTS_STEP, lambda *_: {}, lambda *_: torch.zeros(1, 1), None)
+    suited = [n for n in range(1, 6 * SLOTS_STEP) if slots.suit(n)]
+    assert suited == list(range(4 * SLOTS_STEP - MOST_SPARE, 4 * SLOTS_STEP + 1))
+    assert all(slots_for(n) <= n + MOST_SPARE for n in range(1, 600))
