@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ from torch import Tensor
 WARM_UPS = 2  # what kernels set up on their first run cannot be recorded
 
 
-def record(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """``work`` without its launches: every replay reads and writes the memory that it read and wrote here.
+def record(work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
+    """``work`` without its launches, as a function of new values for ``held``, the tensors that it takes.
 
-    Runs ``work`` a few times. The result of a replay is overwritten by the next one.
+    Runs ``work`` a few times; a replay reads and writes the same memory, and overwrites the result of the one before.
     Raises RuntimeError where ``work`` waits for the host or does something else that cannot be recorded.
     """
-    with torch.cuda.device(device):
+    with torch.cuda.device(held[0].device):
         here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
@@ -27,7 +27,9 @@ def record(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Ten
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):  # other threads may use the GPU meanwhile
             result = work()
 
-    def replay() -> Tensor:
+    def replay(values: Iterable[Tensor]) -> Tensor:
+        for place, value in zip(held, values, strict=True):
+            place.copy_(value)
         graph.replay()
         return result
 

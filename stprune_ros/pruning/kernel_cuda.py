@@ -7,7 +7,7 @@ yet: the kernel is tested in Triton's interpreter on the CPU, the graph is not.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,29 +68,16 @@ def _greedy(similarity, bonus, budgets, keep, tokens, block: tl.constexpr):  # t
 
 _kernel: Any = triton.jit(_greedy) if triton is not None else None
 
-_graphs: OrderedDict[Shape, Callable[[Tensor, Tensor, Tensor], Tensor]] = OrderedDict()
+_graphs: OrderedDict[Shape, Callable[[Iterable[Tensor]], Tensor]] = OrderedDict()
 
 
 def _graphed(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
     """The plain loop without its launches: recorded once for a shape, replayed after that."""
-    shape = (bonus.get_device(), *bonus.shape, steps)
+    shape, values = (bonus.get_device(), *bonus.shape, steps), (similarity, bonus, budgets)
     if shape not in _graphs:
-        _graphs[shape] = _record(similarity, bonus, budgets, steps)
+        held = similarity.clone(), bonus.clone(), budgets.clone()
+        _graphs[shape] = record(lambda: greedy_plain(*held, steps), held)
         if len(_graphs) > MAX_GRAPHS:
             _graphs.popitem(last=False)
     _graphs.move_to_end(shape)
-    return _graphs[shape](similarity, bonus, budgets)
-
-
-def _record(
-    similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    held = (similarity.clone(), bonus.clone(), budgets.clone())
-    recorded = record(lambda: greedy_plain(*held, steps), bonus.device)
-
-    def replay(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> Tensor:
-        for place, value in zip(held, (similarity, bonus, budgets)):
-            place.copy_(value)
-        return recorded().clone()
-
-    return replay
+    return _graphs[shape](values).clone()

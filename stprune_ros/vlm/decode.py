@@ -6,7 +6,7 @@ No transformers import: the cache and the model's forward pass are handed in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ MOST_SPARE = 2 * SLOTS_STEP
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
 Prepare = Callable[[Tensor, Tensor, int, Tensor, Tensor], Inputs]
-Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]  # see `cuda_graph.record`
+# See `cuda_graph.record`.
+Recorder = Callable[[Callable[[], Tensor], Sequence[Tensor]], Callable[[Iterable[Tensor]], Tensor]]
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,7 @@ class Slots:
         self._prepare = prepare
         self._run = run
         self._recorder = recorder
-        self._recorded: Callable[[], Tensor] | None = None
-        self._held: Inputs = {}
+        self._recorded: Callable[[Iterable[Tensor]], Tensor] | None = None
 
     def suit(self, tokens: int) -> bool:
         """Whether ``tokens`` tokens have room here and do not leave too much of it empty."""
@@ -95,9 +95,7 @@ class Slots:
         self.filled += len(ids)
         if self._recorded is None or len(ids) > 1:
             return self._run(self._cache, inputs)
-        for held, value in zip(_tensors(self._held), _tensors(inputs), strict=True):
-            held.copy_(value)
-        return self._recorded()
+        return self._recorded(_tensors(inputs))
 
     def _inputs(self, ids: Tensor, positions: Tensor) -> Inputs:
         self._positions[self.filled : self.filled + len(ids)] = positions
@@ -114,9 +112,9 @@ class Slots:
         self._cache.reset()
         self.filled = 0
         # Two tensors: what is held must not share memory.
-        self._held = self._inputs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        held = self._inputs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         try:
-            self._recorded = recorder(lambda: self._run(self._cache, self._held))
+            self._recorded = recorder(lambda: self._run(self._cache, held), list(_tensors(held)))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             logger.warning('Descriptions are written without a CUDA graph, more slowly: %s', reason)

@@ -7,7 +7,6 @@ import inspect
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -69,7 +68,7 @@ class TransformersBackend:
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
         self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
         self._slots: Slots | None = None  # what the last description was written in
-        self._recorder = partial(record, device=self._device) if self._device.type == 'cuda' else None
+        self._recorder = record if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty

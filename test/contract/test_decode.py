@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -65,16 +65,18 @@ class Recorder:
     def __init__(self) -> None:
         self.replays = self.recordings = 0
 
-    def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def __call__(self, work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
         self.recordings += 1
         work(), work()
-        held: list[Tensor] = []
+        logits: list[Tensor] = []
 
-        def replay() -> Tensor:
+        def replay(values: Iterable[Tensor]) -> Tensor:
             self.replays += 1
+            for place, value in zip(held, values, strict=True):
+                place.copy_(value)
             result = work()
-            held[:] = held or [result.clone()]
-            return held[0].copy_(result)  # in the same memory every time
+            logits[:] = logits or [result.clone()]
+            return logits[0].copy_(result)  # in the same memory every time
 
         return replay
 
@@ -87,13 +89,13 @@ def test_a_step_takes_nothing_from_the_host(backend: TransformersBackend) -> Non
     writer = TransformersBackend(deepcopy(backend._model).to('meta'), *parts)
     host = HostTensors()
 
-    def recorder(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def recorder(work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
         with host:
             assert work().shape == (1, len(backend._tokenizer))
             assert host.found == []
             torch.arange(2).to('meta')
             assert host.found == ['aten::arange'], 'such a copy is seen'
-        return work
+        return lambda values: work()
 
     writer._recorder = recorder
     writer._slots_behind(replace(prefix, layers=layers), 8)
@@ -132,7 +134,7 @@ def test_memory_grows_and_shrinks_with_what_is_written(backend: TransformersBack
 def test_a_step_that_cannot_be_recorded_is_run_plainly(
     backend: TransformersBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def recorder(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def recorder(work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
         work()
         raise RuntimeError('operation not permitted when stream is capturing\nand more')
 
