@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stprune_ros.pruning.common import all_at_once
 from stprune_ros.pruning.selection import on_device
-from stprune_ros.pruning.tokens import Known, ViewTokens, places_before, unit_rows
+from stprune_ros.pruning.tokens import Known, ViewTokens, nothing_known, places_before
 
 Frames = tuple[tuple[Tensor, ...], ...]
 
@@ -63,11 +63,8 @@ class RingCache:
             self._ring = ring
         flat = ring.similarity.flatten(3, 4).flatten(1, 2)
         common = [None] * len(there) if ring.common is None else ring.common.flatten(1, 2).unbind()
-        found = iter([Known(*parts) for parts in zip(ring.units.unbind(), flat.unbind(), common)])
-        return [
-            replace(view, known=next(found) if view.count else Known(unit_rows(view), view.tokens.new_zeros(0, 0)))
-            for view in views
-        ]
+        found = map(Known, ring.units.unbind(), flat.unbind(), common)
+        return [replace(view, known=next(found) if view.count else nothing_known(view)) for view in views]
 
     def clear(self) -> None:
         """Forget everything."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from stprune_ros.pruning.common import CommonCache
 from stprune_ros.pruning.ring_cache import RingCache
 from stprune_ros.pruning.selection import products
-from stprune_ros.pruning.tokens import Known, ViewTokens, places_before, unit_frame, unit_rows
+from stprune_ros.pruning.tokens import Known, ViewTokens, nothing_known, places_before, unit_frame, unit_rows
 
 CACHE_BYTES = 512 * 2**20  # six views of four frames of 196 tokens at D = 2048 take 50 MiB
 
@@ -21,17 +21,14 @@ def known(views: Sequence[ViewTokens]) -> list[Known]:
 
     On the CPU each pair of frames is multiplied once and mirrored; elsewhere the views go through one batched product.
     """
-    units = [unit_rows(view) if view.known is None else view.known.units for view in views]
-    found = [units[i].new_zeros(0, 0) if view.known is None else view.known.similarity for i, view in enumerate(views)]
     # A view without frames may lie on another device than the rest: it has no part in a batch.
-    todo = [i for i, view in enumerate(views) if view.known is None and view.count]
-    if all(units[i].device.type == 'cpu' for i in todo):
-        computed = [within(units[i]) for i in todo]
+    units = [unit_rows(view) for view in views if view.known is None and view.count]
+    if all(x.device.type == 'cpu' for x in units):
+        similarities = [within(x) for x in units]
     else:
-        computed = products([units[i].flatten(0, 1) for i in todo])
-    for i, similarity in zip(todo, computed):
-        found[i] = similarity
-    return [view.known or Known(x, similarity) for view, x, similarity in zip(views, units, found)]
+        similarities = products([x.flatten(0, 1) for x in units])
+    computed = map(Known, units, similarities)
+    return [view.known or (next(computed) if view.count else nothing_known(view)) for view in views]
 
 
 def within(units: Tensor) -> Tensor:
@@ -98,7 +95,7 @@ class SimilarityCache:
 
     def _attach(self, view: ViewTokens, old: _Entry | None) -> ViewTokens:
         if not view.count:
-            return replace(view, known=Known(unit_rows(view), view.tokens.new_zeros(0, 0)))
+            return replace(view, known=nothing_known(view))
         if view.frames is None:
             return view
         found = _updated(view, view.frames, old)

@@ -89,6 +89,11 @@ def unit_frame(tokens: Tensor) -> Tensor:
     return torch.nn.functional.normalize(tokens.flatten(0, 1).float(), dim=-1)
 
 
+def nothing_known(view: ViewTokens) -> Known:
+    """`Known` of a view without frames."""
+    return Known(unit_rows(view), view.tokens.new_zeros(0, 0))
+
+
 def view_budget(view: ViewTokens, config: PruningConfig) -> int:
     """Tokens that a method without stages keeps of a view: the ratio of them, 0 of none."""
     return budget(config.keep_ratio, view.count) if view.count else 0
