@@ -142,7 +142,7 @@ class Pipeline:
         with clock.stage('hint'):
             hint = self._hint(context)
         answer = replace(answer, hint_ms=_ms_since(started))
-        self._learn(answer, spent_ms, wait_ms + answer.hint_ms)
+        self._learn(answer, spent_ms, answer.source_to_hint_ms)
         status = _status(hint.status, degraded, late=_over(deadline))
         answer = replace(
             answer,

@@ -210,6 +210,11 @@ class Answer:
     notes: tuple[str, ...] = ()
 
     @property
+    def source_to_hint_ms(self) -> float:
+        """What a latency target counts: age of the set and time to the hint; NaN without a hint."""
+        return self.wait_ms + self.hint_ms
+
+    @property
     def tick_ms(self) -> float:
         """Processing time of the whole tick."""
         return sum(self.stage_ms.values())

@@ -241,7 +241,7 @@ class Replay:
                 answer.behavior.name,
                 truth.behavior,
                 answer.keep_ratio,
-                answer.wait_ms + answer.hint_ms,
+                answer.source_to_hint_ms,
             )
         )
         self.shown.add(self._show(window, answer, seconds, truth) if self.shown.wants_next() else None)

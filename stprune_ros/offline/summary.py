@@ -85,7 +85,7 @@ class Tally:
             self._hint_ms.append(answer.hint_ms)
         if answer.choice is not None:
             self._choices.append(answer.choice)
-            self._met += answer.wait_ms + answer.hint_ms <= answer.choice.target_ms
+            self._met += answer.source_to_hint_ms <= answer.choice.target_ms
 
     def summary(
         self,

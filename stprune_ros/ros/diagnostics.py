@@ -155,7 +155,7 @@ def _latency(answer: Answer | None) -> Report:
     values = {
         'target_ms': f'{choice.target_ms:g}',
         'expected_ms': _ms(choice.expected_ms),
-        'source_to_hint_ms': _ms(answer.wait_ms + answer.hint_ms),
+        'source_to_hint_ms': _ms(answer.source_to_hint_ms),
         'keep_ratio': f'{choice.ratio:.4g}',
     }
     return Report('latency', WARN, TOO_SLOW, values) if choice.misses else Report('latency', OK, ALL_WELL, values)
