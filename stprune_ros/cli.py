@@ -251,9 +251,9 @@ def _bench(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
     )
-    size = command.add_mutually_exclusive_group()
-    size.add_argument('--quick', action='store_true', help='under a minute: fewer sizes, a single layer of a model')
-    size.add_argument(
+    extent = command.add_mutually_exclusive_group()
+    extent.add_argument('--quick', action='store_true', help='under a minute: fewer sizes, a single layer of a model')
+    extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
 

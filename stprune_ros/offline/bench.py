@@ -47,14 +47,16 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
     started = time.monotonic()
     gpu = torch.cuda.is_available()
     sizes = bench_selection.QUICK if quick else bench_selection.FULL
-    models = bench_ticks.QUICK if quick else bench_ticks.ON_GPU if gpu else bench_ticks.FULL
     limits = Limits(0.3, 2.0) if quick else Limits(2.0, 8.0)
     rows: list[Row] = []
     ticks: list[Row] = []
     keeps = bench_ticks.QUICK_KEEPS if quick else bench_ticks.KEEPS
-    most = bench_ticks.QUICK_RUNS if quick else bench_ticks.RUNS
     # Models that share the time until a deadline, and how often each cell is run.
-    parts = [(models, started + (QUICK_S if quick else FULL_S), most)]
+    parts = [
+        (bench_ticks.QUICK, started + QUICK_S, bench_ticks.QUICK_RUNS)
+        if quick
+        else (bench_ticks.ON_GPU if gpu else bench_ticks.FULL, started + FULL_S, bench_ticks.RUNS)
+    ]
     if whole and not gpu:
         parts.append((bench_ticks.WHOLE, started + FULL_S + WHOLE_S, 1))
     cells = len(bench_ticks.cells(keeps)) * sum(len(models) for models, _, _ in parts)
