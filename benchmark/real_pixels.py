@@ -25,6 +25,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Window
 from stprune_ros.offline.bags import Bag
 from stprune_ros.offline.evaluate import SWITCHES, config_of
+from stprune_ros.offline.markdown import table
 from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
@@ -151,11 +152,9 @@ def _row(method: str, keep: float, found: Counter[str]) -> dict[str, Any]:
 
 def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: shares in per cent, per method and keep ratio."""
-    lines = ['| method | keep | moving | parked | background | twice |', '|---|---|---|---|---|---|']
-    for row in rows:
-        shares = ' | '.join(f'{100 * row[key]:.0f}' for key in ('moving', 'parked', 'background', 'twice'))
-        lines.append(f'| {row["method"]} | {row["keep"]:.0%} | {shares} |')
-    return '\n'.join(lines)
+    kinds = ('moving', 'parked', 'background', 'twice')
+    lines = [(row['method'], f'{row["keep"]:.0%}', *(f'{100 * row[kind]:.0f}' for kind in kinds)) for row in rows]
+    return table(('method', 'keep', *kinds), lines)
 
 
 if __name__ == '__main__':

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stprune_ros.offline.bags import Bag
+from stprune_ros.offline.markdown import table
 from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
@@ -108,16 +109,16 @@ def _row(name: str, half: str, ticks: list[tuple[float, float]], target: float) 
 
 def as_text(rows: list[dict[str, Any]]) -> str:
     """The rows as a table in Markdown."""
+    head = ('pass', 'half', 'ticks', 'ms to the hint, median', '95 %', 'over the target', 'tokens kept')
     lines = [
-        '| pass | half | ticks | ms to the hint, median | 95 % | over the target | tokens kept |',
-        '|---' * 7 + '|',
-    ]
-    for row in rows:
-        lines.append(
-            f'| {row["pass"]} | {row["half"]} | {row["ticks"]} | {row["hint_ms_median"]:.0f} | {row["hint_ms_p95"]:.0f}'
-            f' | {row["late_share"]:.0%} | {row["keep_ratio_median"]:.0%} |'
+        (
+            *(row[key] for key in ('pass', 'half', 'ticks')),
+            *(f'{row[key]:.0f}' for key in ('hint_ms_median', 'hint_ms_p95')),
+            *(f'{row[key]:.0%}' for key in ('late_share', 'keep_ratio_median')),
         )
-    return '\n'.join(lines)
+        for row in rows
+    ]
+    return table(head, lines)
 
 
 if __name__ == '__main__':

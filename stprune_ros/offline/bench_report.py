@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stprune_ros.offline.bench_selection import FLOOR, MAIN, OURS, VARIANTS
+from stprune_ros.offline.markdown import table
 
 Row = dict[str, Any]
 # One per method of the plot; ours are the first.
@@ -37,12 +38,6 @@ def as_text(result: dict[str, Any]) -> str:
     ]
     parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
     return '\n\n'.join(part.rstrip('\n') for part in parts if part)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in lines)
 
 
 def spread(found: dict[str, float]) -> str:
@@ -188,13 +183,14 @@ def _plot_selection(axes: Any, found: Sequence[Row]) -> None:
         look = {'ls': ':', 'color': 'black'} if method == FLOOR else {'color': next(colours)}
         [line] = axes.plot(tokens, middle, marker='o', label=method, lw=3 if method in OURS else 1.2, **look)
         axes.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
-        axes.set(xscale='log', yscale='log', xticks=tokens)
     axes.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
     axes.set_title(f'selection at {MAIN.keep:.0%}')
-    axes.xaxis.set_major_formatter('{x:,.0f}')
-    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    if axes.lines:
+    if axes.lines:  # an empty plot has no logarithms
+        sizes = sorted({tokens for line in axes.lines for tokens in line.get_xdata()})
+        axes.set(xscale='log', yscale='log', xticks=sizes)
+        axes.xaxis.set_major_formatter('{x:,.0f}')
+        axes.minorticks_off()
         axes.legend(fontsize=8, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.08))
 
 

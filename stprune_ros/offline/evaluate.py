@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.offline.markdown import table
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
 from stprune_ros.pipeline import config_of as configured
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
@@ -201,12 +202,12 @@ def as_text(result: dict[str, Any], kind: str = 'all') -> str:
     """The rows of one kind as a table in Markdown: methods down, keep ratios across, accuracy and share of full."""
     rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != BLIND]
     keeps = sorted({row['keep'] for row in rows}, reverse=True)
-    lines = ['| method | ' + ' | '.join(f'{keep:.0%}' for keep in keeps) + ' |', '|---' * (len(keeps) + 1) + '|']
+    lines = []
     for method in dict.fromkeys(row['method'] for row in rows):
         cells = {row['keep']: row for row in rows if row['method'] == method}
         said = [f'{100 * cells[k]["accuracy"]:.1f} ({100 * cells[k]["relative"]:.0f} %)' for k in keeps]
-        lines.append(f'| {method} | ' + ' | '.join(said) + ' |')
-    return '\n'.join(lines)
+        lines.append((method, *said))
+    return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
