@@ -30,7 +30,7 @@ from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
 from stprune_ros.ros.images import decode_for_model
-from stprune_ros.settings import METHODS, Settings
+from stprune_ros.settings.settings import METHODS, Settings
 from stprune_ros.vlm.loading import load
 
 KEEPS = (0.5, 0.25, 0.1, 0.05)

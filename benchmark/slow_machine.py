@@ -28,7 +28,7 @@ from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json
 from stprune_ros.pipeline import Pipeline
 from stprune_ros.ros.images import decode_for_model
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 
 WARM_UP = 5  # ticks that count for nothing: the first compile, the next teach the governor

@@ -14,7 +14,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackagePrefix
 
-from stprune_ros.share import share
+from stprune_ros.resources import share
 
 ARGUMENTS = {
     'bag': (None, 'rosbag2 folder, or one .mcap or .db3 file'),

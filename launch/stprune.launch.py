@@ -5,8 +5,8 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from stprune_ros.settings import load
-from stprune_ros.share import share
+from stprune_ros.resources import share
+from stprune_ros.settings.settings import load
 
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stprune_ros.core.types import Answer, Status, Window
 
 if TYPE_CHECKING:  # torch comes with it
-    from stprune_ros.settings import Settings
+    from stprune_ros.settings.settings import Settings
     from stprune_ros.vlm.backend import ModelInfo
 
 

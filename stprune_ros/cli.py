@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stprune_ros import settings
 from stprune_ros.core.types import StpruneError
-from stprune_ros.share import dds_profile
+from stprune_ros.resources import dds_profile
+from stprune_ros.settings import settings
 
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
 
 
 def unit(x):

@@ -17,7 +17,7 @@ from rosbags.typesys.store import Typestore
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.offline.salvage import Salvage
-from stprune_ros.share import share
+from stprune_ros.resources import share
 
 OUR_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
 # Bags older than version 8 do not name their distribution: the version tells which one wrote them.

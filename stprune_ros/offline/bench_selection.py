@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from stprune_ros.offline.bench_ticks import free_bytes, spread_of
-from stprune_ros.pruning.peers import divprune_growing, grow, over_all
+from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, over_all
 from stprune_ros.pruning.pruner import SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import products, select
 from stprune_ros.pruning.similarity import SimilarityCache, known
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'
 JOINT = 'st_prune_joint'  # the node's default

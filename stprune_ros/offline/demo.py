@@ -25,8 +25,8 @@ from stprune_ros.offline.bags import Bag
 from stprune_ros.offline.replay import HINT_TOPIC, Sources, replay
 from stprune_ros.offline.summary import VALID, write_json
 from stprune_ros.offline.truth import Truth
-from stprune_ros.settings import Settings
-from stprune_ros.share import dds_profile
+from stprune_ros.resources import dds_profile
+from stprune_ros.settings.settings import Settings
 
 NODE = '/stprune_node'
 HZ = 5.0

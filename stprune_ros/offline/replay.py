@@ -28,7 +28,7 @@ from stprune_ros.offline.topics import ODOMETRY, CameraTopics, find_cameras, fin
 from stprune_ros.offline.truth import UNKNOWN, TrueTick, Truth
 from stprune_ros.pipeline import Pipeline
 from stprune_ros.ros import conversions, images
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.loading import load
 from stprune_ros.vlm.prompt import Prompt

@@ -13,7 +13,7 @@ import numpy as np
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, CameraState, Choice, Status
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 MAX_SENTENCES = 50
 VALID = (Status.OK, Status.DEGRADED)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stprune_ros.pruning.selection import on_device, select
 from stprune_ros.pruning.temporal import REPEATED
-from stprune_ros.pruning.tokens import Known
+from stprune_ros.pruning.view_tokens import Known
 
 
 def prune_joint(

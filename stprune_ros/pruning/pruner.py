@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.pruning.baselines import random_mask, uniform_mask
-from stprune_ros.pruning.common import commonness
+from stprune_ros.pruning.baselines.diversity import cdpruner, dart, divprune, tfps
+from stprune_ros.pruning.baselines.uninformed import random_mask, uniform_mask
+from stprune_ros.pruning.baselines.video import dtd, evs, vidcom2
+from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.joint import prune_joint
-from stprune_ros.pruning.peers import cdpruner, dart, divprune, tfps
-from stprune_ros.pruning.peers_video import dtd, evs, vidcom2
 from stprune_ros.pruning.selection import budget, kept_places
 from stprune_ros.pruning.similarity import SimilarityCache, known
 from stprune_ros.pruning.spatial import Sides, prune_spatial
 from stprune_ros.pruning.temporal import UNKNOWN, prune_temporal, repeats, volatility, volatility_along
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, check, view_budget
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, check, view_budget
 
 
 class SpatioTemporalPruner:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.kernel import compiled
+from stprune_ros.pruning.greedy_numba import compiled
 
 
 def budget(ratio: float, count: int) -> int:
@@ -28,7 +28,7 @@ def greedy_max_min(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) ->
     this is one launch, and nothing waits for it (not run on a GPU yet).
     """
     if similarity.device.type == 'cuda':
-        from stprune_ros.pruning.kernel_cuda import greedy_cuda
+        from stprune_ros.pruning.greedy_cuda import greedy_cuda
 
         return greedy_cuda(similarity, bonus, budgets)
     if compiled is not None and similarity.device.type == 'cpu':

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.common import CommonCache
-from stprune_ros.pruning.ring_cache import RingCache
+from stprune_ros.pruning.commonness import CommonCache
 from stprune_ros.pruning.selection import products
-from stprune_ros.pruning.tokens import Known, ViewTokens, nothing_known, places_before, unit_frame, unit_rows
+from stprune_ros.pruning.similarity_batched import RingCache
+from stprune_ros.pruning.view_tokens import Known, ViewTokens, nothing_known, places_before, unit_frame, unit_rows
 
 CACHE_BYTES = 512 * 2**20  # six views of four frames of 196 tokens at D = 2048 take 50 MiB
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stprune_ros.pruning.selection import on_device, select
-from stprune_ros.pruning.tokens import Known
+from stprune_ros.pruning.view_tokens import Known
 
 REPEATED = -4.0  # bonus of tokens that a frozen camera repeats: they come after all others (ours)
 UNKNOWN = 0.5  # volatility in a view whose picture never changed: neither static nor moving (ours)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stprune_ros.pruning.tokens import PruningConfig
+from stprune_ros.pruning.view_tokens import PruningConfig
 from stprune_ros.ringworld.dataset import Scene, read_shards
 from stprune_ros.ringworld.exam import BLANK, PICTURES, Exam, ringworld_rig
 from stprune_ros.ringworld.questions import (

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.types import Answer, Behavior, ConfidenceSource, Status, ViewReport
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 NAN = float('nan')
 HINT_STATUSES = (Status.OK, Status.DEGRADED)

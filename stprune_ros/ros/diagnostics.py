@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from stprune_ros.core.types import Answer, CameraState, Status
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 

@@ -35,7 +35,7 @@ from stprune_ros.ros import diagnostics, parameters, qos
 from stprune_ros.ros.images import decode_for_model
 from stprune_ros.ros.outputs import Outputs, sentence
 from stprune_ros.ros.worker import Worker
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:
     from stprune_ros.vlm.backend import Backend

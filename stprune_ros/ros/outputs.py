@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
 from stprune_ros.ros import conversions, debug, qos
 from stprune_ros.ros.images import decode_for_model
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # torch comes with it
     pass

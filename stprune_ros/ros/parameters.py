@@ -9,7 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.settings import BY_NAME, PARAMETERS, Parameter, Settings, Value, problems_in
+from stprune_ros.settings.settings import BY_NAME, PARAMETERS, Parameter, Settings, Value, problems_in
 
 # Overrides that belong to rclpy and not to the table.
 FOREIGN = ('use_sim_time', 'start_type_description_service')

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stprune_ros.settings import Settings
-from stprune_ros.share import share
+from stprune_ros.resources import share
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.model_folder import hub_snapshot, locate_model
 from stprune_ros.vlm.prompt import Prompt

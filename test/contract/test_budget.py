@@ -11,8 +11,8 @@ from tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.similarity import SimilarityCache
-from stprune_ros.pruning.tokens import ViewTokens
-from stprune_ros.settings import Settings
+from stprune_ros.pruning.view_tokens import ViewTokens
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import quantization
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.decode import MOST_SPARE

@@ -16,7 +16,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from stprune_ros.share import share
+from stprune_ros.resources import share
 
 LAUNCH_FILES = ('stprune.launch.py', 'replay.launch.py')
 

@@ -28,7 +28,7 @@ from stprune_ros.offline.bench_selection import (
 )
 from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
 from stprune_ros.pipeline import STAGES
-from stprune_ros.pruning.peers import divprune_growing, farthest_points, grow
+from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.pruning.selection import budget
 from stprune_ros.vlm.families import FAMILIES

@@ -11,7 +11,7 @@ import pytest
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.offline.bags import message_store
 from stprune_ros.ros.conversions import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 STAMP = 1_700_000_000_123_456_789
 SETTINGS = Settings({'output.valid_for_ms': 1500.0})

@@ -13,7 +13,7 @@ from builtin_interfaces.msg import Time
 from stprune_ros.core.types import Answer, CameraState, Choice, Status, ViewReport
 from stprune_ros.ros import diagnostics
 from stprune_ros.ros.diagnostics import ERROR, OK, WARN, Health, reports, to_array
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 SETTINGS = Settings({'cameras.stale_after_ms': 1000.0})
 NOW = 100.0

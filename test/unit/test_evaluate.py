@@ -9,7 +9,7 @@ from stprune_ros import cli
 from stprune_ros.core.types import StpruneError
 from stprune_ros.offline.evaluate import FROZEN_KIND, SWITCHES, VARIANTS, Plan, as_text, config_of, name_of
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 
 def counted(rows):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stprune_ros.share import share
+from stprune_ros.resources import share
 
 ROOT = Path(__file__).resolve().parents[2]
 # REP-2011 hash of tf2_msgs/msg/TFMessage: only with the same hash do middlewares take the types for equal.

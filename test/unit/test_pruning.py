@@ -11,13 +11,13 @@ from references import reference_st_prune
 from token_rings import prune, ring, rings, unit
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.pruning.baselines import spread, uniform_mask
-from stprune_ros.pruning.common import all_at_once, commonness
+from stprune_ros.pruning.baselines.uninformed import spread, uniform_mask
+from stprune_ros.pruning.commonness import all_at_once, commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
 from stprune_ros.pruning.temporal import repeats, volatility
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows
-from stprune_ros.settings import METHODS as OFFERED
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows
+from stprune_ros.settings.settings import METHODS as OFFERED
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
 

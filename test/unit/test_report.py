@@ -20,7 +20,7 @@ from stprune_ros.offline.replay import SHOWN_TICKS, Thinned
 from stprune_ros.offline.report import Mark, Picture, Shown, render
 from stprune_ros.offline.summary import MAX_SENTENCES, Sentences, Tally
 from stprune_ros.offline.truth import TrueTick
-from stprune_ros.settings import Settings
+from stprune_ros.settings.settings import Settings
 
 RIG = """
 cameras:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stprune_ros.pruning.tokens import PruningConfig
+from stprune_ros.pruning.view_tokens import PruningConfig
 from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
 from stprune_ros.ringworld.evaluate import evaluate
 from stprune_ros.ringworld.model import make_tokenizer

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.parameter_files import EXAMPLES, param_file, schema
-from stprune_ros.settings import PARAMETERS, Settings, load, problems_in, read_file
-from stprune_ros.share import share
+from stprune_ros.resources import share
+from stprune_ros.settings.generate_files import EXAMPLES, param_file, schema
+from stprune_ros.settings.settings import PARAMETERS, Settings, load, problems_in, read_file
 
 GOOD = {
     'cameras.names': ['front', 'left'],
@@ -114,7 +114,7 @@ def test_missing_file_is_named(tmp_path):
 
 
 def test_shipped_files_are_those_of_the_table():
-    # Where this fails: python -m stprune_ros.parameter_files
+    # Where this fails: python -m stprune_ros.settings.generate_files
     assert share('config/stprune.param.yaml').read_text(encoding='utf-8') == param_file()
     assert json.loads(share('config/schema/stprune.schema.json').read_text(encoding='utf-8')) == schema()
 

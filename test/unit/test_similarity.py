@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from token_rings import ring, unit
 
-from stprune_ros.pruning import common, ring_cache
+from stprune_ros.pruning import commonness, similarity_batched
 from stprune_ros.pruning.pruner import FROM_SIMILARITIES, METHODS, SpatioTemporalPruner
-from stprune_ros.pruning.ring_cache import RingCache
 from stprune_ros.pruning.similarity import SimilarityCache, known, within
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.similarity_batched import RingCache
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
 
 HISTORY = 4
 
@@ -95,15 +95,15 @@ def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
 
 def test_a_tick_looks_across_views_only_for_its_new_frame(monkeypatch):
     instants = []
-    look = common.at_one_time
-    monkeypatch.setattr(common, 'at_one_time', lambda units: instants.append(1) or look(units))
+    look = commonness.at_one_time
+    monkeypatch.setattr(commonness, 'at_one_time', lambda units: instants.append(1) or look(units))
     frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
     cache = SimilarityCache()
     counts = []
     for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):
         instants.clear()
         found = cache.attach([a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], across=True)
-        anew = common.commonness([view.known.units for view in found], [view.slots for view in found])
+        anew = commonness.commonness([view.known.units for view in found], [view.slots for view in found])
         assert all(torch.equal(view.known.common, x) for view, x in zip(found, anew))
         counts.append(len(instants) - 4)
     assert counts == [4, 1, 1]
@@ -176,7 +176,7 @@ def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room
         found = cache.attach([*views, a_view('gone', [])], asked, room)
         assert cache.bytes <= room
         anew = known(views)
-        together = common.commonness([x.units for x in anew], [view.slots for view in views])
+        together = commonness.commonness([x.units for x in anew], [view.slots for view in views])
         for view, expected, shared in zip(found, anew, together):
             assert torch.allclose(view.known.units, expected.units, atol=1e-6)
             assert torch.allclose(view.known.similarity, expected.similarity, atol=1e-5)
@@ -187,8 +187,8 @@ def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room
 
 def test_a_batch_multiplies_only_what_is_new_in_any_view(monkeypatch):
     entered = []
-    enter = ring_cache._enter
-    monkeypatch.setattr(ring_cache, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring))
+    enter = similarity_batched._enter
+    monkeypatch.setattr(similarity_batched, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring))
     frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
     cache = RingCache()
     # The first, its newest replaced, moved on by a keyframe, the same again.

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from references import gaussians, mean, rows
 from token_rings import prune, ring, rings, unit
 
-from stprune_ros.pruning.peers import isolation, most_volume
-from stprune_ros.pruning.peers_video import frame_quotas, typicality
-from stprune_ros.pruning.tokens import ViewTokens
+from stprune_ros.pruning.baselines.diversity import isolation, most_volume
+from stprune_ros.pruning.baselines.video import frame_quotas, typicality
+from stprune_ros.pruning.view_tokens import ViewTokens
 
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.9)
 PEERS = ('divprune', 'tfps', 'evs', 'vidcom2', 'dtd', 'dart', 'cdpruner')
@@ -135,5 +135,5 @@ def test_volume_past_the_rank_of_the_features_still_spreads():
 def test_isolation_does_not_depend_on_its_chunks(monkeypatch):
     x = unit(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
     whole = isolation(x)
-    monkeypatch.setattr('stprune_ros.pruning.peers.CHUNK', 7)
+    monkeypatch.setattr('stprune_ros.pruning.baselines.diversity.CHUNK', 7)
     assert torch.allclose(isolation(x), whole, atol=1e-6)

@@ -11,7 +11,7 @@ from token_rings import ring, unit
 from stprune_ros.pruning.pruner import METHODS
 from stprune_ros.pruning.selection import greedy_plain
 from stprune_ros.pruning.similarity import SimilarityCache
-from stprune_ros.pruning.tokens import PruningConfig
+from stprune_ros.pruning.view_tokens import PruningConfig
 
 CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA else 'cpu'
@@ -36,7 +36,7 @@ def problem(sets, count, seed, ties):
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 9), st.booleans(), st.data())
 def test_the_triton_kernel_picks_the_same_tokens(sets, count, seed, ties, data):
     pytest.importorskip('triton', reason='triton is not installed; it is no dependency')
-    from stprune_ros.pruning.kernel_cuda import greedy_triton
+    from stprune_ros.pruning.greedy_cuda import greedy_triton
 
     similarity, bonus = problem(sets, count, seed, ties)
     budgets = [data.draw(st.integers(0, int(row.isfinite().sum()))) for row in bonus]

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.common import all_at_once
+from stprune_ros.pruning.commonness import all_at_once
 from stprune_ros.pruning.selection import on_device
-from stprune_ros.pruning.tokens import Known, ViewTokens, nothing_known, places_before
+from stprune_ros.pruning.view_tokens import Known, ViewTokens, nothing_known, places_before
 
 Frames = tuple[tuple[Tensor, ...], ...]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.baselines import spread
+from stprune_ros.pruning.baselines.uninformed import spread
 from stprune_ros.pruning.selection import products, select
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
 
 PIVOTS = 4  # visual pivots of DART, the number its authors use
 RIDGE = 1e-3  # added to the diagonal of CDPruner's kernel (ours)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
 
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of VidCom2's Gaussians; squared, as its authors use them
 TEMPERATURE = 0.01  # of VidCom2's softmax over frames

@@ -1,4 +1,4 @@
-"""Writes config/stprune.param.yaml and its schema from the settings table: `python -m stprune_ros.parameter_files`."""
+"""Writes the parameter file and its schema from the settings table: `python -m stprune_ros.settings.generate_files`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.settings import PARAMETERS, Parameter, Value
-from stprune_ros.share import share
+from stprune_ros.resources import share
+from stprune_ros.settings.settings import PARAMETERS, Parameter, Value
 
 # The node cannot guess its topics, so the file names the cameras of a common ring.
 EXAMPLES: Mapping[str, Value] = {
