@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from stprune_ros.offline.bags import message_store
+from stprune_ros.io.bag_reader import message_store
 
 STORE = message_store()
 START_NS = 1_700_000_000 * 10**9

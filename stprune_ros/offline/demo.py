@@ -21,7 +21,7 @@ from typing import IO, Any
 import yaml
 
 from stprune_ros.core.types import Behavior, Status, StpruneError
-from stprune_ros.offline.bags import Bag
+from stprune_ros.io.bag_reader import Bag
 from stprune_ros.offline.replay import HINT_TOPIC, Sources, replay
 from stprune_ros.offline.summary import VALID, write_json
 from stprune_ros.offline.truth import Truth

@@ -19,15 +19,15 @@ from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import Roles, SensorStream
 from stprune_ros.core.types import Answer, CameraFrame, Status, StpruneError, Window
-from stprune_ros.offline.bags import Bag, Record, message_store
-from stprune_ros.offline.mcap import McapWriter
-from stprune_ros.offline.pictures import history_masks, jpeg, kept_tokens, png
+from stprune_ros.io import images, messages
+from stprune_ros.io.bag_reader import Bag, Record, message_store
+from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.mcap_writer import McapWriter
+from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.offline.report import Mark, Picture, Shown, render
 from stprune_ros.offline.summary import Tally, write_json
-from stprune_ros.offline.topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
 from stprune_ros.offline.truth import UNKNOWN, TrueTick, Truth
 from stprune_ros.pipeline import Pipeline
-from stprune_ros.ros import conversions, images
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.loading import load
@@ -165,7 +165,7 @@ class Replay:
         self._images: dict[str, np.ndarray] = {}  # of the tick in work
         self._first_ns: int | None = None
         self._store = message_store()
-        self._types = conversions.store_types(self._store)
+        self._types = messages.store_types(self._store)
         self._backend, self._prompt = backend, prompt
 
     def run(self, results: Path) -> None:
@@ -226,9 +226,9 @@ class Replay:
             self._error(answer.notes[0])
         for note in answer.notes:
             self._note(note)
-        self._write(writer, HINT_TOPIC, conversions.planning_hint, hinted[0] if hinted else answer)
+        self._write(writer, HINT_TOPIC, messages.planning_hint, hinted[0] if hinted else answer)
         if self.settings['inference.describe']:
-            self._write(writer, SCENE_TOPIC, conversions.scene_description, answer)
+            self._write(writer, SCENE_TOPIC, messages.scene_description, answer)
         writer.flush()
         truth = self._truth.at(current.stamp_ns) if self._truth else UNKNOWN
         self.tally.add(answer, truth.behavior)

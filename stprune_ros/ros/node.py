@@ -31,8 +31,8 @@ from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import diagnostics, parameters, qos
-from stprune_ros.ros.images import decode_for_model
 from stprune_ros.ros.outputs import Outputs, sentence
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings

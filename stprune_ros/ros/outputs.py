@@ -13,8 +13,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
-from stprune_ros.ros import conversions, debug, qos
-from stprune_ros.ros.images import decode_for_model
+from stprune_ros.io import drawing, messages
+from stprune_ros.io.images import decode_for_model
+from stprune_ros.ros import qos
 from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # torch comes with it
@@ -26,7 +27,7 @@ class Outputs:
 
     def __init__(self, node: Node, warn: Callable[[str], None]) -> None:
         self.latency_s = math.nan
-        self._types = conversions.ros_types()
+        self._types = messages.ros_types()
         self._clock = node.get_clock()
         self._warn = warn
         self._lock = Lock()
@@ -42,12 +43,12 @@ class Outputs:
 
     def hint(self, answer: Answer, settings: Settings) -> None:
         """Publish the hint of an answer."""
-        self._publish(self._hints, conversions.planning_hint, answer, settings)
+        self._publish(self._hints, messages.planning_hint, answer, settings)
 
     def description(self, answer: Answer, settings: Settings) -> None:
         """Publish the description of an answer, unless descriptions are switched off."""
         if settings['inference.describe']:
-            self._publish(self._texts, conversions.scene_description, answer, settings)
+            self._publish(self._texts, messages.scene_description, answer, settings)
 
     def mosaic(self, answer: Answer, window: Window, settings: Settings) -> None:
         """Publish what the model saw, if anyone looks."""
@@ -57,15 +58,15 @@ class Outputs:
         for view in answer.views:
             frame = window.current.frames.get(view.camera)
             if view.tokens_full and frame is not None:
-                images[view.camera], _ = decode_for_model(frame, debug.TILE_PIXELS)
-        message = CompressedImage(format='jpeg', data=array('B', debug.jpeg(debug.mosaic(answer.views, images))))
-        message.header = conversions.header(answer, settings, self._types)
+                images[view.camera], _ = decode_for_model(frame, drawing.TILE_PIXELS)
+        message = CompressedImage(format='jpeg', data=array('B', drawing.jpeg(drawing.mosaic(answer.views, images))))
+        message.header = messages.header(answer, settings, self._types)
         self._mosaics.publish(message)
 
     def _publish(self, publisher: Any, convert: Callable[..., Any], answer: Answer, settings: Settings) -> None:
         now_ns = self._clock.now().nanoseconds
         latency_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns and answer.stamp_ns else math.nan
-        current = conversions.expire(answer, now_ns, settings)
+        current = messages.expire(answer, now_ns, settings)
         if Status.STALE in (current.status, current.description_status):
             self._warn(
                 f'answers come {latency_s:.1f} s after their images and go out as STALE;'

@@ -22,7 +22,7 @@ from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.bags import Bag, Topic
+from stprune_ros.io.bag_reader import Bag, Topic
 
 CLOCK_PERIOD_S = 0.025
 SETTLED_S = 0.5

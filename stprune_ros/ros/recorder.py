@@ -21,8 +21,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
-from stprune_ros.offline.bags import message_store
-from stprune_ros.offline.mcap import McapWriter
+from stprune_ros.io.bag_reader import message_store
+from stprune_ros.io.mcap_writer import McapWriter
 from stprune_ros.ros.player import message_class
 
 OUTPUTS = {

@@ -29,7 +29,7 @@ from tf2_msgs.msg import TFMessage
 from tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.offline.bags import Bag
+from stprune_ros.io.bag_reader import Bag
 
 FRONT = '/camera/front/image_raw/compressed'
 LIMIT_S = 90.0  # only bounds how long a failure takes

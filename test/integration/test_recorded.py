@@ -11,8 +11,8 @@ pytest.importorskip('rclpy')
 from integration.harness import Listener, NodeProcess, Vehicle, base_values, playing
 from tiny_models import make_tiny_model
 
+from stprune_ros.io.bag_reader import Bag
 from stprune_ros.msg import PlanningHint
-from stprune_ros.offline.bags import Bag
 
 RING = ['CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_RIGHT', 'CAM_BACK', 'CAM_LEFT', 'CAM_FRONT_LEFT']
 VALID = (PlanningHint.OK, PlanningHint.DEGRADED)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import CameraFrame, StpruneError
-from stprune_ros.ros.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction
+from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction
 
 HEIGHT, WIDTH = 6, 8
 COLOUR = (200, 120, 40)  # RGB

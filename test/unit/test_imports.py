@@ -59,7 +59,7 @@ def test_only_ros_imports_ros():
 
 
 def test_only_conversions_imports_the_compiled_messages():
-    assert importers({'stprune_ros.msg'}) == {'ros/conversions.py'}
+    assert importers({'stprune_ros.msg'}) == {'io/messages.py'}
 
 
 def test_only_the_backend_imports_transformers():
@@ -86,8 +86,8 @@ def test_core_needs_numpy_only():
         ('stprune_ros.pruning.pruner', 'rclpy,transformers,cv2,stprune_ros.msg'),
         ('stprune_ros.pipeline', 'rclpy,transformers,stprune_ros.msg'),
         ('stprune_ros.settings.settings', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
-        ('stprune_ros.ros.images', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
-        ('stprune_ros.ros.conversions', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),
+        ('stprune_ros.io.images', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
+        ('stprune_ros.io.messages', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),
         ('stprune_ros.offline.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.cli', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
     ],

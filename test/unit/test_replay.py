@@ -15,7 +15,7 @@ from tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
 from stprune_ros.core.types import Status
-from stprune_ros.offline.bags import Bag
+from stprune_ros.io.bag_reader import Bag
 from stprune_ros.offline.replay import HINT_TOPIC, SCENE_TOPIC
 from stprune_ros.pipeline import Pipeline
 

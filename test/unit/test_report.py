@@ -15,7 +15,7 @@ import pytest
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
-from stprune_ros.offline.pictures import history_masks, jpeg, kept_tokens, png
+from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.offline.replay import SHOWN_TICKS, Thinned
 from stprune_ros.offline.report import Mark, Picture, Shown, render
 from stprune_ros.offline.summary import MAX_SENTENCES, Sentences, Tally

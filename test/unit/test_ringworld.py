@@ -12,7 +12,7 @@ import pytest
 
 from stprune_ros.core.rig import RigBuilder
 from stprune_ros.core.types import Behavior, StpruneError
-from stprune_ros.offline.bags import Bag
+from stprune_ros.io.bag_reader import Bag
 from stprune_ros.ringworld.recording import quaternion_of, record, shoot
 from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, render
 from stprune_ros.ringworld.route import LANE

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
-from stprune_ros.offline.bags import message_store
-from stprune_ros.ros.conversions import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
+from stprune_ros.io.bag_reader import message_store
+from stprune_ros.io.messages import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
 from stprune_ros.settings.settings import Settings
 
 STAMP = 1_700_000_000_123_456_789

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import CameraState, ViewReport
-from stprune_ros.ros.debug import DIMMED, TILE_HEIGHT, TILE_WIDTH, jpeg, mosaic
+from stprune_ros.io.drawing import DIMMED, TILE_HEIGHT, TILE_WIDTH, jpeg, mosaic
 
 RING = ('front', 'front_right', 'back_right', 'back', 'back_left', 'front_left')
 

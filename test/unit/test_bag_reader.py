@@ -26,9 +26,9 @@ from small_bags import (
 )
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.bags import Bag, Topic, message_store
-from stprune_ros.offline.mcap import McapWriter
-from stprune_ros.offline.topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_reader import Bag, Topic, message_store
+from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.mcap_writer import McapWriter
 
 FRONT = '/camera/front/image_raw/compressed'
 

@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.salvage import Salvage
+from stprune_ros.io.bag_salvage import Salvage
 from stprune_ros.resources import share
 
 OUR_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')

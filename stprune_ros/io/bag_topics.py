@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.offline.bags import Topic
+from stprune_ros.io.bag_reader import Topic
 
 RAW, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO, ODOMETRY, TRANSFORMS = 'sensor_msgs/msg/CameraInfo', 'nav_msgs/msg/Odometry', 'tf2_msgs/msg/TFMessage'
