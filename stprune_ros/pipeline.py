@@ -35,8 +35,8 @@ from stprune_ros.pruning.selection import warm_up
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.answer import Hint, clean_text, read_hint
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame
+from stprune_ros.vlm.parsing import Hint, clean_text, read_hint
 from stprune_ros.vlm.prompt import Prompt, View
 
 STAGES = ('decode', 'encode', 'prune', 'prefill', 'hint', 'describe')

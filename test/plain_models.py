@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.vlm.transformers_backend import TransformersBackend
+from stprune_ros.vlm.hf.backend import TransformersBackend
 
 
 @dataclass(frozen=True)

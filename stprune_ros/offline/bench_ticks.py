@@ -22,7 +22,7 @@ from stprune_ros.pipeline import STAGES, Pipeline
 from stprune_ros.resources import share
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import proc_bytes
-from stprune_ros.vlm.families import FAMILIES
+from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.loading import BUNDLED_MODEL, DEFAULT_PROMPT
 from stprune_ros.vlm.prompt import Prompt
 
@@ -108,7 +108,7 @@ class TickBench:
     _tick: int = 0
 
     def __post_init__(self) -> None:
-        from stprune_ros.vlm.transformers_backend import TransformersBackend
+        from stprune_ros.vlm.hf.backend import TransformersBackend
 
         of, pixels = self.model.of, self.model.edge**2
         processor = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stprune_ros.pruning.pruner import final_budget
-from stprune_ros.vlm.memory import kv_bytes
+from stprune_ros.vlm.hf.memory import kv_bytes
 
 TEXT_TOKENS = 96  # around the images, in figures that no prompt was run for (ours)
 HALF = 2  # bytes of float16 and bfloat16

@@ -142,7 +142,7 @@ def main() -> None:
         '--note', action='store_true', help='write the figures by kind into the stprune.json of the model'
     )
     args = parser.parse_args()
-    from stprune_ros.vlm.transformers_backend import TransformersBackend
+    from stprune_ros.vlm.hf.backend import TransformersBackend
 
     scenes = [scene for shard in read_shards(args.scenes) for scene in shard][: args.count]
     backend, prompt = TransformersBackend.load(args.model, device='cpu'), Prompt.load(args.model / 'prompt.yaml')

@@ -7,7 +7,7 @@ from pathlib import Path
 from stprune_ros.resources import share
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
-from stprune_ros.vlm.model_folder import hub_snapshot, locate_model
+from stprune_ros.vlm.hf.model_folder import hub_snapshot, locate_model
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
@@ -23,7 +23,7 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
     path = _model_path(settings)
     prompt = Prompt.load(settings['prompt.file']) if settings['prompt.file'] else None
     # Takes seconds to import: a wrong prompt file has been named by now.
-    from stprune_ros.vlm.transformers_backend import TransformersBackend
+    from stprune_ros.vlm.hf.backend import TransformersBackend
 
     backend = TransformersBackend.load(
         path,
@@ -49,8 +49,8 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
         settings['model.allow_download'],
     )
     from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of
-    from stprune_ros.vlm.memory import Ring, as_text, budget
-    from stprune_ros.vlm.transformers_backend import read_parts
+    from stprune_ros.vlm.hf.backend import read_parts
+    from stprune_ros.vlm.hf.memory import Ring, as_text, budget
 
     device = find_device(settings['model.device'])
     parts = read_parts(folder)

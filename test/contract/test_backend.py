@@ -18,7 +18,7 @@ from tiny_models import FAMILIES, make_tiny_model
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm import transformers_backend
 from stprune_ros.vlm.backend import VisualFrame
-from stprune_ros.vlm.transformers_backend import TransformersBackend
+from stprune_ros.vlm.hf.backend import TransformersBackend
 
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'

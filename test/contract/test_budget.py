@@ -15,10 +15,10 @@ from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import quantization
 from stprune_ros.vlm.backend import VisualFrame
-from stprune_ros.vlm.decode import MOST_SPARE
-from stprune_ros.vlm.memory import TEXT_TOKENS, Ring, budget
-from stprune_ros.vlm.model_folder import locate_model
-from stprune_ros.vlm.transformers_backend import TransformersBackend, read_parts
+from stprune_ros.vlm.hf.backend import TransformersBackend, read_parts
+from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, budget
+from stprune_ros.vlm.hf.model_folder import locate_model
+from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
 HEIGHT, WIDTH = 90, 160
 VIEWS, FRAMES = 2, 3

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from stprune_ros.vlm.backend import Context, VisualFrame
-from stprune_ros.vlm.decode import MOST_SPARE, SLOTS_STEP, Slots, slots_for
-from stprune_ros.vlm.transformers_backend import TransformersBackend
+from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.hf.static_cache import MOST_SPARE, SLOTS_STEP, Slots, slots_for
 
 CUDA = torch.cuda.is_available()
 TOKENS = 24

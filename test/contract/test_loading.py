@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_tiny_model
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.model_checks import supported_class
-from stprune_ros.vlm.transformers_backend import TransformersBackend
+from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.hf.families import FAMILIES
+from stprune_ros.vlm.hf.model_checks import supported_class
 
 
 @pytest.fixture(scope='module')

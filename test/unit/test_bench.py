@@ -31,8 +31,8 @@ from stprune_ros.pipeline import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.pruning.selection import budget
-from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.model_checks import supported_class
+from stprune_ros.vlm.hf.families import FAMILIES
+from stprune_ros.vlm.hf.model_checks import supported_class
 
 SMALL = Size(3, 3, 3, 4, 16, 0.25)
 FULL_PROMPT = 6 * 4 * 196 + 96

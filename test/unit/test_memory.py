@@ -14,9 +14,9 @@ from stprune_ros.cli import main
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
-from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.memory import Budget, as_text, check_room, gib, kv_bytes, kv_shape, weight_bytes
-from stprune_ros.vlm.model_folder import ModelFolder
+from stprune_ros.vlm.hf.families import FAMILIES
+from stprune_ros.vlm.hf.memory import Budget, as_text, check_room, gib, kv_bytes, kv_shape, weight_bytes
+from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
 EYES, WORDS = 'model.visual.layers.0.mlp.up_proj.weight', 'model.language_model.embed_tokens.weight'

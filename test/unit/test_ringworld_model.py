@@ -12,8 +12,8 @@ from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
 from stprune_ros.ringworld.evaluate import evaluate
 from stprune_ros.ringworld.model import make_tokenizer
 from stprune_ros.vlm.backend import Backend
+from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt
-from stprune_ros.vlm.transformers_backend import TransformersBackend
 
 FOLDER = Path(__file__).resolve().parents[2] / 'models' / 'ringworld'
 

@@ -17,15 +17,15 @@ import torch
 from stprune_ros.core.types import StpruneError
 from stprune_ros.cuda_graph import record
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.chat import Chat
-from stprune_ros.vlm.decode import Prefix, Slots, slots_for
 from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, moved, name_of
-from stprune_ros.vlm.family import EncoderOutput, Family
-from stprune_ros.vlm.memory import check_room
-from stprune_ros.vlm.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
-from stprune_ros.vlm.model_folder import ModelFolder, find_model, legacy_template, one_line
-from stprune_ros.vlm.quantization import packing
-from stprune_ros.vlm.tree import Tree
+from stprune_ros.vlm.hf.chat import Chat
+from stprune_ros.vlm.hf.family import EncoderOutput, Family
+from stprune_ros.vlm.hf.memory import check_room
+from stprune_ros.vlm.hf.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
+from stprune_ros.vlm.hf.model_folder import ModelFolder, find_model, legacy_template, one_line
+from stprune_ros.vlm.hf.quantization import packing
+from stprune_ros.vlm.hf.static_cache import Prefix, Slots, slots_for
+from stprune_ros.vlm.token_tree import Tree
 
 try:
     import transformers

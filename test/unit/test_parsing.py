@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.core.types import Behavior, ConfidenceSource, Status
-from stprune_ros.vlm.answer import MAX_CHARACTERS, Hint, clean_text, read_hint
+from stprune_ros.vlm.parsing import MAX_CHARACTERS, Hint, clean_text, read_hint
 
 THREE = (Behavior.NONE, Behavior.STOP, Behavior.YIELD)
 

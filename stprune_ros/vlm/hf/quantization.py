@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import torch
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.family import Family
+from stprune_ros.vlm.hf.family import Family
 
 LIBRARIES = ('bitsandbytes', 'accelerate')
 # Bytes per weight: NF4 with a float32 scale for each block of 64; int8 with a scale for each row, next to nothing.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.family import Family
-from stprune_ros.vlm.model_folder import ModelFolder, one_line
+from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.model_folder import ModelFolder, one_line
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 

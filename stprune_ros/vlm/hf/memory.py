@@ -14,11 +14,11 @@ from typing import Any
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.pruner import final_budget
-from stprune_ros.vlm.decode import MOST_SPARE
 from stprune_ros.vlm.device import Memory
-from stprune_ros.vlm.family import Family, Sides, value
-from stprune_ros.vlm.model_folder import ModelFolder, one_line
-from stprune_ros.vlm.quantization import BYTES_PER_WEIGHT, is_packed
+from stprune_ros.vlm.hf.family import Family, Sides, value
+from stprune_ros.vlm.hf.model_folder import ModelFolder, one_line
+from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
+from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
 TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously (ours)
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted

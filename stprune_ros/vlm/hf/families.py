@@ -15,8 +15,8 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.family import Family, Marks, Sides, pair, value
-from stprune_ros.vlm.tree import additive
+from stprune_ros.vlm.hf.family import Family, Marks, Sides, pair, value
+from stprune_ros.vlm.token_tree import additive
 
 
 @dataclass(frozen=True, slots=True)

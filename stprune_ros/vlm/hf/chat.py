@@ -13,7 +13,7 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import VisualFrame
-from stprune_ros.vlm.family import Family
+from stprune_ros.vlm.hf.family import Family
 
 # Stand for a question and an answer while the chat template is rendered.
 QUESTION, ANSWER = '[[stprune:question]]', '[[stprune:answer]]'

@@ -15,7 +15,7 @@ import torch
 
 from stprune_ros.core.types import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.tree import additive
+from stprune_ros.vlm.token_tree import additive
 
 Sides = tuple[int, int]  # height, width
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.families import FAMILIES
-from stprune_ros.vlm.family import Family
+from stprune_ros.vlm.hf.families import FAMILIES
+from stprune_ros.vlm.hf.family import Family
 
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
