@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
+from stprune_ros.inference.pipeline import config_of as configured
 from stprune_ros.offline.markdown import table
 from stprune_ros.offline.statistics import Counts, interval, ratio_of
-from stprune_ros.pipeline import config_of as configured
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import PruningConfig
 from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene

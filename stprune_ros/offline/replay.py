@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import Roles, SensorStream
 from stprune_ros.core.types import Answer, CameraFrame, Status, StpruneError, Window
+from stprune_ros.inference.blank import blank_answer
+from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io import images, messages
 from stprune_ros.io.bag_reader import Bag, Record, message_store
 from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
@@ -27,7 +28,6 @@ from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.offline.report import Mark, Picture, Shown, render
 from stprune_ros.offline.summary import Tally, write_json
 from stprune_ros.offline.truth import UNKNOWN, TrueTick, Truth
-from stprune_ros.pipeline import Pipeline
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.loading import load

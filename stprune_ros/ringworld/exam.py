@@ -9,7 +9,7 @@ import torch
 
 from stprune_ros.core.rig import CameraModel, CameraRig
 from stprune_ros.core.types import EgoState
-from stprune_ros.pipeline import view_tokens
+from stprune_ros.inference.pipeline import view_tokens
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
 from stprune_ros.ringworld.dataset import Scene

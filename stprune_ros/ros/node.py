@@ -27,10 +27,10 @@ from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from stprune_ros.blank import blank_answer
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.inference.blank import blank_answer
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import diagnostics, parameters, qos
 from stprune_ros.ros.outputs import Outputs, sentence
@@ -115,7 +115,7 @@ class StpruneNode(Node):
         self.settings = settings
 
     def _use_rig(self, rig: CameraRig) -> None:
-        from stprune_ros.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
+        from stprune_ros.inference.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
 
         self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
         self._stream = SensorStream(self.settings, rig)
@@ -280,7 +280,7 @@ def load_and_start(node: StpruneNode) -> None:
     node.get_logger().info('loading the model')
     model = load(node.settings)
     # Importing and compiling take a second, for which the executor has no time once images come.
-    from stprune_ros.pipeline import warm_up
+    from stprune_ros.inference.pipeline import warm_up
 
     warm_up()
     node.start(*model)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from stprune_ros import cli
+from stprune_ros.inference.pipeline import STAGES
 from stprune_ros.offline import bench_selection, bench_ticks
 from stprune_ros.offline.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
 from stprune_ros.offline.bench import aims, growth, slope
@@ -27,7 +28,6 @@ from stprune_ros.offline.bench_selection import (
     Size,
 )
 from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
-from stprune_ros.pipeline import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.pruning.selection import budget

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stprune_ros.core.governor import STEP, Cost, Governor, Limits
 from stprune_ros.core.types import Choice
+from stprune_ros.inference.governor import STEP, Cost, Governor, Limits
 
 FULL, TEXT = 1440, 80
 few = settings(max_examples=100, deadline=None)

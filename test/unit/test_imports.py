@@ -84,7 +84,7 @@ def test_core_needs_numpy_only():
     [
         ('stprune_ros.core.stream', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.pruning.pruner', 'rclpy,transformers,cv2,stprune_ros.msg'),
-        ('stprune_ros.pipeline', 'rclpy,transformers,stprune_ros.msg'),
+        ('stprune_ros.inference.pipeline', 'rclpy,transformers,stprune_ros.msg'),
         ('stprune_ros.settings.settings', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.io.images', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.io.messages', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),

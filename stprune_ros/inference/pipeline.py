@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.blank import blank_answer
-from stprune_ros.core.governor import Cost, Governor, Limits
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import Roles
@@ -30,6 +28,8 @@ from stprune_ros.core.types import (
     ViewReport,
     Window,
 )
+from stprune_ros.inference.blank import blank_answer
+from stprune_ros.inference.governor import Cost, Governor, Limits
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.selection import warm_up
 from stprune_ros.pruning.similarity import SimilarityCache
