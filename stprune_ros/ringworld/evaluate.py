@@ -17,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 from stprune_ros.pruning.view_tokens import PruningConfig
-from stprune_ros.ringworld.dataset import Scene, read_shards
 from stprune_ros.ringworld.exam import BLANK, PICTURES, Exam, ringworld_rig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
@@ -28,6 +27,7 @@ from stprune_ros.ringworld.questions import (
     hint_question,
     questions_about,
 )
+from stprune_ros.ringworld.scenes import Scene, read_shards
 from stprune_ros.ringworld.truth import DIRECTIONS
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt

@@ -12,8 +12,8 @@ from stprune_ros.core.types import EgoState
 from stprune_ros.inference.pipeline import view_tokens
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
-from stprune_ros.ringworld.dataset import Scene
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
+from stprune_ros.ringworld.scenes import Scene
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
 

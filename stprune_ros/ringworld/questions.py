@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.scene import COLOURS
 from stprune_ros.ringworld.truth import DIRECTIONS, Sight, Truth
+from stprune_ros.ringworld.world import COLOURS
 
 KINDS = ('perception', 'motion', 'cross-view', 'planning')
 HINT_QUESTION = 'what should the ego vehicle do?'

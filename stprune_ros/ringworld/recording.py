@@ -15,11 +15,11 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.ringworld.dataset import JPEG_QUALITY
 from stprune_ros.ringworld.questions import describe
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, Camera, render
-from stprune_ros.ringworld.scene import Ego, World
+from stprune_ros.ringworld.scenes import JPEG_QUALITY
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth, truth_of
+from stprune_ros.ringworld.world import Ego, World
 
 START_NS = 1_700_000_000 * 10**9
 ODOMETRY_HZ = 50

@@ -13,7 +13,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from stprune_ros.ringworld.scene import BLOCK, CURB, ROAD, STOP_LINE, Snapshot, Thing
+from stprune_ros.ringworld.world import BLOCK, CURB, ROAD, STOP_LINE, Snapshot, Thing
 
 WIDTH, HEIGHT = 320, 192
 CLASSES = ('sky', 'ground', 'road', 'marking', 'building', 'vehicle', 'pedestrian', 'red light', 'green light', 'pole')

@@ -14,7 +14,7 @@ import numpy as np
 
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.renderer import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE, Camera, Picture
-from stprune_ros.ringworld.scene import BLOCK, FRONT_BUMPER, STOP_LINE, Snapshot, Thing, World
+from stprune_ros.ringworld.world import BLOCK, FRONT_BUMPER, STOP_LINE, Snapshot, Thing, World
 
 VISIBLE = 120  # pixels of a 320 x 192 picture from which a thing counts as seen
 LAMP_VISIBLE = 16

@@ -16,8 +16,8 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.ringworld.recording import quaternion_of, record, shoot
 from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, render
 from stprune_ros.ringworld.route import LANE
-from stprune_ros.ringworld.scene import STEP, Ego, Snapshot, Thing, World
 from stprune_ros.ringworld.truth import DIRECTIONS, SLOW_WITHIN, STOP_WITHIN, hazard, truth_of
+from stprune_ros.ringworld.world import STEP, Ego, Snapshot, Thing, World
 
 EGO = Ego(20.0, -LANE, 0.0, 5.0, 0.0)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from stprune_ros.pruning.view_tokens import PruningConfig
-from stprune_ros.ringworld.dataset import HELD_OUT, Scene, scene
 from stprune_ros.ringworld.evaluate import evaluate
-from stprune_ros.ringworld.model import make_tokenizer
+from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
+from stprune_ros.ringworld.training.model import make_tokenizer
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt

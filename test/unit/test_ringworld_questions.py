@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.dataset import GRID, as_seen, scene
 from stprune_ros.ringworld.evaluate import statements
-from stprune_ros.ringworld.model import words
 from stprune_ros.ringworld.questions import KINDS, describe, hint_question, questions_about
 from stprune_ros.ringworld.renderer import CLASSES, RING, render
-from stprune_ros.ringworld.scene import World
+from stprune_ros.ringworld.scenes import GRID, as_seen, scene
+from stprune_ros.ringworld.training.model import words
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth, truth_of
+from stprune_ros.ringworld.world import World
 
 
 @pytest.fixture(scope='module')

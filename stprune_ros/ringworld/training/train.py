@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: ``python -m stprune_ros.ringworld.train``.
+"""Train the bundled model from nothing: ``python -m stprune_ros.ringworld.training.train``.
 
 Stages: scenes, vision tower, language model, export. Each leaves its state in the work folder and goes on from there
 when it is started again. The model sees full tokens only; no token is ever dropped in training.
@@ -20,9 +20,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from stprune_ros.ringworld import model as parts
-from stprune_ros.ringworld.dataset import FRAMES, HELD_OUT, Scene, drive, scene, write_shards
-from stprune_ros.ringworld.language_stage import (
+from stprune_ros.ringworld.scenes import FRAMES, HELD_OUT, Scene, drive, scene, write_shards
+from stprune_ros.ringworld.training import model as parts
+from stprune_ros.ringworld.training.language_stage import (
     ALL_VIEWS,
     DenseHeads,
     Layout,
@@ -33,7 +33,7 @@ from stprune_ros.ringworld.language_stage import (
     make_batch,
     read_lessons,
 )
-from stprune_ros.ringworld.vision_stage import train_vision
+from stprune_ros.ringworld.training.vision_stage import train_vision
 from stprune_ros.vlm.prompt import Prompt
 
 SHARD = 25

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from stprune_ros.ringworld.dataset import GRID, PATCH, read_shards
 from stprune_ros.ringworld.renderer import CLASSES
+from stprune_ros.ringworld.scenes import GRID, PATCH, read_shards
 
 TOKENS = GRID[0] * GRID[1]
 SEEN = ('share', 'kind', 'colour', 'place', 'heading', 'anchor')

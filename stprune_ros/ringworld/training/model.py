@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT, NUMBERS
-from stprune_ros.ringworld.scene import COLOURS
 from stprune_ros.ringworld.truth import DIRECTIONS
+from stprune_ros.ringworld.world import COLOURS
 
 WIDTH = 128  # of the language model and of the visual tokens
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'

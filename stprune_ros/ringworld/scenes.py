@@ -28,8 +28,8 @@ from stprune_ros.ringworld.renderer import (
     Picture,
     render,
 )
-from stprune_ros.ringworld.scene import COLOURS, Snapshot, World
 from stprune_ros.ringworld.truth import Truth, hazard, truth_of
+from stprune_ros.ringworld.world import COLOURS, Snapshot, World
 
 FRAMES = 4
 GRID = (6, 10)  # token rows and columns of a view

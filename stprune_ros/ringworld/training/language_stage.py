@@ -20,9 +20,6 @@ from torch import nn
 from torch.nn import functional
 
 from stprune_ros.core.types import EgoState
-from stprune_ros.ringworld.attention import QUERIES, background_mass
-from stprune_ros.ringworld.dataset import FRAMES, GRID, read_shards
-from stprune_ros.ringworld.model import IMAGE, TURN_END
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     car_count,
@@ -35,8 +32,11 @@ from stprune_ros.ringworld.questions import (
     same_car,
     what_to_do,
 )
+from stprune_ros.ringworld.scenes import FRAMES, GRID, read_shards
+from stprune_ros.ringworld.training.attention import QUERIES, background_mass
+from stprune_ros.ringworld.training.model import IMAGE, TURN_END
+from stprune_ros.ringworld.training.vision_stage import TOKENS, features
 from stprune_ros.ringworld.truth import DIRECTIONS, Truth
-from stprune_ros.ringworld.vision_stage import TOKENS, features
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
 
