@@ -16,8 +16,8 @@ from plain_models import QWEN, STYLES, Plain
 from tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm import transformers_backend
 from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.hf import backend as hf_backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
 
 SYSTEM = 'You look through the cameras of a car.'
@@ -269,7 +269,7 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
     assert run(SYSTEM, [text]) == ([static, other], others)
     assert len(run('Another system.', content)[0]) == 2
     assert len(run('', content)[0]) <= 2
-    monkeypatch.setattr(transformers_backend, 'STATIC_SHARE', 2.0)
+    monkeypatch.setattr(hf_backend, 'STATIC_SHARE', 2.0)
     whole, alike = run(SYSTEM, content)
     assert whole == [static + rest]
     assert scores == pytest.approx(alike, rel=1e-5, abs=1e-3)

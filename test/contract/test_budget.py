@@ -13,8 +13,8 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm import quantization
 from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.hf import quantization
 from stprune_ros.vlm.hf.backend import TransformersBackend, read_parts
 from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, budget
 from stprune_ros.vlm.hf.model_folder import locate_model

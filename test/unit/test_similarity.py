@@ -188,7 +188,9 @@ def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room
 def test_a_batch_multiplies_only_what_is_new_in_any_view(monkeypatch):
     entered = []
     enter = similarity_batched._enter
-    monkeypatch.setattr(similarity_batched, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring))
+    monkeypatch.setattr(
+        similarity_batched, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring)
+    )
     frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
     cache = RingCache()
     # The first, its newest replaced, moved on by a keyframe, the same again.
