@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Window
+from stprune_ros.evaluation.fidelity import SWITCHES, config_of
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.offline.evaluate import SWITCHES, config_of
 from stprune_ros.offline.markdown import table
 from stprune_ros.offline.replay import Sources, find_rig, windows
 from stprune_ros.offline.summary import write_json

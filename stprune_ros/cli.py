@@ -233,7 +233,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.offline.evaluate import VARIANTS, Plan, as_text, evaluate, write_plot
+        from stprune_ros.evaluation.fidelity import VARIANTS, Plan, as_text, evaluate, write_plot
         from stprune_ros.offline.summary import write_json
 
         values = settings.load(options.params) if options.params else settings.Settings()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.evaluate import statements
+from stprune_ros.evaluation.model_card import statements
 from stprune_ros.ringworld.questions import KINDS, describe, hint_question, questions_about
 from stprune_ros.ringworld.renderer import CLASSES, RING, render
 from stprune_ros.ringworld.scenes import GRID, as_seen, scene

@@ -1,6 +1,6 @@
 """How often a model is right on held-out scenes, through the runtime's own backend, prompt and pruning.
 
-``python -m stprune_ros.ringworld.evaluate`` writes the figures of the model card.
+``python -m stprune_ros.evaluation.model_card`` writes the figures of the model card.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from stprune_ros.evaluation.exam import BLANK, PICTURES, Exam, ringworld_rig
 from stprune_ros.pruning.view_tokens import PruningConfig
-from stprune_ros.ringworld.exam import BLANK, PICTURES, Exam, ringworld_rig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     HINT_QUESTION,
