@@ -25,9 +25,9 @@ from tqdm import tqdm
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.offline.markdown import table
-from stprune_ros.offline.replay import Sources, find_rig, windows
-from stprune_ros.offline.summary import write_json
+from stprune_ros.replay.replay import Sources, find_rig, windows
+from stprune_ros.replay.summary import write_json
+from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 

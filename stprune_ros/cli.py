@@ -124,7 +124,7 @@ def _demo(command: argparse.ArgumentParser) -> None:
         require_rclpy('demo')
         # The bundled model is too small for two threads to help it, and node and replay shall compute alike.
         os.environ.setdefault('OMP_NUM_THREADS', '1')
-        from stprune_ros.offline.demo import demo
+        from stprune_ros.demo import demo
 
         return demo(options.output, seed=options.seed, seconds=options.seconds, values=values)
 
@@ -141,7 +141,7 @@ def _replay(command: argparse.ArgumentParser) -> None:
     command.add_argument('--method', choices=settings.METHODS, help='how tokens are selected')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.offline.replay import replay
+        from stprune_ros.replay.replay import replay
 
         values = settings.load(options.params) if options.params else settings.Settings()
         if options.keep is not None:
@@ -234,7 +234,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.evaluation.fidelity import VARIANTS, Plan, as_text, evaluate, write_plot
-        from stprune_ros.offline.summary import write_json
+        from stprune_ros.replay.summary import write_json
 
         values = settings.load(options.params) if options.params else settings.Settings()
         plan = Plan(options.methods or (*everything, *VARIANTS), options.keep, options.scenes, options.seeds)
@@ -262,7 +262,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
             raise StpruneError(f"there is no folder '{options.output.parent}' for '{options.output.name}'; make it")
         from stprune_ros.offline.bench import bench
         from stprune_ros.offline.bench_report import as_text, write_plot
-        from stprune_ros.offline.summary import write_json
+        from stprune_ros.replay.summary import write_json
 
         result = bench(options.quick, options.whole)
         write_json(options.output, result)

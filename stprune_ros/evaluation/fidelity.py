@@ -21,9 +21,9 @@ from stprune_ros.core.types import StpruneError
 from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
 from stprune_ros.evaluation.exam import BLANK, FROZEN, PICTURES, Exam, ringworld_rig
 from stprune_ros.inference.pipeline import config_of as configured
-from stprune_ros.offline.markdown import table
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.results import table
 from stprune_ros.ringworld.questions import Question, questions_about
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
 from stprune_ros.settings.settings import Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.offline.bench_selection import FLOOR, MAIN, OURS, VARIANTS
-from stprune_ros.offline.markdown import table
+from stprune_ros.results import table
 
 Row = dict[str, Any]
 # One per method of the plot; ours are the first.

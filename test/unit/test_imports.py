@@ -88,7 +88,7 @@ def test_core_needs_numpy_only():
         ('stprune_ros.settings.settings', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.io.images', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.io.messages', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),
-        ('stprune_ros.offline.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
+        ('stprune_ros.replay.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.cli', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
     ],
 )

@@ -17,7 +17,7 @@ from stprune_ros.cli import main
 from stprune_ros.core.types import Status
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.offline.replay import HINT_TOPIC, SCENE_TOPIC
+from stprune_ros.replay.replay import HINT_TOPIC, SCENE_TOPIC
 
 CONTRACT = {
     'bag', 'model_id', 'method', 'keep_ratio', 'ticks', 'sets_full', 'sets_partial', 'sets_skipped', 'tokens_full',

@@ -16,10 +16,10 @@ import pytest
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
 from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
-from stprune_ros.offline.replay import SHOWN_TICKS, Thinned
-from stprune_ros.offline.report import Mark, Picture, Shown, render
-from stprune_ros.offline.summary import MAX_SENTENCES, Sentences, Tally
-from stprune_ros.offline.truth import TrueTick
+from stprune_ros.replay.ground_truth import TrueTick
+from stprune_ros.replay.replay import SHOWN_TICKS, Thinned
+from stprune_ros.replay.report import Mark, Picture, Shown, render
+from stprune_ros.replay.summary import MAX_SENTENCES, Sentences, Tally
 from stprune_ros.settings.settings import Settings
 
 RIG = """

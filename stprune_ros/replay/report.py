@@ -13,8 +13,8 @@ from typing import Any
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, CameraState, Status
-from stprune_ros.offline.style import BEHAVIOR_COLOURS, STYLE
-from stprune_ros.offline.truth import UNKNOWN, TrueTick
+from stprune_ros.replay.ground_truth import UNKNOWN, TrueTick
+from stprune_ros.replay.style import BEHAVIOR_COLOURS, STYLE
 
 PACE_POINTS = 150
 STAGE_COLOURS = ('#5b8def', '#8a6fd1', '#e0a526', '#3f9c78', '#d6655a', '#6fa8b8')

@@ -22,9 +22,9 @@ import yaml
 
 from stprune_ros.core.types import Behavior, Status, StpruneError
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.offline.replay import HINT_TOPIC, Sources, replay
-from stprune_ros.offline.summary import VALID, write_json
-from stprune_ros.offline.truth import Truth
+from stprune_ros.replay.ground_truth import Truth
+from stprune_ros.replay.replay import HINT_TOPIC, Sources, replay
+from stprune_ros.replay.summary import VALID, write_json
 from stprune_ros.resources import dds_profile
 from stprune_ros.settings.settings import Settings
 

@@ -25,9 +25,9 @@ from stprune_ros.io.bag_reader import Bag, Record, message_store
 from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
 from stprune_ros.io.mcap_writer import McapWriter
 from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
-from stprune_ros.offline.report import Mark, Picture, Shown, render
-from stprune_ros.offline.summary import Tally, write_json
-from stprune_ros.offline.truth import UNKNOWN, TrueTick, Truth
+from stprune_ros.replay.ground_truth import UNKNOWN, TrueTick, Truth
+from stprune_ros.replay.report import Mark, Picture, Shown, render
+from stprune_ros.replay.summary import Tally, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.loading import load
