@@ -260,8 +260,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
     def run(options: argparse.Namespace) -> int:
         if not options.output.parent.is_dir():
             raise StpruneError(f"there is no folder '{options.output.parent}' for '{options.output.name}'; make it")
-        from stprune_ros.offline.bench import bench
-        from stprune_ros.offline.bench_report import as_text, write_plot
+        from stprune_ros.bench.bench import bench
+        from stprune_ros.bench.report import as_text, write_plot
         from stprune_ros.replay.summary import write_json
 
         result = bench(options.quick, options.whole)

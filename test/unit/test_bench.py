@@ -10,12 +10,13 @@ import torch
 import transformers
 
 from stprune_ros import cli
-from stprune_ros.inference.pipeline import STAGES
-from stprune_ros.offline import bench_selection, bench_ticks
-from stprune_ros.offline.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
-from stprune_ros.offline.bench import aims, growth, slope
-from stprune_ros.offline.bench_report import as_text
-from stprune_ros.offline.bench_selection import (
+from stprune_ros.bench import selection
+from stprune_ros.bench import ticks as tick_runs
+from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
+from stprune_ros.bench.bench import aims, growth, slope
+from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
+from stprune_ros.bench.report import as_text
+from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
     GROWING_LOOP,
@@ -27,7 +28,7 @@ from stprune_ros.offline.bench_selection import (
     Limits,
     Size,
 )
-from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
+from stprune_ros.inference.pipeline import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.pruning.selection import budget
@@ -77,11 +78,11 @@ def test_what_is_computed_says_so_and_what_it_assumes():
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('method', [name for name in VARIANTS if name not in (LOOPS, 'random')])
 def test_every_variant_selects_what_its_reference_selects(method, seed):
-    views = bench_selection.ring(SMALL, seed)
-    run = bench_selection.variant(method, views, SMALL)
+    views = selection.ring(SMALL, seed)
+    run = selection.variant(method, views, SMALL)
     if method in REUSING:
         reference = getattr(references, f'reference_{REUSING[method]}')
-        nexts = [views, bench_selection.next_ring(views)]
+        nexts = [views, selection.next_ring(views)]
         expected = [reference(ring, SMALL.frames, SMALL.keep) for ring in nexts]
         assert expected[0] != expected[1]
         assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
@@ -102,11 +103,11 @@ def picked(mask):
 
 
 def test_the_floor_is_the_product_and_the_loops_keep_their_budgets():
-    views = bench_selection.ring(SMALL)
-    for view, product in zip(views, bench_selection.variant(FLOOR, views, SMALL)()):
+    views = selection.ring(SMALL)
+    for view, product in zip(views, selection.variant(FLOOR, views, SMALL)()):
         x = torch.nn.functional.normalize(view.tokens.flatten(0, 2), dim=-1)
         assert torch.allclose(product, x @ x.T, atol=1e-6)
-    kept = bench_selection.variant(LOOPS, views, SMALL)()
+    kept = selection.variant(LOOPS, views, SMALL)()
     assert [int(mask.sum()) for mask in kept] == [final_budget(SMALL.keep, 36)] * 3
 
 
@@ -118,11 +119,11 @@ def test_the_growing_loop_never_takes_a_copy_twice():
 
 def test_what_takes_too_long_or_too_much_memory_is_said(monkeypatch):
     sizes = [SMALL, Size(3, 3, 6, 8, 16, 0.25)]
-    first, second = bench_selection.measure(sizes, Limits(0.0, 0.0))
+    first, second = selection.measure(sizes, Limits(0.0, 0.0))
     assert all('ms_median' in row for row in first)
     assert {row['method'] for row in second if 'more than the 0 s allowed' in row['reason']} == {FLOOR, *VARIANTS}
-    monkeypatch.setattr(bench_selection, 'free_bytes', lambda: 10)
-    [rows] = bench_selection.measure(sizes[:1], Limits(0.0, 1.0))
+    monkeypatch.setattr(selection, 'free_bytes', lambda: 10)
+    [rows] = selection.measure(sizes[:1], Limits(0.0, 1.0))
     assert all('GiB are free' in row['reason'] for row in rows)
 
 
@@ -184,13 +185,13 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
 
 
 def test_an_expected_tick_scales_its_prefill_and_its_images():
-    model = bench_ticks.TickModel(QWEN3_2B, 1, 1)
+    model = tick_runs.TickModel(QWEN3_2B, 1, 1)
     stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
     done = {(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
-    assert bench_ticks._expected(model, (1.0, False), {}) == 0
-    assert bench_ticks._expected(model, (1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
-    assert bench_ticks._expected(model, (1.0, True), done) == pytest.approx(1.15)
-    assert 0.15 < bench_ticks._expected(model, (0.1, True), done) < 0.15 + 0.12
+    assert tick_runs._expected(model, (1.0, False), {}) == 0
+    assert tick_runs._expected(model, (1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
+    assert tick_runs._expected(model, (1.0, True), done) == pytest.approx(1.15)
+    assert 0.15 < tick_runs._expected(model, (0.1, True), done) < 0.15 + 0.12
 
 
 def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
@@ -209,18 +210,18 @@ def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
             return run
 
     clock = [0.0]
-    monkeypatch.setattr(bench_ticks, 'TickBench', Bench)
-    monkeypatch.setattr(bench_ticks.time, 'monotonic', lambda: clock[0])
-    model = bench_ticks.QUICK[0]
-    rows = bench_ticks.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
-    assert bench_ticks.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
+    monkeypatch.setattr(tick_runs, 'TickBench', Bench)
+    monkeypatch.setattr(tick_runs.time, 'monotonic', lambda: clock[0])
+    model = tick_runs.QUICK[0]
+    rows = tick_runs.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    assert tick_runs.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
     # The small one first; all tokens would take too long, so that there is time for another of the short ones.
     assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
     assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
     assert rows[0]['tick_ms'] == {'median': 24e3, 'min': 24e3, 'max': 24e3}
     assert 'would have exceeded' in rows[-1]['reason']
-    monkeypatch.setattr(bench_ticks, 'free_bytes', lambda: 2**20)
-    rows = bench_ticks.measure(model, 1e9, (1.0, 0.1), 3, lambda: None)
+    monkeypatch.setattr(tick_runs, 'free_bytes', lambda: 2**20)
+    rows = tick_runs.measure(model, 1e9, (1.0, 0.1), 3, lambda: None)
     assert len(rows) == 4 and all('GiB are free' in row['reason'] for row in rows)
 
 
@@ -253,24 +254,24 @@ def test_a_small_bench_from_end_to_end(size, tmp_path, monkeypatch, capsys):
     tiny = LanguageShape('tiny', 4, 64, 4, 2, 128, 128, 512)
     narrow = LanguageShape('narrow', 2, 512, 4, 2, 128, 64, 512)
     models = [
-        bench_ticks.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, side=2),
-        bench_ticks.TickModel(replace(QWEN25_3B, language=narrow), 2, 2, views=3, frames=2, side=2),
+        tick_runs.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, side=2),
+        tick_runs.TickModel(replace(QWEN25_3B, language=narrow), 2, 2, views=3, frames=2, side=2),
     ]
-    monkeypatch.setattr(bench_selection, 'QUICK' if size == '--quick' else 'FULL', (SMALL,))
-    monkeypatch.setattr(bench_ticks, 'QUICK', tuple(models))
-    monkeypatch.setattr(bench_ticks, 'FULL', models[:1])
-    monkeypatch.setattr(bench_ticks, 'WHOLE', models[1:])
+    monkeypatch.setattr(selection, 'QUICK' if size == '--quick' else 'FULL', (SMALL,))
+    monkeypatch.setattr(tick_runs, 'QUICK', tuple(models))
+    monkeypatch.setattr(tick_runs, 'FULL', models[:1])
+    monkeypatch.setattr(tick_runs, 'WHOLE', models[1:])
     output = tmp_path / 'bench.json'
     assert cli.main(['bench', '--output', str(output), size]) == 0
     result = json.loads(output.read_text())
     jsonschema.validate(result, SCHEMA)
     assert {row['method'] for row in result['selection']} == {FLOOR, *VARIANTS}
-    keeps = bench_ticks.QUICK_KEEPS if size == '--quick' else bench_ticks.KEEPS
+    keeps = tick_runs.QUICK_KEEPS if size == '--quick' else tick_runs.KEEPS
     for row in result['ticks']:
         assert row['tokens_visual'] == 3 * budget(row['keep'], 8)
         assert row['kv_bytes'] == row['kv_bytes_by_formula']
         assert list(row['stage_ms']) == list(STAGES)
-    assert len(result['ticks']) == 2 * len(bench_ticks.cells(keeps))
+    assert len(result['ticks']) == 2 * len(tick_runs.cells(keeps))
     assert output.with_suffix('.png').stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert as_text(result) in printed

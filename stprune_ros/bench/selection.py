@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stprune_ros.offline.bench_ticks import free_bytes, spread_of
+from stprune_ros.bench.ticks import free_bytes, spread_of
 from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, over_all
 from stprune_ros.pruning.pruner import SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import products, select

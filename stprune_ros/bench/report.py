@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.offline.bench_selection import FLOOR, MAIN, OURS, VARIANTS
+from stprune_ros.bench.selection import FLOOR, MAIN, OURS, VARIANTS
 from stprune_ros.results import table
 
 Row = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stprune_ros.offline.costs import QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, LanguageShape
+from stprune_ros.bench.costs import QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, LanguageShape
 
 MERGE = 2  # patches along each edge of a visual token
 SPECIAL_TOKENS = {

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from stprune_ros.offline import bench_selection, bench_ticks
-from stprune_ros.offline.bench_selection import (
+from stprune_ros.bench import selection
+from stprune_ros.bench import ticks as tick_runs
+from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, computed
+from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
     GROWING_LOOP,
@@ -28,7 +30,6 @@ from stprune_ros.offline.bench_selection import (
     VARIANTS,
     Limits,
 )
-from stprune_ros.offline.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, computed
 
 FULL_S, QUICK_S = 700.0, 55.0  # of a run on two idle cores
 WHOLE_S = 3000.0  # for whole models after it
@@ -46,29 +47,29 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
     """
     started = time.monotonic()
     gpu = torch.cuda.is_available()
-    sizes = bench_selection.QUICK if quick else bench_selection.FULL
+    sizes = selection.QUICK if quick else selection.FULL
     limits = Limits(0.3, 2.0) if quick else Limits(2.0, 8.0)
     rows: list[Row] = []
     ticks: list[Row] = []
-    keeps = bench_ticks.QUICK_KEEPS if quick else bench_ticks.KEEPS
+    keeps = tick_runs.QUICK_KEEPS if quick else tick_runs.KEEPS
     # Models that share the time until a deadline, and how often each cell is run.
     parts = [
-        (bench_ticks.QUICK, started + QUICK_S, bench_ticks.QUICK_RUNS)
+        (tick_runs.QUICK, started + QUICK_S, tick_runs.QUICK_RUNS)
         if quick
-        else (bench_ticks.ON_GPU if gpu else bench_ticks.FULL, started + FULL_S, bench_ticks.RUNS)
+        else (tick_runs.ON_GPU if gpu else tick_runs.FULL, started + FULL_S, tick_runs.RUNS)
     ]
     if whole and not gpu:
-        parts.append((bench_ticks.WHOLE, started + FULL_S + WHOLE_S, 1))
-    cells = len(bench_ticks.cells(keeps)) * sum(len(models) for models, _, _ in parts)
+        parts.append((tick_runs.WHOLE, started + FULL_S + WHOLE_S, 1))
+    cells = len(tick_runs.cells(keeps)) * sum(len(models) for models, _, _ in parts)
     with tqdm(total=len(sizes) * (1 + len(VARIANTS)) + cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
-        for found in bench_selection.measure(sizes, limits):
+        for found in selection.measure(sizes, limits):
             rows += found
             bar.update(len(found))
         for models, deadline, most in parts:
             for number, model in enumerate(models):
                 # What is left of the time is shared: the last model gets all that remains.
                 until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
-                ticks += bench_ticks.measure(model, until, keeps, most, bar.update)
+                ticks += tick_runs.measure(model, until, keeps, most, bar.update)
     done_rows, done_ticks = ([row for row in part if 'reason' not in row] for part in (rows, ticks))
     run = {row['model'] for row in ticks}
     shapes = [{'model': shape.name, 'reason': _too_deep(shape)} for shape in PAPER_SHAPES if shape.name not in run]
@@ -83,13 +84,13 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
         'growth': growth(done_rows),
         'ticks': done_ticks,
         'not_measured': [row for row in (*rows, *ticks) if 'reason' in row] + shapes,
-        'computed': computed(PAPER_SHAPES, DEVICES, views, per_view, bench_ticks.KEEPS),
+        'computed': computed(PAPER_SHAPES, DEVICES, views, per_view, tick_runs.KEEPS),
         'aims': aims(done_rows, [] if quick else done_ticks),
     }
 
 
 def _too_deep(shape: Any) -> str:
-    gib = shape.weight_bytes(bench_ticks.FP32) / 2**30
+    gib = shape.weight_bytes(tick_runs.FP32) / 2**30
     return f'whole depth: {gib:.0f} GiB of float32 weights, not run; see computed'
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from stprune_ros.bench.architectures import MERGE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
+from stprune_ros.bench.costs import LanguageShape
 from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
 from stprune_ros.inference.pipeline import STAGES, Pipeline
-from stprune_ros.offline.architectures import MERGE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
-from stprune_ros.offline.costs import LanguageShape
 from stprune_ros.resources import share
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import proc_bytes

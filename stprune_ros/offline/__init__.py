@@ -1,1 +1,0 @@
-"""The offline door: rosbags in, rosbags and reports out; no rclpy."""
