@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import yaml
 
-from stprune_ros.core.types import Behavior, Status, StpruneError
+from stprune_ros.core.types import Behavior, Status
+from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.ground_truth import Truth
 from stprune_ros.replay.replay import HINT_TOPIC, Sources, replay

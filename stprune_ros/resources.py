@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 
 NAME = 'stprune_ros'
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 
 
 def distort(x: np.ndarray, y: np.ndarray, model: str, d: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from stprune_ros.core.distortion import distort, undistort
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 
 DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
 NEAR = 5.0  # m; objects nearer than this are too large for the question where they are

@@ -13,7 +13,8 @@ from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.synchronizer import RingSynchronizer
-from stprune_ros.core.types import CameraFrame, FrameSet, StpruneError, Window
+from stprune_ros.core.types import CameraFrame, FrameSet, Window
+from stprune_ros.errors import StpruneError
 from stprune_ros.settings.settings import Settings
 
 PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
-from stprune_ros.core.types import CameraFrame, FrameSet, StpruneError
+from stprune_ros.core.types import CameraFrame, FrameSet
+from stprune_ros.errors import StpruneError
 
 JUMP_NS = 1_000_000_000  # a camera whose stamps step back farther than this has started anew (a bag that loops)
 HORIZON_NS = 1_000_000_000  # stamps farther ahead of the anchor than this are a wrong clock and close nothing

@@ -13,10 +13,6 @@ from typing import Any
 import numpy as np
 
 
-class StpruneError(Exception):
-    """Bad input or a wrong setting: the text is one sentence naming the thing and the remedy."""
-
-
 class Status(IntEnum):
     """Status of an output message; values equal PlanningHint.msg and SceneDescription.msg."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
 from stprune_ros.evaluation.exam import BLANK, FROZEN, PICTURES, Exam, ringworld_rig
 from stprune_ros.inference.pipeline import config_of as configured

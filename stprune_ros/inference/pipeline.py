@@ -24,10 +24,10 @@ from stprune_ros.core.types import (
     Choice,
     EgoState,
     Status,
-    StpruneError,
     ViewReport,
     Window,
 )
+from stprune_ros.errors import StpruneError
 from stprune_ros.inference.blank import blank_answer
 from stprune_ros.inference.governor import Cost, Governor, Limits
 from stprune_ros.pruning.pruner import SpatioTemporalPruner

@@ -15,7 +15,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.io.bag_salvage import Salvage
 from stprune_ros.resources import share
 
@@ -32,11 +32,6 @@ DISTRIBUTION_OF_VERSION = {
     8: 'jazzy',
 }
 STORAGES = ('.mcap', '.db3')
-
-
-def one_line(error: Exception) -> str:
-    """The text of an exception as part of a sentence."""
-    return ' '.join(str(error).split()).rstrip('.') or type(error).__name__
 
 
 def register_ours(store: Typestore) -> Typestore:

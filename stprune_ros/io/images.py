@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stprune_ros.core.types import CameraFrame, StpruneError
+from stprune_ros.core.types import CameraFrame
+from stprune_ros.errors import StpruneError, one_line
 
 # Bytes per pixel. Encodings such as 8UC3 are left out: they do not say the order of their colours.
 BYTES_PER_PIXEL = {
@@ -83,7 +84,7 @@ def decode_raw(message: Any) -> np.ndarray:
     try:
         return _converter()(plain)
     except cv2.error as error:
-        raise StpruneError(f'{width}x{height} {encoding} cannot be converted to RGB: {_one_line(error)}') from None
+        raise StpruneError(f'{width}x{height} {encoding} cannot be converted to RGB: {one_line(error)}') from None
 
 
 def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
@@ -156,6 +157,3 @@ def _converter() -> Callable[[Any], np.ndarray]:
     bridge = CvBridge()
     return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
 
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.pruning.baselines.diversity import cdpruner, dart, divprune, tfps
 from stprune_ros.pruning.baselines.uninformed import random_mask, uniform_mask
 from stprune_ros.pruning.baselines.video import dtd, evs, vidcom2

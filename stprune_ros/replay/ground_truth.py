@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.core.types import Behavior, StpruneError
+from stprune_ros.core.types import Behavior
+from stprune_ros.errors import StpruneError
 
 NEAR_NS = 20_000_000
 

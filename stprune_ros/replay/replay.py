@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import Roles, SensorStream
-from stprune_ros.core.types import Answer, CameraFrame, Status, StpruneError, Window
+from stprune_ros.core.types import Answer, CameraFrame, Status, Window
+from stprune_ros.errors import StpruneError
 from stprune_ros.inference.blank import blank_answer
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io import images, messages

@@ -14,7 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.ringworld.questions import describe
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, Camera, render
 from stprune_ros.ringworld.scenes import JPEG_QUALITY

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.ringworld.route import LANE, TURN_RADIUS, Route, follow
 
 BLOCK = 72.0  # distance between parallel roads

@@ -29,7 +29,8 @@ from tf2_msgs.msg import TFMessage
 
 from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
-from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.core.types import Answer, Status, Window
+from stprune_ros.errors import StpruneError
 from stprune_ros.inference.blank import blank_answer
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import diagnostics, parameters, qos

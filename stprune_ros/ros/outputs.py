@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
-from stprune_ros.core.types import Answer, Status, StpruneError, Window
+from stprune_ros.core.types import Answer, Status, Window
+from stprune_ros.errors import StpruneError
 from stprune_ros.io import drawing, messages
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import qos

@@ -8,7 +8,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.settings.settings import BY_NAME, PARAMETERS, Parameter, Settings, Value, problems_in
 
 # Overrides that belong to rclpy and not to the table.

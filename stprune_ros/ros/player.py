@@ -21,7 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag, Topic
 
 CLOCK_PERIOD_S = 0.025

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 
 Value = bool | int | float | str | list[str] | list[float]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.core.types import StpruneError
-from stprune_ros.vlm.hf.model_folder import one_line
+from stprune_ros.errors import StpruneError, one_line
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 

@@ -26,7 +26,8 @@ from typing import Any
 
 import yaml
 
-from stprune_ros.core.types import Behavior, EgoState, StpruneError
+from stprune_ros.core.types import Behavior, EgoState
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import VisualFrame
 
 VIEW_FIELDS = ('direction', 'camera', 'frames')

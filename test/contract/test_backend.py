@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_models import QWEN, STYLES, Plain
-from tiny_models import FAMILIES, make_tiny_model
+from helpers.plain_models import QWEN, STYLES, Plain
+from helpers.tiny_models import FAMILIES, make_tiny_model
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import backend as hf_backend
 from stprune_ros.vlm.hf.backend import TransformersBackend

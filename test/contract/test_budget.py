@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, make_tiny_model
+from helpers.tiny_models import FAMILIES, make_tiny_model
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_models import make_tiny_model
 from safetensors.torch import load_file, save_file
-from tiny_models import make_tiny_model
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.model_checks import supported_class

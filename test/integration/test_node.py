@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from conftest import new_domain_id
-from integration.harness import (
+from helpers.harness import (
     AZIMUTH_DEG,
     NodeProcess,
     Vehicle,
@@ -23,9 +23,9 @@ from integration.harness import (
     jpeg,
     odometry,
 )
+from helpers.tiny_models import make_tiny_model
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
-from tiny_models import make_tiny_model
 
 from stprune_ros.msg import CameraStatus, PlanningHint, SceneDescription
 

@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from integration.harness import HEIGHT, WIDTH, NodeProcess, Vehicle, base_values, raw_image
+from helpers.harness import HEIGHT, WIDTH, NodeProcess, Vehicle, base_values, raw_image
+from helpers.tiny_models import make_tiny_model
 from sensor_msgs.msg import Image
-from tiny_models import make_tiny_model
 
 from stprune_ros.msg import CameraStatus, PlanningHint
 

@@ -17,6 +17,8 @@ import pytest
 pytest.importorskip('rclpy')
 
 import rclpy
+from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, header, image, make, write_bag
+from helpers.tiny_models import make_tiny_model
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -24,9 +26,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
-from small_bags import PERIOD_NS, START_NS, Item, drive, header, image, make, write_bag
 from tf2_msgs.msg import TFMessage
-from tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
 from stprune_ros.io.bag_reader import Bag

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from integration.harness import Listener, NodeProcess, Vehicle, base_values, playing
-from tiny_models import make_tiny_model
+from helpers.harness import Listener, NodeProcess, Vehicle, base_values, playing
+from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.msg import PlanningHint

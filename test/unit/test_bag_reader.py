@@ -8,9 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from small_bags import (
+from helpers.small_bags import (
     PERIOD_NS,
     START_NS,
     STORAGES,
@@ -24,8 +22,10 @@ from small_bags import (
     odometry,
     write_bag,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag, Topic, message_store
 from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
 from stprune_ros.io.mcap_writer import McapWriter

@@ -1,12 +1,12 @@
 """Every peer against a slow, obvious reference: its formula, one token at a time, in plain Python and float64."""
 
 import pytest
-import references
 import torch
+from helpers import references
+from helpers.references import gaussians, mean, rows
+from helpers.token_rings import prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import gaussians, mean, rows
-from token_rings import prune, ring, rings, unit
 
 from stprune_ros.pruning.baselines.diversity import isolation, most_volume
 from stprune_ros.pruning.baselines.video import frame_quotas, typicality

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import jsonschema
 import pytest
-import references
 import torch
 import transformers
+from helpers import references
 
 from stprune_ros import cli
 from stprune_ros.bench import selection

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_bags import START_NS, Item, drive, odometry, write_bag
+from helpers.small_bags import START_NS, Item, drive, odometry, write_bag
 
 from stprune_ros.cli import DEMO_SEED, main
 from stprune_ros.replay.ground_truth import Truth

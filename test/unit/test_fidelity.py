@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stprune_ros import cli
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
 from stprune_ros.evaluation.fidelity import FROZEN_KIND, SWITCHES, VARIANTS, Plan, as_text, config_of, name_of
 from stprune_ros.settings.settings import Settings

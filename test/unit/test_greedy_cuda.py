@@ -4,9 +4,9 @@ import os
 
 import pytest
 import torch
+from helpers.token_rings import ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_rings import ring, unit
 
 from stprune_ros.pruning.pruner import METHODS
 from stprune_ros.pruning.selection import greedy_plain

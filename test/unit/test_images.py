@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from stprune_ros.core.types import CameraFrame, StpruneError
+from stprune_ros.core.types import CameraFrame
+from stprune_ros.errors import StpruneError
 from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction
 
 HEIGHT, WIDTH = 6, 8

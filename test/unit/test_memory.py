@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from stprune_ros.cli import main
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES

@@ -7,10 +7,11 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_tiny_model
+from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, StpruneError, Window
+from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, Window
+from stprune_ros.errors import StpruneError
 from stprune_ros.inference.pipeline import STAGES, Pipeline
 from stprune_ros.settings.settings import METHODS, Settings
 from stprune_ros.vlm.loading import load

@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from stprune_ros.core.types import Behavior, EgoState, StpruneError
+from stprune_ros.core.types import Behavior, EgoState
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View, motion
 

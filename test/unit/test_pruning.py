@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.references import reference_st_prune
+from helpers.token_rings import prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import reference_st_prune
-from token_rings import prune, ring, rings, unit
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.pruning.baselines.uninformed import spread, uniform_mask
 from stprune_ros.pruning.commonness import all_at_once, commonness
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_bags import PERIOD_NS, START_NS, Item, drive, image, jpeg, write_bag
-from tiny_models import make_tiny_model
+from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, image, jpeg, write_bag
+from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
 from stprune_ros.core.types import Status

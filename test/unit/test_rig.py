@@ -18,7 +18,7 @@ from stprune_ros.core.rig import (
     longest_run,
     matrix_from_quaternion,
 )
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 
 NUSCENES = {
     'CAM_FRONT': 0,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.rig import RigBuilder
-from stprune_ros.core.types import Behavior, StpruneError
+from stprune_ros.core.types import Behavior
+from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.ringworld.recording import quaternion_of, record, shoot
 from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, render

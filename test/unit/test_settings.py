@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.resources import share
 from stprune_ros.settings.generate_files import EXAMPLES, param_file, schema
 from stprune_ros.settings.settings import PARAMETERS, Settings, load, problems_in, read_file

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.token_rings import ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from token_rings import ring, unit
 
 from stprune_ros.pruning import commonness, similarity_batched
 from stprune_ros.pruning.pruner import FROM_SIMILARITIES, METHODS, SpatioTemporalPruner

@@ -6,7 +6,7 @@ import pytest
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import Roles, SensorStream
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.settings.settings import Settings
 
 MS = 1_000_000

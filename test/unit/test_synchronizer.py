@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.core.synchronizer import RingSynchronizer
-from stprune_ros.core.types import CameraFrame, StpruneError
+from stprune_ros.core.types import CameraFrame
+from stprune_ros.errors import StpruneError
 
 MS = 1_000_000
 RING = ('FRONT', 'RIGHT', 'BACK', 'LEFT')

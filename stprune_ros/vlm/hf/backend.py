@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.core.types import StpruneError
 from stprune_ros.cuda_graph import record
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, moved, name_of
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import EncoderOutput, Family
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
-from stprune_ros.vlm.hf.model_folder import ModelFolder, find_model, legacy_template, one_line
+from stprune_ros.vlm.hf.model_folder import ModelFolder, find_model, legacy_template
 from stprune_ros.vlm.hf.quantization import packing
 from stprune_ros.vlm.hf.static_cache import Prefix, Slots, slots_for
 from stprune_ros.vlm.token_tree import Tree

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 

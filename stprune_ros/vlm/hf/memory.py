@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.family import Family, Sides, value
-from stprune_ros.vlm.hf.model_folder import ModelFolder, one_line
+from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 

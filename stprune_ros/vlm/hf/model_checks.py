@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.hf.family import Family
-from stprune_ros.vlm.hf.model_folder import ModelFolder, one_line
+from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.family import Family
 
@@ -107,12 +107,6 @@ def legacy_template(path: Path) -> str | None:
         return None
     template = read_json(legacy).get('chat_template')
     return template if isinstance(template, str) else None
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text in one line of at most 200 characters, without a full stop."""
-    text = ' '.join(str(error).split()) or type(error).__name__
-    return text.rstrip('.') if len(text) <= 200 else f'{text[:197]}...'
 
 
 def _family(path: Path) -> Family:

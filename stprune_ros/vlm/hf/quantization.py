@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 
-from stprune_ros.core.types import StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.hf.family import Family
 
 LIBRARIES = ('bitsandbytes', 'accelerate')

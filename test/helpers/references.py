@@ -6,7 +6,7 @@ import itertools
 import math
 
 import torch
-from token_rings import unit
+from helpers.token_rings import unit
 
 from stprune_ros.pruning.selection import budget
 

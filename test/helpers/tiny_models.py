@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tiny_tiles
 import torch
 import transformers
+from helpers import tiny_tiles
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TILES = ('llava_onevision', 'internvl', 'smolvlm', 'idefics3', 'gemma3')
