@@ -59,7 +59,7 @@ def measure(
     bag_path: Path, boxes: Mapping[tuple[str, int], Sequence[Box]], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row per method and keep ratio, over all ticks of the bag."""
-    settings = Settings({'inference.describe': False})
+    settings = Settings.from_values({'inference.describe': False})
     counts: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
     with Bag(bag_path) as bag:
         sources = Sources.of(bag, [], 'compressed')

@@ -14,13 +14,13 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.substitutions import FindPackagePrefix
 
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 
 ARGUMENTS = {
     'bag': (None, 'rosbag2 folder, or one .mcap or .db3 file'),
     'rate': ('1.0', 'times real time'),
     'wait': ('600', 'seconds to wait for the node to load its model'),
-    'params_file': (str(share('config/stprune.param.yaml')), 'parameter file; names the cameras'),
+    'params_file': (str(resource_path('config/stprune.param.yaml')), 'parameter file; names the cameras'),
     'image_topic': ('/camera/{camera}/image_raw/compressed', "the bag's image topics, {camera} for a camera's name"),
     'camera_info_topic': ('/camera/{camera}/camera_info', "the bag's camera_info topics"),
     'odometry_topic': ('/odom', "the bag's odometry topic"),
@@ -31,7 +31,7 @@ def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
     passed_on = ('params_file', 'image_topic', 'camera_info_topic', 'odometry_topic')
     node = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(str(share('launch/stprune.launch.py'))),
+        PythonLaunchDescriptionSource(str(resource_path('launch/stprune.launch.py'))),
         launch_arguments={'use_sim_time': 'true', **{name: LaunchConfiguration(name) for name in passed_on}}.items(),
     )
     stprune = PathJoinSubstitution([FindPackagePrefix('stprune_ros'), 'lib', 'stprune_ros', 'stprune'])

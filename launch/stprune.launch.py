@@ -5,12 +5,12 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import load
 
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),
-    'params_file': (str(share('config/stprune.param.yaml')), 'parameter file; names the cameras'),
+    'params_file': (str(resource_path('config/stprune.param.yaml')), 'parameter file; names the cameras'),
     'use_sim_time': ('false', 'take the time from /clock'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'use_respawn': ('false', 'start the node again when it ends'),
@@ -24,9 +24,9 @@ def start_node(context: LaunchContext) -> list[Node]:
     """The node, its topics remapped as the arguments say."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     settings = load(values['params_file'])
-    transport = '' if settings['cameras.transport'] == 'raw' else '/compressed'
+    transport = '' if settings.cameras.transport == 'raw' else '/compressed'
     remaps = []
-    for camera in settings['cameras.names']:
+    for camera in settings.cameras.names:
         if values['image_topic']:
             remaps.append((f'~/input/{camera}/image{transport}', values['image_topic'].format(camera=camera)))
         if values['camera_info_topic']:

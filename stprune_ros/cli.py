@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
-from stprune_ros.settings import settings
+from stprune_ros.settings import parameter_file
+from stprune_ros.settings.parameters import lookup
+from stprune_ros.settings.settings import Settings
 
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
@@ -76,7 +79,8 @@ def count(text: str) -> int:
 def ratio(text: str) -> float:
     """A keep ratio as the parameter table allows it."""
     try:
-        return float(settings.lookup('pruning.keep_ratio').parse(float(text)))  # type: ignore[arg-type]
+        lookup('pruning.keep_ratio').parse(float(text))
+        return float(text)
     except StpruneError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -87,6 +91,19 @@ def size(text: str) -> tuple[int, int]:
     if not separator:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
     return count(width), count(height)
+
+
+def read_parameters(path: Path | None) -> dict[str, object]:
+    """Parameters of a file by today's names, unchecked; says on stderr which names are of the last release."""
+    values, notes = parameter_file.current_names(parameter_file.read_file(path) if path is not None else {})
+    for note in notes:
+        print(f'{path}: {note}', file=sys.stderr)
+    return values
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a parameter file, the defaults where there is none; SettingsError naming all that is wrong."""
+    return parameter_file.checked(read_parameters(path), f'{path}: ')
 
 
 def require_rclpy(command: str) -> None:
@@ -120,7 +137,7 @@ def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file for node and replay')
 
     def run(options: argparse.Namespace) -> int:
-        values = settings.read_file(options.params) if options.params else {}
+        values = read_parameters(options.params)
         require_rclpy('demo')
         # The bundled model is too small for two threads to help it, and node and replay shall compute alike.
         os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -138,17 +155,17 @@ def _replay(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, as for the node')
     command.add_argument('--keep', type=ratio, metavar='R', help='share of visual tokens that the model sees')
-    command.add_argument('--method', choices=settings.METHODS, help='how tokens are selected')
+    command.add_argument('--method', choices=METHOD_NAMES, help='how tokens are selected')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.replay.replay import replay
+        from stprune_ros.replay import command as replay_command
 
-        values = settings.load(options.params) if options.params else settings.Settings()
+        values = load_settings(options.params)
         if options.keep is not None:
-            values = values.replace(pruning__keep_ratio=options.keep)
+            values = values.changed({'pruning.keep_ratio': options.keep})
         if options.method is not None:
-            values = values.replace(pruning__method=options.method)
-        return replay(options.bag, options.output, values)
+            values = values.changed({'pruning.method': options.method})
+        return replay_command.run(options.bag, options.output, values)
 
     command.set_defaults(run=run)
 
@@ -211,7 +228,7 @@ def _world(command: argparse.ArgumentParser) -> None:
 
 
 def _eval(command: argparse.ArgumentParser) -> None:
-    everything = [method for method in settings.METHODS if method != 'none']
+    everything = [method for method in METHOD_NAMES if method != 'none']
     command.add_argument(
         '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
     )
@@ -236,7 +253,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         from stprune_ros.evaluation.fidelity import VARIANTS, Plan, as_text, evaluate, write_plot
         from stprune_ros.replay.summary import write_json
 
-        values = settings.load(options.params) if options.params else settings.Settings()
+        values = load_settings(options.params)
         plan = Plan(options.methods or (*everything, *VARIANTS), options.keep, options.scenes, options.seeds)
         result = evaluate(plan, values, options.workers)
         write_json(options.output, result)
@@ -285,7 +302,8 @@ def _check(command: argparse.ArgumentParser) -> None:
     )
 
     def run(options: argparse.Namespace) -> int:
-        problems = settings.problems_in(settings.read_file(options.file))
+        values = read_parameters(options.file)
+        problems = parameter_file.problems_in(values)
         for problem in problems:
             print(f'{options.file}: {problem}', file=sys.stderr)
         if problems:
@@ -296,7 +314,7 @@ def _check(command: argparse.ArgumentParser) -> None:
         from stprune_ros.vlm.loading import check_memory
 
         width, height = options.image
-        text, fits = check_memory(settings.load(options.file), (height, width))
+        text, fits = check_memory(Settings.from_values(values), (height, width))
         print(text)
         if not fits:
             raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')

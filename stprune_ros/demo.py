@@ -23,9 +23,11 @@ import yaml
 from stprune_ros.core.types import Behavior, Status
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.replay.ground_truth import Truth
-from stprune_ros.replay.replay import HINT_TOPIC, Sources, replay
-from stprune_ros.replay.summary import VALID, write_json
+from stprune_ros.io.bag_windows import BagTopics
+from stprune_ros.replay import command
+from stprune_ros.replay.ground_truth import GroundTruth
+from stprune_ros.replay.replay import HINT_TOPIC
+from stprune_ros.replay.summary import write_json
 from stprune_ros.resources import dds_profile
 from stprune_ros.settings.settings import Settings
 
@@ -42,13 +44,13 @@ def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] |
     """
     bag = output / 'world'
     values = {'output.valid_for_ms': 10000.0, **(values or {})}  # long: the demo shall also work on a slow machine
-    Settings(values)  # names a wrong one before anything is made
+    Settings.from_values(values)  # names a wrong one before anything is made
     _make_world(bag, seed, seconds)
     print(f'live    node, player and recorder over DDS, {seconds:g} s in real time ...', flush=True)
     live(bag, output, seconds, values)
     print('replay  the same bag, as fast as it goes ...', flush=True)
-    replay(bag, output, Settings(values))
-    found = compare(output / 'live.mcap', output / 'results.mcap', Truth.beside(bag))
+    command.run(bag, output, Settings.from_values(values))
+    found = compare(output / 'live.mcap', output / 'results.mcap', GroundTruth.beside(bag))
     write_json(output / 'live.json', found)
     print(
         f'live    {found["valid"]} hints in {found["messages"]} messages; {found["hits"]} of {found["known"]} are right'
@@ -132,16 +134,16 @@ class Process:
 def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> None:
     """Play ``bag`` in real time into the node and record what it publishes in ``output``/live.mcap."""
     with Bag(bag) as opened:
-        sources = Sources.of(opened, [], 'compressed')
+        bag_topics = BagTopics.from_bag(opened, Settings())
     parameters = {
         'use_sim_time': True,  # the stamps are the recording's: by today's clock every answer would be stale
-        'cameras.names': list(sources.cameras),
+        'cameras.names': list(bag_topics.cameras),
         **values,
     }
     file = output / 'demo.param.yaml'
     file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, sort_keys=False), encoding='utf-8')
-    remaps = {'~/input/kinematic_state': sources.odometry}
-    for camera, topics in sources.cameras.items():
+    remaps = {'~/input/kinematic_state': bag_topics.odometry}
+    for camera, topics in bag_topics.cameras.items():
         remaps[f'~/input/{camera}/image/compressed'] = topics.image
         remaps[f'~/input/{camera}/camera_info'] = topics.info
     remapped = [word for source, target in remaps.items() for word in ('-r', f'{source}:={target}')]
@@ -165,12 +167,12 @@ def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> 
         node.check()
 
 
-def compare(live_file: Path, replayed: Path, truth: Truth | None) -> dict[str, Any]:
+def compare(live_file: Path, replayed: Path, truth: GroundTruth | None) -> dict[str, Any]:
     """Hints that arrived live against the replayed ones of the same stamps, and against the truth."""
     arrived, expected = read_hints(live_file), read_hints(replayed)
-    valid = {stamp: behavior for stamp, (status, behavior) in arrived if status in VALID}
+    valid = {stamp: behavior for stamp, (status, behavior) in arrived if status.is_valid}
     known = {stamp: truth.at(stamp).behavior for stamp in valid} if truth else {}
-    replayed_hints = {stamp: behavior for stamp, (status, behavior) in expected if status in VALID}
+    replayed_hints = {stamp: behavior for stamp, (status, behavior) in expected if status.is_valid}
     common = [stamp for stamp in valid if stamp in replayed_hints]
     return {
         'messages': len(arrived),

@@ -11,7 +11,7 @@ from stprune_ros.errors import StpruneError
 NAME = 'stprune_ros'
 
 
-def share(relative: str) -> Path:
+def resource_path(relative: str) -> Path:
     """Path of a file or folder below the package's share folder.
 
     Looks beside the sources first, then through AMENT_PREFIX_PATH (colcon), then below ``sys.prefix`` (pip sets no
@@ -32,4 +32,4 @@ def dds_profile() -> tuple[str, str]:
     """Environment variable and file that give camera images room in the shared memory of Fast DDS."""
     fast_dds_2 = os.environ.get('ROS_DISTRO') in ('humble', 'jazzy')
     variable = 'FASTRTPS_DEFAULT_PROFILES_FILE' if fast_dds_2 else 'FASTDDS_DEFAULT_PROFILES_FILE'
-    return variable, str(share('config/dds/fastdds_shm.xml'))
+    return variable, str(resource_path('config/dds/fastdds_shm.xml'))

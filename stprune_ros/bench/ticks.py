@@ -19,7 +19,7 @@ from stprune_ros.bench.costs import LanguageShape
 from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
 from stprune_ros.inference.pipeline import STAGES, Pipeline
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
@@ -119,10 +119,10 @@ class TickBench:
         }
         config = of.config(self.model.layers, self.model.vision_layers)
         backend = TransformersBackend.untrained(
-            self.model.label, FAMILIES[of.family], config, SPECIAL_TOKENS, share(BUNDLED_MODEL), processor, self.dtype
+            self.model.label, FAMILIES[of.family], config, SPECIAL_TOKENS, resource_path(BUNDLED_MODEL), processor, self.dtype
         )
-        settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
-        prompt = Prompt.load(share(DEFAULT_PROMPT))
+        settings = Settings.from_values({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
+        prompt = Prompt.load(resource_path(DEFAULT_PROMPT))
         self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]
 
     @property
@@ -160,7 +160,7 @@ class TickBench:
     def run(self, cell: Cell, frames: int | None = None) -> dict[str, Any]:
         """One tick: its stage times in ms and what it cached. Without the cache every frame is encoded anew."""
         keep, cached = cell
-        self.pipeline.settings = self.pipeline.settings.replace(pruning__keep_ratio=keep)
+        self.pipeline.settings = self.pipeline.settings.changed({'pruning.keep_ratio': keep})
         if not cached:
             self.pipeline.free()
         window = self.window(frames or self.model.frames)

@@ -14,27 +14,30 @@ from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.synchronizer import RingSynchronizer
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
-from stprune_ros.errors import StpruneError
-from stprune_ros.settings.settings import Settings
+from stprune_ros.errors import SettingsError
+from stprune_ros.settings.settings import Settings, nanoseconds
 
 PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all
 
 
 @dataclass(frozen=True)
-class Roles:
+class CameraRoles:
     """Which camera plays which part, names checked against the ring."""
 
     anchor: str
     critical: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: Settings, rig: CameraRig) -> Roles:
-        """Anchor (the camera nearest straight ahead unless named) and critical cameras (the anchor unless named)."""
-        anchor = settings['cameras.anchor'] or rig.ring[0]
-        critical = tuple(settings['cameras.critical']) or (anchor,)
+    def from_settings(cls, settings: Settings, rig: CameraRig) -> CameraRoles:
+        """Anchor (the camera nearest straight ahead unless named) and critical cameras (the anchor unless named).
+
+        Raises SettingsError naming a camera that is not in the ring.
+        """
+        anchor = settings.cameras.anchor or rig.ring[0]
+        critical = tuple(settings.cameras.critical) or (anchor,)
         for camera in (anchor, *critical):
             if camera not in rig.ring:
-                raise StpruneError(
+                raise SettingsError(
                     f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring:"
                     f' {", ".join(rig.ring)}'
                 )
@@ -50,23 +53,23 @@ class SensorStream:
 
     def __init__(self, settings: Settings, rig: CameraRig) -> None:
         self.rig = rig
-        self.roles = Roles.of(settings, rig)
-        names, offsets = settings['cameras.names'], settings['cameras.offsets_ms']
+        self.roles = CameraRoles.from_settings(settings, rig)
+        names, offsets = settings.cameras.names, settings.cameras.offsets_ms
         self._sync = RingSynchronizer(
             rig.ring,
             self.roles.anchor,
-            tolerance_ns=settings.ns('sync.tolerance_ms'),
-            max_wait_ns=settings.ns('sync.max_wait_ms'),
-            max_spread_ns=settings.ns('sync.max_spread_ms'),
+            tolerance_ns=nanoseconds(settings.sync.tolerance_ms),
+            max_wait_ns=nanoseconds(settings.sync.max_wait_ms),
+            max_spread_ns=nanoseconds(settings.sync.max_spread_ms),
             offsets_ns={name: round(offset * 1e6) for name, offset in zip(names, offsets)},
-            min_views=settings['sync.min_views'],
+            min_views=settings.sync.min_views,
         )
-        self._ego = EgoTrack(settings.ns('ego.max_age_ms'), settings['cameras.base_frame'])
+        self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame)
         self._buffer = FrameBuffer(
-            settings['history.frames'], settings.ns('history.stride_ms'), settings.ns('history.max_gap_ms')
+            settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
         )
-        self._stale_ns = settings.ns('cameras.stale_after_ms')
-        self._period_ns = settings.ns('inference.period_ms')
+        self._stale_ns = nanoseconds(settings.cameras.stale_after_ms)
+        self._period_ns = nanoseconds(settings.inference.period_ms)
         self._tick_cell: int | None = None
         self._start_ns: int | None = None  # stamp of the first set
         self._waiting: list[FrameSet] = []  # closed sets whose odometry has not come yet

@@ -1,12 +1,13 @@
-"""The data that walks through the house: frozen dataclasses, no behaviour beyond checks.
+"""Data types passed between components: frozen dataclasses without behaviour beyond what follows from their fields.
 
 All times are integer nanoseconds of the source clock (``header.stamp``), never "now".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -24,6 +25,11 @@ class Status(IntEnum):
     TIMEOUT = 5
     INVALID = 6
     ERROR = 7
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether what comes with this status may be used."""
+        return self in (Status.OK, Status.DEGRADED)
 
 
 class Behavior(IntEnum):
@@ -46,8 +52,6 @@ class ConfidenceSource(IntEnum):
 
     NONE = 0
     TOKEN_PROBABILITY = 1
-    SELF_REPORTED = 2
-    CALIBRATED = 3
 
 
 class CameraState(IntEnum):
@@ -59,6 +63,12 @@ class CameraState(IntEnum):
     STALE = 3  # silent for longer than the stale limit
     FROZEN = 4  # the same image again under a new stamp
     INVALID = 5  # a frame came but cannot be decoded
+    MISCALIBRATED = 6  # its camera_info is for images of another size; the frame is used all the same
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether the model saw a current frame of this camera."""
+        return self in (CameraState.OK, CameraState.MISCALIBRATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +152,8 @@ class Window:
 class ViewReport:
     """What one view brought to a tick: state, frames used, tokens before and after pruning, and the keep mask.
 
-    ``stamp_ns`` is that of the current frame (0 without one); ``keep`` is bool (frames, rows, columns) or None.
+    ``stamp_ns`` is that of the current frame (0 without one); ``keep`` is bool (frames, rows, columns) or None;
+    ``image`` is the current frame as the model got it, RGB uint8 (height, width, 3), where somebody asked for it.
     """
 
     camera: str
@@ -152,6 +163,7 @@ class ViewReport:
     tokens_full: int = 0
     tokens_kept: int = 0
     keep: np.ndarray | None = None
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,41 +181,58 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Everything one tick says; ``distribution`` holds (behavior, probability) for every candidate, summing to one.
+class Hint:
+    """A behavior with its probability; ``distribution`` holds every candidate in the order given, summing to one.
 
-    ``status`` is that of the hint, ``description_status`` that of the text, which is written after the hint is out.
-    ``max_speed`` (m/s) and ``distance`` (m) are NaN when unknown. ``stage_ms`` holds disjoint stage times.
-    ``wait_ms`` is the age of the set when the tick began (0 in replay), ``hint_ms`` the time from there to the hint,
-    NaN without one. ``choice`` is the keep ratio that a latency target led to, None without a target.
-    ``notes`` are sentences about what is degraded, for logs and diagnostics.
+    Unless the status is valid the behavior is UNKNOWN; the distribution may still be there, for whoever analyses it.
     """
 
-    sequence: int
-    stamp_ns: int
     status: Status
     behavior: Behavior = Behavior.UNKNOWN
     distribution: tuple[tuple[Behavior, float], ...] = ()
     confidence: float = 0.0
     confidence_source: ConfidenceSource = ConfidenceSource.NONE
-    max_speed: float = float('nan')
-    distance: float = float('nan')
-    description_status: Status = Status.UNKNOWN
-    description: str = ''
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A text about the scene, written after the hint is out; ``truncated`` where the deadline or the limit cut it."""
+
+    status: Status
+    text: str = ''
     truncated: bool = False
-    views: tuple[ViewReport, ...] = ()
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the text may be shown: TIMEOUT leaves what was written before the deadline."""
+        return self.status.is_valid or self.status == Status.TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which model answered which prompt, and how its input was pruned."""
+
+    model_id: str
+    model_revision: str
+    model_trained: bool
+    prompt_id: str
+    method: str
+    keep_ratio: float
     tokens_text: int = 0
-    model_id: str = ''
-    model_revision: str = ''
-    model_trained: bool = False
-    prompt_id: str = ''
-    method: str = ''
-    keep_ratio: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a tick took, in ms: ``stage_ms`` holds disjoint stages.
+
+    ``wait_ms`` is the age of the set when the tick began (0 in replay), ``hint_ms`` the time from there to the hint,
+    NaN without one. ``choice`` is the keep ratio that a latency target led to, None without a target.
+    """
+
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     wait_ms: float = 0.0
-    hint_ms: float = float('nan')
+    hint_ms: float = math.nan
     choice: Choice | None = None
-    notes: tuple[str, ...] = ()
 
     @property
     def source_to_hint_ms(self) -> float:
@@ -214,6 +243,50 @@ class Answer:
     def tick_ms(self) -> float:
         """Processing time of the whole tick."""
         return sum(self.stage_ms.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one tick says about one frame set.
+
+    ``notes`` are sentences about what is degraded, for logs and diagnostics; no status follows from them.
+    """
+
+    stamp_ns: int
+    sequence: int
+    hint: Hint
+    description: Description
+    provenance: Provenance
+    views: tuple[ViewReport, ...] = ()
+    timing: Timing = field(default_factory=Timing)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def without_result(
+        cls,
+        status: Status,
+        window: Window | None,
+        provenance: Provenance,
+        views: tuple[ViewReport, ...] = (),
+        timing: Timing | None = None,
+        notes: Sequence[str] = (),
+    ) -> Answer:
+        """An answer that hints and describes nothing, about the current set of ``window`` (None: before the first)."""
+        current = window.current if window is not None else None
+        return cls(
+            stamp_ns=current.stamp_ns if current is not None else 0,
+            sequence=current.sequence if current is not None else 0,
+            hint=Hint(status),
+            description=Description(status),
+            provenance=provenance,
+            views=views,
+            timing=timing or Timing(),
+            notes=tuple(notes),
+        )
+
+    def without_images(self) -> Answer:
+        """The same answer without the pictures in its views, for whoever keeps it."""
+        return replace(self, views=tuple(replace(view, image=None) for view in self.views))
 
     @property
     def tokens_full(self) -> int:

@@ -1,1 +1,1 @@
-"""io."""
+"""ROS messages and bags without rclpy: reading, decoding, drawing and writing."""

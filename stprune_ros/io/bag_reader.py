@@ -17,7 +17,7 @@ from rosbags.typesys.store import Typestore
 
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.io.bag_salvage import Salvage
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 
 OUR_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
 # Bags older than version 8 do not name their distribution: the version tells which one wrote them.
@@ -39,7 +39,7 @@ def register_ours(store: Typestore) -> Typestore:
     for name in OUR_MESSAGES:
         full = f'stprune_ros/msg/{name}'
         if full not in store.fielddefs:
-            store.register(get_types_from_msg(share(f'msg/{name}.msg').read_text(encoding='utf-8'), full))
+            store.register(get_types_from_msg(resource_path(f'msg/{name}.msg').read_text(encoding='utf-8'), full))
     return store
 
 

@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.core.types import Answer, Behavior, ConfidenceSource, Status, ViewReport
-from stprune_ros.settings.settings import Settings
+from stprune_ros.core.types import Answer, Hint, Status, ViewReport
+from stprune_ros.settings.settings import Settings, nanoseconds
 
 NAN = float('nan')
-HINT_STATUSES = (Status.OK, Status.DEGRADED)
-TEXT_STATUSES = (Status.OK, Status.DEGRADED, Status.TIMEOUT)
 
 
 @dataclass(frozen=True)
@@ -76,40 +74,30 @@ def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, outpu
 
     ``output_latency``: seconds from the anchor stamp to publishing, NaN offline.
     """
-    if answer.status not in HINT_STATUSES:
-        answer = replace(
-            answer,
-            behavior=Behavior.UNKNOWN,
-            distribution=(),
-            confidence=0.0,
-            confidence_source=ConfidenceSource.NONE,
-            max_speed=NAN,
-            distance=NAN,
-        )
+    hint = answer.hint if answer.hint.status.is_valid else Hint(answer.hint.status)
     return types.planning_hint(
         header=header(answer, settings, types),
-        valid_for=_valid_for(answer.status in HINT_STATUSES, settings, types),
-        status=int(answer.status),
-        behavior=int(answer.behavior),
-        confidence=float(answer.confidence),
-        confidence_source=int(answer.confidence_source),
-        candidates=types.uint8s([int(behavior) for behavior, _ in answer.distribution]),
-        probabilities=types.float32s([probability for _, probability in answer.distribution]),
-        max_speed=float(answer.max_speed),
-        distance=float(answer.distance),
+        valid_for=_valid_for(hint.status.is_valid, settings, types),
+        status=int(hint.status),
+        behavior=int(hint.behavior),
+        confidence=float(hint.confidence),
+        confidence_source=int(hint.confidence_source),
+        candidates=types.uint8s([int(behavior) for behavior, _ in hint.distribution]),
+        probabilities=types.float32s([probability for _, probability in hint.distribution]),
         info=inference_info(answer, types, output_latency),
     )
 
 
 def scene_description(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
     """A SceneDescription; empty unless its status is OK, DEGRADED or TIMEOUT (text that the deadline cut)."""
-    said = answer.description_status in TEXT_STATUSES
+    description = answer.description
+    said = description.has_text
     return types.scene_description(
         header=header(answer, settings, types),
         valid_for=_valid_for(said, settings, types),
-        status=int(answer.description_status),
-        description=answer.description if said else '',
-        truncated=answer.truncated and said,
+        status=int(description.status),
+        description=description.text if said else '',
+        truncated=description.truncated and said,
         info=inference_info(answer, types, output_latency),
     )
 
@@ -119,17 +107,17 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
     return types.inference_info(
         sequence=answer.sequence,
         cameras=[_camera_status(view, types) for view in answer.views],
-        model_id=answer.model_id,
-        model_revision=answer.model_revision,
-        model_trained=answer.model_trained,
-        prompt_id=answer.prompt_id,
-        method=answer.method,
-        keep_ratio=float(answer.keep_ratio),
+        model_id=answer.provenance.model_id,
+        model_revision=answer.provenance.model_revision,
+        model_trained=answer.provenance.model_trained,
+        prompt_id=answer.provenance.prompt_id,
+        method=answer.provenance.method,
+        keep_ratio=float(answer.provenance.keep_ratio),
         tokens_full=answer.tokens_full,
         tokens_kept=answer.tokens_kept,
-        tokens_text=answer.tokens_text,
-        stage_names=list(answer.stage_ms),
-        stage_ms=types.float32s(list(answer.stage_ms.values())),
+        tokens_text=answer.provenance.tokens_text,
+        stage_names=list(answer.timing.stage_ms),
+        stage_ms=types.float32s(list(answer.timing.stage_ms.values())),
         output_latency=float(output_latency),
         notes=list(answer.notes),
     )
@@ -140,18 +128,19 @@ def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
 
     ``now_ns`` 0 means that the clock does not run yet (simulated time before its first tick): nothing expires.
     """
-    if now_ns == 0 or now_ns - answer.stamp_ns <= settings.ns('output.valid_for_ms'):
+    if now_ns == 0 or now_ns - answer.stamp_ns <= nanoseconds(settings.output.valid_for_ms):
         return answer
+    hint, description = answer.hint, answer.description
     return replace(
         answer,
-        status=Status.STALE if answer.status in HINT_STATUSES else answer.status,
-        description_status=Status.STALE if answer.description_status in TEXT_STATUSES else answer.description_status,
+        hint=replace(hint, status=Status.STALE) if hint.status.is_valid else hint,
+        description=replace(description, status=Status.STALE) if description.has_text else description,
     )
 
 
 def header(answer: Answer, settings: Settings, types: MessageTypes) -> Any:
     """The Header of every output: acquisition time of the anchor frame, in the vehicle frame."""
-    return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings['cameras.base_frame'])
+    return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings.cameras.base_frame)
 
 
 def _camera_status(view: ViewReport, types: MessageTypes) -> Any:
@@ -170,5 +159,5 @@ def _time(stamp_ns: int, types: MessageTypes) -> Any:
 
 
 def _valid_for(valid: bool, settings: Settings, types: MessageTypes) -> Any:
-    sec, nanosec = divmod(settings.ns('output.valid_for_ms') if valid else 0, 10**9)
+    sec, nanosec = divmod(nanoseconds(settings.output.valid_for_ms) if valid else 0, 10**9)
     return types.duration(sec=sec, nanosec=nanosec)

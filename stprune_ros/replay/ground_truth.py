@@ -16,25 +16,25 @@ NEAR_NS = 20_000_000
 
 
 @dataclass(frozen=True)
-class TrueTick:
+class TickTruth:
     """What is right at one time: behavior name, and the scene in words ('' where the file has none)."""
 
     behavior: str
     description: str = ''
 
 
-UNKNOWN = TrueTick('')
+NO_TRUTH = TickTruth('')
 
 
-class Truth:
+class GroundTruth:
     """What is right by time, from a file ``truth.json`` in the bag folder."""
 
-    def __init__(self, ticks: Mapping[int, TrueTick]) -> None:
+    def __init__(self, ticks: Mapping[int, TickTruth]) -> None:
         self._ticks = ticks
         self._stamps = sorted(ticks)
 
     @classmethod
-    def beside(cls, bag: Path) -> Truth | None:
+    def beside(cls, bag: Path) -> GroundTruth | None:
         """The truth of a bag, None where it has none; StpruneError for a truth file that cannot be read."""
         path = (bag if bag.is_dir() else bag.parent) / 'truth.json'
         if not path.is_file():
@@ -45,12 +45,12 @@ class Truth:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StpruneError(f"truth file '{path}' is not readable: {error!r}") from None
 
-    def at(self, stamp_ns: int) -> TrueTick:
+    def at(self, stamp_ns: int) -> TickTruth:
         """What is right within 20 ms of ``stamp_ns``; an empty behavior where the file says nothing."""
         index = bisect_left(self._stamps, stamp_ns)
         near = [stamp for stamp in self._stamps[max(0, index - 1) : index + 1] if abs(stamp - stamp_ns) <= NEAR_NS]
-        return self._ticks[min(near, key=lambda stamp: abs(stamp - stamp_ns))] if near else UNKNOWN
+        return self._ticks[min(near, key=lambda stamp: abs(stamp - stamp_ns))] if near else NO_TRUTH
 
 
-def _true_tick(tick: Mapping[str, Any]) -> TrueTick:
-    return TrueTick(Behavior[tick['behavior']].name, str(tick.get('description', '')))
+def _true_tick(tick: Mapping[str, Any]) -> TickTruth:
+    return TickTruth(Behavior[tick['behavior']].name, str(tick.get('description', '')))

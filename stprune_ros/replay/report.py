@@ -12,8 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, CameraState, Status
-from stprune_ros.replay.ground_truth import UNKNOWN, TrueTick
+from stprune_ros.core.types import Answer, CameraState
+from stprune_ros.replay.ground_truth import NO_TRUTH, TickTruth
 from stprune_ros.replay.style import BEHAVIOR_COLOURS, STYLE
 
 PACE_POINTS = 150
@@ -21,7 +21,7 @@ STAGE_COLOURS = ('#5b8def', '#8a6fd1', '#e0a526', '#3f9c78', '#d6655a', '#6fa8b8
 
 
 @dataclass(frozen=True)
-class Mark:
+class TimelinePoint:
     """One tick on the time line; ``truth`` is a behavior name where the bag knows it.
 
     ``hint_ms`` is the time up to the hint, NaN without one.
@@ -34,9 +34,16 @@ class Mark:
     keep_ratio: float = 1.0
     hint_ms: float = math.nan
 
+    @classmethod
+    def from_answer(cls, answer: Answer, seconds: float, truth: str) -> TimelinePoint:
+        """The point of an answer that came ``seconds`` after the first one."""
+        hint = answer.hint
+        ratio, hint_ms = answer.provenance.keep_ratio, answer.timing.source_to_hint_ms
+        return cls(seconds, hint.status.name, hint.behavior.name, truth, ratio, hint_ms)
+
 
 @dataclass(frozen=True)
-class Picture:
+class ViewPicture:
     """One view of a shown tick: JPEG of the current frame with its kept tokens, PNG of the masks of its history."""
 
     camera: str
@@ -46,24 +53,24 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportTick:
     """A tick that the report shows in full; ``pictures`` in ring order; ``speed`` in m/s, None without odometry."""
 
     answer: Answer
     seconds: float
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ViewPicture, ...]
     speed: float | None = None
-    truth: TrueTick = UNKNOWN
+    truth: TickTruth = NO_TRUTH
 
 
-def render(summary: Mapping[str, Any], marks: Sequence[Mark], shown: Sequence[Shown], rig: CameraRig | None) -> str:
+def render(summary: Mapping[str, Any], timeline: Sequence[TimelinePoint], shown: Sequence[ReportTick], rig: CameraRig | None) -> str:
     """The whole page."""
     body = [
         _head(summary),
         _warnings(summary),
         _figures(summary),
-        _overview(summary, marks, rig),
-        _pace(summary, marks),
+        _overview(summary, timeline, rig),
+        _pace(summary, timeline),
         '<h2>Ticks</h2>',
         '<p class="soft small">Kept tokens of the current frame are bright, dropped ones grey. The small masks show'
         ' the kept tokens of every frame in the history, oldest first.</p>',
@@ -150,28 +157,28 @@ def _reach(latency: Mapping[str, Any]) -> str:
     return f'keep ratio {ratios["min"]:.3g} to {ratios["max"]:.3g}' + (f', {missed} out of reach' if missed else '')
 
 
-def _overview(summary: Mapping[str, Any], marks: Sequence[Mark], rig: CameraRig | None) -> str:
-    hints, truths = Counter(mark.behavior for mark in marks), Counter(mark.truth for mark in marks if mark.truth)
+def _overview(summary: Mapping[str, Any], timeline: Sequence[TimelinePoint], rig: CameraRig | None) -> str:
+    hints, truths = Counter(point.behavior for point in timeline), Counter(point.truth for point in timeline if point.truth)
     rows = []
     for behavior in sorted({*hints, *truths}):
         counts = f'{hints[behavior]} ticks' + (f', truth {truths[behavior]}' if truths else '')
-        rows.append(f'<span>{name(behavior)}</span>{_bar(hints[behavior] / len(marks), behavior)}<span>{counts}</span>')
-    left = f'<div class="card"><b>Hints over time</b>{_timeline(marks)}<div class="bars">{"".join(rows)}</div>'
+        rows.append(f'<span>{name(behavior)}</span>{_bar(hints[behavior] / len(timeline), behavior)}<span>{counts}</span>')
+    left = f'<div class="card"><b>Hints over time</b>{_timeline(timeline)}<div class="bars">{"".join(rows)}</div>'
     notes = ''.join(f'<li>{escape(note)}</li>' for note in summary['notes'])
     left += f'<p><b>Notes</b></p><ul class="small">{notes or "<li>none</li>"}</ul></div>'
     right = f'<div class="card"><b>Ring</b>{_ring(rig, summary)}</div>' if rig is not None else ''
     return f'<div class="split">{left}{right}</div>'
 
 
-def _timeline(marks: Sequence[Mark]) -> str:
-    if not marks:
+def _timeline(timeline: Sequence[TimelinePoint]) -> str:
+    if not timeline:
         return '<p class="soft">no tick</p>'
-    times = [mark.seconds for mark in marks]
+    times = [point.seconds for point in timeline]
     step = (times[-1] - times[0]) / max(1, len(times) - 1) or 1.0
     start, span = times[0], times[-1] - times[0] + step
-    rows = [('hint', [mark.behavior for mark in marks])]
-    if any(mark.truth for mark in marks):
-        rows.append(('truth', [mark.truth for mark in marks]))
+    rows = [('hint', [point.behavior for point in timeline])]
+    if any(point.truth for point in timeline):
+        rows.append(('truth', [point.truth for point in timeline]))
     parts = []
     for row, (label, values) in enumerate(rows):
         top = 8 + 34 * row
@@ -192,15 +199,15 @@ def _timeline(marks: Sequence[Mark]) -> str:
     return f'<svg viewBox="0 0 790 {bottom + 18}" role="img" aria-label="hints over time">{"".join(parts)}</svg>'
 
 
-def _pace(summary: Mapping[str, Any], marks: Sequence[Mark]) -> str:
+def _pace(summary: Mapping[str, Any], timeline: Sequence[TimelinePoint]) -> str:
     """Time up to the hint above, keep ratio below, where a latency target tied them; the worst of every few ticks."""
     latency = summary['latency']
-    if not latency or not marks:
+    if not latency or not timeline:
         return ''
-    size = math.ceil(len(marks) / PACE_POINTS)
-    groups = [marks[start : start + size] for start in range(0, len(marks), size)]
-    slowest = [max((mark.hint_ms for mark in group if mark.hint_ms >= 0), default=math.nan) for group in groups]
-    lowest = [min(mark.keep_ratio for mark in group) for group in groups]
+    size = math.ceil(len(timeline) / PACE_POINTS)
+    groups = [timeline[start : start + size] for start in range(0, len(timeline), size)]
+    slowest = [max((point.hint_ms for point in group if point.hint_ms >= 0), default=math.nan) for group in groups]
+    lowest = [min(point.keep_ratio for point in group) for group in groups]
     target = latency['target_ms']
     top_ms = 1.1 * max([target, *[ms for ms in slowest if ms >= 0]])
     top_ratio = 1.1 * max(lowest)
@@ -253,7 +260,7 @@ def _polar(azimuth: float, radius: float) -> tuple[float, float]:
     return -radius * math.sin(azimuth), -radius * math.cos(azimuth)
 
 
-def _tick(tick: Shown) -> str:
+def _tick(tick: ReportTick) -> str:
     answer = tick.answer
     by_camera = {view.camera: view for view in answer.views}
     pictures = ''.join(_picture(picture, by_camera) for picture in _arranged(tick.pictures))
@@ -262,7 +269,7 @@ def _tick(tick: Shown) -> str:
     return f'<div class="card tick">{ring}<div>{_answer(tick)}</div></div>'
 
 
-def _arranged(pictures: Sequence[Picture]) -> list[Picture]:
+def _arranged(pictures: Sequence[ViewPicture]) -> list[ViewPicture]:
     """Two rows as seen from above, each from left to right: the cameras around the front, then the rest."""
     count = len(pictures)
     columns = math.ceil(count / 2)
@@ -271,7 +278,7 @@ def _arranged(pictures: Sequence[Picture]) -> list[Picture]:
     return top + [pictures[index % count] for index in range(count - left - 1, columns - left - 1, -1)]
 
 
-def _picture(picture: Picture, views: Mapping[str, Any]) -> str:
+def _picture(picture: ViewPicture, views: Mapping[str, Any]) -> str:
     view = views.get(picture.camera)
     state = view.state.name.lower() if view else CameraState.UNKNOWN.name.lower()
     image = (
@@ -285,26 +292,26 @@ def _picture(picture: Picture, views: Mapping[str, Any]) -> str:
     return f'<div class="view" title="{escape(picture.camera)}">{image}<footer>{label}{masks}</footer></div>'
 
 
-def _answer(tick: Shown) -> str:
-    answer, behavior = tick.answer, tick.answer.behavior.name
+def _answer(tick: ReportTick) -> str:
+    answer, behavior = tick.answer, tick.answer.hint.behavior.name
     speed = f'{tick.speed:.1f} m/s' if tick.speed is not None else 'speed unknown'
     badges = ' '.join(
-        f'<span class="badge">{text}</span>' for text in (answer.status.name, f'{tick.seconds:.2f} s', speed)
+        f'<span class="badge">{text}</span>' for text in (answer.hint.status.name, f'{tick.seconds:.2f} s', speed)
     )
-    valid = answer.status in (Status.OK, Status.DEGRADED)
-    sure = f'<span class="small soft">{100 * answer.confidence:.0f} %</span>' if valid else ''
+    valid = answer.hint.status.is_valid
+    sure = f'<span class="small soft">{100 * answer.hint.confidence:.0f} %</span>' if valid else ''
     bars = ''.join(
         f'<span>{name(item.name)}</span>{_bar(share, item.name)}<span>{100 * share:.0f} %</span>'
-        for item, share in answer.distribution
+        for item, share in answer.hint.distribution
     )
-    more = ' &hellip;' if answer.truncated else ''
-    text = f'<div class="text">{escape(answer.description)}{more}</div>' if answer.description else ''
+    more = ' &hellip;' if answer.description.truncated else ''
+    text = f'<div class="text">{escape(answer.description.text)}{more}</div>' if answer.description.text else ''
     truth = tick.truth.description
     true_text = f'<div class="text small soft">truth: {escape(truth)}</div>' if truth else ''
     notes = ''.join(f'<li>{escape(note)}</li>' for note in answer.notes)
     dot = f'<i class="dot" style="background:{colour(behavior)}"></i>'
     return f"""{badges}<div class="hint">{dot}{name(behavior)} {sure}</div>
-{_verdict(tick.truth.behavior, behavior)}<div class="bars">{bars}</div>{text}{true_text}{_stages(answer.stage_ms)}
+{_verdict(tick.truth.behavior, behavior)}<div class="bars">{bars}</div>{text}{true_text}{_stages(answer.timing.stage_ms)}
 <ul class="small soft">{notes}</ul>"""
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, CameraState, Choice, Status
+from stprune_ros.core.types import Answer, Choice, Provenance
 from stprune_ros.settings.settings import Settings
 
 MAX_SENTENCES = 50
-VALID = (Status.OK, Status.DEGRADED)
 
 
 class Sentences:
@@ -42,7 +41,7 @@ class Sentences:
         return {**self.counts, 'others': self.unlisted} if self.unlisted else dict(self.counts)
 
 
-class Tally:
+class ReplayStatistics:
     """Adds up answers; ``notes`` are told once each, ``errors`` are counted."""
 
     def __init__(self) -> None:
@@ -60,32 +59,35 @@ class Tally:
         self._met = 0
         self._off_budget = 0.0
         self._confusion: dict[str, Counter[str]] = defaultdict(Counter)
-        self._last: Answer | None = None
+        self._provenance: Provenance | None = None  # of the last tick
 
     def add(self, answer: Answer, truth: str = '') -> None:
         """Count one tick; ``truth`` is the name of the behavior that would have been right, '' where nobody knows."""
         self.ticks += 1
-        self._last = answer
-        self._status[answer.status.name] += 1
-        self._hints[answer.behavior.name] += 1
+        hint = answer.hint
+        self._status[hint.status.name] += 1
+        self._hints[hint.behavior.name] += 1
         if truth:
-            self._confusion[truth][answer.behavior.name if answer.status in VALID else answer.status.name] += 1
-        ratio = 1.0 if answer.method == 'none' else answer.keep_ratio
+            said = hint.behavior if hint.status.is_valid else hint.status
+            self._confusion[truth][said.name] += 1
+        provenance, timing = answer.provenance, answer.timing
+        self._provenance = provenance
+        ratio = 1.0 if provenance.method == 'none' else provenance.keep_ratio
         for view in answer.views:
             budget = ratio * view.tokens_full
             self._views[view.camera].update(
-                frames=view.frames, full=view.tokens_full, kept=view.tokens_kept, absent=view.state != CameraState.OK
+                frames=view.frames, full=view.tokens_full, kept=view.tokens_kept, absent=not view.state.has_frame
             )
             self._budgets[view.camera] += budget  # type: ignore[assignment]
             self._off_budget = max(self._off_budget, abs(view.tokens_kept - budget))
-        for stage, ms in answer.stage_ms.items():
+        for stage, ms in timing.stage_ms.items():
             self._stage_ms[stage].append(ms)
-        self._tick_ms.append(answer.tick_ms)
-        if not math.isnan(answer.hint_ms):
-            self._hint_ms.append(answer.hint_ms)
-        if answer.choice is not None:
-            self._choices.append(answer.choice)
-            self._met += answer.source_to_hint_ms <= answer.choice.target_ms
+        self._tick_ms.append(timing.tick_ms)
+        if not math.isnan(timing.hint_ms):
+            self._hint_ms.append(timing.hint_ms)
+        if timing.choice is not None:
+            self._choices.append(timing.choice)
+            self._met += timing.source_to_hint_ms <= timing.choice.target_ms
 
     def summary(
         self,
@@ -100,7 +102,7 @@ class Tally:
 
         ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included.
         """
-        last = self._last
+        last = self._provenance
         views = {camera: self._view(camera, rig) for camera in rig.ring}
         return {
             'bag': str(bag),
@@ -108,8 +110,8 @@ class Tally:
             'model_revision': last.model_revision if last else '',
             'model_trained': last.model_trained if last else False,
             'prompt_id': last.prompt_id if last else '',
-            'method': settings['pruning.method'],
-            'keep_ratio': settings['pruning.keep_ratio'],
+            'method': settings.pruning.method,
+            'keep_ratio': settings.pruning.keep_ratio,
             'interrupted': False,
             'cameras': list(rig.ring),
             'cameras_missing': [camera for camera, view in views.items() if view['ticks_without'] == self.ticks],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from stprune_ros.core.types import Answer, CameraState, Status
+from stprune_ros.core.types import Answer, CameraState
 from stprune_ros.settings.settings import Settings
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -23,6 +23,7 @@ UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
+CAMERA_MISCALIBRATED = 'camera_info is for images of another size'
 NO_ODOMETRY = 'no odometry'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
 FAILED = 'inference failed'
@@ -47,7 +48,7 @@ class Health:
 
     def silent_cameras(self, settings: Settings, now: float) -> list[str]:
         """A sentence for each camera that sent nothing yet, or nothing for longer than the stale limit."""
-        limit = settings['cameras.stale_after_ms'] / 1e3
+        limit = settings.cameras.stale_after_ms / 1e3
         never = [f"camera '{camera}' has sent no image yet" for camera, seen in self.cameras.items() if seen is None]
         ages = {camera: now - seen for camera, seen in self.cameras.items() if seen is not None}
         return never + [f"camera '{camera}' is silent for {age:.0f} s" for camera, age in ages.items() if age > limit]
@@ -102,8 +103,9 @@ def _rig(health: Health) -> Report:
 def _model(answer: Answer | None) -> Report:
     if answer is None:
         return Report('model', OK, NOTHING_YET)
-    values = {'id': answer.model_id, 'revision': answer.model_revision, 'prompt': answer.prompt_id}
-    return Report('model', OK, ALL_WELL, values) if answer.model_trained else Report('model', WARN, UNTRAINED, values)
+    found = answer.provenance
+    values = {'id': found.model_id, 'revision': found.model_revision, 'prompt': found.prompt_id}
+    return Report('model', OK, ALL_WELL, values) if found.model_trained else Report('model', WARN, UNTRAINED, values)
 
 
 def _camera(camera: str, seen: float | None, health: Health, settings: Settings, now: float) -> Report:
@@ -111,11 +113,14 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
     if seen is None:
         return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE})
     values = {'age_s': f'{now - seen:.3f}'}
-    if now - seen > settings['cameras.stale_after_ms'] / 1e3:
+    if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
     views = health.answer.views if health.answer is not None else ()
-    if any(view.camera == camera and view.state == CameraState.INVALID for view in views):
+    states = [view.state for view in views if view.camera == camera]
+    if CameraState.INVALID in states:
         return Report(name, ERROR, CAMERA_INVALID, values)
+    if CameraState.MISCALIBRATED in states:
+        return Report(name, WARN, CAMERA_MISCALIBRATED, values)
     return Report(name, OK, ALL_WELL, values)
 
 
@@ -133,29 +138,30 @@ def _inference(health: Health) -> Report:
         'skipped': str(health.skipped),
         'failures': str(health.failures),
         'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
-        'status': answer.status.name if answer is not None else NOT_AVAILABLE,
+        'status': answer.hint.status.name if answer is not None else NOT_AVAILABLE,
         'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
     }
     if answer is not None:
-        values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in answer.stage_ms.items()})
-        values.update(wait_ms=f'{answer.wait_ms:.1f}', up_to_hint_ms=_ms(answer.hint_ms), tick_ms=_ms(answer.tick_ms))
+        timing = answer.timing
+        values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in timing.stage_ms.items()})
+        values.update(wait_ms=f'{timing.wait_ms:.1f}', up_to_hint_ms=_ms(timing.hint_ms), tick_ms=_ms(timing.tick_ms))
     if health.failures:
         return Report('inference', ERROR, FAILED, values)
     if answer is None:
         return Report('inference', OK, NOTHING_YET, values)
-    if answer.status not in (Status.OK, Status.DEGRADED):
+    if not answer.hint.status.is_valid:
         return Report('inference', WARN, NOT_VALID, values)
     return Report('inference', WARN, SKIPPING, values) if skipping else Report('inference', OK, ALL_WELL, values)
 
 
 def _latency(answer: Answer | None) -> Report:
-    if answer is None or answer.choice is None:
+    if answer is None or answer.timing.choice is None:
         return Report('latency', OK, ALL_WELL, {'target_ms': NOT_AVAILABLE})
-    choice = answer.choice
+    choice = answer.timing.choice
     values = {
         'target_ms': f'{choice.target_ms:g}',
         'expected_ms': _ms(choice.expected_ms),
-        'source_to_hint_ms': _ms(answer.source_to_hint_ms),
+        'source_to_hint_ms': _ms(answer.timing.source_to_hint_ms),
         'keep_ratio': f'{choice.ratio:.4g}',
     }
     return Report('latency', WARN, TOO_SLOW, values) if choice.misses else Report('latency', OK, ALL_WELL, values)

@@ -24,6 +24,8 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
+from rclpy.subscription import Subscription
+from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -31,14 +33,15 @@ from stprune_ros.core.rig import CameraRig, RigBuilder
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, Window
 from stprune_ros.errors import StpruneError
-from stprune_ros.inference.blank import blank_answer
+from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import diagnostics, parameters, qos
-from stprune_ros.ros.outputs import Outputs, sentence
+from stprune_ros.ros.outputs import Outputs, failure_sentence
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from stprune_ros.inference.pipeline import Pipeline
     from stprune_ros.vlm.backend import Backend
     from stprune_ros.vlm.prompt import Prompt
 
@@ -49,8 +52,9 @@ STOP_TIMEOUT_S = 10.0
 
 
 class StpruneNode(Node):
-    """Checks its parameters when made and works from `start` to `stop`.
+    """Checks its parameters when made; `configure` gives it a model, `activate` lets it work.
 
+    Between `deactivate` and the next `activate` it keeps the model and says nothing.
     Raises StpruneError for a wrong parameter, rig file or camera name.
     """
 
@@ -58,26 +62,31 @@ class StpruneNode(Node):
         super().__init__(NODE_NAME)
         self.settings = parameters.declare(self)
         parameters.on_change(self, lambda: self.settings, self._change_settings)
-        path = self.settings['cameras.rig_file']
+        path = self.settings.cameras.rig_file
         self._rig = CameraRig.from_file(path) if path else None
         self._cameras = camera_names(self.settings, self._rig)
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._stream: SensorStream | None = None
+        self._pipeline: Pipeline | None = None
         self._window: Window | None = None  # the newest one
         self._jumps = 0
-        self._pipeline: Any = None
+        self._subscriptions_in: list[Subscription[Any]] = []
+        self._active_timers: list[Timer] = []
         self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
 
-    def start(self, backend: Backend, prompt: Prompt) -> None:
-        """Subscribe and begin to work with a loaded model. Raises StpruneError where the rig lacks a named camera."""
+    def configure(self, backend: Backend, prompt: Prompt) -> None:
+        """Take a loaded model and create the publishers."""
         self._backend, self._prompt = backend, prompt
-        self._builder = RigBuilder(self.settings['cameras.base_frame'])
-        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
         self._outputs = Outputs(self, self._warn_once)
         self._diagnostics = self.create_publisher(diagnostics.DiagnosticArray, '/diagnostics', 10)
         info = backend.info
         host = f'{info.family}, {info.device}, {info.dtype}'
         self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
+
+    def activate(self) -> None:
+        """Subscribe and begin to work; after `configure`. Raises StpruneError where the rig lacks a named camera."""
+        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._builder = RigBuilder(self.settings.cameras.base_frame)
         if self._rig is not None:
             self._use_rig(CameraRig(self._rig.cameras[camera] for camera in self._cameras))
         else:
@@ -86,31 +95,47 @@ class StpruneNode(Node):
         self._worker.start()
 
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
-        self.create_timer(self.settings['output.heartbeat_ms'] / 4e3, self._heartbeat, clock=steady)
-        self.create_timer(1.0, self._diagnose, clock=steady)
+        period_s = self.settings.output.heartbeat_ms / 4e3
+        self._active_timers = [
+            self.create_timer(period_s, self._heartbeat, clock=steady),
+            self.create_timer(1.0, self._diagnose, clock=steady),
+        ]
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump_handle = self.get_clock().create_jump_callback(back, post_callback=self._clock_jumped)
 
-    def stop(self) -> bool:
-        """Cancel what runs and end the worker; False if it does not end."""
-        return self._worker.stop(STOP_TIMEOUT_S)
+    def deactivate(self) -> bool:
+        """Unsubscribe, cancel what runs and forget what was buffered; False where the worker does not end."""
+        for timer in self._active_timers:
+            self.destroy_timer(timer)
+        for subscription in self._subscriptions_in:
+            self.destroy_subscription(subscription)
+        self._active_timers, self._subscriptions_in = [], []
+        self._jump_handle.unregister()
+        ended = self._worker.stop(STOP_TIMEOUT_S)
+        if ended and self._pipeline is not None:
+            self._pipeline.free()
+        self._stream = self._pipeline = self._window = None
+        self._jumps = 0
+        return ended
 
     def _subscribe_calibration(self) -> None:
         for camera in self._cameras:
             topic = f'~/input/{camera}/camera_info'
             self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
-        self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
+        self._subscriptions_in.append(self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC))
         self._complete_rig()
 
     def _subscribe_sensors(self) -> None:
-        raw = self.settings['cameras.transport'] == 'raw'
+        raw = self.settings.cameras.transport == 'raw'
         for camera in self._cameras:
             topic = f'~/input/{camera}/image' if raw else f'~/input/{camera}/image/compressed'
             self._listen(Image if raw else CompressedImage, topic, partial(self._on_image, camera), qos.SENSOR)
         self._listen(Odometry, '~/input/kinematic_state', self._on_odometry, qos.ODOMETRY)
 
     def _listen(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
-        self.create_subscription(kind, topic, callback, profile, qos_overriding_options=qos.overridable())
+        options = qos.overridable()
+        subscription = self.create_subscription(kind, topic, callback, profile, qos_overriding_options=options)
+        self._subscriptions_in.append(subscription)
 
     def _change_settings(self, settings: Settings) -> None:
         self.settings = settings
@@ -145,14 +170,14 @@ class StpruneNode(Node):
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._health.cameras[camera] = time.monotonic()
         if self._stream is not None:
-            self._pass_on(self._stream, self._stream.add_image(camera, message))
+            self._enqueue(self._stream, self._stream.add_image(camera, message))
 
     def _on_odometry(self, message: Odometry) -> None:
         self._health.odometry = time.monotonic()
         if self._stream is not None:
-            self._pass_on(self._stream, self._stream.add_odometry(message))
+            self._enqueue(self._stream, self._stream.add_odometry(message))
 
-    def _pass_on(self, stream: SensorStream, windows: Sequence[Window]) -> None:
+    def _enqueue(self, stream: SensorStream, windows: Sequence[Window]) -> None:
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
             self._worker.drop()  # an answer in flight is of the old time
@@ -165,11 +190,13 @@ class StpruneNode(Node):
     def _clock_jumped(self, jump: TimeJump) -> None:
         if self._stream is not None:
             self._stream.reset(f'the clock jumped by {jump.delta.nanoseconds / 1e9:.3f} s')
-            self._pass_on(self._stream, ())
+            self._enqueue(self._stream, ())
 
     def _infer(self, window: Window, cancel: Event) -> None:
         """On the worker's thread: one tick, published piece by piece unless it is cancelled."""
-        settings = self._pipeline.settings = self.settings
+        pipeline, settings = self._pipeline, self.settings
+        assert pipeline is not None  # a window comes from a stream, and a stream comes with a pipeline
+        pipeline.settings = settings
         hinted: list[Answer] = []
 
         def publish_hint(answer: Answer) -> None:
@@ -179,36 +206,42 @@ class StpruneNode(Node):
 
         now_ns = self.get_clock().now().nanoseconds  # 0: simulated time does not run yet
         wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
-        answer = self._pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint)
+        with_images = self._outputs.mosaic_wanted
+        answer = pipeline.run(
+            window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images
+        )
         if cancel.is_set():
             return
         if not hinted:
             publish_hint(answer)
         self._outputs.description(answer, settings)
-        self._outputs.mosaic(answer, window, settings)
-        self._health.answer, self._health.failures = answer, 0
+        if with_images:
+            self._outputs.mosaic(answer, settings)
+        self._health.answer, self._health.failures = answer.without_images(), 0
         for note in answer.notes:
             self._warn_once(note)
 
     def _inference_failed(self, window: Window, error: Exception) -> None:
         """On the worker's thread: say so and go on with empty caches."""
-        note = sentence(error)
+        note = failure_sentence(error)
         if self._first_time(note):
             self.get_logger().error(note)
         self._health.failures += 1
-        self._say_nothing(Status.ERROR, window, (note,))
-        self._pipeline.free()
+        self._publish_status(Status.ERROR, window, (note,))
+        if self._pipeline is not None:
+            self._pipeline.free()
 
     def _heartbeat(self) -> None:
-        if self._outputs.silent_s < self.settings['output.heartbeat_ms'] / 1e3:
+        if self._outputs.seconds_since_publish < self.settings.output.heartbeat_ms / 1e3:
             return
         notes = (*self._health.waiting, *self._health.silent_cameras(self.settings, time.monotonic()))
         for note in notes:
             self._warn_once(note)
-        self._say_nothing(Status.NO_HINT, self._window, notes)
+        self._publish_status(Status.NO_HINT, self._window, notes)
 
-    def _say_nothing(self, status: Status, window: Window | None, notes: Sequence[str]) -> None:
-        answer = blank_answer(status, window, self.settings, self._backend.info, self._prompt.id, notes)
+    def _publish_status(self, status: Status, window: Window | None, notes: Sequence[str]) -> None:
+        provenance = provenance_of(self.settings, self._backend.info, self._prompt.id)
+        answer = Answer.without_result(status, window, provenance, notes=notes)
         self._outputs.hint(answer, self.settings)
         self._outputs.description(answer, self.settings)
 
@@ -220,8 +253,8 @@ class StpruneNode(Node):
 
     def _first_time(self, text: str) -> bool:
         kind = re.sub(r'\d+', '#', text)  # the same trouble with other numbers is the same trouble
-        known = kind in self._said
-        self._said.add(kind)
+        known = kind in self._warned
+        self._warned.add(kind)
         return not known
 
     def _warn_once(self, text: str) -> None:
@@ -231,7 +264,7 @@ class StpruneNode(Node):
 
 def camera_names(settings: Settings, rig: CameraRig | None) -> tuple[str, ...]:
     """The cameras to subscribe to: ``cameras.names``, else all of the rig file. Raises StpruneError."""
-    names = tuple(settings['cameras.names']) or (rig.ring if rig is not None else ())
+    names = tuple(settings.cameras.names) or (rig.ring if rig is not None else ())
     if not names:
         raise StpruneError("parameter 'cameras.names' is empty; name the cameras whose topics to subscribe to")
     for name in names:
@@ -249,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         # rclpy's own handlers would pull the context away from under the worker.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = StpruneNode()
-        load_and_start(node)
+        load_and_activate(node)
     except (StpruneError, rclpy_implementation.RCLError) as error:
         print(f'{NODE_NAME}: {SOURCE_PLACE.sub("", str(error))}', file=sys.stderr)
         return 1
@@ -259,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
     executor.add_node(node)
     while not stopped:
         executor.spin_once(timeout_sec=0.2)
-    ended = node.stop()
+    ended = node.deactivate()
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
@@ -274,8 +307,8 @@ def on_signals(handler: Callable[[int, Any], Any]) -> None:
         signal.signal(number, handler)
 
 
-def load_and_start(node: StpruneNode) -> None:
-    """Load what the node's parameters ask for and start it. Raises StpruneError."""
+def load_and_activate(node: StpruneNode) -> None:
+    """Load what the node's parameters ask for and activate it. Raises StpruneError."""
     from stprune_ros.vlm.loading import load
 
     node.get_logger().info('loading the model')
@@ -284,7 +317,8 @@ def load_and_start(node: StpruneNode) -> None:
     from stprune_ros.inference.pipeline import warm_up
 
     warm_up()
-    node.start(*model)
+    node.configure(*model)
+    node.activate()
 
 
 if __name__ == '__main__':

@@ -7,20 +7,16 @@ import time
 from array import array
 from collections.abc import Callable
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
-from stprune_ros.core.types import Answer, Status, Window
+from stprune_ros.core.types import Answer, Status
 from stprune_ros.errors import StpruneError
 from stprune_ros.io import drawing, messages
-from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import qos
 from stprune_ros.settings.settings import Settings
-
-if TYPE_CHECKING:  # torch comes with it
-    pass
 
 
 class Outputs:
@@ -38,7 +34,7 @@ class Outputs:
         self._mosaics = node.create_publisher(CompressedImage, '~/debug/kept_tokens/image/compressed', qos.DEBUG)
 
     @property
-    def silent_s(self) -> float:
+    def seconds_since_publish(self) -> float:
         """Seconds since the last message."""
         return time.monotonic() - self._last
 
@@ -48,18 +44,17 @@ class Outputs:
 
     def description(self, answer: Answer, settings: Settings) -> None:
         """Publish the description of an answer, unless descriptions are switched off."""
-        if settings['inference.describe']:
+        if settings.inference.describe:
             self._publish(self._texts, messages.scene_description, answer, settings)
 
-    def mosaic(self, answer: Answer, window: Window, settings: Settings) -> None:
-        """Publish what the model saw, if anyone looks."""
-        if not self._mosaics.get_subscription_count():
-            return
-        images = {}
-        for view in answer.views:
-            frame = window.current.frames.get(view.camera)
-            if view.tokens_full and frame is not None:
-                images[view.camera], _ = decode_for_model(frame, drawing.TILE_PIXELS)
+    @property
+    def mosaic_wanted(self) -> bool:
+        """Whether anyone looks at the mosaic."""
+        return self._mosaics.get_subscription_count() > 0
+
+    def mosaic(self, answer: Answer, settings: Settings) -> None:
+        """Publish what the model saw; the pictures are those in the answer's views."""
+        images = {view.camera: view.image for view in answer.views if view.tokens_full and view.image is not None}
         message = CompressedImage(format='jpeg', data=array('B', drawing.jpeg(drawing.mosaic(answer.views, images))))
         message.header = messages.header(answer, settings, self._types)
         self._mosaics.publish(message)
@@ -68,7 +63,7 @@ class Outputs:
         now_ns = self._clock.now().nanoseconds
         latency_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns and answer.stamp_ns else math.nan
         current = messages.expire(answer, now_ns, settings)
-        if Status.STALE in (current.status, current.description_status):
+        if Status.STALE in (current.hint.status, current.description.status):
             self._warn(
                 f'answers come {latency_s:.1f} s after their images and go out as STALE;'
                 ' check the clocks (use_sim_time with a bag), or raise output.valid_for_ms'
@@ -79,7 +74,7 @@ class Outputs:
             self.latency_s, self._last = latency_s, time.monotonic()
 
 
-def sentence(error: Exception) -> str:
+def failure_sentence(error: Exception) -> str:
     """What to say about an exception from inference."""
-    said = ' '.join(str(error).split())
-    return said if isinstance(error, StpruneError) else f'inference failed with {type(error).__name__}: {said}'
+    text = ' '.join(str(error).split())
+    return text if isinstance(error, StpruneError) else f'inference failed with {type(error).__name__}: {text}'

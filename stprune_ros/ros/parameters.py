@@ -9,37 +9,36 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.settings.settings import BY_NAME, PARAMETERS, Parameter, Settings, Value, problems_in
-
-# Overrides that belong to rclpy and not to the table.
-FOREIGN = ('use_sim_time', 'start_type_description_service')
-FOREIGN_PREFIXES = ('qos_overrides.',)
+from stprune_ros.parameter import Parameter, Value
+from stprune_ros.settings.parameter_file import belongs_to_rclpy, checked, current_names
+from stprune_ros.settings.parameters import BY_NAME
+from stprune_ros.settings.settings import Settings
 
 
 def declare(node: Node) -> Settings:
     """Declare every parameter of the table on ``node`` and return the settings it starts with.
 
-    Raises StpruneError naming every unknown parameter and every value that is not allowed, one a line.
+    Names of the last release are read, and a warning names the new one.
+    Raises SettingsError naming every unknown parameter and every value that is not allowed, one a line.
     """
-    values = overrides(node)
-    problems = problems_in(values)
-    if problems:
-        raise StpruneError('\n'.join(problems))
-    settings = Settings(values)
-    for parameter in PARAMETERS:
+    values, notes = current_names(overrides(node))
+    for note in notes:
+        node.get_logger().warning(note)
+    settings = checked(values)
+    for name, value in settings.values().items():
         # The override has been checked and brought to the table's type: 1 is as good as 1.0.
-        node.declare_parameter(parameter.name, settings[parameter.name], descriptor(parameter), ignore_override=True)
+        node.declare_parameter(name, _as_ros(value), descriptor(BY_NAME[name]), ignore_override=True)
     return settings
 
 
-def overrides(node: Node) -> dict[str, Value]:
+def overrides(node: Node) -> dict[str, object]:
     """What command line, launch and parameter files give this node, rclpy's own parameters left out."""
     # rclpy shows overrides only of declared parameters; those with a mistyped name would be ignored in silence.
     given: dict[str, RosParameter] = node._parameter_overrides
     return {
         name: [] if parameter.value is None else parameter.value  # [] in YAML has no type and arrives as None
         for name, parameter in given.items()
-        if name not in FOREIGN and not name.startswith(FOREIGN_PREFIXES)
+        if not belongs_to_rclpy(name)
     }
 
 
@@ -50,13 +49,13 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
         description=parameter.description,
         additional_constraints=parameter.allowed,
         read_only=not parameter.dynamic,
-        dynamic_typing=isinstance(parameter.default, list),  # an empty list has no type of its own
+        dynamic_typing=parameter.many,  # an empty list has no type of its own
     )
     if parameter.low is None or parameter.high is None:
         return result
-    if isinstance(parameter.default, int):
+    if parameter.kind is int:
         result.integer_range = [IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high), step=0)]
-    elif isinstance(parameter.default, float):
+    elif parameter.kind is float and not parameter.many:
         result.floating_point_range = [FloatingPointRange(from_value=parameter.low, to_value=parameter.high, step=0.0)]
     return result
 
@@ -67,10 +66,15 @@ def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Sett
     def check_and_apply(parameters: list[RosParameter]) -> SetParametersResult:
         known = {parameter.name: parameter.value for parameter in parameters if parameter.name in BY_NAME}
         try:
-            changed = Settings({**current(), **known})
+            changed = current().changed(known)
         except StpruneError as error:
             return SetParametersResult(successful=False, reason=str(error))
         apply(changed)  # no later callback can refuse, and Humble has no callback for after the change
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check_and_apply)
+
+
+def _as_ros(value: Value) -> Value | list[str] | list[float]:
+    """rclpy takes lists, no tuples."""
+    return [*value] if isinstance(value, tuple) else value

@@ -13,7 +13,7 @@ class Worker(Generic[Item]):
     """Calls ``work(item, cancel)`` on a thread of its own.
 
     An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts items that a newer one replaced
-    before their turn came.
+    before their turn came. May be started again after `stop`.
     """
 
     def __init__(self, work: Callable[[Item, Event], None], failed: Callable[[Item, Exception], None]) -> None:
@@ -22,13 +22,22 @@ class Worker(Generic[Item]):
         self._failed = failed
         self._waiting: Item | None = None
         self._cancel = Event()  # of the item in work
-        self._closed = False
+        self._closed = True
         self._changed = Condition()
-        # A daemon, because a native call that never returns must not keep the process alive.
-        self._thread = Thread(target=self._run, name='inference', daemon=True)
+        self._thread: Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is there, at work or waiting for it."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. Raises RuntimeError where the last one has not ended yet."""
+        if self.running:
+            raise RuntimeError('the worker is running already')
+        self._closed, self._waiting = False, None
+        # A daemon, because a native call that never returns must not keep the process alive.
+        self._thread = Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
     def put(self, item: Item) -> None:
@@ -48,11 +57,12 @@ class Worker(Generic[Item]):
         """Drop everything and end the thread; False if it is still at work after ``timeout_s``."""
         with self._changed:
             self._closed = True
+            self._waiting = None
             self._cancel.set()
             self._changed.notify()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.running
 
     def _take(self) -> tuple[Item, Event] | None:
         with self._changed:

@@ -1,1 +1,1 @@
-"""settings."""
+"""Every parameter once: the table, typed groups of checked values, and the files that hold them."""

@@ -42,7 +42,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
 
     model = locate_model(folder)
     parts = read_parts(model)
-    settings = Settings({'pruning.keep_ratio': 0.25, 'inference.max_new_tokens': 64})
+    settings = Settings.from_values({'pruning.keep_ratio': 0.25, 'inference.max_new_tokens': 64})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
     found = budget(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
 
@@ -90,7 +90,7 @@ def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str)
 
     model = locate_model(folder)
     parts = read_parts(model)
-    settings = Settings({'model.quantization': bits})
+    settings = Settings.from_values({'model.quantization': bits})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
     found = budget(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
     # Before the first pass: bitsandbytes packs anew for CPUs when it is first used.

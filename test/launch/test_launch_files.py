@@ -16,13 +16,13 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch_ros.actions import Node
 
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 
 LAUNCH_FILES = ('stprune.launch.py', 'replay.launch.py')
 
 
 def description(name: str) -> LaunchDescription:
-    return runpy.run_path(str(share(f'launch/{name}')))['generate_launch_description']()
+    return runpy.run_path(str(resource_path(f'launch/{name}')))['generate_launch_description']()
 
 
 @pytest.mark.parametrize('name', LAUNCH_FILES)
@@ -69,7 +69,7 @@ from launch import LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch import LaunchDescription
-source = PythonLaunchDescriptionSource({str(share('launch/stprune.launch.py'))!r})
+source = PythonLaunchDescriptionSource({str(resource_path('launch/stprune.launch.py'))!r})
 arguments = {{'params_file': {str(params)!r}, 'namespace': 'car'}}.items()
 service = LaunchService()
 service.include_launch_description(LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)]))

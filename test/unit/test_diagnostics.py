@@ -15,7 +15,7 @@ from stprune_ros.ros import diagnostics
 from stprune_ros.ros.diagnostics import ERROR, OK, WARN, Health, reports, to_array
 from stprune_ros.settings.settings import Settings
 
-SETTINGS = Settings({'cameras.stale_after_ms': 1000.0})
+SETTINGS = Settings.from_values({'cameras.stale_after_ms': 1000.0})
 NOW = 100.0
 
 

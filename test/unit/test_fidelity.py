@@ -53,7 +53,7 @@ def test_switches_by_name():
     config = config_of('st_prune+one_pays', 0.1, 0, Settings())
     assert (config.method, config.one_pays, config.calibrated_overlap) == ('st_prune', True, False)
     assert all(getattr(config_of('st_prune+all', 0.1, 0, Settings()), switch) for switch in SWITCHES)
-    switched_on = Settings({'pruning.one_pays': True})
+    switched_on = Settings.from_values({'pruning.one_pays': True})
     assert not config_of('st_prune', 0.1, 0, switched_on).one_pays  # a name says everything
     assert all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in VARIANTS if 'all' not in name)
     with pytest.raises(StpruneError, match="no switch 'warp'"):

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.core.types import Choice
-from stprune_ros.inference.governor import STEP, Cost, Governor, Limits
+from stprune_ros.inference.governor import STEP, Cost, Governor
+from stprune_ros.settings.parameters import LatencySettings
 
 FULL, TEXT = 1440, 80
 few = settings(max_examples=100, deadline=None)
-LIMITS = Limits(100.0, 0.02, 1.0)
+LIMITS = LatencySettings(100.0, 0.02, 1.0)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Machine:
     def total(self, ratio: float) -> float:
         return self.slow * (self.spent + self.fixed + self.each * ratio * FULL)
 
-    def best(self, limits: Limits) -> float:
+    def best(self, limits: LatencySettings) -> float:
         """The ratio that just meets the target, within the limits."""
         room = limits.target_ms / self.slow - self.spent - self.fixed
         return min(max(room / (self.each * FULL), limits.keep_min), limits.keep_max)
@@ -45,7 +46,7 @@ def drive(
     governor: Governor,
     machine: Callable[[int], Machine] | Machine,
     ticks: int,
-    limits: Limits = LIMITS,
+    limits: LatencySettings = LIMITS,
     jitter: float = 0.0,
     start: float = 0.5,
 ) -> list[tuple[Choice, float]]:
@@ -66,7 +67,7 @@ def drive(
 
 
 machines = st.builds(Machine, st.floats(0, 60), st.floats(0.1, 60), st.floats(0.001, 0.5))
-limits_of = st.builds(Limits, st.floats(1, 1000), st.floats(0.001, 0.3), st.floats(0.3, 1.0))
+limits_of = st.builds(LatencySettings, st.floats(1, 1000), st.floats(0.001, 0.3), st.floats(0.3, 1.0))
 
 
 @few
@@ -186,12 +187,12 @@ def test_until_it_knows_better_it_starts_where_it_is_told():
     choice = governor.choose(LIMITS, 0.3, 10.0, FULL)
     assert (choice.ratio, choice.misses) == (0.3, False)
     assert math.isnan(choice.expected_ms)
-    assert governor.choose(Limits(100.0, 0.4, 1.0), 0.3, 10.0, FULL).ratio == 0.4
+    assert governor.choose(LatencySettings(100.0, 0.4, 1.0), 0.3, 10.0, FULL).ratio == 0.4
 
 
 def test_limits_may_change_while_it_runs():
     governor = Governor()
     drive(governor, Machine(10, 10, 0.1), 60)
-    assert governor.choose(Limits(100.0, 0.02, 0.25), 0.5, 10.0, FULL).ratio == 0.25
-    tight = governor.choose(Limits(40.0, 0.02, 1.0), 0.5, 10.0, FULL).ratio
+    assert governor.choose(LatencySettings(100.0, 0.02, 0.25), 0.5, 10.0, FULL).ratio == 0.25
+    tight = governor.choose(LatencySettings(40.0, 0.02, 1.0), 0.5, 10.0, FULL).ratio
     assert 10 + 10 + 0.1 * tight * FULL <= 40

@@ -14,7 +14,7 @@ from stprune_ros.io.messages import MessageTypes, expire, planning_hint, ros_typ
 from stprune_ros.settings.settings import Settings
 
 STAMP = 1_700_000_000_123_456_789
-SETTINGS = Settings({'output.valid_for_ms': 1500.0})
+SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0})
 NOTHING = (Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.TIMEOUT, Status.INVALID, Status.ERROR)
 
 

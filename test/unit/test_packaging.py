@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 
 ROOT = Path(__file__).resolve().parents[2]
 # REP-2011 hash of tf2_msgs/msg/TFMessage: only with the same hash do middlewares take the types for equal.
@@ -46,7 +46,7 @@ SHIPPED = (
 
 @pytest.mark.parametrize('relative', SHIPPED)
 def test_share_finds_what_ships(relative):
-    assert share(relative).is_file()
+    assert resource_path(relative).is_file()
 
 
 def test_commands_are_installed():

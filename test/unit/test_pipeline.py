@@ -28,7 +28,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def loaded(model):
-    return load(Settings({'model.path': str(model), 'model.device': 'cpu'}))
+    return load(Settings.from_values({'model.path': str(model), 'model.device': 'cpu'}))
 
 
 class Counting:
@@ -78,7 +78,7 @@ def make(loaded, rig):
         backend, prompt = loaded
         names = {'inference.max_new_tokens': 6, 'pruning.keep_ratio': 0.25}
         values = names | {name.replace('__', '.'): value for name, value in values.items()}
-        return Pipeline(Settings(values), Counting(backend, trained), rig, prompt, decode)
+        return Pipeline(Settings.from_values(values), Counting(backend, trained), rig, prompt, decode)
 
     return build
 

@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.resources import share
+from stprune_ros.resources import resource_path
 from stprune_ros.settings.generate_files import EXAMPLES, param_file, schema
-from stprune_ros.settings.settings import PARAMETERS, Settings, load, problems_in, read_file
+from stprune_ros.settings.parameter_file import load, problems_in, read_file
+from stprune_ros.settings.parameters import PARAMETERS
+from stprune_ros.settings.settings import Settings
 
 GOOD = {
     'cameras.names': ['front', 'left'],
@@ -36,10 +38,10 @@ def test_defaults_are_allowed_by_their_own_table():
 
 def test_values_are_brought_to_the_type_of_the_table():
     settings = Settings(GOOD)
-    assert settings['cameras.offsets_ms'] == [0.0, 12.5]
-    assert isinstance(settings['pruning.keep_ratio'], float)
-    assert settings.ns('history.stride_ms') == 500_000_000
-    assert settings.replace(pruning__keep_ratio=0.5)['pruning.method'] == 'mtp'
+    assert settings.cameras.offsets_ms == [0.0, 12.5]
+    assert isinstance(settings.pruning.keep_ratio, float)
+    assert nanoseconds(settings.history.stride_ms) == 500_000_000
+    assert settings.changed({'pruning.keep_ratio': 0.5}).pruning.method == 'mtp'
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_wrong_values_are_named_with_what_is_allowed(name, value, words):
 )
 def test_values_that_contradict_each_other_are_refused(values, words):
     with pytest.raises(StpruneError) as caught:
-        Settings(values)
+        Settings.from_values(values)
     for word in words:
         assert word in str(caught.value)
 
@@ -88,7 +90,7 @@ def test_values_that_contradict_each_other_are_refused(values, words):
 def test_parameter_file_nested_or_dotted(tmp_path):
     nested = write(tmp_path / 'a.yaml', '/**: {ros__parameters: {use_sim_time: true, pruning: {keep_ratio: 0.2}}}')
     dotted = write(tmp_path / 'b.yaml', 'stprune_node: {ros__parameters: {pruning.keep_ratio: 0.2}}')
-    assert load(nested)['pruning.keep_ratio'] == load(dotted)['pruning.keep_ratio'] == 0.2
+    assert load(nested).pruning.keep_ratio == load(dotted).pruning.keep_ratio == 0.2
 
 
 def test_every_problem_of_a_file_is_named(tmp_path):
@@ -115,17 +117,17 @@ def test_missing_file_is_named(tmp_path):
 
 def test_shipped_files_are_those_of_the_table():
     # Where this fails: python -m stprune_ros.settings.generate_files
-    assert share('config/stprune.param.yaml').read_text(encoding='utf-8') == param_file()
-    assert json.loads(share('config/schema/stprune.schema.json').read_text(encoding='utf-8')) == schema()
+    assert resource_path('config/stprune.param.yaml').read_text(encoding='utf-8') == param_file()
+    assert json.loads(resource_path('config/schema/stprune.schema.json').read_text(encoding='utf-8')) == schema()
 
 
 def test_shipped_file_holds_every_default():
-    settings = load(share('config/stprune.param.yaml'))
+    settings = load(resource_path('config/stprune.param.yaml'))
     assert dict(settings) == {**Settings(), **EXAMPLES}
 
 
 def test_schema_accepts_the_shipped_file():
-    tree = yaml.safe_load(share('config/stprune.param.yaml').read_text(encoding='utf-8'))
+    tree = yaml.safe_load(resource_path('config/stprune.param.yaml').read_text(encoding='utf-8'))
     jsonschema.validate(tree, schema())
 
 

@@ -57,12 +57,12 @@ def feed(stream, times, without=(), odometry_every=50):
 def test_every_set_is_a_tick_unless_a_period_is_set(rig):
     times = range(1000, 3000, 100)
     assert len(feed(SensorStream(Settings(), rig), times)) == 20
-    windows = feed(SensorStream(Settings({'inference.period_ms': 500.0}), rig), times)
+    windows = feed(SensorStream(Settings.from_values({'inference.period_ms': 500.0}), rig), times)
     assert [w.current.stamp_ns // MS for w in windows] == [1000, 1500, 2000, 2500]
 
 
 def test_ticks_and_history_do_not_depend_on_when_one_joins(rig):
-    settings = Settings({'inference.period_ms': 500.0})
+    settings = Settings.from_values({'inference.period_ms': 500.0})
     early = feed(SensorStream(settings, rig), range(1000, 6000, 70))
     late = feed(SensorStream(settings, rig), range(2400, 6000, 70))
 
@@ -108,14 +108,14 @@ def test_a_set_does_not_wait_for_dead_odometry(rig):
 
 
 def test_silent_cameras_become_stale(rig):
-    stream = SensorStream(Settings({'cameras.stale_after_ms': 300.0}), rig)
+    stream = SensorStream(Settings.from_values({'cameras.stale_after_ms': 300.0}), rig)
     windows = feed(stream, (1000, 1100)) + feed(stream, (1200, 1300, 1400, 1500), without=('LEFT',))
     assert [sorted(w.current.stale) for w in windows] == [[], [], [], [], [], ['LEFT']]
     assert all(w.current.missing == ('LEFT',) for w in windows[2:])
 
 
 def test_a_gap_flushes_the_history_and_says_so(rig):
-    stream = SensorStream(Settings({'history.max_gap_ms': 1000.0}), rig)
+    stream = SensorStream(Settings.from_values({'history.max_gap_ms': 1000.0}), rig)
     windows = feed(stream, (1000, 1600, 2200, 9000))
     assert [len(w.sets) for w in windows] == [1, 2, 3, 1]
     assert stream.counters['flushes'] == 1
@@ -162,6 +162,6 @@ def test_offsets_belong_to_names(rig):
 
 def test_roles_are_checked_against_the_ring(rig):
     assert Roles.of(Settings(), rig) == Roles('FRONT', ('FRONT',))
-    assert Roles.of(Settings({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
+    assert Roles.of(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
     with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
-        Roles.of(Settings({'cameras.critical': ['REAR']}), rig)
+        Roles.of(Settings.from_values({'cameras.critical': ['REAR']}), rig)

@@ -145,14 +145,14 @@ def budget(
     ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
     family: Family = folder.family
-    weights, kind = weight_bytes(folder, dtype, settings['model.quantization'])
+    weights, kind = weight_bytes(folder, dtype, settings.model.quantization)
     width = BYTES.get(kind, 2)
-    image = family.image_tokens(config, processor, ring.size, settings['model.max_image_pixels'])
+    image = family.image_tokens(config, processor, ring.size, settings.model.max_image_pixels)
     images = ring.views * ring.frames
-    around = TEXT_TOKENS + settings['inference.max_new_tokens'] + images * family.extra_tokens
+    around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
     patches = ring.frames * (image - family.extra_tokens)
-    pruned = settings['pruning.method'] != 'none'
-    ratio = settings['pruning.keep_ratio'] if pruned else 1.0
+    pruned = settings.pruning.method != 'none'
+    ratio = settings.pruning.keep_ratio if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
     return Budget(

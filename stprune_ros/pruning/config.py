@@ -1,0 +1,76 @@
+"""What a selection is asked for: the method and its hyper-parameters. Imports no torch, so that settings can hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stprune_ros.errors import SettingsError
+from stprune_ros.parameter import parameter
+
+METHOD_NAMES = (
+    'st_prune',
+    'st_prune_joint',
+    'mtp',
+    'rsp',
+    'random',
+    'uniform',
+    'divprune',
+    'tfps',
+    'evs',
+    'vidcom2',
+    'dtd',
+    'dart',
+    'cdpruner',
+    'none',
+)
+
+
+@dataclass(frozen=True)
+class PruningConfig:
+    """The settings group ``pruning``. The lambdas are the paper's; which belongs to which stage is our reading.
+
+    The switches, off in the plain method, are not in the paper, and neither is st_prune_joint.
+    Raises SettingsError for a keep ratio that is not in (0, 1].
+    """
+
+    method: str = parameter('st_prune_joint', 'how tokens are selected', choices=METHOD_NAMES, dynamic=True)
+    keep_ratio: float = parameter(0.1, 'share of visual tokens that the model sees', 0.001, 1.0, dynamic=True)
+    lambda_temporal: float = parameter(
+        0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True
+    )
+    lambda_spatial: float = parameter(
+        0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
+    )
+    joint_volatility: float = parameter(0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True)
+    joint_recency: float = parameter(0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True)
+    joint_common: float = parameter(2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True)
+    compensate_motion: bool = parameter(
+        False,
+        'measure volatility along the motion that odometry and calibration explain, so that turning is not motion',
+        dynamic=True,
+    )
+    calibrated_overlap: bool = parameter(
+        False,
+        'let only tokens within the overlap of two views, as calibrated, count as copies of one another',
+        dynamic=True,
+    )
+    keep_one_copy: bool = parameter(
+        False,
+        'let only one view of a pair pay for a copy, so that an object in the overlap cannot vanish from both',
+        dynamic=True,
+    )
+    skip_frozen: bool = parameter(
+        False,
+        'take frames that a frozen camera repeats for what they are, not for a scene that stands still',
+        dynamic=True,
+    )
+    multiplicative_bonus: bool = parameter(
+        False,
+        'let volatility, recency and likeness scale the distance to kept tokens instead of being added to it',
+        dynamic=True,
+    )
+    seed: int = parameter(0, 'seed of the method random', 0, 2**31 - 1, dynamic=True)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')

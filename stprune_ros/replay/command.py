@@ -1,0 +1,72 @@
+"""What `stprune replay` does around a replay: open, load, show progress, and say what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from stprune_ros.errors import BagError
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.replay.replay import replay
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.loading import load
+
+
+def run(path: Path, output: Path, settings: Settings) -> int:
+    """Replay the bag at ``path`` into the folder ``output`` and print a summary; returns 0.
+
+    Raises StpruneError where nothing can be run or no frame set came about.
+    """
+    with Bag(path) as bag:
+        windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
+        backend, prompt = load(settings)
+        with tqdm(total=windows.message_count, unit='msg', disable=not sys.stderr.isatty()) as progress:
+            summary = replay(windows, backend, prompt, output, say=_say, on_message=progress.update)
+    print(summary_text(summary, output))
+    if not summary['ticks']:
+        raise BagError(f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}")
+    return 0
+
+
+def summary_text(summary: Mapping[str, Any], output: Path) -> str:
+    """A replay in a few lines for a terminal."""
+    sets = (
+        f'{summary["sets_full"]} full, {summary["sets_partial"]} partial, {summary["sets_skipped"]} skipped frame sets'
+    )
+    kept = f'{summary["tokens_kept"]:.1f} of {summary["tokens_full"]:.1f}'
+    ratio = 'a ratio that follows the latency' if summary['latency'] else f'{summary["keep_ratio"]:g}'
+    lines = [
+        f'ring    {", ".join(summary["cameras"])}',
+        f'ticks   {summary["ticks"]} ({sets})',
+        f'tokens  {kept} kept per tick, {summary["method"]} at {ratio}',
+        f'hints   {", ".join(f"{name} {count}" for name, count in summary["hints"].items()) or "none"}',
+    ]
+    latency = summary['latency']
+    if latency:
+        ratios = latency['keep_ratio']
+        lines.append(
+            f'latency {latency["met"]} of {latency["ticks"]} hints within {latency["target_ms"]:g} ms,'
+            f' keep ratio {ratios["min"]:g} to {ratios["max"]:g}; not repeatable, it follows the machine'
+        )
+    if summary['truth']:
+        lines.append(f'truth   {summary["truth"]["hits"]} of {summary["truth"]["known"]} hints are right')
+    if summary['errors']:
+        lines.append(f'errors  {summary["errors"]}, listed in summary.json')
+    if not summary['model_trained'] and summary['ticks']:
+        lines.append('model   NOT TRAINED: its weights are random, nothing it says means anything')
+    return '\n'.join([*lines, f'report  {output / "report.html"}'])
+
+
+def _say(sentence: str) -> None:
+    tqdm.write(f'stprune: {sentence}', file=sys.stderr)
+
+
+def _why_no_tick(summary: Mapping[str, Any]) -> str:
+    counters = {'sets_skipped': summary['sets_skipped'], **summary['counters']}
+    seen = ', '.join(f'{key} {value}' for key, value in counters.items() if value)
+    return f"the anchor camera '{summary['anchor']}' brought no usable frame" + (f' ({seen})' if seen else '')
