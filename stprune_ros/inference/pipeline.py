@@ -30,10 +30,11 @@ from stprune_ros.core.types import (
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.blank import blank_answer
 from stprune_ros.inference.governor import Cost, Governor, Limits
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.selection import warm_up
 from stprune_ros.pruning.similarity import SimilarityCache
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame
 from stprune_ros.vlm.parsing import Hint, clean_text, read_hint
@@ -341,10 +342,12 @@ def config_of(settings: Settings) -> PruningConfig:
         seed=value('seed'),
         compensate_motion=value('compensate_motion'),
         calibrated_overlap=value('calibrated_overlap'),
-        one_pays=value('one_pays'),
+        keep_one_copy=value('one_pays'),
         skip_frozen=value('skip_frozen'),
-        scaled_terms=value('scaled_terms'),
-        joint_weights=(value('joint_volatility'), value('joint_recency'), value('joint_common')),
+        multiplicative_bonus=value('scaled_terms'),
+        joint_volatility=value('joint_volatility'),
+        joint_recency=value('joint_recency'),
+        joint_common=value('joint_common'),
     )
 
 
