@@ -44,9 +44,13 @@ def main() -> None:
     parser.add_argument('--target', type=float, help=f'ms; default: {ROOM} times the median with all tokens, quiet')
     parser.add_argument('--load', type=int, default=2 * (os.cpu_count() or 1), help='busy processes; default: 2 a core')
     options = parser.parse_args()
-    fixed = drive(options.bag, Settings.from_values({'pruning.keep_ratio': 1.0, 'inference.describe': False}), options.load)
+    fixed = drive(
+        options.bag, Settings.from_values({'pruning.keep_ratio': 1.0, 'inference.describe': False}), options.load
+    )
     target = options.target or round(ROOM * float(np.median([ms for ms, _ in fixed['quiet']])), 1)
-    governed = Settings.from_values({'pruning.keep_ratio': 1.0, 'inference.describe': False, 'latency.target_ms': target})
+    governed = Settings.from_values(
+        {'pruning.keep_ratio': 1.0, 'inference.describe': False, 'latency.target_ms': target}
+    )
     passes = {'all tokens': fixed, 'governed': drive(options.bag, governed, options.load)}
     rows = [_row(name, half, ticks[half], target) for name, ticks in passes.items() for half in HALVES]
     machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {date.today()}'

@@ -1,4 +1,4 @@
-"""GPU work recorded once and replayed as one launch. Has not run on a GPU yet."""
+"""CUDA graphs: GPU work captured once and replayed as one launch."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-WARM_UPS = 2  # what kernels set up on their first run cannot be recorded
+WARM_UP_RUNS = 2  # before the capture: what kernels allocate or compile on their first run cannot be captured
 
 
-def record(work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
-    """``work`` without its launches, as a function of new values for ``held``, the tensors that it takes.
+def capture_graph(work: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
+    """Capture ``work``, which reads ``inputs``, as a CUDA graph; returns a function of new values for ``inputs``.
 
-    Runs ``work`` a few times; a replay reads and writes the same memory, and overwrites the result of the one before.
-    Raises RuntimeError where ``work`` waits for the host or does something else that cannot be recorded.
+    Runs ``work`` `WARM_UP_RUNS` times before the capture. A replay copies the new values into ``inputs`` and runs the
+    graph in the same memory, so that it overwrites the result of the replay before it: clone what must last.
+    Raises RuntimeError where ``work`` waits for the host or does something else that cannot be captured.
     """
-    with torch.cuda.device(held[0].device):
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
+    with torch.cuda.device(inputs[0].device):
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
                 work()
-        here.wait_stream(aside)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode='thread_local'):  # other threads may use the GPU meanwhile
             result = work()
 
     def replay(values: Iterable[Tensor]) -> Tensor:
-        for place, value in zip(held, values, strict=True):
-            place.copy_(value)
+        for target, value in zip(inputs, values, strict=True):
+            target.copy_(value)
         graph.replay()
         return result
 

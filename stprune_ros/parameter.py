@@ -97,5 +97,6 @@ def parameters_of(group: str, settings_class: type) -> tuple[Parameter, ...]:
     for entry in fields(settings_class):
         items = get_args(hints[entry.name])
         kind = items[0] if items else hints[entry.name]
-        found.append(Parameter(f'{group}.{entry.name}', kind, bool(items), entry.default, **entry.metadata))
+        default: Any = entry.default
+        found.append(Parameter(f'{group}.{entry.name}', kind, bool(items), default, **entry.metadata))
     return tuple(found)

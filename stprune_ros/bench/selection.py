@@ -1,4 +1,4 @@
-"""Time that a selection takes: ours and its peers on the same tensors; the floor is the bare similarity product."""
+"""Time that a selection takes: ours and the baselines on the same tensors; the floor is the bare similarity product."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from stprune_ros.bench.ticks import free_bytes, spread_of
-from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, over_all
+from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, select_over_ring
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import products, select
-from stprune_ros.pruning.similarity import SimilarityCache, known
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.similarity import SimilarityCache, cosine_similarities, view_similarities
+from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'
 JOINT = 'st_prune_joint'  # the node's default
@@ -112,15 +113,15 @@ def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], 
     history = size.frames
     if name == FLOOR:
         rows = [unit_rows(view).flatten(0, 1) for view in views]
-        return lambda: products(rows)
+        return lambda: cosine_similarities(rows)
     if name == GROWING:
-        return lambda: over_all(views, config_of(size, 'divprune'), divprune_growing)
+        return lambda: select_over_ring(views, config_of(size, 'divprune'), divprune_growing)
     if name == GROWING_LOOP:
         x = torch.cat([unit_rows(view).flatten(0, 1) for view in views])
         distance, keep = 1 - x @ x.T, sum(view_budget(view, config_of(size)) for view in views)
         return lambda: [grow(distance, keep)]
     if name == LOOPS:
-        inside = known(views)
+        inside = view_similarities(views)
         budgets = [stage_budgets(view, size.keep, size.frames > 1, True) for view in views]
         survivors = [x.similarity[:first, :first].contiguous() for x, (first, _) in zip(inside, budgets)]
         flat = [x.similarity.new_zeros(len(x.similarity)) for x in inside]

@@ -119,7 +119,13 @@ class TickBench:
         }
         config = of.config(self.model.layers, self.model.vision_layers)
         backend = TransformersBackend.untrained(
-            self.model.label, FAMILIES[of.family], config, SPECIAL_TOKENS, resource_path(BUNDLED_MODEL), processor, self.dtype
+            self.model.label,
+            FAMILIES[of.family],
+            config,
+            SPECIAL_TOKENS,
+            resource_path(BUNDLED_MODEL),
+            processor,
+            self.dtype,
         )
         settings = Settings.from_values({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(resource_path(DEFAULT_PROMPT))

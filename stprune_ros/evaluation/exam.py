@@ -10,8 +10,9 @@ import torch
 from stprune_ros.core.rig import CameraModel, CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.inference.pipeline import view_tokens
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
 from stprune_ros.ringworld.scenes import Scene
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame

@@ -20,9 +20,8 @@ from tqdm import tqdm
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
 from stprune_ros.evaluation.exam import BLANK, FROZEN, PICTURES, Exam, ringworld_rig
-from stprune_ros.inference.pipeline import config_of as configured
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import PruningConfig
 from stprune_ros.results import table
 from stprune_ros.ringworld.questions import Question, questions_about
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
@@ -37,8 +36,9 @@ EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at whil
 FROZEN_KEEP = 0.1  # where cameras that repeat themselves are examined, as a kind of its own
 FROZEN_KIND = 'frozen cameras'
 SEEDED = ('random',)  # methods that draw lots: run once per seed
-SWITCHES = ('compensate_motion', 'calibrated_overlap', 'one_pays', 'skip_frozen', 'scaled_terms')
-JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'scaled_terms')  # the others are about two stages
+SWITCHES = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
+JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
+RENAMED_SWITCHES = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}  # old names are understood
 VARIANTS = (
     *(f'st_prune+{switch}' for switch in SWITCHES),
     'st_prune+all',
@@ -71,14 +71,17 @@ class Plan:
 
 
 def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
-    """A method with switches, such as 'st_prune+one_pays'; '+all' sets every switch. StpruneError if unknown."""
+    """A method with switches, such as 'st_prune+keep_one_copy'; '+all' sets every switch.
+
+    Raises StpruneError if a switch does not exist.
+    """
     method, *switches = name.split('+')
-    on = SWITCHES if switches == ['all'] else tuple(switches)
+    on = SWITCHES if switches == ['all'] else tuple(RENAMED_SWITCHES.get(switch, switch) for switch in switches)
     for switch in on:
         if switch not in SWITCHES:
             raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
     changes: dict[str, Any] = {switch: switch in on for switch in SWITCHES}
-    return replace(configured(settings), method=method, keep_ratio=keep, seed=seed, **changes)
+    return replace(settings.pruning, method=method, keep_ratio=keep, seed=seed, **changes)
 
 
 def name_of(config: PruningConfig) -> str:
@@ -162,7 +165,7 @@ def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:
                 _add(counts, found)
     info = backend.info
     return {
-        'default': name_of(configured(settings)),
+        'default': name_of(settings.pruning),
         'model': {'id': info.model_id, 'revision': info.revision},
         'scenes': plan.scenes,
         'seeds': plan.seeds,

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stprune_ros.evaluation.exam import BLANK, PICTURES, Exam, ringworld_rig
-from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     HINT_QUESTION,

@@ -1,4 +1,4 @@
-"""Visual features of the frames of a window: each frame is decoded and encoded once, and kept while it is in the window."""
+"""Visual features of the frames of a window: each is decoded and encoded once, and kept while it is in the window."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class EncodedFrame:
 class ViewFeatures:
     """What one view brings to a tick: the features of its frames, oldest first, none where it has no current frame.
 
-    ``slots`` gives each frame's place in the history, 0 oldest; ``egos`` the ego state at each; ``image`` is the current
-    frame's picture where it was asked for; ``note`` a sentence about what is wrong with the view's calibration.
+    ``slots`` gives each frame's place in the history, 0 oldest; ``egos`` the ego state at each; ``image`` is the
+    picture of the current frame where it was asked for; ``note`` says what is wrong with the view's calibration.
     """
 
     camera: str
@@ -95,8 +95,7 @@ class FeatureCache:
         self._frames = known  # nothing older than this window is ever asked for again
         images = {camera: decoded[_key(frame)][0] for camera, frame in current.items() if _key(frame) in decoded}
         views = [
-            self._view(camera, window, images.get(camera) if with_images else None)
-            for camera in window.current.cameras
+            self._view(camera, window, images.get(camera) if with_images else None) for camera in window.current.cameras
         ]
         return views, notes
 
@@ -124,9 +123,7 @@ class FeatureCache:
                 egos.append(frame_set.ego)
         note = self._calibration_note(camera, current.size)
         state = CameraState.MISCALIBRATED if note else CameraState.OK
-        return ViewFeatures(
-            camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), image, note
-        )
+        return ViewFeatures(camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), image, note)
 
     def _calibration_note(self, camera: str, size: tuple[int, int]) -> str:
         """What to say where images have another aspect than the calibration, '' where they fit."""

@@ -120,7 +120,7 @@ class Governor:
         self._fixed = now - self._slope * kept
 
     def _drifted(self, kept: int, scale: float) -> tuple[float, float, float]:
-        """The covariance after the machine may have changed its speed by the share ``scale``, and the cost its shape."""
+        """The covariance after the machine may have changed its speed by a share ``scale``, and the cost its shape."""
         both, cross, each = self._covariance
         fixed, slope = scale * self._fixed, scale * self._slope
         turn = SHAPE_NOISE * self._rest(kept) / kept

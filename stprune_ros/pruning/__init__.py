@@ -1,1 +1,15 @@
-"""Token selection: pure functions from features to keep masks, torch only."""
+"""Token selection: from the visual tokens of a camera ring to the tokens that the language model sees.
+
+Pure functions from features to keep masks. They know torch and nothing of models, ROS or settings files.
+
+    >>> import torch
+    >>> from stprune_ros.pruning.config import PruningConfig
+    >>> from stprune_ros.pruning.pruner import SpatioTemporalPruner
+    >>> from stprune_ros.pruning.view_tokens import ViewTokens
+    >>> ring = ('FRONT', 'FRONT_LEFT', 'BACK_LEFT', 'BACK', 'BACK_RIGHT', 'FRONT_RIGHT')  # in order around the vehicle
+    >>> features = {name: torch.randn(4, 14, 14, 64) for name in ring}  # (frames, rows, columns, D), oldest frame first
+    >>> views = [ViewTokens(name, tokens, slots=(0, 1, 2, 3)) for name, tokens in features.items()]
+    >>> masks = SpatioTemporalPruner(PruningConfig(keep_ratio=0.1))(views, history=4)  # per view bool (4, 14, 14)
+    >>> {view.name: tuple(view.tokens[mask].shape) for view, mask in zip(views, masks)}['FRONT']
+    (78, 64)
+"""

@@ -1,4 +1,7 @@
-"""Commonness (ours): how much a token looks like something that the other views show at the same time."""
+"""Commonness (ours): how similar a token is to what the other views show at the same time.
+
+Shapes: V views, T frames of a view, P tokens of a frame, D values of a token.
+"""
 
 from __future__ import annotations
 
@@ -8,62 +11,63 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-Place = tuple[int, int]  # a view, and the index of one of its frames
+FrameIndex = tuple[int, int]  # index of a view, index of one of its frames
 
 
-def at_one_time(views: Sequence[Tensor]) -> list[Tensor]:
-    """Mean over the other views of the best similarity there: per view (P,), for unit rows (P, D) of one instant.
+def commonness_at_instant(views: Sequence[Tensor]) -> list[Tensor]:
+    """Mean over the other views of the best cosine similarity there: per view (P,), for unit rows (P, D) per view.
 
-    Each pair of views is multiplied once. Zero where there is no other view.
+    Views may differ in P. Each pair of views is multiplied once. Zero where there is no other view.
     """
     total = [x.new_zeros(len(x)) for x in views]
     for i, j in combinations(range(len(views)), 2):
-        product = views[i] @ views[j].T
+        product = views[i] @ views[j].T  # [P_i, P_j]
         total[i] += product.amax(dim=1)
         total[j] += product.amax(dim=0)
-    return [found / max(1, len(views) - 1) for found in total]
+    return [best / max(1, len(views) - 1) for best in total]
 
 
-def all_at_once(units: Sequence[Tensor]) -> list[Tensor]:
-    """`at_one_time` for every instant in one batched product: per view (T * P,), for unit rows (T, P, D) of one shape.
+def commonness_batched(units: Sequence[Tensor]) -> list[Tensor]:
+    """`commonness_at_instant` for every instant in one batched product: per view (T * P,), for unit rows (T, P, D).
 
-    Twice the multiplications in a few launches: for devices on which launches count.
+    All views must have the same shape. Twice the multiplications in a few launches: for GPUs, where launches count.
     """
-    views, places = len(units), units[0].shape[1]
-    x = torch.stack(list(units), dim=1).flatten(1, 2)
-    best = (x @ x.transpose(1, 2)).unflatten(2, (views, places)).amax(dim=-1).unflatten(1, (views, places))
-    itself = torch.eye(views, dtype=torch.bool, device=x.device)[:, None]
-    mean = best.masked_fill(itself, 0.0).sum(dim=-1) / max(1, views - 1)
-    return [found.flatten() for found in mean.unbind(dim=1)]
+    views, tokens = len(units), units[0].shape[1]
+    x = torch.stack(list(units), dim=1).flatten(1, 2)  # [T, V * P, D]
+    product = (x @ x.transpose(1, 2)).unflatten(2, (views, tokens))  # [T, V * P, V, P]
+    best = product.amax(dim=-1).unflatten(1, (views, tokens))  # [T, V, P, V]
+    same_view = torch.eye(views, dtype=torch.bool, device=x.device)[:, None]  # [V, 1, V]
+    mean = best.masked_fill(same_view, 0.0).sum(dim=-1) / max(1, views - 1)  # [T, V, P]
+    return [common.flatten() for common in mean.unbind(dim=1)]
 
 
 def commonness(
     units: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
-    at: Callable[[Sequence[Place]], Sequence[Tensor]] | None = None,
+    at_instant: Callable[[Sequence[FrameIndex]], Sequence[Tensor]] | None = None,
 ) -> list[Tensor]:
     """Commonness of every token: per view (T * P,), for unit rows (T, P, D), T = 0 for a view without frames.
 
-    ``slots`` gives each frame's place in the history: frames of one slot were taken at the same time. ``at`` may know
-    the result for the frames of one slot already.
+    ``slots``: per view the history slot of each frame; frames of one slot were taken at the same time. ``at_instant``
+    computes the commonness of the frames of one slot, per frame (P,); the default is `commonness_at_instant`.
     """
-    found = [x.new_zeros(x.shape[:2]) for x in units]
-    there = [i for i, view in enumerate(slots) if view]
-    alike = len({(units[i].shape, slots[i]) for i in there}) == 1
-    if at is None and alike and units[there[0]].device.type != 'cpu':
-        for i, value in zip(there, all_at_once([units[i] for i in there])):
-            found[i] = value
-        return [x.flatten() for x in found]
+    result = [x.new_zeros(x.shape[:2]) for x in units]  # per view [T, P]
+    active = [i for i, view in enumerate(slots) if view]
+    same_shape = len({(units[i].shape, slots[i]) for i in active}) == 1
+    if at_instant is None and same_shape and units[active[0]].device.type != 'cpu':
+        for i, value in zip(active, commonness_batched([units[i] for i in active])):
+            result[i] = value
+        return [x.flatten() for x in result]
     for slot in sorted({slot for view in slots for slot in view}):
-        places = [(i, view.index(slot)) for i, view in enumerate(slots) if slot in view]
-        common = at(places) if at is not None else at_one_time([units[i][t] for i, t in places])
-        for (i, t), value in zip(places, common):
-            found[i][t] = value
-    return [x.flatten() for x in found]
+        frames = [(i, view.index(slot)) for i, view in enumerate(slots) if slot in view]
+        values = at_instant(frames) if at_instant else commonness_at_instant([units[i][t] for i, t in frames])
+        for (i, t), value in zip(frames, values):
+            result[i][t] = value
+    return [x.flatten() for x in result]
 
 
-class CommonCache:
-    """Keeps the commonness of instants that stay in the window, known by the identity of their frames' tensors."""
+class CommonnessCache:
+    """Keeps the commonness of instants that stay in the history, recognized by the identity of their frames."""
 
     def __init__(self) -> None:
         self._instants: list[tuple[tuple[Tensor, ...], list[Tensor]]] = []
@@ -71,22 +75,22 @@ class CommonCache:
     def __call__(
         self, frames: Sequence[tuple[Tensor, ...]], units: Sequence[Tensor], slots: Sequence[tuple[int, ...]]
     ) -> list[Tensor]:
-        """`commonness`; ``frames`` are per view the tensors that its rows were made of. Drops what is not asked for."""
-        old, self._instants = self._instants, []
+        """`commonness`; ``frames``: per view the tensors behind its rows. Drops instants that do not occur any more."""
+        previous, self._instants = self._instants, []
 
-        def at(places: Sequence[Place]) -> list[Tensor]:
-            now = tuple(frames[i][t] for i, t in places)
-            known = (common for before, common in old if _same(before, now))
-            common = next(known, None) or at_one_time([units[i][t] for i, t in places])
-            self._instants.append((now, common))
+        def at_instant(indices: Sequence[FrameIndex]) -> list[Tensor]:
+            key = tuple(frames[i][t] for i, t in indices)
+            cached = (common for old_key, common in previous if _same_tensors(old_key, key))
+            common = next(cached, None) or commonness_at_instant([units[i][t] for i, t in indices])
+            self._instants.append((key, common))
             return common
 
-        return commonness(units, slots, at)
+        return commonness(units, slots, at_instant)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._instants.clear()
 
 
-def _same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+def _same_tensors(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     return len(one) == len(other) and all(a is b for a, b in zip(one, other))

@@ -1,4 +1,4 @@
-"""What a selection is asked for: the method and its hyper-parameters. Imports no torch, so that settings can hold it."""
+"""The method of a selection and its hyper-parameters. Imports no torch, so that settings can hold it."""
 
 from __future__ import annotations
 
@@ -74,3 +74,8 @@ class PruningConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
+
+    @property
+    def joint_weights(self) -> tuple[float, float, float]:
+        """Weights of volatility, recency and commonness in st_prune_joint."""
+        return self.joint_volatility, self.joint_recency, self.joint_common

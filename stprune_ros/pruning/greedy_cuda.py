@@ -1,7 +1,6 @@
-"""The greedy loop of `selection.greedy_max_min` on a GPU: one launch for all views, and the host waits for nothing.
+"""Greedy max-min selection on a GPU: one launch for all views, and the host waits for nothing.
 
-A Triton kernel where Triton is importable, else the plain loop replayed as one CUDA graph. Neither has run on a GPU
-yet: the kernel is tested in Triton's interpreter on the CPU, the graph is not.
+A Triton kernel where Triton is importable, else `greedy.greedy_plain` replayed as one CUDA graph.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stprune_ros.cuda_graph import record
-from stprune_ros.pruning.selection import greedy_plain, on_device
+from stprune_ros.cuda_graph import capture_graph
+from stprune_ros.pruning.greedy import greedy_plain
+from stprune_ros.pruning.tensors import on_device
 
 try:
     import triton
@@ -34,7 +34,7 @@ def greedy_cuda(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Te
         return torch.zeros_like(bonus, dtype=torch.bool)
     if triton is not None and bonus.shape[1] <= MAX_TOKENS:
         return greedy_triton(similarity, bonus, budgets)
-    return _graphed(similarity, bonus, on_device(budgets, bonus), max(budgets))
+    return greedy_graph(similarity, bonus, on_device(budgets, bonus), max(budgets))
 
 
 def greedy_triton(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
@@ -51,19 +51,19 @@ def greedy_triton(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> 
 
 def _greedy(similarity, bonus, budgets, keep, tokens, block: tl.constexpr):  # type: ignore[no-untyped-def]
     view = tl.program_id(0).to(tl.int64)
-    place = tl.arange(0, block)
-    inside = place < tokens
-    extra = tl.load(bonus + view * tokens + place, mask=inside, other=float('-inf'))
+    offsets = tl.arange(0, block)
+    valid = offsets < tokens
+    bonuses = tl.load(bonus + view * tokens + offsets, mask=valid, other=float('-inf'))
     nearest = tl.full([block], float('inf'), tl.float32)
     kept = tl.zeros([block], tl.int32)
-    best = tl.argmax(extra, axis=0, tie_break_left=True)
+    best = tl.argmax(bonuses, axis=0, tie_break_left=True)
     for _ in range(tl.load(budgets + view)):
-        kept = tl.where(place == best, 1, kept)
-        row = tl.load(similarity + (view * tokens + best) * tokens + place, mask=inside, other=0.0)
+        kept = tl.where(offsets == best, 1, kept)
+        row = tl.load(similarity + (view * tokens + best) * tokens + offsets, mask=valid, other=0.0)
         nearest = tl.minimum(nearest, 1.0 - row)
-        score = tl.where(kept == 1, float('-inf'), nearest + extra)
+        score = tl.where(kept == 1, float('-inf'), nearest + bonuses)
         best = tl.argmax(score, axis=0, tie_break_left=True)
-    tl.store(keep + view * tokens + place, kept.to(tl.uint8), mask=inside)
+    tl.store(keep + view * tokens + offsets, kept.to(tl.uint8), mask=valid)
 
 
 _kernel: Any = triton.jit(_greedy) if triton is not None else None
@@ -71,12 +71,12 @@ _kernel: Any = triton.jit(_greedy) if triton is not None else None
 _graphs: OrderedDict[Shape, Callable[[Iterable[Tensor]], Tensor]] = OrderedDict()
 
 
-def _graphed(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
-    """The plain loop without its launches: recorded once for a shape, replayed after that."""
+def greedy_graph(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
+    """See `greedy.greedy_plain`; captured as a CUDA graph the first time a shape occurs, replayed after that."""
     shape, values = (bonus.get_device(), *bonus.shape, steps), (similarity, bonus, budgets)
     if shape not in _graphs:
-        held = similarity.clone(), bonus.clone(), budgets.clone()
-        _graphs[shape] = record(lambda: greedy_plain(*held, steps), held)
+        inputs = similarity.clone(), bonus.clone(), budgets.clone()
+        _graphs[shape] = capture_graph(lambda: greedy_plain(*inputs, steps), inputs)
         if len(_graphs) > MAX_GRAPHS:
             _graphs.popitem(last=False)
     _graphs.move_to_end(shape)

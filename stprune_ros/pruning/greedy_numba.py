@@ -1,6 +1,6 @@
-"""The greedy loop of `selection.greedy_max_min`, compiled with numba where it is installed: the same picks, to the bit.
+"""Greedy max-min selection compiled with numba, where it is installed: bit-exact with `greedy.greedy_plain`.
 
-The loop makes a few million comparisons; in a framework each of its steps costs several dispatches instead.
+The loop makes a few million comparisons; as tensor operations each of its steps would cost several dispatches.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 try:
     from numba import njit
-except ImportError:  # the plain loop does the same, slower
+except ImportError:  # `selection` then takes the plain loop
     njit = None
 
 Float = NDArray[np.float32]
 
 
-def greedy(similarity: Float, bonus: Float, budgets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Keep masks (B, N) for similarity (B, N, N), bonus (B, N) and budgets (B,)."""
+def greedy_loop(similarity: Float, bonus: Float, budgets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Keep masks, bool (B, N), for similarity (B, N, N), bonus (B, N) and budgets (B,)."""
     sets, tokens = bonus.shape
     keep = np.zeros((sets, tokens), np.bool_)
     for b in range(sets):
@@ -38,4 +38,4 @@ def greedy(similarity: Float, bonus: Float, budgets: NDArray[np.int64]) -> NDArr
     return keep
 
 
-compiled: Any = njit(cache=True, nogil=True)(greedy) if njit is not None else None
+greedy_numba: Any = njit(cache=True, nogil=True)(greedy_loop) if njit is not None else None

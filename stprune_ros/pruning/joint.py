@@ -1,8 +1,8 @@
-"""Joint pruning (ours): both ideas of ST-Prune in one selection, and common is whatever any other view shows as well.
+"""Joint pruning (ours): both ideas of ST-Prune in one selection, with similarity to any other view.
 
-Two things differ from the paper's two stages. A token is common where any other view shows something like it at the
+Two things differ from the paper's two stages. A token is common where any other view shows something similar at the
 same time, not only a neighbour: road, sky and walls repeat all around the ring, and what stands out from them matters.
-And everything enters one selection with the whole budget, so that no stage throws away what the next one would keep.
+And everything enters one selection with the whole budget, so that no stage drops what the next one would keep.
 """
 
 from __future__ import annotations
@@ -12,39 +12,41 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.selection import on_device, select
-from stprune_ros.pruning.temporal import REPEATED
-from stprune_ros.pruning.view_tokens import Known
+from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
+from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 
 def prune_joint(
-    known: Sequence[Known],
-    common: Sequence[Tensor],
-    moves: Sequence[Tensor],
+    views: Sequence[ViewSimilarity],
+    commonness: Sequence[Tensor],
+    volatility: Sequence[Tensor],
     slots: Sequence[tuple[int, ...]],
     history: int,
     budgets: Sequence[int],
     weights: tuple[float, float, float],
     frozen: Sequence[Tensor] | None = None,
-    scale: bool = False,
+    multiplicative_bonus: bool = False,
 ) -> list[Tensor]:
     """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
 
-    known: per view unit rows and similarities; common: per view its `commonness`; moves: per view its volatility, (P,)
-    or (T, P); slots: each frame's place in the history, 0 oldest; budgets: per view; frozen and scale: see
-    `prune_temporal`. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    views: per view unit rows and similarities, T = 0 for a view without frames; commonness: per view (T * P,);
+    volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; weights: of
+    volatility, recency and commonness; frozen: per view the frames to select from last, bool (T,);
+    multiplicative_bonus: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
-    views = [x.units for x in known]
-    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in views]
-    active = [i for i, x in enumerate(views) if len(x)]
+    units = [x.units for x in views]
+    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
+    active = [i for i, x in enumerate(units) if len(x)]
     bonuses = []
     for i in active:
-        recency = (on_device(slots[i], views[i], views[i].dtype) + 1) / history
-        soft = weights[0] * moves[i].expand(views[i].shape[:2]) + weights[1] * recency[:, None]
+        newness = recency(units[i], slots[i], history)[:, None]  # [T, 1]
+        bonus = weights[0] * volatility[i].expand(units[i].shape[:2]) + weights[1] * newness  # [T, P]
         if frozen is not None:
-            soft = soft + REPEATED * frozen[i][:, None]
-        bonuses.append(soft.reshape(-1) - weights[2] * common[i])
-    kept = select([known[i].similarity for i in active], bonuses, [budgets[i] for i in active], scale)
+            bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
+        bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
+    similarities = [views[i].similarity for i in active]
+    kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus)
     for i, mask in zip(active, kept):
         masks[i] = mask
     return masks

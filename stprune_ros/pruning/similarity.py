@@ -1,4 +1,7 @@
-"""Cosine similarities within each view, each pair of frames once, and kept from tick to tick where frames stay."""
+"""Cosine similarities within each view, and a cache that keeps those of frames that stay in the history.
+
+Shapes: T frames of a view, P tokens of a frame, D values of a token.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,49 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.commonness import CommonCache
-from stprune_ros.pruning.selection import products
-from stprune_ros.pruning.similarity_batched import RingCache
-from stprune_ros.pruning.view_tokens import Known, ViewTokens, nothing_known, places_before, unit_frame, unit_rows
+from stprune_ros.pruning.commonness import CommonnessCache
+from stprune_ros.pruning.similarity_batched import BatchedSimilarityCache
+from stprune_ros.pruning.tensors import pad_rows
+from stprune_ros.pruning.view_tokens import (
+    ViewSimilarity,
+    ViewTokens,
+    empty_similarity,
+    previous_indices,
+    unit_frame,
+    unit_rows,
+)
 
 CACHE_BYTES = 512 * 2**20  # six views of four frames of 196 tokens at D = 2048 take 50 MiB
 
 
-def known(views: Sequence[ViewTokens]) -> list[Known]:
-    """Unit rows and similarities of every view, computed where a view does not bring them.
+def view_similarities(views: Sequence[ViewTokens]) -> list[ViewSimilarity]:
+    """Unit rows and similarities of every view, computed where a view does not bring them from a cache.
 
     On the CPU each pair of frames is multiplied once and mirrored; elsewhere the views go through one batched product.
     """
     # A view without frames may lie on another device than the rest: it has no part in a batch.
-    units = [unit_rows(view) for view in views if view.known is None and view.count]
+    units = [unit_rows(view) for view in views if view.cached is None and view.count]
     if all(x.device.type == 'cpu' for x in units):
-        similarities = [within(x) for x in units]
+        similarities = [self_similarity(x) for x in units]
     else:
-        similarities = products([x.flatten(0, 1) for x in units])
-    computed = map(Known, units, similarities)
-    return [view.known or (next(computed) if view.count else nothing_known(view)) for view in views]
+        similarities = cosine_similarities([x.flatten(0, 1) for x in units])
+    computed = map(ViewSimilarity, units, similarities)
+    return [view.cached or (next(computed) if view.count else empty_similarity(view)) for view in views]
 
 
-def within(units: Tensor) -> Tensor:
-    """Similarities of all tokens of one view: (T * P, T * P) for unit rows (T, P, D)."""
+def cosine_similarities(tokens: Sequence[Tensor]) -> list[Tensor]:
+    """Cosine similarities within each of several sets of tokens: per set (n_b, n_b) for unit rows (n_b, D)."""
+    if all(x.device.type == 'cpu' for x in tokens):
+        return [x @ x.T for x in tokens]
+    padded = pad_rows(tokens)  # [B, N, D]
+    return [product[: len(x), : len(x)] for product, x in zip(padded @ padded.transpose(1, 2), tokens)]
+
+
+def self_similarity(units: Tensor) -> Tensor:
+    """Cosine similarities of all tokens of one view, frame pair by frame pair: (T * P, T * P) for unit rows (T, P, D).
+
+    As in `SimilarityCache` every pair of frames is one product of the same shape, so that both agree to the bit.
+    """
     size = units.shape[0] * units.shape[1]
     similarity = units.new_empty(size, size)
     for newer in range(len(units)):
@@ -43,105 +64,105 @@ def within(units: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What is kept of a view: the frames' own tensors, which say whose rows these are, and what was made of them."""
+    """What is kept of a view, and the frames that it was computed from."""
 
     frames: tuple[Tensor, ...]
-    known: Known
+    similarity: ViewSimilarity
 
 
 class SimilarityCache:
-    """Keeps similarities of frames that stay in the window (ours): a tick multiplies its new frames' rows only.
+    """Keeps similarities of frames that stay in the history (ours): a tick multiplies only the rows of new frames.
 
-    A frame is known by the identity of its tensor in ``ViewTokens.frames``, which must not be written to; a view
-    without ``frames`` goes through uncached. On the CPU every pair of frames is one product of the same shape with and
-    without the cache, so that the keep masks are the same; elsewhere see `RingCache`. At most ``max_bytes`` are kept,
-    views that find no room are computed anew each time; what belongs to views of an earlier ring is dropped. One thread
-    at a time.
+    A frame is recognized by the identity of its tensor in ``ViewTokens.frames``, which must not be written to; a view
+    without ``frames`` passes through uncached. On the CPU the keep masks are bit-exact with those without a cache;
+    elsewhere see `BatchedSimilarityCache`. At most ``max_bytes`` are kept, and views that exceed them are computed anew
+    each time; views that are not in the ring any more are dropped. Not thread-safe.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._entries: dict[str, _Entry] = {}
-        self._common = CommonCache()
-        self._ring = RingCache()
+        self._entries: dict[str, _Entry] = {}  # by name of the view
+        self._commonness = CommonnessCache()
+        self._batched = BatchedSimilarityCache()
 
     @property
     def bytes(self) -> int:
         """Memory held, without the frames' own tensors."""
-        return self._ring.bytes + sum(_bytes(entry.known) for entry in self._entries.values())
+        return self._batched.bytes + sum(_bytes(entry.similarity) for entry in self._entries.values())
 
-    def attach(self, views: Sequence[ViewTokens], across: bool = False) -> list[ViewTokens]:
-        """The same views with ``known`` filled in; good until the next call, which writes into the same memory.
+    def attach(self, views: Sequence[ViewTokens], with_commonness: bool = False) -> list[ViewTokens]:
+        """The same views with ``cached`` filled in; valid until the next call, which writes into the same memory.
 
-        ``across`` asks for commonness, too; it is left out where a view goes through uncached.
+        ``with_commonness`` adds commonness, unless a view passes through uncached.
         """
         if any(view.count and view.tokens.device.type != 'cpu' for view in views):
             self._entries.clear()
-            return self._ring.attach(views, across, self.max_bytes)
-        old, self._entries = self._entries, {}
-        found = [self._attach(view, old.pop(view.name, None)) for view in views]
-        inside = [view.known for view in found if view.known is not None]
-        if not across or len(inside) < len(found):
-            return found
-        frames, slots = [view.frames or () for view in found], [view.slots for view in found]
-        common = self._common(frames, [x.units for x in inside], slots)
-        return [replace(view, known=replace(x, common=c)) for view, x, c in zip(found, inside, common)]
+            return self._batched.attach(views, with_commonness, self.max_bytes)
+        previous, self._entries = self._entries, {}
+        attached = [self._attach(view, previous.pop(view.name, None)) for view in views]
+        cached = [view.cached for view in attached if view.cached is not None]
+        if not with_commonness or len(cached) < len(attached):
+            return attached
+        frames, slots = [view.frames or () for view in attached], [view.slots for view in attached]
+        common = self._commonness(frames, [x.units for x in cached], slots)
+        return [replace(view, cached=replace(x, commonness=c)) for view, x, c in zip(attached, cached, common)]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._entries.clear()
-        self._common.clear()
-        self._ring.clear()
+        self._commonness.clear()
+        self._batched.clear()
 
-    def _attach(self, view: ViewTokens, old: _Entry | None) -> ViewTokens:
+    def _attach(self, view: ViewTokens, previous: _Entry | None) -> ViewTokens:
         if not view.count:
-            return replace(view, known=nothing_known(view))
+            return replace(view, cached=empty_similarity(view))
         if view.frames is None:
             return view
-        found = _updated(view, view.frames, old)
-        if self.bytes + _bytes(found) <= self.max_bytes:
-            self._entries[view.name] = _Entry(view.frames, found)
-        return replace(view, known=found)
+        similarity = _updated(view, view.frames, previous)
+        if self.bytes + _bytes(similarity) <= self.max_bytes:
+            self._entries[view.name] = _Entry(view.frames, similarity)
+        return replace(view, cached=similarity)
 
 
-def _updated(view: ViewTokens, frames: tuple[Tensor, ...], old: _Entry | None) -> Known:
-    """Unit rows and similarities of a view, reusing those of every frame that ``old`` holds."""
-    count, places, width = len(frames), view.count // len(frames), view.tokens.shape[-1]
-    if old is not None and old.known.units.shape[1:] != (places, width):
-        old = None
-    before = places_before(frames, old.frames if old is not None else ())
-    stays = [place for place in before if place is not None]
-    if old is not None and len(old.frames) == count and all(place in (i, None) for i, place in enumerate(before)):
-        units, similarity = old.known.units, old.known.similarity
+def _updated(view: ViewTokens, frames: tuple[Tensor, ...], previous: _Entry | None) -> ViewSimilarity:
+    """Unit rows and similarities of a view, reusing those of every frame that ``previous`` holds."""
+    count, tokens, dim = len(frames), view.count // len(frames), view.tokens.shape[-1]
+    if previous is not None and previous.similarity.units.shape[1:] != (tokens, dim):
+        previous = None
+    before = previous_indices(frames, previous.frames if previous is not None else ())
+    reused = [index for index in before if index is not None]
+    in_place = all(index in (i, None) for i, index in enumerate(before))  # no frame has moved to another index
+    if previous is not None and len(previous.frames) == count and in_place:
+        units, similarity = previous.similarity.units, previous.similarity.similarity
     else:
-        units = view.tokens.new_empty(count, places, width, dtype=torch.float32)
-        similarity = units.new_empty(count * places, count * places)
-        if old is not None and stays:
-            here = [i for i, place in enumerate(before) if place is not None]
-            units[here] = old.known.units[stays]
-            blocks = old.known.similarity.view(len(old.frames), places, len(old.frames), places)
-            target = similarity.view(count, places, count, places)
-            for i, a in zip(here, stays):
-                for j, b in zip(here, stays):
+        units = view.tokens.new_empty(count, tokens, dim, dtype=torch.float32)
+        similarity = units.new_empty(count * tokens, count * tokens)
+        if previous is not None and reused:
+            now = [i for i, index in enumerate(before) if index is not None]
+            units[now] = previous.similarity.units[reused]
+            blocks = previous.similarity.similarity.unflatten(0, (-1, tokens)).unflatten(2, (-1, tokens))
+            target = similarity.view(count, tokens, count, tokens)  # [T, P, T, P], as blocks
+            for i, a in zip(now, reused):
+                for j, b in zip(now, reused):
                     target[i, :, j] = blocks[a, :, b]
-    for i, place in enumerate(before):
-        if place is None:
+    for i, index in enumerate(before):
+        if index is None:
             units[i] = unit_frame(view.tokens[i])
     for newer in range(count):
         for older in range(newer + 1):
             if before[newer] is None or before[older] is None:
                 _multiply(units, similarity, newer, older)
-    return Known(units, similarity)
+    return ViewSimilarity(units, similarity)
 
 
 def _multiply(units: Tensor, similarity: Tensor, newer: int, older: int) -> None:
     """Fill in the block of a pair of frames and its mirror image."""
-    places = units.shape[1]
-    a, b = slice(newer * places, (newer + 1) * places), slice(older * places, (older + 1) * places)
+    tokens = units.shape[1]
+    a, b = slice(newer * tokens, (newer + 1) * tokens), slice(older * tokens, (older + 1) * tokens)
     torch.mm(units[newer], units[older].T, out=similarity[a, b])
     if older != newer:
         similarity[b, a] = similarity[a, b].T
 
 
-def _bytes(known: Known) -> int:
-    return 4 * int(known.units.numel() + known.similarity.numel())
+def _bytes(similarity: ViewSimilarity) -> int:
+    return 4 * int(similarity.units.numel() + similarity.similarity.numel())

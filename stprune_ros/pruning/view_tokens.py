@@ -1,4 +1,4 @@
-"""What goes into a selection: the token grid of each view, and how much of it may stay."""
+"""The input of a selection: the token grid of each view, its checks, and its unit rows."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ import torch
 from torch import Tensor
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.pruning.selection import budget
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.selection import token_budget
 
 
 @dataclass(frozen=True)
-class Known:
-    """What selection makes of a view first: ``units`` (T, P, D) unit rows, ``similarity`` (T * P, T * P), float32.
+class ViewSimilarity:
+    """What selections compute of a view first, all float32.
 
-    ``common`` is its commonness (T * P,), None where nobody asked for it.
+    ``units`` (T, P, D): its tokens as unit vectors; ``similarity`` (T * P, T * P): the cosines between them;
+    ``commonness`` (T * P,): see `commonness.commonness`, None where nobody asked for it.
     """
 
     units: Tensor
     similarity: Tensor
-    common: Tensor | None = None
+    commonness: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ViewTokens:
     """The token grid of one view.
 
-    ``tokens`` (T, rows, columns, D), the frames that are there, oldest first, T = 0 for a view without any; ``slots``
-    gives each frame's place in the history, 0 oldest. Grids may differ between views.
+    ``tokens`` (T, rows, columns, D): the frames received, oldest first, T = 0 for a view without any; ``slots``: the
+    history slot of each frame, 0 is the oldest. Grids may differ between views.
 
-    What calibration and odometry know, None where they are missing: ``shared`` holds for the left and the right
-    neighbour which grid columns it sees too, bool (columns,); ``flow`` (T, rows * columns, 2) says where a static patch
-    of the newest frame was in each frame, as row and column, NaN outside.
+    From calibration and odometry, None where they are missing: ``shared`` are the grid columns that the left and the
+    right neighbour see, too, bool (columns,) each; ``flow`` (T, rows * columns, 2) is where a static patch of the
+    newest frame was in each frame, as (row, column) in patches, NaN outside the image.
 
-    ``frames`` are the tensors that ``tokens`` was stacked from, which tell frames apart from tick to tick; ``known`` is
-    what a `SimilarityCache` knows already. Both change only how fast a selection is.
+    Only for speed: ``frames`` are the T tensors (rows, columns, D) that ``tokens`` was stacked from, by whose identity
+    a `SimilarityCache` recognizes frames of earlier ticks; ``cached`` is what that cache found.
     """
 
     name: str
@@ -45,68 +47,45 @@ class ViewTokens:
     shared: tuple[Tensor, Tensor] | None = None
     flow: Tensor | None = None
     frames: tuple[Tensor, ...] | None = None
-    known: Known | None = None
+    cached: ViewSimilarity | None = None
 
     @property
     def count(self) -> int:
-        """Tokens before pruning."""
+        """Number of tokens before pruning."""
         return math.prod(self.tokens.shape[:3])
 
 
-@dataclass(frozen=True)
-class PruningConfig:
-    """The method and its hyper-parameters; the lambdas are the paper's, which belongs to which stage is our reading.
-
-    The switches are ours, off in the plain method: volatility along the motion that odometry explains, penalties only
-    within the overlap that calibration allows, only one view of a pair paying for a copy, frames that a frozen camera
-    repeats not taken for a static scene, and soft terms that scale the distance instead of being added to it.
-    """
-
-    method: str = 'st_prune'
-    keep_ratio: float = 0.1
-    lambda_temporal: float = 0.6
-    lambda_spatial: float = 0.8
-    seed: int = 0
-    compensate_motion: bool = False
-    calibrated_overlap: bool = False
-    one_pays: bool = False
-    skip_frozen: bool = False
-    scaled_terms: bool = False
-    joint_weights: tuple[float, float, float] = (0.3, 0.7, 2.4)  # volatility, recency, commonness
-
-    def __post_init__(self) -> None:
-        if not 0 < self.keep_ratio <= 1:
-            raise StpruneError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
-
-
 def unit_rows(view: ViewTokens) -> Tensor:
-    """(T, P, D) in float32 with unit rows."""
-    return torch.nn.functional.normalize(view.tokens.flatten(1, 2).float(), dim=-1)
+    """All tokens of a view as unit vectors: float32 (T, P, D)."""
+    return torch.nn.functional.normalize(view.tokens.flatten(1, 2).float(), dim=-1)  # [T, P, D]
 
 
 def unit_frame(tokens: Tensor) -> Tensor:
-    """One frame's part of `unit_rows`: (P, D) for (rows, columns, D)."""
+    """The tokens (rows, columns, D) of one frame as unit vectors: float32 (P, D)."""
     return torch.nn.functional.normalize(tokens.flatten(0, 1).float(), dim=-1)
 
 
-def nothing_known(view: ViewTokens) -> Known:
-    """`Known` of a view without frames."""
-    return Known(unit_rows(view), view.tokens.new_zeros(0, 0))
+def empty_similarity(view: ViewTokens) -> ViewSimilarity:
+    """`ViewSimilarity` of a view without frames."""
+    return ViewSimilarity(unit_rows(view), view.tokens.new_zeros(0, 0))
 
 
 def view_budget(view: ViewTokens, config: PruningConfig) -> int:
     """Tokens that a method without stages keeps of a view: the ratio of them, 0 of none."""
-    return budget(config.keep_ratio, view.count) if view.count else 0
+    return token_budget(config.keep_ratio, view.count) if view.count else 0
 
 
-def places_before(frames: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> list[int | None]:
-    """Where each frame was in ``old``, None where it is new; nothing is reused where the order has changed."""
-    places = [next((i for i, tensor in enumerate(old) if tensor is frame), None) for frame in frames]
-    found = [place for place in places if place is not None]
-    return places if found == sorted(set(found)) else [None] * len(frames)
+def previous_indices(frames: tuple[Tensor, ...], previous: tuple[Tensor, ...]) -> list[int | None]:
+    """The index of each frame in ``previous``, by identity; None where it is new.
+
+    All None where the order of the frames has changed: then nothing is reused.
+    """
+    indices = [next((i for i, tensor in enumerate(previous) if tensor is frame), None) for frame in frames]
+    found = [index for index in indices if index is not None]
+    return indices if found == sorted(set(found)) else [None] * len(frames)
 
 
-def check(view: ViewTokens, history: int) -> None:
+def check_view(view: ViewTokens, history: int) -> None:
     """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite."""
     frames = len(view.tokens)
     if view.tokens.dim() != 4 or frames != len(view.slots):

@@ -90,9 +90,7 @@ class EvenSampler:
 class _Replay:
     """One pass over a bag: pipeline, writers and counters."""
 
-    def __init__(
-        self, windows: BagWindows, backend: Backend, prompt: Prompt, say: Callable[[str], object]
-    ) -> None:
+    def __init__(self, windows: BagWindows, backend: Backend, prompt: Prompt, say: Callable[[str], object]) -> None:
         self.statistics = ReplayStatistics()
         self.timeline: list[TimelinePoint] = []
         self.shown = EvenSampler(SHOWN_TICKS)

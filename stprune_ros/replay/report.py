@@ -63,7 +63,9 @@ class ReportTick:
     truth: TickTruth = NO_TRUTH
 
 
-def render(summary: Mapping[str, Any], timeline: Sequence[TimelinePoint], shown: Sequence[ReportTick], rig: CameraRig | None) -> str:
+def render(
+    summary: Mapping[str, Any], timeline: Sequence[TimelinePoint], shown: Sequence[ReportTick], rig: CameraRig | None
+) -> str:
     """The whole page."""
     body = [
         _head(summary),
@@ -158,11 +160,16 @@ def _reach(latency: Mapping[str, Any]) -> str:
 
 
 def _overview(summary: Mapping[str, Any], timeline: Sequence[TimelinePoint], rig: CameraRig | None) -> str:
-    hints, truths = Counter(point.behavior for point in timeline), Counter(point.truth for point in timeline if point.truth)
+    hints, truths = (
+        Counter(point.behavior for point in timeline),
+        Counter(point.truth for point in timeline if point.truth),
+    )
     rows = []
     for behavior in sorted({*hints, *truths}):
         counts = f'{hints[behavior]} ticks' + (f', truth {truths[behavior]}' if truths else '')
-        rows.append(f'<span>{name(behavior)}</span>{_bar(hints[behavior] / len(timeline), behavior)}<span>{counts}</span>')
+        rows.append(
+            f'<span>{name(behavior)}</span>{_bar(hints[behavior] / len(timeline), behavior)}<span>{counts}</span>'
+        )
     left = f'<div class="card"><b>Hints over time</b>{_timeline(timeline)}<div class="bars">{"".join(rows)}</div>'
     notes = ''.join(f'<li>{escape(note)}</li>' for note in summary['notes'])
     left += f'<p><b>Notes</b></p><ul class="small">{notes or "<li>none</li>"}</ul></div>'
@@ -310,8 +317,9 @@ def _answer(tick: ReportTick) -> str:
     true_text = f'<div class="text small soft">truth: {escape(truth)}</div>' if truth else ''
     notes = ''.join(f'<li>{escape(note)}</li>' for note in answer.notes)
     dot = f'<i class="dot" style="background:{colour(behavior)}"></i>'
+    stage_ms = answer.timing.stage_ms
     return f"""{badges}<div class="hint">{dot}{name(behavior)} {sure}</div>
-{_verdict(tick.truth.behavior, behavior)}<div class="bars">{bars}</div>{text}{true_text}{_stages(answer.timing.stage_ms)}
+{_verdict(tick.truth.behavior, behavior)}<div class="bars">{bars}</div>{text}{true_text}{_stages(stage_ms)}
 <ul class="small soft">{notes}</ul>"""
 
 

@@ -122,7 +122,9 @@ class StpruneNode(Node):
         for camera in self._cameras:
             topic = f'~/input/{camera}/camera_info'
             self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
-        self._subscriptions_in.append(self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC))
+        self._subscriptions_in.append(
+            self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
+        )
         self._complete_rig()
 
     def _subscribe_sensors(self) -> None:
@@ -207,9 +209,7 @@ class StpruneNode(Node):
         now_ns = self.get_clock().now().nanoseconds  # 0: simulated time does not run yet
         wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
         with_images = self._outputs.mosaic_wanted
-        answer = pipeline.run(
-            window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images
-        )
+        answer = pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images)
         if cancel.is_set():
             return
         if not hinted:

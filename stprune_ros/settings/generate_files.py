@@ -34,8 +34,9 @@ PAGE = """\
 # Parameters
 
 Written by `python -m stprune_ros.settings.generate_files` from the table in `stprune_ros/settings/parameters.py`.
-`config/stprune.param.yaml` holds all of them with their defaults, `config/schema/stprune.schema.json` is its schema, and
-`stprune check FILE` checks a file. Dynamic parameters may change while the node runs; the others are read once at start.
+`config/stprune.param.yaml` holds all of them with their defaults, `config/schema/stprune.schema.json` is its schema,
+and `stprune check FILE` checks a file. Dynamic parameters may change while the node runs; the others are read once at
+start.
 """
 _group = attrgetter('group')
 
@@ -74,7 +75,13 @@ def page() -> str:
     parts = [PAGE]
     for group, parameters in groupby(PARAMETERS, key=_group):
         rows = [
-            (f'`{one.name}`', f'`{json.dumps(one.default)}`', one.allowed, 'yes' if one.dynamic else '', one.description)
+            (
+                f'`{one.name}`',
+                f'`{json.dumps(one.default)}`',
+                one.allowed,
+                'yes' if one.dynamic else '',
+                one.description,
+            )
             for one in parameters
         ]
         parts.append(f'## {group}\n\n{table(("parameter", "default", "allowed", "dynamic", "meaning"), rows)}\n')

@@ -44,9 +44,7 @@ class SyncSettings:
     tolerance_ms: float = parameter(
         50.0, 'largest distance of a frame from the anchor stamp, offsets corrected', 0.0, 1000.0
     )
-    max_wait_ms: float = parameter(
-        100.0, 'event time after which a set closes without its missing frames', 1.0, 5000.0
-    )
+    max_wait_ms: float = parameter(100.0, 'event time after which a set closes without its missing frames', 1.0, 5000.0)
     max_spread_ms: float = parameter(100.0, 'largest span of the corrected stamps in one set', 0.0, 2000.0)
     min_views: int = parameter(1, 'sets with fewer views are skipped', 1, 64)
 
@@ -78,12 +76,8 @@ class LatencySettings:
         60000.0,
         dynamic=True,
     )
-    keep_min: float = parameter(
-        0.05, 'lowest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True
-    )
-    keep_max: float = parameter(
-        1.0, 'highest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True
-    )
+    keep_min: float = parameter(0.05, 'lowest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True)
+    keep_max: float = parameter(1.0, 'highest keep ratio that a latency target may lead to', 0.001, 1.0, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,9 @@ class ModelSettings:
 class PromptSettings:
     """``prompt``: what the model is asked."""
 
-    file: str = parameter('', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml")
+    file: str = parameter(
+        '', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ No ROS here, so that a parameter file can be checked on any machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from stprune_ros.errors import SettingsError
@@ -35,16 +35,16 @@ class Settings:
     Raises SettingsError for a value out of range or two values that contradict each other.
     """
 
-    cameras: CameraSettings = CameraSettings()
-    sync: SyncSettings = SyncSettings()
-    history: HistorySettings = HistorySettings()
-    ego: EgoSettings = EgoSettings()
-    pruning: PruningConfig = PruningConfig()
-    latency: LatencySettings = LatencySettings()
-    model: ModelSettings = ModelSettings()
-    prompt: PromptSettings = PromptSettings()
-    inference: InferenceSettings = InferenceSettings()
-    output: OutputSettings = OutputSettings()
+    cameras: CameraSettings = field(default_factory=CameraSettings)
+    sync: SyncSettings = field(default_factory=SyncSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
+    ego: EgoSettings = field(default_factory=EgoSettings)
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    latency: LatencySettings = field(default_factory=LatencySettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    output: OutputSettings = field(default_factory=OutputSettings)
 
     def __post_init__(self) -> None:
         for name, value in self.values().items():

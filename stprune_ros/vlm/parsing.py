@@ -5,25 +5,10 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from stprune_ros.core.types import Behavior, ConfidenceSource, Status
+from stprune_ros.core.types import Behavior, ConfidenceSource, Hint, Status
 
 MAX_CHARACTERS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Hint:
-    """A behavior with its probability; ``distribution`` holds every candidate in the order given, summing to one.
-
-    ``status`` is OK, or INVALID with behavior UNKNOWN, an empty distribution and confidence 0.
-    """
-
-    status: Status
-    behavior: Behavior = Behavior.UNKNOWN
-    distribution: tuple[tuple[Behavior, float], ...] = ()
-    confidence: float = 0.0
-    confidence_source: ConfidenceSource = ConfidenceSource.NONE
 
 
 def read_hint(behaviors: Sequence[Behavior], scores: Sequence[float]) -> Hint:

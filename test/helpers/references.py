@@ -8,7 +8,7 @@ import math
 import torch
 from helpers.token_rings import unit
 
-from stprune_ros.pruning.selection import budget
+from stprune_ros.pruning.selection import token_budget
 
 
 def reference_greedy(tokens, bonus, count, scale=False):
@@ -84,7 +84,7 @@ def mean(vectors):
 
 
 def share(view, ratio):
-    return budget(ratio, view.count) if view.count else 0
+    return token_budget(ratio, view.count) if view.count else 0
 
 
 def per_view(views, chosen):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.view_tokens import ViewTokens
 
 
 def unit(x):

@@ -1,4 +1,4 @@
-"""Every peer against a slow, obvious reference: its formula, one token at a time, in plain Python and float64."""
+"""Every baseline against a slow, obvious reference: its formula, one token at a time, in plain Python and float64."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from helpers.token_rings import prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stprune_ros.pruning.baselines.diversity import isolation, most_volume
+from stprune_ros.pruning.baselines.diversity import greedy_dpp, nearest_distance
 from stprune_ros.pruning.baselines.video import frame_quotas, typicality
 from stprune_ros.pruning.view_tokens import ViewTokens
 
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.9)
-PEERS = ('divprune', 'tfps', 'evs', 'vidcom2', 'dtd', 'dart', 'cdpruner')
+BASELINES = ('divprune', 'tfps', 'evs', 'vidcom2', 'dtd', 'dart', 'cdpruner')
 
 
 def uneven_ring(seed):
@@ -30,18 +30,18 @@ def uneven_ring(seed):
 
 
 @pytest.mark.parametrize('ratio', RATIOS)
-@pytest.mark.parametrize('peer', PEERS)
-def test_equals_the_reference(peer, ratio):
+@pytest.mark.parametrize('baseline', BASELINES)
+def test_equals_the_reference(baseline, ratio):
     for seed in range(3):
         views = uneven_ring(seed)
-        kept = [set(mask.flatten().nonzero().flatten().tolist()) for mask in prune(views, 4, peer, ratio)]
-        assert kept == getattr(references, f'reference_{peer}')(views, ratio), f'seed {seed}'
+        kept = [set(mask.flatten().nonzero().flatten().tolist()) for mask in prune(views, 4, baseline, ratio)]
+        assert kept == getattr(references, f'reference_{baseline}')(views, ratio), f'seed {seed}'
 
 
-@pytest.mark.parametrize('peer', PEERS)
-def test_a_ring_without_any_frame_keeps_nothing(peer):
+@pytest.mark.parametrize('baseline', BASELINES)
+def test_a_ring_without_any_frame_keeps_nothing(baseline):
     views = [ViewTokens(name, torch.zeros(0, 0, 0, 0), ()) for name in 'ab']
-    assert [mask.shape for mask in prune(views, 4, peer)] == [(0, 0, 0), (0, 0, 0)]
+    assert [mask.shape for mask in prune(views, 4, baseline)] == [(0, 0, 0), (0, 0, 0)]
 
 
 @given(rings(), st.floats(0.001, 0.999))
@@ -128,12 +128,12 @@ def test_dart_keeps_its_pivots_and_what_is_least_like_them():
 def test_volume_past_the_rank_of_the_features_still_spreads():
     """Twenty copies each of two directions: after both are in, neither is taken over and over."""
     x = torch.eye(2).repeat_interleave(20, dim=0)
-    mask = most_volume(x, 10)
+    mask = greedy_dpp(x, 10)
     assert [int(mask[:20].sum()), int(mask[20:].sum())] == [5, 5]
 
 
 def test_isolation_does_not_depend_on_its_chunks(monkeypatch):
     x = unit(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)))
-    whole = isolation(x)
+    whole = nearest_distance(x)
     monkeypatch.setattr('stprune_ros.pruning.baselines.diversity.CHUNK', 7)
-    assert torch.allclose(isolation(x), whole, atol=1e-6)
+    assert torch.allclose(nearest_distance(x), whole, atol=1e-6)

@@ -31,7 +31,7 @@ from stprune_ros.bench.selection import (
 from stprune_ros.inference.pipeline import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
-from stprune_ros.pruning.selection import budget
+from stprune_ros.pruning.selection import token_budget
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.model_checks import supported_class
 
@@ -268,7 +268,7 @@ def test_a_small_bench_from_end_to_end(size, tmp_path, monkeypatch, capsys):
     assert {row['method'] for row in result['selection']} == {FLOOR, *VARIANTS}
     keeps = tick_runs.QUICK_KEEPS if size == '--quick' else tick_runs.KEEPS
     for row in result['ticks']:
-        assert row['tokens_visual'] == 3 * budget(row['keep'], 8)
+        assert row['tokens_visual'] == 3 * token_budget(row['keep'], 8)
         assert row['kv_bytes'] == row['kv_bytes_by_formula']
         assert list(row['stage_ms']) == list(STAGES)
     assert len(result['ticks']) == 2 * len(tick_runs.cells(keeps))

@@ -50,11 +50,13 @@ def test_everything_kept_runs_once_and_lots_are_drawn_per_seed():
 
 
 def test_switches_by_name():
-    config = config_of('st_prune+one_pays', 0.1, 0, Settings())
-    assert (config.method, config.one_pays, config.calibrated_overlap) == ('st_prune', True, False)
+    config = config_of('st_prune+keep_one_copy', 0.1, 0, Settings())
+    assert (config.method, config.keep_one_copy, config.calibrated_overlap) == ('st_prune', True, False)
+    assert config_of('st_prune+one_pays', 0.1, 0, Settings()) == config  # its name of old
+    assert config_of('mtp+scaled_terms', 0.1, 0, Settings()).multiplicative_bonus
     assert all(getattr(config_of('st_prune+all', 0.1, 0, Settings()), switch) for switch in SWITCHES)
-    switched_on = Settings.from_values({'pruning.one_pays': True})
-    assert not config_of('st_prune', 0.1, 0, switched_on).one_pays  # a name says everything
+    switched_on = Settings.from_values({'pruning.keep_one_copy': True})
+    assert not config_of('st_prune', 0.1, 0, switched_on).keep_one_copy  # a name says everything
     assert all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in VARIANTS if 'all' not in name)
     with pytest.raises(StpruneError, match="no switch 'warp'"):
         config_of('st_prune+warp', 0.1, 0, Settings())

@@ -8,10 +8,10 @@ from helpers.token_rings import ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.greedy import greedy_plain
 from stprune_ros.pruning.pruner import METHODS
-from stprune_ros.pruning.selection import greedy_plain
 from stprune_ros.pruning.similarity import SimilarityCache
-from stprune_ros.pruning.view_tokens import PruningConfig
 
 CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA else 'cpu'
@@ -46,22 +46,22 @@ def test_the_triton_kernel_picks_the_same_tokens(sets, count, seed, ties, data):
 
 @needs_cuda
 def test_the_graph_picks_the_same_tokens_again_and_again():
-    from stprune_ros.pruning import kernel_cuda
+    from stprune_ros.pruning import greedy_cuda
 
     budgets = torch.tensor([7, 20, 20], device=DEVICE)
     for seed in range(3):
         similarity, bonus = problem(3, 40, seed, ties=False)
-        found = kernel_cuda._graphed(similarity, bonus, budgets, 20)
+        found = greedy_cuda.greedy_graph(similarity, bonus, budgets, 20)
         assert torch.equal(found, greedy_plain(similarity, bonus, budgets, 20))
 
 
 @pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint', 'mtp', 'rsp'])
-@pytest.mark.parametrize('one_pays', [False, True])
-def test_the_host_reads_no_value_on_the_way(method, one_pays):
+@pytest.mark.parametrize('keep_one_copy', [False, True])
+def test_the_host_reads_no_value_on_the_way(method, keep_one_copy):
     """On a device that knows shapes only, whatever needs a value fails; on a GPU it would wait."""
     views = [type(v)(v.name, v.tokens.to('meta'), v.slots) for v in ring(views=5)]
     views[2] = type(views[2])('gone', torch.zeros(0, 0, 0, 0), ())
-    masks = METHODS[method](views, 3, PruningConfig(method, 0.25, one_pays=one_pays))
+    masks = METHODS[method](views, 3, PruningConfig(method, 0.25, keep_one_copy=keep_one_copy))
     assert [mask.numel() for mask in masks] == [36, 36, 0, 36, 36]
     del views[2]
     assert [mask.numel() for mask in METHODS[method](views, 3, PruningConfig(method, 0.25))] == [36] * 4

@@ -9,7 +9,7 @@ import torch
 from stprune_ros.core.motion import planar_motion, static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
-from stprune_ros.pruning.temporal import volatility, volatility_along
+from stprune_ros.pruning.temporal import motion_compensated_volatility, temporal_volatility
 
 ROWS, COLUMNS = 6, 10
 
@@ -75,10 +75,10 @@ def test_compensation_leaves_only_motion_of_its_own():
     flow = torch.stack([torch.stack([row, column + 3 - t], -1).float() for t in range(4)]).flatten(1, 2)
     flow[(flow[..., 1] > COLUMNS - 1)] = torch.nan
     odd = 2 * COLUMNS + 4
-    followed = volatility_along(x, (ROWS, COLUMNS), flow)
+    followed = motion_compensated_volatility(x, (ROWS, COLUMNS), flow)
     assert followed.shape == (4, ROWS * COLUMNS)
     # Every place changes; along the motion only the odd patch does, and whatever was hidden behind it.
-    assert (volatility(x) > 0.3).float().mean() > 0.9
+    assert (temporal_volatility(x) > 0.3).float().mean() > 0.9
     assert followed[-1, odd] > 0.5
     assert followed[-1].median() < 0.01
     assert (followed[-1] > 0.3).float().mean() < 0.1
@@ -88,4 +88,4 @@ def test_compensation_leaves_only_motion_of_its_own():
 
 def test_without_any_flow_nothing_is_volatile():
     x = torch.nn.functional.normalize(torch.randn(3, 6, 4), dim=-1)
-    assert not volatility_along(x, (2, 3), torch.full((3, 6, 2), torch.nan)).any()
+    assert not motion_compensated_volatility(x, (2, 3), torch.full((3, 6, 2), torch.nan)).any()

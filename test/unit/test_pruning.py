@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.pruning.baselines.uninformed import spread, uniform_mask
-from stprune_ros.pruning.commonness import all_at_once, commonness
+from stprune_ros.pruning.baselines.uninformed import uniform_mask
+from stprune_ros.pruning.commonness import commonness, commonness_batched
+from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
+from stprune_ros.pruning.greedy import greedy_plain
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import budget, greedy_max_min, greedy_plain, products, select
-from stprune_ros.pruning.temporal import repeats, volatility
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows
+from stprune_ros.pruning.selection import greedy_max_min, select, token_budget
+from stprune_ros.pruning.similarity import cosine_similarities
+from stprune_ros.pruning.temporal import repeated_frames, temporal_volatility
+from stprune_ros.pruning.tensors import split_evenly
+from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
 from stprune_ros.settings.settings import METHODS as OFFERED
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
@@ -27,14 +31,14 @@ WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their bu
 @pytest.mark.parametrize('scale', [False, True])
 def test_equals_the_reference(ratio, seed, scale):
     views = ring(seed=seed)
-    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, scaled_terms=scale))(views, 3)
+    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, multiplicative_bonus=scale))(views, 3)
     found = [mask.flatten().nonzero().flatten().tolist() for mask in masks]
     assert found == reference_st_prune(views, 3, ratio, scale=scale)
 
 
 def test_greedy_prefers_the_far_and_breaks_ties_by_index():
     x = unit(torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]]))
-    [keep] = select(products([x]), [torch.zeros(4)], [2])
+    [keep] = select(cosine_similarities([x]), [torch.zeros(4)], [2])
     assert keep.tolist() == [True, False, True, False]
 
 
@@ -55,9 +59,9 @@ def test_the_compiled_loop_picks_the_same_tokens(sets, count, seed, ties, data):
 def test_batched_selection_equals_one_by_one():
     views = [unit(torch.randn(n, 8, generator=torch.Generator().manual_seed(n))) for n in (5, 17, 9)]
     bonuses = [x[:, 0] for x in views]
-    together = select(products(views), bonuses, [2, 6, 9])
+    together = select(cosine_similarities(views), bonuses, [2, 6, 9])
     for x, bonus, keep, count in zip(views, bonuses, together, [2, 6, 9]):
-        [alone] = select(products([x]), [bonus], [count])
+        [alone] = select(cosine_similarities([x]), [bonus], [count])
         assert torch.equal(alone, keep)
         assert int(keep.sum()) == count
 
@@ -66,9 +70,9 @@ def test_volatility_sees_what_moves():
     x = torch.zeros(4, 6, 3)
     x[:, :, 0] = 1.0
     x[1::2, 2] = torch.tensor([0.0, 1.0, 0.0])
-    assert volatility(x).tolist() == [0, 0, 1, 0, 0, 0]
-    assert volatility(x[:1]).tolist() == [0] * 6
-    assert volatility(x[:, :2]).tolist() == [0, 0]
+    assert temporal_volatility(x).tolist() == [0, 0, 1, 0, 0, 0]
+    assert temporal_volatility(x[:1]).tolist() == [0] * 6
+    assert temporal_volatility(x[:, :2]).tolist() == [0, 0]
 
 
 def test_moving_and_recent_tokens_win_over_static_history():
@@ -95,9 +99,9 @@ def test_repeats_of_a_frozen_camera_come_last(method):
 def test_frozen_frames_do_not_count_as_a_scene_that_stands_still():
     frames = unit(torch.randn(3, 6, 8, generator=torch.Generator().manual_seed(2)))
     frozen = frames[[0, 0, 0, 1, 2]]
-    assert repeats(frozen).tolist() == [True, True, False, False, False]
-    assert torch.allclose(volatility(frozen, ~repeats(frozen)), volatility(frames), atol=1e-6)
-    assert not torch.allclose(volatility(frozen), volatility(frames), atol=0.05)
+    assert repeated_frames(frozen).tolist() == [True, True, False, False, False]
+    assert torch.allclose(temporal_volatility(frozen, ~repeated_frames(frozen)), temporal_volatility(frames), atol=1e-6)
+    assert not torch.allclose(temporal_volatility(frozen), temporal_volatility(frames), atol=0.05)
 
 
 @pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
@@ -125,7 +129,7 @@ def test_budgets_are_exact(views, ratio, method):
     masks = prune(views, 4, method, ratio)
     again = prune(views, 4, method, ratio)
     several = sum(view.count > 0 for view in views) > 1
-    budgets = [budget(ratio, view.count) if view.count else 0 for view in views]
+    budgets = [token_budget(ratio, view.count) if view.count else 0 for view in views]
     for view, mask, same, due in zip(views, masks, again, budgets):
         assert mask.shape == view.tokens.shape[:3]
         assert torch.equal(mask, same)
@@ -187,7 +191,7 @@ def test_all_instants_at_once_are_one_after_the_other(views, frames):
     tokens = ring(views, frames)
     units = [unit_rows(view) for view in tokens]
     expected = commonness(units, [view.slots for view in tokens])
-    for one, other in zip(all_at_once(units), expected):
+    for one, other in zip(commonness_batched(units), expected):
         assert torch.allclose(one, other, atol=1e-6)
 
 
@@ -220,8 +224,8 @@ def test_ratios_out_of_range_are_refused(ratio):
         PruningConfig(keep_ratio=ratio)
 
 
-def test_the_parameter_table_offers_every_method():
-    assert tuple(METHODS) == OFFERED
+def test_every_method_has_a_name_and_the_parameter_table_offers_it():
+    assert tuple(METHODS) == METHOD_NAMES == OFFERED
 
 
 def test_unknown_method_names_the_known():
@@ -237,8 +241,8 @@ def test_random_depends_on_its_seed_alone():
 
 
 @given(st.integers(0, 200), st.integers(1, 20))
-def test_spread_is_even(total, bins):
-    parts = spread(total, bins)
+def test_an_even_split_is_even(total, bins):
+    parts = split_evenly(total, bins)
     assert int(parts.sum()) == total
     assert int(parts.max() - parts.min()) <= 1
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stprune_ros.evaluation.model_card import evaluate
-from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
 from stprune_ros.ringworld.training.model import make_tokenizer
 from stprune_ros.vlm.backend import Backend

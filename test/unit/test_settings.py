@@ -14,7 +14,7 @@ from stprune_ros.resources import resource_path
 from stprune_ros.settings.generate_files import EXAMPLES, param_file, schema
 from stprune_ros.settings.parameter_file import load, problems_in, read_file
 from stprune_ros.settings.parameters import PARAMETERS
-from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.settings import Settings, nanoseconds
 
 GOOD = {
     'cameras.names': ['front', 'left'],

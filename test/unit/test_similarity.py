@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.pruning import commonness, similarity_batched
-from stprune_ros.pruning.pruner import FROM_SIMILARITIES, METHODS, SpatioTemporalPruner
-from stprune_ros.pruning.similarity import SimilarityCache, known, within
-from stprune_ros.pruning.similarity_batched import RingCache
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.pruner import CACHED_METHODS, METHODS, SpatioTemporalPruner
+from stprune_ros.pruning.similarity import SimilarityCache, self_similarity, view_similarities
+from stprune_ros.pruning.similarity_batched import BatchedSimilarityCache
+from stprune_ros.pruning.view_tokens import ViewTokens
 
 HISTORY = 4
 
@@ -54,15 +55,15 @@ def drives(draw):
 @settings(max_examples=150, deadline=None)
 @given(
     drives(),
-    st.sampled_from(FROM_SIMILARITIES),
+    st.sampled_from(CACHED_METHODS),
     st.sampled_from([0.05, 0.1, 0.3, 0.8]),
     st.booleans(),
     st.sampled_from([0, 2000, 2**20]),
 )
-def test_the_masks_are_the_same_with_and_without(ticks, method, ratio, one_pays, room):
+def test_the_masks_are_the_same_with_and_without(ticks, method, ratio, keep_one_copy, room):
     cache = SimilarityCache(room)
     for views in ticks:
-        with_cache, without = both(views, cache, method, ratio, one_pays=one_pays)
+        with_cache, without = both(views, cache, method, ratio, keep_one_copy=keep_one_copy)
         assert all(torch.equal(a, b) for a, b in zip(with_cache, without))
         assert cache.bytes <= room
 
@@ -74,9 +75,9 @@ def test_the_similarities_are_the_same_bits_at_real_sizes(shape):
     for tick in range(4):
         view = a_view('V', frames[tick : tick + 4])
         [found] = cache.attach([view])
-        [anew] = known([view])
-        assert torch.equal(found.known.units, anew.units)
-        assert torch.equal(found.known.similarity, anew.similarity)
+        [anew] = view_similarities([view])
+        assert torch.equal(found.cached.units, anew.units)
+        assert torch.equal(found.cached.similarity, anew.similarity)
 
 
 def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
@@ -95,16 +96,18 @@ def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
 
 def test_a_tick_looks_across_views_only_for_its_new_frame(monkeypatch):
     instants = []
-    look = commonness.at_one_time
-    monkeypatch.setattr(commonness, 'at_one_time', lambda units: instants.append(1) or look(units))
+    look = commonness.commonness_at_instant
+    monkeypatch.setattr(commonness, 'commonness_at_instant', lambda units: instants.append(1) or look(units))
     frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
     cache = SimilarityCache()
     counts = []
     for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):
         instants.clear()
-        found = cache.attach([a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], across=True)
-        anew = commonness.commonness([view.known.units for view in found], [view.slots for view in found])
-        assert all(torch.equal(view.known.common, x) for view, x in zip(found, anew))
+        found = cache.attach(
+            [a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], with_commonness=True
+        )
+        anew = commonness.commonness([view.cached.units for view in found], [view.slots for view in found])
+        assert all(torch.equal(view.cached.commonness, x) for view, x in zip(found, anew))
         counts.append(len(instants) - 4)
     assert counts == [4, 1, 1]
 
@@ -131,7 +134,7 @@ def test_views_of_one_name_do_not_write_into_each_other():
 
 def test_views_without_frames_to_tell_apart_are_not_kept():
     cache = SimilarityCache()
-    assert cache.attach(ring())[0].known is None
+    assert cache.attach(ring())[0].cached is None
     assert cache.bytes == 0
 
 
@@ -139,7 +142,7 @@ def test_a_missing_view_has_no_part_in_a_batch_on_another_device():
     """The device is one that computes shapes only."""
     views = [ViewTokens(str(n), torch.zeros(n, 2, 3, 8, device='meta'), tuple(range(n))) for n in (2, 3)]
     views.insert(1, ViewTokens('gone', torch.zeros(0, 0, 0, 0), ()))
-    found = known(views)
+    found = view_similarities(views)
     assert [x.similarity.shape for x in found] == [(12, 12), (0, 0), (18, 18)]
     assert [x.similarity.device.type for x in found] == ['meta', 'cpu', 'meta']
 
@@ -147,7 +150,7 @@ def test_a_missing_view_has_no_part_in_a_batch_on_another_device():
 def test_blocks_cover_the_whole_square():
     units = unit(torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)))
     flat = units.flatten(0, 1)
-    assert torch.allclose(within(units), flat @ flat.T, atol=1e-6)
+    assert torch.allclose(self_similarity(units), flat @ flat.T, atol=1e-6)
 
 
 @st.composite
@@ -171,28 +174,28 @@ def alike(draw):
 @settings(max_examples=150, deadline=None)
 @given(alike(), st.lists(st.booleans(), min_size=6, max_size=6), st.sampled_from([0, 2**20]))
 def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room):
-    cache = RingCache()
+    cache = BatchedSimilarityCache()
     for views, asked in zip(ticks, across):
         found = cache.attach([*views, a_view('gone', [])], asked, room)
         assert cache.bytes <= room
-        anew = known(views)
+        anew = view_similarities(views)
         together = commonness.commonness([x.units for x in anew], [view.slots for view in views])
         for view, expected, shared in zip(found, anew, together):
-            assert torch.allclose(view.known.units, expected.units, atol=1e-6)
-            assert torch.allclose(view.known.similarity, expected.similarity, atol=1e-5)
-            if asked or view.known.common is not None:
-                assert torch.allclose(view.known.common, shared, atol=1e-5)
-        assert found[-1].known.similarity.shape == (0, 0)
+            assert torch.allclose(view.cached.units, expected.units, atol=1e-6)
+            assert torch.allclose(view.cached.similarity, expected.similarity, atol=1e-5)
+            if asked or view.cached.commonness is not None:
+                assert torch.allclose(view.cached.commonness, shared, atol=1e-5)
+        assert found[-1].cached.similarity.shape == (0, 0)
 
 
 def test_a_batch_multiplies_only_what_is_new_in_any_view(monkeypatch):
     entered = []
-    enter = similarity_batched._enter
+    compute = similarity_batched._compute_new
     monkeypatch.setattr(
-        similarity_batched, '_enter', lambda fresh, new, ring: entered.append(new) or enter(fresh, new, ring)
+        similarity_batched, '_compute_new', lambda units, new, batch: entered.append(new) or compute(units, new, batch)
     )
     frames = [[torch.randn(2, 3, 8) for _ in range(6)] for _ in range(3)]
-    cache = RingCache()
+    cache = BatchedSimilarityCache()
     # The first, its newest replaced, moved on by a keyframe, the same again.
     for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5], [1, 2, 4, 5]):
         cache.attach([a_view(str(i), [row[n] for n in window]) for i, row in enumerate(frames)], True, 2**20)
@@ -203,10 +206,10 @@ def test_a_batch_multiplies_only_what_is_new_in_any_view(monkeypatch):
 
 
 def test_views_that_differ_do_not_go_as_one_batch():
-    cache = RingCache()
+    cache = BatchedSimilarityCache()
     views = [a_view('a', [torch.randn(2, 3, 8)]), a_view('b', [torch.randn(3, 3, 8)])]
     assert cache.attach(views, True, 2**20) == views
-    assert cache.attach([replace(views[0], frames=None)], True, 2**20)[0].known is None
+    assert cache.attach([replace(views[0], frames=None)], True, 2**20)[0].cached is None
     assert cache.bytes == 0
 
 
@@ -216,8 +219,8 @@ def test_off_the_cpu_the_host_reads_no_value():
     cache = SimilarityCache()
     for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):
         views = [a_view(str(i), [frames[n] for n in window]) for i, frames in enumerate(streams)]
-        found = cache.attach([*views, a_view('gone', [])], across=True)
-        assert [view.known.similarity.shape for view in found] == [(24, 24)] * 3 + [(0, 0)]
+        found = cache.attach([*views, a_view('gone', [])], with_commonness=True)
+        assert [view.cached.similarity.shape for view in found] == [(24, 24)] * 3 + [(0, 0)]
         masks = METHODS['st_prune_joint'](found, HISTORY, PruningConfig('st_prune_joint', 0.25))
         assert [mask.numel() for mask in masks] == [24, 24, 24, 0]
     assert cache.bytes > 0

@@ -1,1 +1,1 @@
-"""baselines."""
+"""Baselines: published and uninformed methods that the package's own ones are compared with."""

@@ -1,7 +1,7 @@
-"""Peers that select by diversity: DivPrune, T-FPS, DART and CDPruner, written from their published formulas.
+"""Baselines that select by diversity: DivPrune, T-FPS, DART and CDPruner, written from their published formulas.
 
-They are baselines, so every one keeps exactly as many tokens as the others: T-FPS and CDPruner the ratio of each view,
-DivPrune and DART, which know no views, the sum of that over the ring, so that a view may keep none. Ties go to the
+For a fair comparison all keep the same number of tokens: T-FPS and CDPruner the ratio of each view, DivPrune and DART,
+which know no views, the sum of that over the ring, so that a view may keep none. Ties go to the
 lowest index: views in order, then frames from the oldest, then rows, then columns.
 """
 
@@ -13,12 +13,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.baselines.uninformed import spread
-from stprune_ros.pruning.selection import products, select
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.selection import select
+from stprune_ros.pruning.similarity import cosine_similarities
+from stprune_ros.pruning.tensors import one_hot_argmax, split_evenly
+from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 PIVOTS = 4  # visual pivots of DART, the number its authors use
-RIDGE = 1e-3  # added to the diagonal of CDPruner's kernel (ours)
+RIDGE = 1e-3  # added to the diagonal of CDPruner's kernel
 CHUNK = 1024  # rows of the similarity matrix that exist at one time
 
 
@@ -29,7 +31,7 @@ def divprune(views: Sequence[ViewTokens], history: int, config: PruningConfig) -
     the diagonal; every further one is argmax_i min_{j in S} D_ij. The authors prune one image; taking the whole ring
     as one set is our reading. Returns per view a bool (count,) mask.
     """
-    return over_all(views, config, farthest_points)
+    return select_over_ring(views, config, farthest_points)
 
 
 def tfps(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
@@ -42,10 +44,9 @@ def tfps(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> li
     tokens = [unit_rows(view).flatten(0, 1) for view in views]
     masks = [torch.zeros(len(x), dtype=torch.bool, device=x.device) for x in tokens]
     active = [i for i, x in enumerate(tokens) if len(x)]
-    # A bonus on one token decides the start and nothing after it.
-    bonuses = [torch.nn.functional.one_hot(isolation(tokens[i]).argmax(), len(tokens[i])).float() for i in active]
-    chosen = select(products([tokens[i] for i in active]), bonuses, [view_budget(views[i], config) for i in active])
-    for i, mask in zip(active, chosen):
+    starts = [one_hot_argmax(nearest_distance(tokens[i])) for i in active]
+    similarities = cosine_similarities([tokens[i] for i in active])
+    for i, mask in zip(active, select(similarities, starts, [view_budget(views[i], config) for i in active])):
         masks[i] = mask
     return masks
 
@@ -56,10 +57,10 @@ def dart(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> li
     Pivots are the `PIVOTS` tokens of largest L1 norm and stay; the rest of the budget is shared evenly among them, and
     each in turn takes the tokens of lowest cosine to it that are still free. The authors rank by the norm of attention
     keys inside the language model and add pivots from the question; in front of the model there are neither, so that
-    the norm is that of the features and the pivots are visual only (ours). Returns per view a bool (count,) mask.
+    the norm is that of the features and the pivots are visual only. Returns per view a bool (count,) mask.
     """
     norms = torch.cat([view.tokens.float().abs().sum(dim=-1).flatten() for view in views])
-    return over_all(views, config, lambda x, keep: _around_pivots(x, norms, keep))
+    return select_over_ring(views, config, lambda x, keep: _around_pivots(x, norms, keep))
 
 
 def cdpruner(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
@@ -70,10 +71,10 @@ def cdpruner(views: Sequence[ViewTokens], history: int, config: PruningConfig) -
     model. The ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero
     and rounding would choose. That a view's frames form one set is our reading. Returns per view a bool (count,) mask.
     """
-    return [most_volume(unit_rows(view).flatten(0, 1), view_budget(view, config)) for view in views]
+    return [greedy_dpp(unit_rows(view).flatten(0, 1), view_budget(view, config)) for view in views]
 
 
-def over_all(
+def select_over_ring(
     views: Sequence[ViewTokens], config: PruningConfig, choose: Callable[[Tensor, int], Tensor]
 ) -> list[Tensor]:
     """Apply ``choose(tokens, keep) -> mask`` to the unit rows of all views as one set; masks per view."""
@@ -83,7 +84,7 @@ def over_all(
     return list(mask.split([view.count for view in views]))
 
 
-def isolation(x: Tensor) -> Tensor:
+def nearest_distance(x: Tensor) -> Tensor:
     """Distance 1 - cos of each token to the nearest other: (n,) for unit rows (n, D); infinite for a single token."""
     nearest = x.new_empty(len(x))
     for start in range(0, len(x), CHUNK):
@@ -96,7 +97,7 @@ def isolation(x: Tensor) -> Tensor:
 def farthest_points(x: Tensor, keep: int) -> Tensor:
     """Greedy max-min over one set, as in `selection.greedy_max_min`, but in O(n) memory: bool (n,) for (n, D)."""
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    score = isolation(x)
+    score = nearest_distance(x)
     nearest = torch.full_like(score, math.inf)
     for _ in range(keep):
         chosen = score.argmax()
@@ -118,7 +119,7 @@ def grow(distance: Tensor, keep: int) -> Tensor:
     """The loop of `divprune_growing` on distances (n, n), whose diagonal is zero up to rounding.
 
     Every step takes the minimum over all rows selected so far anew: O(keep^2 n). That what is selected cannot be
-    selected again is ours: among copies the authors' program may.
+    selected again is our addition: among copies the authors' program may.
     """
     chosen = torch.empty(keep, dtype=torch.int64, device=distance.device)
     mask = torch.zeros(len(distance), dtype=torch.bool, device=distance.device)
@@ -132,7 +133,7 @@ def grow(distance: Tensor, keep: int) -> Tensor:
     return mask
 
 
-def most_volume(x: Tensor, keep: int) -> Tensor:
+def greedy_dpp(x: Tensor, keep: int) -> Tensor:
     """Greedy MAP of a DPP with kernel x x^T + ridge by incremental Cholesky (arXiv 1709.05135): bool (n,) for (n, D).
 
     ``gain`` is the factor by which the determinant would grow with each token; a step costs O(n (D + keep)).
@@ -155,7 +156,7 @@ def _around_pivots(x: Tensor, norms: Tensor, keep: int) -> Tensor:
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     pivots = norms.argsort(descending=True, stable=True)[: min(PIVOTS, keep)]
     mask[pivots] = True
-    for pivot, share in zip(pivots, spread(keep - len(pivots), max(len(pivots), 1)).tolist()):
+    for pivot, count in zip(pivots, split_evenly(keep - len(pivots), max(len(pivots), 1)).tolist()):
         similarity = (x @ x[pivot]).masked_fill(mask, math.inf)
-        mask[similarity.argsort(stable=True)[:share]] = True
+        mask[similarity.argsort(stable=True)[:count]] = True
     return mask

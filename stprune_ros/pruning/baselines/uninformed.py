@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.tensors import split_evenly
+
 
 def random_mask(count: int, keep: int, generator: torch.Generator) -> Tensor:
     """``keep`` of ``count`` tokens at random: bool (count,), on CPU."""
@@ -15,22 +17,15 @@ def random_mask(count: int, keep: int, generator: torch.Generator) -> Tensor:
     return mask
 
 
-def spread(total: int, bins: int) -> Tensor:
-    """``total`` items over ``bins`` as evenly as integers allow: int64 (bins,)."""
-    edges = torch.arange(bins + 1) * total // bins
-    return edges.diff()
-
-
 def uniform_mask(grid: Sequence[int], keep: int) -> Tensor:
-    """``keep`` tokens of a (frames, rows, columns) grid, evenly over each: bool (frames * rows * columns,).
+    """``keep`` tokens of a (frames, rows, columns) grid, evenly over each: bool (frames * rows * columns,), on CPU.
 
     Every second row starts half a step later, so that few tokens still spread over the width.
     """
     frames, rows, columns = grid
     mask = torch.zeros(frames, rows, columns, dtype=torch.bool)
-    for frame, in_frame in enumerate(spread(keep, frames).tolist()):
-        for row, in_row in enumerate(spread(in_frame, rows).tolist()):
+    for frame, in_frame in enumerate(split_evenly(keep, frames).tolist()):
+        for row, in_row in enumerate(split_evenly(in_frame, rows).tolist()):
             start = 0.5 if row % 2 == 0 else 0.0
-            places = ((torch.arange(in_row) + start) * columns / max(in_row, 1)).long()
-            mask[frame, row, places] = True
+            mask[frame, row, ((torch.arange(in_row) + start) * columns / max(in_row, 1)).long()] = True
     return mask.reshape(-1)

@@ -1,8 +1,9 @@
-"""Peers made for video: EVS, VidCom2 and DTD, written from their published formulas; each camera is one video.
+"""Baselines made for video: EVS, VidCom2 and DTD, written from their published formulas; each camera is one video.
 
-They are baselines, so every one keeps exactly as many tokens as the others: EVS and VidCom2 the ratio of each view, DTD
-the sum of that over the ring, so that a view may keep none. "The frame before" is the frame before that is there. Ties
-go to the lowest index: views in order, then frames from the oldest, then rows, then columns.
+For a fair comparison all keep the same number of tokens: EVS and VidCom2 the ratio of each view, DTD the sum of that
+over the ring, so that a view may keep none. EVS and DTD are undefined for budgets below one frame: what they do then is
+ours. "The frame before" is the last one received before. Ties go to the lowest index: views in order, then frames from
+the oldest, then rows, then columns.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.view_tokens import PruningConfig, ViewTokens, unit_rows, view_budget
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of VidCom2's Gaussians; squared, as its authors use them
 TEMPERATURE = 0.01  # of VidCom2's softmax over frames
@@ -24,7 +26,7 @@ def evs(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> lis
 
     Change is 1 - cos(x[t, p], x[t-1, p]); one stable sort over all frames of the view. The paper compares pixels; the
     feature form is that of its public implementations. A budget below one frame is outside the method, which always
-    keeps the first: here the budget wins, and the first frame gives way to the tokens that changed (ours; a literal
+    keeps the first: here the budget wins, and the first frame gives way to the tokens that changed (a literal
     sort would leave the top rows of the oldest frame). Returns per view a bool (count,) mask.
     """
     return [_most_changed(change(unit_rows(view)), view_budget(view, config)) for view in views]
@@ -37,7 +39,7 @@ def dtd(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> lis
     the one at which the whole ring meets the budget, so that a view in motion keeps more than a still one. Of tokens
     exactly at tau, all of which the method would keep, those of lowest index stay. Within one view this is `evs`: at a
     fixed budget the two differ only in that DTD's threshold holds for all views together. First frames that together
-    exceed the budget give way as in `evs` (ours). Returns per view a bool (count,) mask.
+    exceed the budget give way as in `evs`. Returns per view a bool (count,) mask.
     """
     changes = torch.cat([change(unit_rows(view)) for view in views])
     mask = _most_changed(changes, sum(view_budget(view, config) for view in views))
@@ -57,7 +59,10 @@ def vidcom2(views: Sequence[ViewTokens], history: int, config: PruningConfig) ->
 
 
 def change(x: Tensor) -> Tensor:
-    """1 - cos to the same place in the frame before: (T * P,) for unit rows (T, P, D); infinite in the first frame."""
+    """1 - cos to the same grid position in the frame before: (T * P,) for unit rows (T, P, D).
+
+    Infinite in the first frame.
+    """
     difference = x.new_full(x.shape[:2], math.inf)
     # The same as 1 minus the dot product, but exactly zero where nothing changed.
     difference[1:] = (x[1:] - x[:-1]).square().sum(dim=-1) / 2
@@ -103,9 +108,9 @@ def _least_typical(view: ViewTokens, keep: int) -> Tensor:
 
     to_video = typicality(x, x.mean(dim=(0, 1)))
     typical = to_video + typicality(x, x.mean(dim=1, keepdim=True))
-    frames, places = typical.shape
+    frames, tokens = typical.shape
     weights = (-to_video.mean(dim=1) / TEMPERATURE).softmax(dim=0)
-    quotas = frame_quotas(keep / frames * (1 + weights - 1 / frames), keep, places)
+    quotas = frame_quotas(keep / frames * (1 + weights - 1 / frames), keep, tokens)
 
     rank = typical.argsort(dim=1, stable=True).argsort(dim=1)
     return (rank < quotas[:, None]).flatten()

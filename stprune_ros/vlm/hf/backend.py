@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.cuda_graph import record
+from stprune_ros.cuda_graph import capture_graph
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, moved, name_of
@@ -68,7 +68,7 @@ class TransformersBackend:
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
         self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
         self._slots: Slots | None = None  # what the last description was written in
-        self._recorder = record if self._device.type == 'cuda' else None
+        self._recorder = capture_graph if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty

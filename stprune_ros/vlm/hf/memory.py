@@ -14,6 +14,7 @@ from typing import Any
 
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.pruning.pruner import final_budget
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.family import Family, Sides, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
@@ -136,7 +137,7 @@ def budget(
     folder: ModelFolder,
     config: Mapping[str, Any],
     processor: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    settings: Settings,
     ring: Ring,
     dtype: str,
 ) -> Budget:

@@ -21,7 +21,7 @@ MOST_SPARE = 2 * SLOTS_STEP
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
 Prepare = Callable[[Tensor, Tensor, int, Tensor, Tensor], Inputs]
-# See `cuda_graph.record`.
+# See `cuda_graph.capture_graph`.
 Recorder = Callable[[Callable[[], Tensor], Sequence[Tensor]], Callable[[Iterable[Tensor]], Tensor]]
 
 logger = logging.getLogger(__name__)
