@@ -14,6 +14,7 @@ import platform
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Window
-from stprune_ros.evaluation.fidelity import SWITCHES, config_of
+from stprune_ros.evaluation.fidelity import config_of
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.replay.replay import Sources, find_rig, windows
+from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.replay.summary import write_json
 from stprune_ros.results import table
-from stprune_ros.settings.settings import METHODS, Settings
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 
 KEEPS = (0.5, 0.25, 0.1, 0.05)
@@ -43,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('folder', type=Path)
     parser.add_argument('--output', type=Path, required=True)
-    parser.add_argument('--methods', default=','.join(method for method in METHODS if method != 'none'))
+    parser.add_argument('--methods', default=','.join(method for method in METHOD_NAMES if method != 'none'))
     options = parser.parse_args()
     methods = options.methods.split(',')
     boxes = defaultdict(list)
@@ -62,11 +64,11 @@ def measure(
     settings = Settings.from_values({'inference.describe': False})
     counts: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
     with Bag(bag_path) as bag:
-        sources = Sources.of(bag, [], 'compressed')
-        rig = find_rig(bag, sources, settings)
+        windows = BagWindows(bag, settings)
+        rig = windows.rig
         backend, prompt = load(settings)
         pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
-        for window in tqdm(list(windows(bag, sources, settings, rig)), unit='tick', disable=not sys.stderr.isatty()):
+        for window in tqdm(list(windows.read()), unit='tick', disable=not sys.stderr.isatty()):
             for method in methods:
                 for keep in KEEPS:
                     pipeline.settings = settings_of(method, keep, settings)  # the same window: nothing is encoded twice
@@ -77,11 +79,7 @@ def measure(
 def settings_of(name: str, keep: float, settings: Settings) -> Settings:
     """Settings for a method with switches."""
     config = config_of(name, keep, 0, settings)
-    return settings.replace(
-        pruning__method=config.method,
-        pruning__keep_ratio=keep,
-        **{f'pruning__{switch}': getattr(config, switch) for switch in SWITCHES},
-    )
+    return replace(settings, pruning=config)
 
 
 def count(

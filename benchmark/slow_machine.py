@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.replay.replay import Sources, find_rig, windows
 from stprune_ros.replay.summary import write_json
 from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
@@ -63,17 +63,16 @@ def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list
     """Milliseconds up to the hint and keep ratio of every tick of a bag, by half."""
     ticks: dict[str, list[tuple[float, float]]] = {half: [] for half in HALVES}
     with Bag(path) as bag:
-        sources = Sources.of(bag, [], 'compressed')
-        rig = find_rig(bag, sources, settings)
-        shown = list(windows(bag, sources, settings, rig))
+        bag_windows = BagWindows(bag, settings)
+        shown = list(bag_windows.read())
         backend, prompt = load(settings)
-        pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
+        pipeline = Pipeline(settings, backend, bag_windows.rig, prompt, decode_for_model)
         half = len(shown) // 2
         for name, part, load_now in (('quiet', shown[:half], 0), ('loaded', shown[half:], load_processes)):
             with busy(load_now):
                 for window in tqdm(part, desc=name, disable=None):
                     answer = pipeline.run(window)
-                    ticks[name].append((answer.hint_ms, answer.keep_ratio))
+                    ticks[name].append((answer.timing.hint_ms, answer.provenance.keep_ratio))
     ticks['quiet'] = ticks['quiet'][WARM_UP:]
     return ticks
 

@@ -6,7 +6,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from stprune_ros.resources import resource_path
-from stprune_ros.settings.settings import load
+from stprune_ros.settings.parameter_file import load
 
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),

@@ -18,7 +18,8 @@ from stprune_ros.bench.architectures import MERGE, QWEN3_2B, QWEN3_4B, QWEN25_3B
 from stprune_ros.bench.costs import LanguageShape
 from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
-from stprune_ros.inference.pipeline import STAGES, Pipeline
+from stprune_ros.inference.pipeline import Pipeline
+from stprune_ros.inference.stages import STAGES
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import proc_bytes
@@ -173,10 +174,10 @@ class TickBench:
         reset_peak()
         answer = self.pipeline.run(window)
         return {
-            'stage_ms': dict(answer.stage_ms),
+            'stage_ms': dict(answer.timing.stage_ms),
             'tokens_full': answer.tokens_full,
             'tokens_visual': answer.tokens_kept,
-            'tokens_text': answer.tokens_text,
+            'tokens_text': answer.provenance.tokens_text,
             'kv_bytes': self.probe.kv_bytes,
             'peak_bytes': peak_bytes(),
         }

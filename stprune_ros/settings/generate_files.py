@@ -115,7 +115,7 @@ def _property(parameter: Parameter) -> dict[str, Any]:
     found: dict[str, Any] = {'description': parameter.description, 'default': parameter.default}
     if parameter.many:
         items = {'type': kind, **limits} if parameter.kind is not str else {'type': kind, 'minLength': 1}
-        return {'type': 'array', **found, 'items': items}
+        return {'type': 'array', **found, 'default': list(parameter.default), 'items': items}  # type: ignore[arg-type]
     if parameter.choices:
         found['enum'] = list(parameter.choices)
     return {'type': kind, **found, **limits}

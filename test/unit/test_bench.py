@@ -28,7 +28,7 @@ from stprune_ros.bench.selection import (
     Limits,
     Size,
 )
-from stprune_ros.inference.pipeline import STAGES
+from stprune_ros.inference.stages import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.pruning.selection import token_budget

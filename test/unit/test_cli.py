@@ -10,7 +10,7 @@ import pytest
 from helpers.small_bags import START_NS, Item, drive, odometry, write_bag
 
 from stprune_ros.cli import DEMO_SEED, main
-from stprune_ros.replay.ground_truth import Truth
+from stprune_ros.replay.ground_truth import GroundTruth
 from stprune_ros.ringworld.scenes import HELD_OUT
 
 GOOD = '/**:\n  ros__parameters:\n    pruning: {keep_ratio: 0.2}\n'
@@ -176,7 +176,7 @@ def test_world_is_written_with_its_truth(tmp_path: Path, capsys):
     path = tmp_path / 'new' / 'world'
     assert main(['world', str(path), '--seconds', '0.4', '--hz', '5', '--rolling']) == 0
     assert f"wrote '{path}', 0.4 s at 5 Hz" in capsys.readouterr().out
-    truth = Truth.beside(path)
+    truth = GroundTruth.beside(path)
     assert truth is not None
     assert truth.at(1_700_000_000 * 10**9).behavior
     assert truth.at(1_700_000_009 * 10**9).behavior == ''

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 pytest.importorskip('rclpy')
 
 from builtin_interfaces.msg import Time
+from helpers.answers import make_answer
 
 from stprune_ros.core.types import Answer, CameraState, Choice, Status, ViewReport
 from stprune_ros.ros import diagnostics
@@ -25,7 +24,7 @@ def healthy() -> Health:
 
 def answer(status: Status = Status.OK, trained: bool = True, back: CameraState = CameraState.OK) -> Answer:
     views = (ViewReport('front', CameraState.OK, 1, 1, 100, 10), ViewReport('back', back))
-    return Answer(1, 1, status, views=views, model_id='tiny', model_trained=trained, stage_ms={'encode': 12.0})
+    return make_answer(status, views=views, model_trained=trained, stage_ms={'encode': 12.0})
 
 
 def found(health: Health) -> dict[str, tuple[bytes, str]]:
@@ -97,7 +96,7 @@ def test_random_weights_are_a_warning():
 
 def test_latency_target_out_of_reach_is_a_warning_with_both_numbers():
     health = healthy()
-    health.answer = replace(answer(), wait_ms=30.0, hint_ms=40.0, keep_ratio=0.05, choice=Choice(0.05, 72.0, 60.0))
+    health.answer = make_answer(wait_ms=30.0, hint_ms=40.0, keep_ratio=0.05, choice=Choice(0.05, 72.0, 60.0))
     [latency] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'latency']
     assert (latency.level, latency.message) == (WARN, diagnostics.TOO_SLOW)
     assert latency.values == {
@@ -106,13 +105,13 @@ def test_latency_target_out_of_reach_is_a_warning_with_both_numbers():
         'source_to_hint_ms': '70.0',
         'keep_ratio': '0.05',
     }
-    health.answer = replace(health.answer, choice=Choice(0.1, 55.0, 60.0))
+    health.answer = make_answer(hint_ms=40.0, choice=Choice(0.1, 55.0, 60.0))
     assert found(health)['latency'] == (OK, diagnostics.ALL_WELL)
 
 
 def test_times_up_to_the_hint_and_of_the_tick_are_told_apart():
     health = healthy()
-    health.answer = replace(answer(), hint_ms=8.0)
+    health.answer = make_answer(hint_ms=8.0, stage_ms={'encode': 12.0})
     values = next(report for report in reports(health, SETTINGS, NOW) if report.name == 'inference').values
     assert (values['up_to_hint_ms'], values['tick_ms']) == ('8.0', '12.0')
     health.answer = answer()

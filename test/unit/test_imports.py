@@ -1,4 +1,4 @@
-"""Who may import whom: read from the sources, and tried with the forbidden packages blocked."""
+"""Who may import whom: read from every source file, and tried with the forbidden packages blocked."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,27 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / 'stprune_ros'
 GENERATED = PACKAGE / 'msg'
 SOURCES = sorted(path for path in PACKAGE.rglob('*.py') if GENERATED not in path.parents)
+MAX_LINES = 400
+
+# From the bottom up: a room may import those on lower floors, and nothing beside or above itself.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ('errors', 'parameter', 'resources', 'results', 'cuda_graph'),
+    ('pruning',),
+    ('settings',),
+    ('core',),
+    ('io', 'vlm'),
+    ('inference', 'ringworld'),
+    ('ros', 'replay', 'evaluation', 'bench'),
+    ('demo', 'cli'),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Beside the rule of the floors.
+EXCEPTIONS = {
+    ('parameter', 'errors'),
+    ('resources', 'errors'),
+    ('cli', 'demo'),
+}
+PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph'}
 ROS = {
     'rclpy',
     'sensor_msgs',
@@ -24,12 +46,27 @@ ROS = {
     'rosgraph_msgs',
     'builtin_interfaces',
     'tf2_msgs',
-    'cv_bridge',
 }
+# Who alone may import a package: rooms or files, as prefixes of their paths.
+ALONE = {
+    'rclpy': ('ros/',),
+    'cv_bridge': ('io/images.py',),
+    'rosbags': ('io/', 'ringworld/recording.py'),
+    'mcap': ('io/',),
+    'transformers': ('vlm/hf/', 'ringworld/training/'),
+    'huggingface_hub': ('vlm/hf/',),
+    'numba': ('pruning/greedy_numba.py',),
+    'triton': ('pruning/greedy_cuda.py',),
+    'torch': (
+        *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
+        *('evaluation/', 'bench/'),
+    ),
+}
+TORCH_FREE = ('pruning/__init__.py', 'pruning/config.py', 'vlm/__init__.py', 'vlm/parsing.py', 'inference/stages.py')
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Full name of every module that a file imports, inside functions too."""
+    """Full name of every module that a file imports, inside functions and type-checking blocks too."""
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -39,44 +76,95 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 
 
-def importers(wanted: set[str]) -> set[str]:
-    """Files that import one of the packages, or a module below it."""
+def name_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(name: str) -> str:
+    """The room of a file path or of a dotted module below the package."""
+    return name.removesuffix('.py').replace('/', '.').partition('.')[0]
+
+
+def importers(package: str) -> set[str]:
+    """Files that import a package, or a module below it."""
     return {
-        path.relative_to(PACKAGE).as_posix()
-        for path in SOURCES
-        for name in imports(path)
-        if any(name == package or name.startswith(f'{package}.') for package in wanted)
+        name_of(path) for path in SOURCES for name in imports(path) if name == package or name.startswith(f'{package}.')
     }
 
 
-def test_the_rules_see_the_sources():
-    assert 'ros/node.py' in importers({'rclpy'})
-    assert len(SOURCES) > 20
+def own_imports(path: Path) -> set[str]:
+    """Dotted names below the package that a file imports."""
+    prefix = 'stprune_ros.'
+    return {name.removeprefix(prefix) for name in imports(path) if name.startswith(prefix)}
 
 
-def test_only_ros_imports_ros():
-    assert {path for path in importers(ROS) if not path.startswith('ros/')} == set()
+def misplaced() -> list[str]:
+    """Every import that the floors forbid, as 'file imports room'."""
+    found = []
+    for path in SOURCES:
+        here = room_of(name_of(path))
+        for there in sorted({room_of(name) for name in own_imports(path)} - {here, 'msg'}):
+            if FLOOR[there] >= FLOOR[here] and (here, there) not in EXCEPTIONS:
+                found.append(f'{name_of(path)} imports {there}')
+    return found
 
 
-def test_only_conversions_imports_the_compiled_messages():
-    assert importers({'stprune_ros.msg'}) == {'io/messages.py'}
+def test_every_file_has_a_room_on_a_floor():
+    assert len(SOURCES) > 60
+    assert {room_of(name_of(path)) for path in SOURCES} - {'__init__'} == set(FLOOR)
 
 
-def test_only_the_backend_imports_transformers():
-    training = {path for path in importers({'transformers'}) if path.startswith('ringworld/')}
-    assert importers({'transformers'}) - training == {'vlm/hf/backend.py'}
-    # Training builds its model itself; nothing that runs in a vehicle may reach those files.
-    modules = {f'stprune_ros.{path[:-3].replace("/", ".")}' for path in training}
-    assert {path for path in importers(modules) if not path.startswith('ringworld/')} == set()
+def test_nothing_imports_upwards_or_beside():
+    assert misplaced() == []
 
 
-def test_core_and_pruning_know_nothing_above_them():
-    above = {f'stprune_ros.{name}' for name in ('ros', 'offline', 'ringworld', 'pipeline', 'cli', 'vlm')}
-    assert {path for path in importers(above) if path.startswith(('core/', 'pruning/'))} == set()
+def test_pruning_knows_little():
+    known = {room_of(name) for path in SOURCES if name_of(path).startswith('pruning/') for name in own_imports(path)}
+    assert known - {'pruning'} <= PRUNING_KNOWS
 
 
-def test_core_needs_numpy_only():
-    assert {path for path in importers({'torch', 'cv2'}) if path.startswith('core/')} == set()
+@pytest.mark.parametrize('package', sorted(ALONE))
+def test_who_alone_may_import(package):
+    found = importers(package)
+    assert found
+    assert {name for name in found if not name.startswith(ALONE[package])} == set()
+
+
+@pytest.mark.parametrize('package', sorted(ROS))
+def test_ros_messages_stay_in_ros(package):
+    # io.messages fills the compiled messages and so names them, inside one function.
+    assert {name for name in importers(package) if not name.startswith('ros/')} <= {'io/messages.py'}
+
+
+def test_only_io_messages_imports_our_compiled_messages():
+    assert importers('stprune_ros.msg') == {'io/messages.py'}
+
+
+def test_core_and_settings_need_no_torch_and_no_opencv_but_for_lenses():
+    assert {name for name in importers('torch') | importers('cv2') if name.startswith(('core/', 'settings/'))} == set()
+    assert not importers('torch') & set(TORCH_FREE)
+
+
+def test_nothing_that_runs_in_a_vehicle_imports_training():
+    assert {name for name in importers('stprune_ros.ringworld.training') if not name.startswith('ringworld/')} == set()
+
+
+def test_no_import_cycle():
+    """Also none that is deferred into a function."""
+    modules = {name_of(path).removesuffix('.py').removesuffix('/__init__').replace('/', '.') for path in SOURCES}
+    graph = {}
+    for path in SOURCES:
+        module = name_of(path).removesuffix('.py').removesuffix('/__init__').replace('/', '.')
+        graph[module] = (own_imports(path) & modules) - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(' -> '.join(error.args[1]))
+
+
+def test_no_file_is_too_long():
+    long = {name_of(path): len(path.read_text(encoding='utf-8').splitlines()) for path in SOURCES}
+    assert {name: lines for name, lines in long.items() if lines > MAX_LINES} == {}
 
 
 @pytest.mark.parametrize(
@@ -84,10 +172,11 @@ def test_core_needs_numpy_only():
     [
         ('stprune_ros.core.stream', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.pruning.pruner', 'rclpy,transformers,cv2,stprune_ros.msg'),
-        ('stprune_ros.inference.pipeline', 'rclpy,transformers,stprune_ros.msg'),
-        ('stprune_ros.settings.settings', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
+        ('stprune_ros.inference.pipeline', 'rclpy,transformers,rosbags,stprune_ros.msg'),
+        ('stprune_ros.settings.parameter_file', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.io.images', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.io.messages', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),
+        ('stprune_ros.io.bag_windows', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.replay.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.cli', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
     ],

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.answers import make_answer
 
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.io.bag_reader import message_store
@@ -23,7 +23,7 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK) -
         ViewReport('front', CameraState.OK, STAMP, 4, 1200, 120, np.ones((4, 15, 20), bool)),
         ViewReport('back', CameraState.MISSING),
     )
-    return Answer(
+    return make_answer(
         sequence=7,
         stamp_ns=STAMP,
         status=status,
@@ -31,10 +31,8 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK) -
         distribution=((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
         confidence=0.75,
         confidence_source=ConfidenceSource.TOKEN_PROBABILITY,
-        max_speed=3.5,
-        distance=12.0,
         description_status=description_status,
-        description='A van waits on the left.',
+        text='A van waits on the left.',
         truncated=True,
         views=views,
         tokens_text=90,
@@ -69,7 +67,7 @@ def test_hint_says_everything(types):
     assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 1)
     assert list(hint.candidates) == [100, 1]
     assert list(hint.probabilities) == [0.75, 0.25]
-    assert (hint.confidence, hint.max_speed, hint.distance) == (0.75, 3.5, 12.0)
+    assert hint.confidence == 0.75
     info = hint.info
     assert (info.sequence, info.tokens_full, info.tokens_kept, info.tokens_text) == (7, 1200, 120, 90)
     assert (info.model_id, info.model_revision, info.model_trained) == ('tiny', '0123abcd', True)
@@ -89,8 +87,6 @@ def test_hint_that_is_none_says_unknown_and_nothing_else(types, status):
     assert hint.status == status
     assert (hint.behavior, hint.confidence, hint.confidence_source) == (0, 0.0, 0)
     assert len(hint.candidates) == len(hint.probabilities) == 0
-    assert math.isnan(hint.max_speed)
-    assert math.isnan(hint.distance)
     assert (hint.valid_for.sec, hint.valid_for.nanosec) == (0, 0)
     assert hint.info.model_id == 'tiny'
 
@@ -128,19 +124,19 @@ def test_both_kinds_of_classes_say_the_same_on_the_wire():
 
 def test_answers_expire_by_their_stamp():
     limit = STAMP + 1_500_000_000
-    assert expire(answer(), limit, SETTINGS).status == Status.OK
+    assert expire(answer(), limit, SETTINGS).hint.status == Status.OK
     late = expire(answer(), limit + 1, SETTINGS)
-    assert (late.status, late.description_status) == (Status.STALE, Status.STALE)
+    assert (late.hint.status, late.description.status) == (Status.STALE, Status.STALE)
     assert planning_hint(late, SETTINGS, classes('store')).behavior == Behavior.UNKNOWN
 
 
 def test_failures_stay_failures_however_late():
     late = expire(answer(Status.ERROR, Status.INVALID), STAMP + 10**12, SETTINGS)
-    assert (late.status, late.description_status) == (Status.ERROR, Status.INVALID)
+    assert (late.hint.status, late.description.status) == (Status.ERROR, Status.INVALID)
 
 
 def test_nothing_expires_before_simulated_time_runs():
-    assert expire(replace(answer(), stamp_ns=-(10**10)), 0, SETTINGS).status == Status.OK
+    assert expire(replace(answer(), stamp_ns=-(10**10)), 0, SETTINGS).hint.status == Status.OK
 
 
 def test_constants_equal_the_messages():

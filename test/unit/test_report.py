@@ -5,21 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from helpers.answers import make_answer
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
 from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
-from stprune_ros.replay.ground_truth import TrueTick
-from stprune_ros.replay.replay import SHOWN_TICKS, Thinned
-from stprune_ros.replay.report import Mark, Picture, Shown, render
-from stprune_ros.replay.summary import MAX_SENTENCES, Sentences, Tally
+from stprune_ros.replay.ground_truth import TickTruth
+from stprune_ros.replay.replay import SHOWN_TICKS, EvenSampler
+from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
+from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences
 from stprune_ros.settings.settings import Settings
 
 RIG = """
@@ -49,41 +49,37 @@ def answer(behavior: Behavior = Behavior.STOP, **changes) -> Answer:
         'behavior': behavior,
         'distribution': ((Behavior.STOP, 0.75), (Behavior.NONE, 0.25)),
         'confidence': 0.75,
-        'description': 'A <b>van</b> & a dog',
+        'text': 'A <b>van</b> & a dog',
         'views': (view, *missing),
         'model_id': 'model',
-        'model_trained': True,
-        'method': 'st_prune',
-        'keep_ratio': 0.1,
         'stage_ms': {'encode': 3.0, 'hint': 1.0},
     }
-    return Answer(**{**values, **changes})
+    return make_answer(**{**values, **changes})
 
 
-def governed(ratio: float, hint_ms: float) -> Answer:
-    return answer(keep_ratio=ratio, hint_ms=hint_ms, choice=Choice(ratio, hint_ms, 50.0))
+def governed(ratio: float, hint_ms: float, wait_ms: float = 0.0) -> Answer:
+    return answer(keep_ratio=ratio, wait_ms=wait_ms, hint_ms=hint_ms, choice=Choice(ratio, hint_ms, 50.0))
 
 
 def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple[str, ...] = ()) -> str:
-    tally = Tally()
+    statistics = ReplayStatistics()
     for each, truth in zip(answers, truths):
-        tally.add(each, truth)
+        statistics.add(each, truth)
     for error in errors:
-        tally.errors.add(error)
+        statistics.errors.add(error)
     topics = {'images': {}, 'odometry': ''}
-    summary = tally.summary(Path('a <bag>'), Settings(), rig, 'front', {'sets_full': len(answers)}, topics)
-    marks = [
-        Mark(i / 10, each.status.name, each.behavior.name, truth, each.keep_ratio, each.hint_ms)
-        for i, (each, truth) in enumerate(zip(answers, truths))
-    ]
+    summary = statistics.summary(Path('a <bag>'), Settings(), rig, 'front', {'sets_full': len(answers)}, topics)
+    timeline = [TimelinePoint.from_answer(each, i / 10, truth) for i, (each, truth) in enumerate(zip(answers, truths))]
     image = np.full((48, 64, 3), 200, np.uint8)
     keep = answers[0].views[0].keep
     pictures = (
-        Picture('front', 'front', jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep))),
-        Picture('right', 'right'),
+        ViewPicture('front', 'front', jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep))),
+        ViewPicture('right', 'right'),
     )
-    shown = [Shown(each, 0.1, pictures, 3.0, TrueTick(truth, 'really <so>')) for each, truth in zip(answers, truths)]
-    return render(summary, marks, shown[:SHOWN_TICKS], rig)
+    shown = [
+        ReportTick(each, 0.1, pictures, 3.0, TickTruth(truth, 'really <so>')) for each, truth in zip(answers, truths)
+    ]
+    return render(summary, timeline, shown[:SHOWN_TICKS], rig)
 
 
 class Tags(HTMLParser):
@@ -166,10 +162,10 @@ def test_a_thousand_governed_ticks_make_no_larger_page(rig: CameraRig):
 
 
 def test_latency_in_the_summary(rig: CameraRig):
-    tally = Tally()
-    for each in (governed(0.4, 30.0), replace(governed(0.2, 45.0), wait_ms=10.0), governed(0.1, math.nan)):
-        tally.add(each)
-    summary = tally.summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    statistics = ReplayStatistics()
+    for each in (governed(0.4, 30.0), governed(0.2, 45.0, 10.0), governed(0.1, math.nan)):
+        statistics.add(each)
+    summary = statistics.summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
     assert summary['latency'] == {
         'target_ms': 50.0,
         'ticks': 3,
@@ -183,20 +179,20 @@ def test_latency_in_the_summary(rig: CameraRig):
 
 
 def test_page_of_nothing(rig: CameraRig):
-    summary = Tally().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    summary = ReplayStatistics().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
     assert 'no tick' in render(summary, [], [], rig)
 
 
 @pytest.mark.parametrize('count', [1, 12, 13, 100, 1000])
 def test_shown_ticks_are_spread_evenly(count: int):
-    thinned = Thinned(12)
+    sampler = EvenSampler(12)
     for index in range(count):
-        thinned.add(Shown(answer(), float(index), ()) if thinned.wants_next() else None)
-    times = [tick.seconds for tick in thinned.kept]
+        sampler.add(ReportTick(answer(), float(index), ()) if sampler.wants_next() else None)
+    times = [tick.seconds for tick in sampler.kept]
     assert min(count, 6) <= len(times) <= 12
     assert len({b - a for a, b in itertools.pairwise(times)}) <= 1
     assert times[0] == 0
-    assert times[-1] >= count - 1 - thinned.step
+    assert times[-1] >= count - 1 - sampler.step
 
 
 def test_kept_tokens_keep_their_colour():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import SettingsError, StpruneError
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.resources import resource_path
-from stprune_ros.settings.generate_files import EXAMPLES, param_file, schema
-from stprune_ros.settings.parameter_file import load, problems_in, read_file
-from stprune_ros.settings.parameters import PARAMETERS
+from stprune_ros.settings.generate_files import EXAMPLES, page, param_file, schema
+from stprune_ros.settings.parameter_file import current_names, load, problems_in, read_file
+from stprune_ros.settings.parameters import BY_NAME, PARAMETERS, RENAMED, HistorySettings, SyncSettings
 from stprune_ros.settings.settings import Settings, nanoseconds
 
 GOOD = {
@@ -31,14 +35,68 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_defaults_are_allowed_by_their_own_table():
-    settings = Settings()
+    values = Settings().values()
+    assert list(values) == [parameter.name for parameter in PARAMETERS]
     for parameter in PARAMETERS:
-        assert parameter.parse(parameter.default) == settings[parameter.name]
+        assert parameter.parse(parameter.default) == values[parameter.name] == parameter.default
+
+
+def test_groups_are_typed():
+    settings = Settings.from_values({'pruning.keep_ratio': 0.25, 'sync.min_views': 3})
+    assert settings.pruning == PruningConfig(keep_ratio=0.25)
+    assert settings.sync.min_views == 3
+    assert settings.history == HistorySettings()
+    with pytest.raises(FrozenInstanceError):
+        settings.sync.min_views = 2
+
+
+def test_no_settings_can_exist_that_the_table_refuses():
+    with pytest.raises(SettingsError, match=r"'history.frames' is 0; allowed is an integer in \[1, 16\]"):
+        Settings(history=HistorySettings(frames=0))
+    with pytest.raises(SettingsError, match="'sync.max_wait_ms' is 10"):
+        replace(Settings(), sync=SyncSettings(max_wait_ms=10.0))
+
+
+@given(st.dictionaries(st.sampled_from([parameter.name for parameter in PARAMETERS]), st.none() | st.integers(-9, 9)))
+def test_problems_and_settings_agree(values):
+    """What `problems_in` finds nothing wrong with makes settings with these values, and nothing else does."""
+    problems = problems_in(values)
+    try:
+        settings = Settings.from_values(values)
+    except SettingsError:
+        assert problems
+    else:
+        assert problems == []
+        assert all(settings.values()[name] == value for name, value in values.items())
+        assert all(type(settings.values()[name]) is BY_NAME[name].kind for name in values)
+
+
+def test_names_of_the_last_release_still_work():
+    values, notes = current_names({'pruning.one_pays': True, 'pruning.keep_ratio': 0.2})
+    assert values == {'pruning.keep_one_copy': True, 'pruning.keep_ratio': 0.2}
+    assert notes == [
+        "parameter 'pruning.one_pays' is now called 'pruning.keep_one_copy'; the old name is read for one more release"
+    ]
+    with pytest.raises(SettingsError, match="'pruning.one_pays' is now called 'pruning.keep_one_copy', and both"):
+        current_names({'pruning.one_pays': True, 'pruning.keep_one_copy': False})
+    assert not set(RENAMED) & set(BY_NAME)
+    assert set(RENAMED.values()) <= set(BY_NAME)
+
+
+def test_old_names_in_a_file(tmp_path):
+    path = write(tmp_path / 'p.yaml', '/**: {ros__parameters: {pruning: {scaled_terms: true}}}')
+    assert load(path).pruning.multiplicative_bonus
+
+
+def test_what_rclpy_dumps_beside_ours_is_left_alone(tmp_path):
+    text = '/n: {ros__parameters: {use_sim_time: false, start_type_description_service: true, history: {frames: 2},'
+    text += ' qos_overrides: {/tf: {subscription: {depth: 3}}}}}'
+    assert load(write(tmp_path / 'p.yaml', text)).history.frames == 2
 
 
 def test_values_are_brought_to_the_type_of_the_table():
-    settings = Settings(GOOD)
-    assert settings.cameras.offsets_ms == [0.0, 12.5]
+    settings = Settings.from_values(GOOD)
+    assert settings.cameras.offsets_ms == (0.0, 12.5)
     assert isinstance(settings.pruning.keep_ratio, float)
     assert nanoseconds(settings.history.stride_ms) == 500_000_000
     assert settings.changed({'pruning.keep_ratio': 0.5}).pruning.method == 'mtp'
@@ -118,12 +176,13 @@ def test_missing_file_is_named(tmp_path):
 def test_shipped_files_are_those_of_the_table():
     # Where this fails: python -m stprune_ros.settings.generate_files
     assert resource_path('config/stprune.param.yaml').read_text(encoding='utf-8') == param_file()
+    assert resource_path('docs/parameters.md').read_text(encoding='utf-8') == page()
     assert json.loads(resource_path('config/schema/stprune.schema.json').read_text(encoding='utf-8')) == schema()
 
 
 def test_shipped_file_holds_every_default():
     settings = load(resource_path('config/stprune.param.yaml'))
-    assert dict(settings) == {**Settings(), **EXAMPLES}
+    assert settings == Settings.from_values(EXAMPLES)
 
 
 def test_schema_accepts_the_shipped_file():

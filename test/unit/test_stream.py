@@ -5,7 +5,7 @@ from types import SimpleNamespace as Box
 import pytest
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.stream import Roles, SensorStream
+from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.errors import StpruneError
 from stprune_ros.settings.settings import Settings
 
@@ -147,7 +147,7 @@ def test_images_without_a_stamp_are_refused_once_in_words(rig):
 
 
 def test_offsets_belong_to_names(rig):
-    settings = Settings(
+    settings = Settings.from_values(
         {'cameras.names': list(NAMES), 'cameras.offsets_ms': [0.0, 60.0, -60.0], 'sync.max_wait_ms': 150.0}
     )
     stream = SensorStream(settings, rig)
@@ -161,7 +161,7 @@ def test_offsets_belong_to_names(rig):
 
 
 def test_roles_are_checked_against_the_ring(rig):
-    assert Roles.of(Settings(), rig) == Roles('FRONT', ('FRONT',))
-    assert Roles.of(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
+    assert CameraRoles.from_settings(Settings(), rig) == CameraRoles('FRONT', ('FRONT',))
+    assert CameraRoles.from_settings(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
     with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
-        Roles.of(Settings.from_values({'cameras.critical': ['REAR']}), rig)
+        CameraRoles.from_settings(Settings.from_values({'cameras.critical': ['REAR']}), rig)
