@@ -1,0 +1,262 @@
+"""README and docs say what is true: links, names, sentences and figures are compared with the sources."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+try:
+    from stprune_ros.settings.parameters import BY_NAME
+except ImportError:
+    from stprune_ros.settings.settings import BY_NAME
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / 'stprune_ros'
+README = ROOT / 'README.md'
+PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+RESULTS = ROOT / 'benchmark' / 'results'
+# Names that the committed result was written with, and those of today.
+RENAMED = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}
+OLD_PARAMETERS = {f'pruning.{name}' for name in RENAMED}
+# Rooms whose sentences a user can meet; the others raise for wrong calls.
+ROOMS = ('core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
+LOGGING = {'_warn_once', '_warn', '_note', 'warning'}
+VARIABLE = '<>'
+UNDEFINED_BELOW = {'evs': 0.25, 'dtd': 0.25}  # one frame of four
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding='utf-8')
+
+
+def words_of(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r'^```.*?^```', '', text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The link targets that a forge makes of the headings of a page."""
+    found = set()
+    for heading in re.findall(r'^#+ (.*)$', words_of(page), re.MULTILINE):
+        plain = re.sub(r'[^\w\- ]', '', heading.lower())
+        found.add(plain.replace(' ', '-'))
+    return found
+
+
+def test_readme_is_short_and_names_both_commands():
+    lines = text_of(README).splitlines()
+    assert len(lines) <= 180
+    assert any(line.startswith('make demo') for line in lines)
+    assert any(line.startswith('make test') for line in lines)
+    assert any(line.startswith('ros2 launch stprune_ros ') for line in lines)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_lead_somewhere(page):
+    links = re.findall(r'\]\(([^)\s]+)\)', words_of(page))
+    assert links or page.name == 'parameters.md'
+    for link in links:
+        if link.startswith(('http://', 'https://')):
+            continue
+        path, _, anchor = link.partition('#')
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f'{page.name}: {link}'
+        assert not anchor or anchor in anchors(target), f'{page.name}: {link}'
+
+
+def test_every_page_and_picture_is_used():
+    assert README in PAGES and len(PAGES) > 5
+    index = text_of(ROOT / 'docs' / 'README.md')
+    assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'({page.name})' not in index] == []
+    pages = ''.join(map(text_of, PAGES))
+    assert [path.name for path in (ROOT / 'docs').glob('*.png') if path.name not in pages] == []
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_exist(page):
+    text = text_of(page)
+    for path in re.findall(r'\bstprune_ros/[a-z_0-9/]+(?:\.py|/(?![\w{<]))', text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r'\bstprune_ros(?:\.[a-z_0-9]+)+', text):
+        file = ROOT / module.replace('.', '/')
+        assert file.is_dir() or file.with_suffix('.py').is_file(), module
+    for module in re.findall(r'python -m (stprune_ros[\w.]+)', text):
+        assert "if __name__ == '__main__':" in text_of((ROOT / module.replace('.', '/')).with_suffix('.py')), module
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_parameters_exist(page):
+    groups = {name.partition('.')[0] for name in BY_NAME}
+    named = {name for name in re.findall(r'`([a-z]+\.[a-z_]+)`', text_of(page)) if name.partition('.')[0] in groups}
+    files = {name for name in named if name.endswith(('.py', '.json', '.yaml', '.mcap'))}
+    allowed = {*BY_NAME} if page == README else {*BY_NAME, *OLD_PARAMETERS}
+    assert named - files - allowed == set()
+    assert page != README or len(named) > 10
+
+
+def test_example_parameter_file_of_readme_is_right():
+    [block] = re.findall(r'^```yaml\n(.*?)^```', text_of(README), re.MULTILINE | re.DOTALL)
+    groups = yaml.safe_load(block)['/**']['ros__parameters']
+    values = {f'{group}.{leaf}': value for group, entries in groups.items() for leaf, value in entries.items()}
+    assert len(values) == 3
+    for name, value in values.items():
+        BY_NAME[name].parse(value)
+
+
+def test_example_of_the_method_page_runs():
+    [block] = re.findall(r'^```python\n(.*?)^```', text_of(ROOT / 'docs' / 'method.md'), re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert [(mask.shape, int(mask.sum())) for mask in names['masks']] == [((4, 14, 14), 78)] * 3
+
+
+def sentence(node: ast.AST) -> str | None:
+    """A string or f-string as it stands in the source, every variable part as VARIABLE; None for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return normal(node.value.replace('%s', VARIABLE))
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.Constant) else VARIABLE for part in node.values]
+        return normal(''.join(map(str, parts)))
+    return None
+
+
+def normal(text: str) -> str:
+    """Variable parts that touch count as one."""
+    return re.sub(f'(?:{VARIABLE})+', VARIABLE, text)
+
+
+@cache
+def trees() -> tuple[tuple[Path, ast.AST], ...]:
+    files = sorted(path for path in PACKAGE.rglob('*.py') if PACKAGE / 'msg' not in path.parents)
+    return tuple((path, ast.parse(text_of(path))) for path in files)
+
+
+def in_source() -> set[str]:
+    """Every string of the package."""
+    return {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
+
+
+def shown_to_users() -> Iterator[tuple[str, str]]:
+    """File and sentence of every error, note and warning of the rooms that users meet."""
+    for path, tree in trees():
+        inside = path.relative_to(PACKAGE)
+        if len(inside.parts) > 1 and inside.parts[0] not in ROOMS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and node.args and is_said(node.func):
+                found = sentence(node.args[0])
+                if found is not None and found.replace(VARIABLE, '').strip():
+                    yield str(inside), found
+
+
+def is_said(function: ast.expr) -> bool:
+    """Whether what a call is given first is raised, noted or logged."""
+    if isinstance(function, ast.Name):
+        return function.id in ERRORS
+    if not isinstance(function, ast.Attribute):
+        return False
+    return function.attr in LOGGING or (function.attr == 'append' and ast.unparse(function.value).endswith('notes'))
+
+
+def headings() -> list[str]:
+    """The sentences that the troubleshooting page is keyed by."""
+    lines = re.findall(r'^### (`+) ?(.*?) ?\1$', text_of(ROOT / 'docs' / 'troubleshooting.md'), re.MULTILINE)
+    return [text for _, text in lines]
+
+
+def test_sentences_of_the_troubleshooting_page_are_those_of_the_source():
+    known = in_source()
+    keys = headings()
+    assert len(keys) > 100 and len(set(keys)) == len(keys)
+    assert [key for key in keys if normal(re.sub(r'<[^<>]*>', VARIABLE, key)) not in known] == []
+
+
+def test_every_sentence_for_users_is_on_the_troubleshooting_page():
+    keys = {normal(re.sub(r'<[^<>]*>', VARIABLE, key)) for key in headings()}
+    said = set(shown_to_users())
+    assert len(said) > 80
+    assert sorted((file, text) for file, text in said if text not in keys) == []
+
+
+def tables(name: str) -> list[dict[str, str]]:
+    """The rows of the table behind a comment ``<!-- name -->`` of the evaluation page, by column."""
+    text = text_of(ROOT / 'docs' / 'evaluation.md')
+    lines = text.partition(f'<!-- {name} -->\n')[2].splitlines()
+    rows = []
+    for line in lines:
+        if not line.startswith('|'):
+            break
+        rows.append([cell.strip() for cell in line.strip('|').split('|')])
+    head, _, *body = rows
+    assert body
+    return [dict(zip(head, row, strict=True)) for row in body]
+
+
+def method_of(cell: str) -> str:
+    """The method that a row is about."""
+    name = cell.replace('(default)', '').replace('*', '').strip()
+    return {'without pictures, all tokens': 'blind', 'all tokens': 'st_prune'}.get(name, name)
+
+
+@cache
+def fidelity() -> dict[tuple[str, float, str], dict[str, float]]:
+    """Rows of the committed result by method (today's switch names), keep ratio and kind."""
+    rows = json.loads((RESULTS / 'fidelity.json').read_text(encoding='utf-8'))['rows']
+
+    def today(method: str) -> str:
+        return '+'.join(RENAMED.get(part, part) for part in method.split('+'))
+
+    return {(today(row['method']), row['keep'], row['kind']): row for row in rows}
+
+
+def test_fidelity_table_is_the_committed_result():
+    rows = tables('fidelity: all')
+    assert {method_of(row['method']) for row in rows} == {
+        method for method, _, _ in fidelity() if '+' not in method and method != 'blind'
+    }
+    for row in rows:
+        method = method_of(row.pop('method'))
+        for column, cell in row.items():
+            keep = float(column.rstrip(' %')) / 100
+            found = fidelity()[method, keep, 'all']
+            expected = f'{100 * found["accuracy"]:.1f} ({100 * found["relative"]:.0f} %)'
+            assert cell == ('n/a' if keep < UNDEFINED_BELOW.get(method, 0) else expected), (method, column)
+
+
+@pytest.mark.parametrize('name', ['fidelity: kinds', 'fidelity: switches'])
+def test_fidelity_by_kind_is_the_committed_result(name):
+    for row in tables(name):
+        [(_, first), *cells] = row.items()
+        method, keep = method_of(first), 1.0 if 'all tokens' in first else 0.1
+        for kind, cell in cells:
+            found = fidelity().get((method, keep, kind))
+            assert cell == (f'{100 * found["accuracy"]:.1f}' if found else 'n/a'), (first, kind)
+
+
+def test_real_pixels_are_the_committed_result():
+    rows = json.loads((RESULTS / 'real_pixels.json').read_text(encoding='utf-8'))['rows']
+    columns = {'moving objects': 'moving', 'parked objects': 'parked', 'background tokens': 'background'}
+    columns['kept twice'] = 'twice'
+    shown = tables('real pixels')
+    assert {row['method, at 10 %'] for row in shown} == {row['method'] for row in rows}
+    for row in shown:
+        method = row['method, at 10 %']
+        [found] = [one for one in rows if one['method'] == method and one['keep'] == 0.1]
+        for column, key in columns.items():
+            expected = 'n/a' if method in UNDEFINED_BELOW else f'{100 * found[key]:.0f}'
+            assert row[column] == expected, (method, column)
+
+
+def test_figures_of_readme_are_the_committed_result():
+    text = text_of(README)
+    assert f'{100 * fidelity()["st_prune_joint", 1.0, "all"]["accuracy"]:.1f} %' in text
+    assert f'{100 * fidelity()["st_prune_joint", 0.1, "all"]["accuracy"]:.1f} %' in text
+    assert f'{100 * fidelity()["blind", 1.0, "all"]["accuracy"]:.0f} %' in text
