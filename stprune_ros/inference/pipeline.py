@@ -297,8 +297,8 @@ class Pipeline:
         info = self.backend.info
         if not info.trained:
             notes.append(f"model '{info.model_id}' has random weights: its answers mean nothing")
-        elif info.knows:
-            notes.append(f"model '{info.model_id}' knows only {info.knows}: its answers mean nothing anywhere else")
+        elif info.domain:
+            notes.append(f"model '{info.model_id}' knows only {info.domain}: its answers mean nothing anywhere else")
         return broken or not window.current.full or window.current.ego is None
 
 

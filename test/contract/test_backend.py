@@ -102,7 +102,7 @@ def test_repetition_penalty_of_the_model_is_part_of_generate(backend: Transforme
     before, config.repetition_penalty = config.repetition_penalty, 1.3
     try:
         penalised = TransformersBackend(
-            backend._model, backend._tokenizer, backend._processor, backend._family, backend.info
+            backend._model, backend._tokenizer, backend._tower._processor, backend._family, backend.info
         )
         expected = plain(penalised, QUESTION).generate(TOKENS)
         context = penalised.prefill(SYSTEM, content_of(frames_of(penalised)))
@@ -309,7 +309,7 @@ def test_end_of_turn_finishes(backend: TransformersBackend) -> None:
     tokens = [int(call['logits'][-1].argmax()) for call in calls]
     assert not cut.finished
     stopping = TransformersBackend(
-        backend._model, backend._tokenizer, backend._processor, backend._family, backend.info
+        backend._model, backend._tokenizer, backend._tower._processor, backend._family, backend.info
     )
     stopping._stop_ids = {tokens[2]}
     ended = stopping.generate(context, QUESTION, 4)

@@ -15,9 +15,10 @@ from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import quantization
-from stprune_ros.vlm.hf.backend import TransformersBackend, read_parts
-from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, budget
+from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
+from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
 HEIGHT, WIDTH = 90, 160
@@ -44,7 +45,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     parts = read_parts(model)
     settings = Settings({'pruning.keep_ratio': 0.25, 'inference.max_new_tokens': 64})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
-    found = budget(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
+    found = memory_estimate(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
 
     assert found.dtype == dtype
     assert found.weights == size_of(list(backend._model.parameters()))
@@ -53,7 +54,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     assert found.features == size_of(held)
     per_token = size_of([part for layer in context.state.layers for part in layer]) / tokens
     backend.generate(context, 'Describe the road.', 4)
-    slots = backend._slots
+    slots = backend._kv_cache
     assert slots is not None
     assert tokens <= slots.capacity <= tokens + MOST_SPARE
     assert size_of([part for layer in slots._cache.layers for part in (layer.keys, layer.values)]) == (
@@ -92,7 +93,7 @@ def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str)
     parts = read_parts(model)
     settings = Settings({'model.quantization': bits})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
-    found = budget(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
+    found = memory_estimate(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
     # Before the first pass: bitsandbytes packs anew for CPUs when it is first used.
     linear = [backend._model.get_submodule(name) for name in packed if kinds[name] == 'Linear4bit']
     scales = size_of([module.weight.quant_state.absmax for module in linear])

@@ -84,7 +84,7 @@ class Plain:
         self.style = style = STYLES[self.family]
         images = [part for part in content if not isinstance(part, str)]
         given = [images] if style.nested else images
-        self.batch = backend._processor(images=given, return_tensors='pt', **style.options)
+        self.batch = backend._tower._processor(images=given, return_tensors='pt', **style.options)
         counts = [style.count] * len(images)
         if not style.count:
             merge = self.model.config.vision_config.spatial_merge_size

@@ -206,7 +206,7 @@ def test_untrained_weights_are_never_an_answer(make):
 
 def test_a_model_of_one_world_says_so(make):
     pipeline = make()
-    pipeline.backend.info = replace(pipeline.backend.info, knows='a toy town')
+    pipeline.backend.info = replace(pipeline.backend.info, domain='a toy town')
     answer = pipeline.run(window(frame_set(1000)))
     assert answer.status == Status.OK
     assert any('knows only a toy town' in note for note in answer.notes)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 # Capacities are multiples of a step and may be so much larger than needed, so that a recorded step serves many ticks,
-# also while the keep ratio goes up and down (ours).
-SLOTS_STEP = 256
-MOST_SPARE = 2 * SLOTS_STEP
+# also while the keep ratio goes up and down.
+CAPACITY_STEP = 256
+MOST_SPARE = 2 * CAPACITY_STEP
 
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
@@ -27,9 +27,9 @@ Recorder = Callable[[Callable[[], Tensor], Sequence[Tensor]], Callable[[Iterable
 logger = logging.getLogger(__name__)
 
 
-def slots_for(tokens: int) -> int:
+def capacity_for(tokens: int) -> int:
     """The capacity that ``tokens`` tokens are given anew."""
-    return -(-tokens // SLOTS_STEP) * SLOTS_STEP
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,10 @@ class Prefix:
     ids: tuple[int, ...]
     seen: Tensor
     next_position: int
-    tail: str
+    question_suffix: str
 
 
-class Slots:
+class StaticKVCache:
     """A static KV cache of ``capacity`` tokens, reused from tick to tick, and the one-token step that works on it.
 
     ``cache`` has static layers, one per decoder layer: what is free there is masked. ``run`` makes the logits (1,
@@ -72,7 +72,7 @@ class Slots:
         self._recorder = recorder
         self._recorded: Callable[[Iterable[Tensor]], Tensor] | None = None
 
-    def suit(self, tokens: int) -> bool:
+    def fits(self, tokens: int) -> bool:
         """Whether ``tokens`` tokens have room here and do not leave too much of it empty."""
         return tokens <= self.capacity <= tokens + MOST_SPARE
 
