@@ -162,12 +162,9 @@ def test_a_graph_writes_what_plain_steps_do(backend: TransformersBackend, caplog
 
 
 def test_capacities_leave_neither_too_little_room_nor_too_much() -> None:
-    assert [capacity_for(n) for n in (1, CAPACITY_STEP, CAPACITY_STEP + 1)] == [
-        CAPACITY_STEP,
-        CAPACITY_STEP,
-        2 * CAPACITY_STEP,
-    ]
-    slots = StaticKVCache(None, 4 * CAPACITY_STEP, lambda *_: {}, lambda *_: torch.zeros(1, 1), None)
+    assert [capacity_for(n) for n in (1, CAPACITY_STEP)] == [CAPACITY_STEP] * 2
+    assert capacity_for(CAPACITY_STEP + 1) == 2 * CAPACITY_STEP
+    cache = StaticKVCache(None, 4 * CAPACITY_STEP, lambda *_: {}, lambda *_: torch.zeros(1, 1), None)
     suited = [n for n in range(1, 6 * CAPACITY_STEP) if cache.fits(n)]
     assert suited == list(range(4 * CAPACITY_STEP - MOST_SPARE, 4 * CAPACITY_STEP + 1))
     assert all(capacity_for(n) <= n + MOST_SPARE for n in range(1, 600))

@@ -87,6 +87,21 @@ def test_trained_is_what_the_note_says(folder: Path) -> None:
     assert 'cannot be read as JSON' in refusal(folder)
 
 
+def test_domain_is_what_the_note_says(folder: Path) -> None:
+    note = folder / 'stprune.json'
+    for facts, domain in (
+        ({}, ''),
+        ({'domain': 'a toy town'}, 'a toy town'),
+        ({'knows': 'a toy town'}, 'a toy town'),
+        ({'domain': '', 'knows': 'a toy town'}, ''),
+    ):
+        note.write_text(json.dumps({'trained': True, **facts}))
+        assert TransformersBackend.load(folder, device='cpu').info.domain == domain
+    for key in ('domain', 'knows'):
+        note.write_text(json.dumps({'trained': True, key: 7}))
+        assert refusal(folder).startswith(f"'{key}' in '{note}' is 7; it must be a text")
+
+
 def test_sharded_weights_load(folder: Path) -> None:
     tensors = load_file(folder / 'model.safetensors')
     names = sorted(tensors)

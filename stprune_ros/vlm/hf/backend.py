@@ -49,10 +49,8 @@ class TransformersBackend:
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
-        self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (
-            (),
-            (),
-        )  # ids and KV of the last prompt's static part
+        # Ids and KV of the last prompt's static part.
+        self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
         self._kv_cache: StaticKVCache | None = None  # what the last text was written in
         self._recorder = record if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
