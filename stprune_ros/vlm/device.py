@@ -45,7 +45,7 @@ def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def name_of(dtype: torch.dtype | None) -> str:
+def dtype_name(dtype: torch.dtype | None) -> str:
     """A dtype without its 'torch.', '' for None."""
     return str(dtype).removeprefix('torch.') if dtype else ''
 

@@ -71,7 +71,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
         settings['model.revision'],
         settings['model.allow_download'],
     )
-    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of
+    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, dtype_name
     from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
     from stprune_ros.vlm.hf.pretrained import read_parts
 
@@ -79,7 +79,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings['model.max_image_pixels'])
-    dtype = name_of(find_dtype(settings['model.dtype'], device))
+    dtype = dtype_name(find_dtype(settings['model.dtype'], device))
     ring = Ring(len(settings['cameras.names']) or DEFAULT_VIEWS, settings['history.frames'], size)
     found = memory_estimate(folder, config, parts.processor.to_dict(), settings, ring, dtype)
     memory = free_memory(device)

@@ -15,7 +15,7 @@ import torch
 
 from stprune_ros.cuda_graph import record
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of, to_device
+from stprune_ros.vlm.device import find_device, find_dtype, free_memory, dtype_name, to_device
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import image_hook, transformers
@@ -83,7 +83,7 @@ class TransformersBackend:
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
-        check_room(folder, name_of(torch_dtype), quantization, free_memory(torch_device))
+        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
         model = load_model(folder, parts.config, torch_device, torch_dtype, quantization)
         info = ModelInfo(
             model_id=folder.model_id,
@@ -91,7 +91,7 @@ class TransformersBackend:
             family=folder.family.model_type,
             trained=folder.trained,
             device=str(torch_device),
-            dtype=name_of(model.dtype) + (f', {quantization}' if quantization != 'none' else ''),
+            dtype=dtype_name(model.dtype) + (f', {quantization}' if quantization != 'none' else ''),
             domain=folder.domain,
         )
         return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
@@ -144,11 +144,11 @@ class TransformersBackend:
         )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
-            tuple((layer[0], layer[1]) for layer in cache),
-            tuple(ids.tolist()),
-            rows[0],
-            int(positions.max()) + 1,
-            full_prompt.question_suffix,
+            layers=tuple((layer[0], layer[1]) for layer in cache),
+            ids=tuple(ids.tolist()),
+            positions=rows[0],
+            next_position=int(positions.max()) + 1,
+            question_suffix=full_prompt.question_suffix,
         )
         return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
@@ -183,7 +183,7 @@ class TransformersBackend:
             torch.tensor(token_tree.ids),
             torch.tensor(token_tree.depths).add(prefix.next_position)[None],
             transformers.DynamicCache(prefix.layers),
-            prefix.seen,
+            prefix.positions,
             token_tree.visible(len(prefix.ids)),
             torch.tensor(needed),
         )
@@ -242,17 +242,17 @@ class TransformersBackend:
         ids: torch.Tensor,
         positions: torch.Tensor,
         cache: Any,
-        seen: torch.Tensor,
+        cached: torch.Tensor,
         visible: torch.Tensor | None = None,
         needed: torch.Tensor = NONE,
         **hook: Any,
     ) -> torch.Tensor:
         """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (needed, vocabulary).
 
-        ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
+        ``cached`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
         what is before.
         """
-        inputs = self._inputs(ids, positions, len(seen), visible, torch.cat([seen, positions[0]]))
+        inputs = self._inputs(ids, positions, len(cached), visible, torch.cat([cached, positions[0]]))
         return self._run(cache, inputs, needed.to(self._device), **hook)
 
     def _inputs(

@@ -34,15 +34,16 @@ def capacity_for(tokens: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
-    position, and what the template writes after a question.
+    """State of a Context. The KV tensors are never written to: every question works on a cache of its own.
 
-    The KV tensors are never written to: every question works on a cache of its own.
+    ``layers`` holds (keys, values) per layer, ``ids`` and ``positions`` (n,) the kept tokens and where they stand (the
+    first row where a position has several), ``next_position`` where a question begins, ``question_suffix`` what the
+    template writes after it.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     ids: tuple[int, ...]
-    seen: Tensor
+    positions: Tensor
     next_position: int
     question_suffix: str
 
@@ -83,8 +84,8 @@ class StaticKVCache:
             self._record(self._recorder)
             self._recorder = None
         self._write(prefix)
-        self.filled = len(prefix.seen)
-        self._positions[: self.filled] = prefix.seen
+        self.filled = len(prefix.positions)
+        self._positions[: self.filled] = prefix.positions
 
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits (1, vocabulary) behind ``ids`` (n,) at ``positions`` (n,), which go into the cache.

@@ -1,4 +1,4 @@
-"""The memory budget against what a model of every family really holds, and weights of 4 and 8 bits."""
+"""The memory estimate against what a model of every family really holds, and weights of 4 and 8 bits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
+def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     backend = TransformersBackend.load(folder, device='cpu', dtype=dtype)
     images = [np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)] * VIEWS * FRAMES
     features = backend.encode(images)
@@ -54,11 +54,11 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     assert found.features == size_of(held)
     per_token = size_of([part for layer in context.state.layers for part in layer]) / tokens
     backend.generate(context, 'Describe the road.', 4)
-    slots = backend._kv_cache
-    assert slots is not None
-    assert tokens <= slots.capacity <= tokens + MOST_SPARE
-    assert size_of([part for layer in slots._cache.layers for part in (layer.keys, layer.values)]) == (
-        per_token * slots.capacity
+    kv_cache = backend._kv_cache
+    assert kv_cache is not None
+    assert tokens <= kv_cache.capacity <= tokens + MOST_SPARE
+    assert size_of([part for layer in kv_cache._cache.layers for part in (layer.keys, layer.values)]) == (
+        per_token * kv_cache.capacity
     )
     assert found.full_kv == per_token * (3 * found.full_tokens + MOST_SPARE)
     assert found.kept_kv == per_token * (3 * found.kept_tokens + MOST_SPARE)
@@ -78,7 +78,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize('bits', ['4bit', '8bit'])
-def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str) -> None:
+def test_quantized_weights_are_in_the_estimate_and_answer(folder: Path, bits: str) -> None:
     for library in quantization.LIBRARIES:
         pytest.importorskip(library)
     backend = TransformersBackend.load(folder, device='cpu', quantization=bits)
