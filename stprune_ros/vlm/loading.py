@@ -71,7 +71,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
         settings['model.revision'],
         settings['model.allow_download'],
     )
-    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, dtype_name
+    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
     from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
     from stprune_ros.vlm.hf.pretrained import read_parts
 

@@ -15,7 +15,7 @@ import torch
 
 from stprune_ros.cuda_graph import record
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.device import find_device, find_dtype, free_memory, dtype_name, to_device
+from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import image_hook, transformers
