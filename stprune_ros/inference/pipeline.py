@@ -188,8 +188,8 @@ class Pipeline:
         info = self.backend.info
         if not info.trained:
             notes.append(f"model '{info.model_id}' has random weights: its answers mean nothing")
-        elif info.knows:
-            notes.append(f"model '{info.model_id}' knows only {info.knows}: its answers mean nothing anywhere else")
+        elif info.domain:
+            notes.append(f"model '{info.model_id}' knows only {info.domain}: its answers mean nothing anywhere else")
         if choice is not None and choice.misses:
             notes.append(_too_slow(choice))
         return notes

@@ -13,6 +13,8 @@ from stprune_ros.errors import SettingsError
 from stprune_ros.parameter import Parameter, parameter, parameters_of
 from stprune_ros.pruning.config import PruningConfig
 
+ENGINE_NAMES = ('transformers',)  # loaders of that name are in vlm/loading
+
 
 @dataclass(frozen=True)
 class CameraSettings:
@@ -84,6 +86,7 @@ class LatencySettings:
 class ModelSettings:
     """``model``: what is loaded, and where."""
 
+    engine: str = parameter('transformers', 'what runs the model', choices=ENGINE_NAMES)
     path: str = parameter('', 'model folder, or a hub id; empty: the bundled ringworld model')
     revision: str = parameter('', 'hub revision; empty: the default one')
     allow_download: bool = parameter(False, 'let a hub id be downloaded; off: local files only')

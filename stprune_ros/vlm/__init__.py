@@ -1,1 +1,1 @@
-"""Hosting of vision-language models."""
+"""Vision-language models: one protocol, the prompt around it, and one folder per engine."""

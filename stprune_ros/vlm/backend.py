@@ -1,6 +1,7 @@
 """What the pipeline asks of a vision-language model: encode images, prefill once, score and write from there.
 
-The pipeline and its tests know only this protocol; ``transformers_backend.py`` is the implementation.
+Everything above this package knows only this protocol; every engine implements it in a folder of its own, see
+``loading.ENGINES``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 class ModelInfo:
     """Identity of a loaded model; ``trained`` is False where the weights are random.
 
-    ``knows`` names the only world that the model was trained on; empty for a general one.
+    ``domain`` names the only world that the model was trained on; empty for a general one.
     """
 
     model_id: str
@@ -27,7 +28,7 @@ class ModelInfo:
     trained: bool
     device: str
     dtype: str
-    knows: str = ''
+    domain: str = ''
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +83,26 @@ class Backend(Protocol):
     model_pixels: int  # larger images are reduced to this many pixels before the model sees them; 0: never
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        """Visual tokens of each RGB image, uint8 (height, width, 3); images may differ in size."""
+        """Visual tokens of each RGB image, uint8 (height, width, 3); images may differ in size.
+
+        Raises StpruneError for an image of another type or shape, or too oblong for the model.
+        """
         ...
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
-        """Run the shared prefix (system text, then texts and images in order, pruned) once and keep its KV cache."""
+        """Run the shared prefix (system text, then texts and images in order, pruned) once and keep its KV cache.
+
+        An empty ``system`` leaves the system turn out. Content should end with an image or a line break: the question
+        is tokenised apart from it.
+        Raises StpruneError where a keep mask does not fit its image, or where texts hold image placeholders.
+        """
         ...
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        """Log-probability of each candidate as the whole answer to ``question``, in one batched pass."""
+        """Log-probability of each candidate as the whole answer to ``question``, in one pass.
+
+        The end of the turn counts, so that no candidate is the beginning of another.
+        """
         ...
 
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
@@ -105,7 +117,11 @@ class Backend(Protocol):
         deadline: float | None = None,
         cancel: Event | None = None,
     ) -> Generated:
-        """Greedy answer to ``question``; stops at ``deadline`` (time.monotonic() seconds) or when ``cancel`` is set."""
+        """Greedy answer to ``question``: at most ``max_new_tokens`` tokens.
+
+        Stops early at ``deadline`` (time.monotonic() seconds) or when ``cancel`` is set: both are looked at before
+        every token, the first one included.
+        """
         ...
 
     def free(self) -> None:

@@ -1,15 +1,16 @@
-"""The torch device and number type that the settings ask for, and how much memory is free there."""
+"""The torch device and dtype that the settings ask for, and how much memory is free there."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import ModelError, one_line
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -23,34 +24,41 @@ class Memory:
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``name``, 'auto': CUDA where there is one; StpruneError where it cannot be used."""
+    """The device called ``name``; 'auto' is CUDA where there is one, else the CPU.
+
+    Raises ModelError where the device cannot be used.
+    """
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise StpruneError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
+        raise ModelError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
     return device
 
 
 def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """The number type called ``name``; 'auto' is float32 on the CPU and None, the weights' own, elsewhere."""
+    """The dtype called ``name``; 'auto' is float32 on the CPU and None, that of the weights, elsewhere."""
     if name == 'auto':
         return torch.float32 if device.type == 'cpu' else None
     return DTYPES[name]
 
 
-def name_of(dtype: torch.dtype | None) -> str:
-    """A number type in words, '' for None."""
+def dtype_name(dtype: torch.dtype | None) -> str:
+    """A dtype without its 'torch.', '' for None."""
     return str(dtype).removeprefix('torch.') if dtype else ''
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """A tensor, or a dict of them, on ``device``; anything else as it is."""
-    if isinstance(value, dict):
-        return {name: moved(part, device) for name, part in value.items()}
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+def to_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A model's inputs with their tensors, those of dicts among them too, on ``device``; the rest as it is."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return to_device(value, device)
+        return value.to(device) if isinstance(value, torch.Tensor) else value
+
+    return {name: moved(value) for name, value in inputs.items()}
 
 
 def free_memory(device: torch.device) -> Memory:

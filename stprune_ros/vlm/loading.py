@@ -1,9 +1,14 @@
-"""The model and the prompt that the settings ask for; node, replay and benchmarks load them here."""
+"""The model and the prompt that the settings ask for: node, replay and benchmarks load them here.
+
+A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry in ENGINES.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from stprune_ros.errors import SettingsError
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
@@ -12,21 +17,36 @@ from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
 DEFAULT_PROMPT = 'config/prompts/driving.yaml'
-SIX = 6  # views of a ring whose cameras are not named yet
+DEFAULT_VIEWS = 6  # of a ring whose cameras are not named yet
 
 
 def load(settings: Settings) -> tuple[Backend, Prompt]:
     """Backend and prompt of ``model.*`` and ``prompt.file``.
 
-    Raises StpruneError naming what is missing, wrong or unsupported.
+    Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
     """
     path = _model_path(settings)
+    # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
-    # Takes seconds to import: a wrong prompt file has been named by now.
+    backend = load_engine(settings.model.engine, settings)
+    return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
+
+
+def load_engine(name: str, settings: Settings) -> Backend:
+    """The model of ``model.*`` on the engine ``name`` of ENGINES.
+
+    Raises SettingsError for an unknown engine, ModelError where the model cannot be loaded.
+    """
+    if name not in ENGINES:
+        raise SettingsError(f"parameter 'model.engine' is '{name}'; known are {', '.join(sorted(ENGINES))}")
+    return ENGINES[name](settings)
+
+
+def _load_transformers(settings: Settings) -> Backend:
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
-    backend = TransformersBackend.load(
-        path,
+    return TransformersBackend.load(
+        _model_path(settings),
         device=settings.model.device,
         dtype=settings.model.dtype,
         revision=settings.model.revision,
@@ -34,35 +54,38 @@ def load(settings: Settings) -> tuple[Backend, Prompt]:
         max_image_pixels=settings.model.max_image_pixels,
         quantization=settings.model.quantization,
     )
-    return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
+
+
+# Loaders by the name of their engine; a library is imported only when its engine is asked for.
+ENGINES: Mapping[str, Callable[[Settings], Backend]] = {'transformers': _load_transformers}
 
 
 def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
 
     Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
-    Raises StpruneError where the model folder is not what `load` would take.
+    Raises ModelError where the model folder is not what `load` would take.
     """
     folder = locate_model(
         _model_path(settings),
         settings.model.revision,
         settings.model.allow_download,
     )
-    from stprune_ros.vlm.device import find_device, find_dtype, free_memory, name_of
-    from stprune_ros.vlm.hf.backend import read_parts
-    from stprune_ros.vlm.hf.memory import Ring, as_text, budget
+    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
+    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
+    from stprune_ros.vlm.hf.pretrained import read_parts
 
     device = find_device(settings.model.device)
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
-    dtype = name_of(find_dtype(settings.model.dtype, device))
-    ring = Ring(len(settings.cameras.names) or SIX, settings.history.frames, size)
-    found = budget(folder, config, parts.processor.to_dict(), settings, ring, dtype)
+    dtype = dtype_name(find_dtype(settings.model.dtype, device))
+    ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
+    found = memory_estimate(folder, config, parts.processor.to_dict(), settings, ring, dtype)
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{as_text(found, memory, settings.pruning.keep_ratio)}', fits
+    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits
 
 
 def _model_path(settings: Settings) -> str:

@@ -14,7 +14,7 @@ MAX_CHARACTERS = 2000
 def read_hint(behaviors: Sequence[Behavior], scores: Sequence[float]) -> Hint:
     """The most probable of ``behaviors``, from the log-probabilities ``scores`` of their texts, one each.
 
-    The distribution is the softmax over the closed set (ours); ties go to the first. A score that is NaN or infinite,
+    The distribution is the softmax over the closed set; ties go to the first. A score that is NaN or infinite,
     a missing score, or no candidate at all makes the hint INVALID. Never raises.
     """
     if not behaviors or len(scores) != len(behaviors) or not all(math.isfinite(score) for score in scores):

@@ -27,15 +27,15 @@ from typing import Any
 import yaml
 
 from stprune_ros.core.types import Behavior, EgoState
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import VisualFrame
 
 VIEW_FIELDS = ('direction', 'camera', 'frames')
 MISSING_FIELDS = ('direction', 'camera')
 EGO_FIELDS = ('speed', 'yaw_rate', 'motion')
-STANDING = 0.2  # m/s (ours)
-TURNING = 0.05  # rad/s (ours)
-SAMPLES: Mapping[str, Any] = {
+STANDING = 0.2  # m/s
+TURNING = 0.05  # rad/s
+SAMPLES: Mapping[str, str | float] = {
     'direction': 'front',
     'camera': 'CAM',
     'frames': 1,
@@ -70,15 +70,15 @@ class Prompt:
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:
-        """Read and check a prompt file; StpruneError naming the file and the key."""
+        """Read and check a prompt file. Raises ModelError naming the file and the key."""
         path = Path(path)
         try:
             data = path.read_bytes()
             tree = yaml.safe_load(data)
         except OSError as error:
-            raise StpruneError(f"prompt file '{path}' cannot be read: {error.strerror}") from None
+            raise ModelError(f"prompt file '{path}' cannot be read: {error.strerror}") from None
         except (yaml.YAMLError, ValueError) as error:
-            raise StpruneError(f"prompt file '{path}' is not YAML: {' '.join(str(error).split())}") from None
+            raise ModelError(f"prompt file '{path}' is not YAML: {' '.join(str(error).split())}") from None
         reader = _Reader(path, tree, '')
         keys = ('name', 'system', 'view', 'missing_view', 'ego', 'missing_ego', 'hint', 'describe')
         reader.only(keys)
@@ -133,14 +133,14 @@ class _Reader:
     tree: Any
     prefix: str
 
-    def fail(self, key: str, problem: str) -> StpruneError:
-        return StpruneError(f"prompt file '{self.path}': '{self.prefix}{key}' {problem}")
+    def fail(self, key: str, problem: str) -> ModelError:
+        return ModelError(f"prompt file '{self.path}': '{self.prefix}{key}' {problem}")
 
     def only(self, keys: Sequence[str]) -> None:
         """Refuse anything but a mapping with exactly ``keys``."""
         if not isinstance(self.tree, Mapping):
             where = f"'{self.prefix.rstrip('.')}'" if self.prefix else 'its content'
-            raise StpruneError(f"prompt file '{self.path}': {where} must be a mapping with {', '.join(keys)}")
+            raise ModelError(f"prompt file '{self.path}': {where} must be a mapping with {', '.join(keys)}")
         for key in self.tree:
             if key not in keys:
                 raise self.fail(str(key), f'is not known; known are {", ".join(keys)}')

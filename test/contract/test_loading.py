@@ -15,7 +15,9 @@ import torch
 from helpers.tiny_models import make_tiny_model
 from safetensors.torch import load_file, save_file
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError, SettingsError, StpruneError
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm import loading
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.model_checks import supported_class
@@ -45,7 +47,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def refusal(model: Path | str, **options: Any) -> str:
     """The sentence that refuses ``model``."""
-    with pytest.raises(StpruneError) as caught:
+    with pytest.raises(ModelError) as caught:
         TransformersBackend.load(model, device=options.pop('device', 'cpu'), **options)
     assert '\n' not in str(caught.value)
     return str(caught.value)
@@ -85,6 +87,21 @@ def test_trained_is_what_the_note_says(folder: Path) -> None:
     assert "'trained' in" in refusal(folder)
     note.write_text('trained')
     assert 'cannot be read as JSON' in refusal(folder)
+
+
+def test_domain_is_what_the_note_says(folder: Path) -> None:
+    note = folder / 'stprune.json'
+    for facts, domain in (
+        ({}, ''),
+        ({'domain': 'a toy town'}, 'a toy town'),
+        ({'knows': 'a toy town'}, 'a toy town'),
+        ({'domain': '', 'knows': 'a toy town'}, ''),
+    ):
+        note.write_text(json.dumps({'trained': True, **facts}))
+        assert TransformersBackend.load(folder, device='cpu').info.domain == domain
+    for key in ('domain', 'knows'):
+        note.write_text(json.dumps({'trained': True, key: 7}))
+        assert refusal(folder).startswith(f"'{key}' in '{note}' is 7; it must be a text")
 
 
 def test_sharded_weights_load(folder: Path) -> None:
@@ -266,3 +283,48 @@ def test_old_transformers_is_named() -> None:
         supported_class(family, old)
     with pytest.raises(StpruneError, match=r'transformers 4.40.0 is too old'):
         supported_class(family, SimpleNamespace(__version__='4.40.0'))
+
+
+def settings_of(folder: Path, **values: Any) -> Settings:
+    return Settings.from_values({'model.path': str(folder), 'model.device': 'cpu', **values})
+
+
+def test_unknown_engine_names_the_known(folder: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        loading.load_engine('onnx', settings_of(folder))
+    assert str(caught.value) == f"parameter 'model.engine' is 'onnx'; known are {', '.join(sorted(loading.ENGINES))}"
+
+
+@pytest.mark.parametrize('engine', loading.ENGINES)
+def test_every_model_parameter_reaches_the_engine(engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(**values: Any) -> Any:
+        return loading.load_engine(engine, settings_of(folder, **values))
+
+    assert load().info.dtype == 'float32'
+    assert load(**{'model.dtype': 'bfloat16'}).info.dtype == 'bfloat16'
+    assert load(**{'model.max_image_pixels': 2048}).model_pixels == 2048
+    for values, words in (
+        ({'model.path': 'maker/some-model', 'model.revision': 'v2'}, "at revision 'v2' is not on this machine"),
+        ({'model.path': 'maker/some-model', 'model.allow_download': True}, "'maker/some-model' cannot be downloaded"),
+        ({'model.device': 'warp'}, "parameter 'model.device' is 'warp'"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            load(**values)
+    monkeypatch.setattr('stprune_ros.vlm.hf.quantization.find_spec', lambda name: None)
+    with pytest.raises(ModelError, match="'model.quantization' is '4bit'"):
+        load(**{'model.quantization': '4bit'})
+
+
+def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder: Path) -> None:
+    assert loading.load(settings_of(folder))[1].id.startswith('driving-')
+    given = loading.share(loading.DEFAULT_PROMPT).read_text()
+    (folder / 'prompt.yaml').write_text(given.replace('name: driving', 'name: own'))
+    assert loading.load(settings_of(folder))[1].id.startswith('own-')
+    other = folder / 'other.yaml'
+    other.write_text(given.replace('name: driving', 'name: other'))
+    assert loading.load(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
+
+
+def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match='prompt file'):
+        loading.load(settings_of(tmp_path / 'nowhere', **{'prompt.file': str(tmp_path / 'none.yaml')}))

@@ -1,5 +1,7 @@
 """The full prompt the ordinary way: what transformers' own processors and models make of images and text at once.
 
+Nothing of stprune_ros is used: every engine is held against this.
+
 The processors of some families need torchvision or num2words to be imported at all, so what they write in place of an
 image is written down here, for the tiny models, from processing_<family>.py of transformers 5.24.
 """
@@ -8,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-from stprune_ros.vlm.hf.backend import TransformersBackend
+import transformers
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,36 @@ STYLES = {
 UNUSED = ('num_patches', 'num_crops')  # counts for the processor, nothing for the model
 
 
+class PlainModel:
+    """A model folder as transformers itself loads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil')
+        self.family: str = self.model.config.model_type
+        stops = self.model.generation_config.eos_token_id
+        self.ends = {*stops} if isinstance(stops, list) else {stops}
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Tokens as text."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
 class Plain:
-    """A prompt of texts and images (uint8, in order) with a question, for the plain model of ``backend``."""
+    """A prompt of texts and images (uint8, in order) with a question, for a plain model.
+
+    The last text of ``content`` is the question; ``length`` counts tokens, ``asked`` those from the question on.
+    """
 
     def __init__(
-        self, backend: TransformersBackend, system: str, content: Sequence[str | np.ndarray], answer: str | None = None
+        self, plain: PlainModel, system: str, content: Sequence[str | np.ndarray], answer: str | None = None
     ) -> None:
-        self.model, tokenizer, self.family = backend._model, backend._tokenizer, backend.info.family
+        self.model, tokenizer, self.family = plain.model, plain.tokenizer, plain.family
         self.style = style = STYLES[self.family]
         images = [part for part in content if not isinstance(part, str)]
         given = [images] if style.nested else images
-        self.batch = backend._processor(images=given, return_tensors='pt', **style.options)
+        self.batch = plain.processor(images=given, return_tensors='pt', **style.options)
         counts = [style.count] * len(images)
         if not style.count:
             merge = self.model.config.vision_config.spatial_merge_size
@@ -97,16 +118,21 @@ class Plain:
         text, *pieces = rendered.split(style.placeholder)
         for count, piece in zip(counts, pieces, strict=True):
             text += style.before + style.token * count + style.after + piece
+        question = text[text.rindex(str(content[-1])) :]
+        self.asked = len(tokenizer(question, add_special_tokens=False).input_ids)
         if answer is not None:
             text += style.answer[0] + answer + style.answer[1]
-        self.ids = tokenizer(text, add_special_tokens=False, return_tensors='pt').input_ids
-        self.length = self.ids.shape[1]
-        self.image = self.ids[0] == self.model.config.image_token_id
         self.vision = {name: item for name, item in self.batch.items() if name not in UNUSED}
         if self.family == 'llava_onevision':
             self.vision['batch_num_images'] = torch.tensor([len(images)])
+        self.ends = plain.ends
+        ids = tokenizer(text, add_special_tokens=False, return_tensors='pt').input_ids
+        self._set(ids, ids[0] == self.model.config.image_token_id)
+
+    def _set(self, ids: torch.Tensor, image: torch.Tensor) -> None:
+        self.ids, self.length, self.image = ids, ids.shape[1], image
         self.kinds = {}
-        if style is QWEN:
+        if self.style is QWEN:
             self.kinds = {'mm_token_type_ids': self.image.int()[None]}
         elif self.family == 'gemma3':
             self.kinds = {'token_type_ids': self.image.int()[None]}
@@ -142,6 +168,22 @@ class Plain:
             return torch.arange(self.length)[None]
         grid = self.batch['image_grid_thw']
         return self.model.base_model.get_rope_index(self.ids, image_grid_thw=grid, **self.kinds)[0][:, 0]
+
+    def generate_masked(self, count: int, keeps: Sequence[torch.Tensor]) -> list[int]:
+        """Greedy tokens where nobody looks at visual tokens that do not stay: a whole pass for every token.
+
+        At most ``count``; ends early with an image token, which a whole pass would take for another image.
+        """
+        before, image, written = self.ids, self.image, []
+        last = {*self.ends, self.model.config.image_token_id}
+        try:
+            while len(written) < count and not {*written[-1:]} & last:
+                written.append(int(self.logits(keeps)[-1].argmax()))
+                ids = torch.cat([before, torch.tensor([written])], 1)
+                self._set(ids, torch.cat([image, torch.zeros(len(written)).bool()]))
+        finally:
+            self._set(before, image)
+        return written
 
     @torch.inference_mode()
     def logits(self, keeps: Sequence[torch.Tensor] | None = None) -> torch.Tensor:

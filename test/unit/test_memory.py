@@ -15,7 +15,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
-from stprune_ros.vlm.hf.memory import Budget, as_text, check_room, gib, kv_bytes, kv_shape, weight_bytes
+from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, gib, kv_bytes, kv_shape, summary_text, weight_bytes
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
@@ -107,8 +107,8 @@ def test_number_type_of_a_device() -> None:
 
 
 def test_table() -> None:
-    found = Budget('bfloat16', 2**31, 24, 60, 2**20, 2**19, 864, 2016, 3 * 2**20, 8 * 2**20)
-    text = as_text(found, Memory(2**33, 'MemAvailable'), 0.1)
+    found = MemoryEstimate('bfloat16', 2**31, 24, 60, 2**20, 2**19, 864, 2016, 3 * 2**20, 8 * 2**20)
+    text = summary_text(found, Memory(2**33, 'MemAvailable'), 0.1)
     assert 'weights' in text and '2.00 GiB  bfloat16' in text
     assert '24 images of 60 tokens' in text
     lines = {line[:22].strip(): line[22:].split()[:2] for line in text.splitlines()}
@@ -118,7 +118,7 @@ def test_table() -> None:
     assert lines['free'] == ['8.00', 'GiB']
     assert found.kept == 2**31 + 2**20 + 2**19 + 3 * 2**20
     assert found.full == 2**31 + 2**20 + 8 * 2**20
-    assert 'not known' in as_text(found, Memory(None, 'no figure'), 0.1)
+    assert 'not known' in summary_text(found, Memory(None, 'no figure'), 0.1)
     assert (gib(2**29 - 1), gib(2**29)) == ('512.00 MiB', '0.50 GiB')
 
 

@@ -211,7 +211,7 @@ def test_untrained_weights_are_never_an_answer(make):
 
 def test_a_model_of_one_world_says_so(make):
     pipeline = make()
-    pipeline.backend.info = replace(pipeline.backend.info, knows='a toy town')
+    pipeline.backend.info = replace(pipeline.backend.info, domain='a toy town')
     answer = pipeline.run(window(frame_set(1000)))
     assert answer.hint.status == Status.OK
     assert any('knows only a toy town' in note for note in answer.notes)
@@ -266,7 +266,7 @@ def test_a_camera_info_that_fits_again_ends_the_degradation(make):
 
 def test_a_note_alone_degrades_nothing(make):
     pipeline = make({'latency.target_ms': 0.01})
-    pipeline.backend.info = replace(pipeline.backend.info, knows='a toy town')
+    pipeline.backend.info = replace(pipeline.backend.info, domain='a toy town')
     answers = [pipeline.run(window(frame_set(ms))) for ms in (1000, 1500, 2000)]
     assert len(answers[-1].notes) == 2
     assert answers[-1].hint.status == Status.OK

@@ -62,6 +62,26 @@ def test_content_follows_the_views(tmp_path: Path) -> None:
     assert prompt.content(views, None)[0] == 'Ego unknown.\n'
 
 
+def test_content_keeps_the_order_of_views_and_frames(tmp_path: Path) -> None:
+    """Ego motion first, then the views as they stand around the ring, the frames of each oldest first."""
+    ring = ['left', 'front', 'right']
+    frames = {direction: [frame() for _ in range(3)] for direction in ring}
+    prompt = Prompt.load(written(tmp_path, tree()))
+    content = prompt.content([View(name, name.upper(), frames[name]) for name in ring], ego(5.0, 0.0))
+    assert content[0] == 'Ego 5.0 m/s, +0.00 rad/s, driving straight.\n'
+    for place, name in enumerate(ring):
+        text, *shown = content[1 + 4 * place : 5 + 4 * place]
+        assert text == f'The {name} view of {name.upper()}, 3 frames:\n'
+        assert all(found is given for found, given in zip(shown, frames[name], strict=True))
+    assert content[13:] == ['\n']
+
+
+def test_speed_is_that_of_the_whole_motion(tmp_path: Path) -> None:
+    sideways = EgoState(0, None, None, (3.0, 4.0, 0.0), (0.0, 0.0, 0.0))
+    content = Prompt.load(written(tmp_path, tree())).content([], sideways)
+    assert content == ['Ego 5.0 m/s, +0.00 rad/s, driving straight.\n', '\n']
+
+
 def test_ego_text_may_be_left_out(tmp_path: Path) -> None:
     prompt = Prompt.load(written(tmp_path, {**tree(), 'missing_ego': '', 'system': ''}))
     assert prompt.system == ''
@@ -87,9 +107,12 @@ def test_id_names_the_content(tmp_path: Path) -> None:
     ('speed', 'yaw_rate', 'words'),
     [
         (0.1, 0.3, 'standing'),
-        (5.0, 0.01, 'driving straight'),
-        (5.0, 0.2, 'turning left'),
-        (5.0, -0.2, 'turning right'),
+        (0.19, 0.3, 'standing'),
+        (0.21, 0.0, 'driving straight'),
+        (5.0, 0.049, 'driving straight'),
+        (5.0, -0.049, 'driving straight'),
+        (5.0, 0.051, 'turning left'),
+        (5.0, -0.051, 'turning right'),
     ],
 )
 def test_motion_in_words(speed: float, yaw_rate: float, words: str) -> None:

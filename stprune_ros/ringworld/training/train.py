@@ -136,7 +136,7 @@ def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None
                 args.output,
                 mean.module,
                 tokenizer,
-                {'trained': True, 'knows': KNOWS, 'steps': step + 1, 'seed': args.seed},
+                {'trained': True, 'domain': KNOWS, 'steps': step + 1, 'seed': args.seed},
             )
 
 

@@ -1,4 +1,4 @@
-"""A vision-language model hosted on transformers through public hooks; the one file that imports transformers."""
+"""A vision-language model hosted on transformers, through its public hooks: load, encode, prefill, score, generate."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,40 +14,26 @@ import numpy as np
 import torch
 
 from stprune_ros.cuda_graph import capture_graph
-from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
-from stprune_ros.vlm.device import DTYPES, find_device, find_dtype, free_memory, moved, name_of
+from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.hf.chat import Chat
-from stprune_ros.vlm.hf.family import EncoderOutput, Family
+from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
-from stprune_ros.vlm.hf.model_checks import HOOK, check_images, check_parts, check_weights, naming, supported_class
-from stprune_ros.vlm.hf.model_folder import ModelFolder, find_model, legacy_template
-from stprune_ros.vlm.hf.quantization import packing
-from stprune_ros.vlm.hf.static_cache import Prefix, Slots, slots_for
-from stprune_ros.vlm.token_tree import Tree
-
-try:
-    import transformers
-except ImportError as missing:
-    raise StpruneError(f"'{missing.name}' is not installed; install it with pip install 'transformers>=5.18'") from None
+from stprune_ros.vlm.hf.model_folder import find_model
+from stprune_ros.vlm.hf.pretrained import load_model, random_model, read_parts
+from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
+from stprune_ros.vlm.hf.tower import VisionTower
+from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-# Least share of a prompt for which its static part is kept (ours): behind a cache, attention needs a mask and cannot
+# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
 # take its fastest kernel, which long unpruned prompts need most.
 STATIC_SHARE = 0.1
 
 
-@dataclass
-class HookOutput(transformers.utils.ModelOutput):  # type: ignore[misc]
-    """`family.EncoderOutput` in the library's own kind of output: since 5.24 it takes nothing else."""
-
-    last_hidden_state: Any = None
-    pooler_output: Any = None
-    deepstack_features: Any = None
-
-
 class TransformersBackend:
-    """Implements ``backend.Backend``; make one with ``load``. One thread at a time."""
+    """Implements `backend.Backend`; make one with ``load``. One thread at a time."""
 
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
@@ -56,18 +41,17 @@ class TransformersBackend:
         self.info = info
         self._model = model
         self._tokenizer = tokenizer
-        self._processor = processor
         self._family = family
         self._device = torch.device(info.device)
         self._image_id: int = model.config.image_token_id
-        self._config: dict[str, Any] = model.config.to_dict()
-        self._image_options = family.image_options(self._config, processor, max_image_pixels)
-        self.model_pixels = family.model_pixels(self._config, self._image_options)
+        self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
+        self.model_pixels = self._tower.model_pixels
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
-        self._static: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()  # ids and KV of the last prompt's static part
-        self._slots: Slots | None = None  # what the last description was written in
+        # Ids and KV of the last prompt's static part.
+        self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
+        self._kv_cache: StaticKVCache | None = None  # what the last text was written in
         self._recorder = capture_graph if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
@@ -92,37 +76,25 @@ class TransformersBackend:
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
         are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
         '8bit' packs the language model's matrices with bitsandbytes while loading.
-        Raises StpruneError where a file is missing or broken, or the family or the transformers version unsupported.
+        Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
+        memory too small.
         """
         folder = find_model(path_or_id, revision, allow_download)
-        place = find_device(device)
+        torch_device = find_device(device)
         parts = read_parts(folder)
-        number = find_dtype(dtype, place)
-        check_room(folder, name_of(number), quantization, free_memory(place))
-        packed = {}
-        if quantization != 'none':
-            options = packing(quantization, folder.family, number)
-            packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': place}}
-        with naming('model', folder):
-            model, report = supported_class(folder.family, transformers).from_pretrained(
-                folder.path,
-                config=parts.config,
-                dtype=number or 'auto',
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **packed,
-            )
-        check_weights(folder, report)
-        with naming('model', folder):
-            model = model.eval() if packed else model.to(place).eval()  # a packed model is where it belongs
-        kind = name_of(model.dtype) + (f', {quantization}' if packed else '')
-        family = folder.family
+        torch_dtype = find_dtype(dtype, torch_device)
+        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
+        model = load_model(folder, parts.config, torch_device, torch_dtype, quantization)
         info = ModelInfo(
-            folder.model_id, folder.revision, family.model_type, folder.trained, str(place), kind, folder.knows
+            model_id=folder.model_id,
+            revision=folder.revision,
+            family=folder.family.model_type,
+            trained=folder.trained,
+            device=str(torch_device),
+            dtype=dtype_name(model.dtype) + (f', {quantization}' if quantization != 'none' else ''),
+            domain=folder.domain,
         )
-        return cls(model, parts.tokenizer, parts.processor, family, info, max_image_pixels)
+        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
 
     @classmethod
     def untrained(
@@ -131,65 +103,36 @@ class TransformersBackend:
         family: Family,
         config: dict[str, Any],
         tokens: dict[str, str],
-        parts: Path,
+        folder: Path,
         processor: dict[str, Any],
         dtype: str,
     ) -> TransformersBackend:
         """A model of the given shape with random weights, for measuring: the same time and memory, no answers.
 
         ``config`` holds text_config and vision_config, ``tokens`` the special tokens whose ids belong into it, by key;
-        ``processor`` what differs in the image processor. Tokenizer and chat template come from the folder ``parts``.
+        ``processor`` what differs in the image processor. Tokenizer and chat template come from ``folder``.
         """
-        model_class = supported_class(family, transformers)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(parts, local_files_only=True)
-        images = transformers.AutoImageProcessor.from_pretrained(
-            parts, backend='pil', local_files_only=True, **processor
-        )
-        ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
-        place = find_device('auto')
-        shape = model_class.config_class(**config, **ids)
-        shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
-        with place:
-            model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
-        info = ModelInfo(name, '', family.model_type, False, str(place), dtype)
-        return cls(model, tokenizer, images, family, info)
+        device = find_device('auto')
+        model, parts = random_model(family, config, tokens, folder, processor, device, dtype)
+        info = ModelInfo(name, '', family.model_type, False, str(device), dtype)
+        return cls(model, parts.tokenizer, parts.processor, family, info)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        """See ``Backend.encode``; StpruneError for an image that is not uint8 (height, width, 3) or too oblong."""
-        check_images(images)
-        if not images:
-            return []
-        try:
-            batch = self._processor(
-                images=self._family.nested(images),
-                return_tensors='pt',
-                input_data_format='channels_last',
-                **self._image_options,
-            )
-        except ValueError as error:
-            raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
-        given = self._family.vision_inputs(batch, len(images))
-        inputs = {name: moved(value, self._device) for name, value in given.items()}
-        with torch.inference_mode():
-            output = self._model.get_image_features(**inputs, return_dict=True)
-        return self._family.features(output, batch, self._config)
+        """See `Backend.encode`."""
+        return self._tower.encode(images)
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
-        """See ``Backend.prefill``; an empty ``system`` leaves the system turn out.
-
-        Content should end with an image or a line break: the question is tokenised apart from it.
-        """
+        """See `Backend.prefill`."""
         frames = [part for part in content if not isinstance(part, str)]
-        full = self._chat.prompt(system, content)
-        positions = self._family.positions(self._model, full.ids, self._image_id, frames)
+        full_prompt = self._chat.prompt(system, content)
+        positions = self._family.positions(self._model, full_prompt.ids, self._image_id, frames)
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
-        ids, rows = full.ids[full.keep], positions[:, full.keep]
+        ids, rows = full_prompt.ids[full_prompt.keep], positions[:, full_prompt.keep]
         shown = bool((ids == self._image_id).any())
-        hook = {HOOK: {'image': _hook_output(self._family.encoder_output(frames))}} if shown else {}
+        hook = image_hook(self._family.encoder_output(frames)) if shown else {}
         visible = self._family.visible(ids, self._image_id)
-        first = full.static if full.static >= STATIC_SHARE * len(ids) else 0
-        cache = self._static_cache(ids[:first], rows[:, :first])
+        first = full_prompt.static if full_prompt.static >= STATIC_SHARE * len(ids) else 0
+        cache = self._static_prefix_cache(ids[:first], rows[:, :first])
         # The vocabulary is not asked: a question comes first.
         self._forward(
             ids[first:],
@@ -201,50 +144,52 @@ class TransformersBackend:
         )
         # The next position counts pruned tokens too: the question stands where it stood in the full prompt.
         prefix = Prefix(
-            tuple((layer[0], layer[1]) for layer in cache),
-            tuple(ids.tolist()),
-            rows[0],
-            int(positions.max()) + 1,
-            full.tail,
+            layers=tuple((layer[0], layer[1]) for layer in cache),
+            ids=tuple(ids.tolist()),
+            positions=rows[0],
+            next_position=int(positions.max()) + 1,
+            question_suffix=full_prompt.question_suffix,
         )
         return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        """See ``Backend.score``."""
+        """See `Backend.score`."""
         return self.score_all(context, [(question, candidates)])[0]
 
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        """See ``Backend.score_all``; the end of the turn counts, so that no candidate is the beginning of another.
+        """See `Backend.score_all`.
 
         Questions and candidates stand in one sequence behind the prefix, as a tree: each question at the position that
         follows the prefix, its candidates behind it, and nobody sees another branch. So the prefix is neither run nor
         copied once per candidate.
         """
         prefix: Prefix = context.state
-        tree = Tree()
+        token_tree = TokenTree()
         wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
         for question, candidates in asked:
-            stem = tree.grow(self._chat.ids(question + prefix.tail), None)
-            answers = [[*self._chat.ids(self._chat.lead + candidate), self._chat.end_id] for candidate in candidates]
+            stem = token_tree.grow(self._chat.ids(question + prefix.question_suffix), None)
+            answers = [
+                [*self._chat.ids(self._chat.answer_prefix + candidate), self._chat.end_id] for candidate in candidates
+            ]
             # Nothing is predicted from the end token, so it need not be run.
-            branches = [tree.grow(answer[:-1], stem) for answer in answers]
+            branches = [token_tree.grow(answer[:-1], stem) for answer in answers]
             wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
         # Nothing is read from inside a question: its rows need not go through the vocabulary.
         needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
         if not needed:
             return [[] for _ in wanted]
-        place = {row: index for index, row in enumerate(needed)}
+        index = {row: number for number, row in enumerate(needed)}
         logits = self._forward(
-            torch.tensor(tree.ids),
-            torch.tensor(tree.depths).add(prefix.next_position)[None],
+            torch.tensor(token_tree.ids),
+            torch.tensor(token_tree.depths).add(prefix.next_position)[None],
             transformers.DynamicCache(prefix.layers),
-            prefix.seen,
-            tree.visible(len(prefix.ids)),
+            prefix.positions,
+            token_tree.visible(len(prefix.ids)),
             torch.tensor(needed),
         )
         logprobs = logits.float().log_softmax(-1).cpu()
         return [
-            [float(logprobs[[place[row] for row in rows], answer].sum()) for rows, answer in answers]
+            [float(logprobs[[index[row] for row in rows], answer].sum()) for rows, answer in answers]
             for answers in wanted
         ]
 
@@ -256,39 +201,38 @@ class TransformersBackend:
         deadline: float | None = None,
         cancel: Event | None = None,
     ) -> Generated:
-        """See ``Backend.generate``; the same tokens as the model's own greedy ``generate``.
+        """See `Backend.generate`; the same tokens as the model's own greedy ``generate``.
 
-        A loop of our own: it continues a shared prefix at given positions, and looks at the deadline before every step,
-        the first one included.
+        That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
         """
         prefix: Prefix = context.state
-        asked = self._chat.ids(question + prefix.tail)
-        slots = self._slots_behind(prefix, len(asked) + max_new_tokens)
+        asked = self._chat.ids(question + prefix.question_suffix)
+        cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         step, position = torch.tensor(asked), prefix.next_position
-        seen = [*prefix.ids, *asked]
+        so_far = [*prefix.ids, *asked]
         written: list[int] = []
         finished = timed_out = False
         while len(written) < max_new_tokens and not finished:
             timed_out = deadline is not None and time.monotonic() >= deadline
             if timed_out or (cancel is not None and cancel.is_set()):
                 break
-            logits = slots.step(step, torch.arange(position, position + len(step)))
+            logits = cache.step(step, torch.arange(position, position + len(step)))
             if self._penalty is not None:
-                logits = self._penalty(torch.tensor([seen], device=self._device), logits.float())
+                logits = self._penalty(torch.tensor([so_far], device=self._device), logits.float())
             token = int(logits[-1].argmax())
             position += len(step)
             step = torch.tensor([token])
             finished = token in self._stop_ids
             if not finished:
                 written.append(token)
-                seen.append(token)
+                so_far.append(token)
         text = self._tokenizer.decode(written, skip_special_tokens=True)
         return Generated(text, len(written), finished, timed_out)
 
     def free(self) -> None:
-        """See ``Backend.free``: contexts that are still held keep their memory."""
-        self._static = (), ()
-        self._slots = None
+        """See `Backend.free`: contexts that are still held keep their memory."""
+        self._static_prefix = (), ()
+        self._kv_cache = None
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -298,17 +242,17 @@ class TransformersBackend:
         ids: torch.Tensor,
         positions: torch.Tensor,
         cache: Any,
-        seen: torch.Tensor,
+        cached: torch.Tensor,
         visible: torch.Tensor | None = None,
         needed: torch.Tensor = NONE,
         **hook: Any,
     ) -> torch.Tensor:
         """Run ids (n,) at positions (rows, n) behind ``cache``, which grows; logits are (needed, vocabulary).
 
-        ``seen`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
+        ``cached`` (k,) are the positions of what is cached; ``visible`` (n, k + n) says who sees whom, if not everybody
         what is before.
         """
-        inputs = self._inputs(ids, positions, len(seen), visible, torch.cat([seen, positions[0]]))
+        inputs = self._inputs(ids, positions, len(cached), visible, torch.cat([cached, positions[0]]))
         return self._run(cache, inputs, needed.to(self._device), **hook)
 
     def _inputs(
@@ -326,7 +270,7 @@ class TransformersBackend:
                 self._model.config.text_config, visible, rows[0], keys, self._model.dtype
             ),
         }
-        return {name: moved(value, self._device) for name, value in inputs.items()}
+        return to_device(inputs, self._device)
 
     def _run(self, cache: Any, inputs: dict[str, Any], needed: torch.Tensor | int = 1, **hook: Any) -> torch.Tensor:
         """Logits (needed, vocabulary) for rows ``needed`` of the inputs, or for so many at the end."""
@@ -335,55 +279,24 @@ class TransformersBackend:
         logits: torch.Tensor = output.logits[0]
         return logits
 
-    def _slots_behind(self, prefix: Prefix, room: int) -> Slots:
+    def _kv_cache_behind(self, prefix: Prefix, room: int) -> StaticKVCache:
         """Memory of fixed size that holds the prefix and ``room`` further tokens."""
         tokens = len(prefix.ids) + room
-        if self._slots is None or not self._slots.suit(tokens):
-            self._slots = None  # gives its memory back first
-            capacity = slots_for(tokens)
+        if self._kv_cache is None or not self._kv_cache.fits(tokens):
+            self._kv_cache = None  # gives its memory back first
+            capacity = capacity_for(tokens)
             cache = transformers.Cache(layers=[transformers.StaticLayer(capacity) for _ in prefix.layers])
-            self._slots = Slots(cache, capacity, self._inputs, self._run, self._recorder)
-        self._slots.fill(prefix)
-        return self._slots
+            self._kv_cache = StaticKVCache(cache, capacity, self._inputs, self._run, self._recorder)
+        self._kv_cache.fill(prefix)
+        return self._kv_cache
 
-    def _static_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:
+    def _static_prefix_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:
         """A cache filled with the beginning ``ids`` (n,) of a prompt at ``rows`` (rows, n), run once while it stays."""
         if not len(ids):
             return transformers.DynamicCache()
         key = tuple(ids.tolist())
-        if key != self._static[0]:
+        if key != self._static_prefix[0]:
             cache = transformers.DynamicCache()
             self._forward(ids, rows, cache, NONE, self._family.visible(ids, self._image_id))
-            self._static = key, tuple((layer[0], layer[1]) for layer in cache)
-        return transformers.DynamicCache(self._static[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a model folder holds beside the weights."""
-
-    config: Any
-    tokenizer: Any
-    processor: Any
-
-
-def read_parts(folder: ModelFolder) -> Parts:
-    """Read and check everything but the weights; StpruneError naming the part that is broken or does not fit."""
-    model_class = supported_class(folder.family, transformers)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # what matters is raised here, in one sentence
-    local = {'local_files_only': True, 'trust_remote_code': False}
-    with naming('config.json', folder):
-        config = model_class.config_class.from_pretrained(folder.path)
-    with naming('tokenizer', folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **local)
-    with naming('image processor', folder):
-        # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
-        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **local)
-    tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
-    check_parts(folder, config, tokenizer)
-    return Parts(config, tokenizer, processor)
-
-
-def _hook_output(kept: EncoderOutput) -> HookOutput:
-    return HookOutput(pooler_output=kept.pooler_output, deepstack_features=kept.deepstack_features)
+            self._static_prefix = key, tuple((layer[0], layer[1]) for layer in cache)
+        return transformers.DynamicCache(self._static_prefix[1])

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError, StpruneError
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 
@@ -21,22 +21,22 @@ QUESTION, ANSWER = '[[stprune:question]]', '[[stprune:answer]]'
 
 @dataclass(frozen=True, slots=True)
 class FullPrompt:
-    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what is written after a question.
+    """An unpruned prompt up to its question: ``ids`` and ``keep`` (S,), and what the template writes after one.
 
     The first ``static`` tokens, the system turn for the most part, are the same whatever the content is.
     """
 
     ids: torch.Tensor
     keep: torch.Tensor
-    tail: str
+    question_suffix: str
     static: int
 
 
 class Chat:
     """The chat template of one model; ``stop_ids`` are the tokens that end its answers.
 
-    ``lead`` is what the template writes between its invitation to answer and an answer (some put a blank there),
-    ``end_id`` the token that ends an answer: in some templates another one than the tokenizer's eos_token.
+    ``answer_prefix`` is what the template writes between its invitation to answer and an answer (some put a blank
+    there), ``end_id`` the token that ends an answer: in some templates another one than the tokenizer's eos_token.
     """
 
     def __init__(self, tokenizer: Any, family: Family, image_id: int, stop_ids: Collection[int]) -> None:
@@ -44,13 +44,13 @@ class Chat:
         self._family = family
         self._image_id = image_id
         self._image_text: str = tokenizer.convert_ids_to_tokens(image_id)
-        self._marks = family.marks(tokenizer, self._image_text)
+        self._markup = family.image_markup(tokenizer, self._image_text)
         self._bare: dict[str, list[int]] = {}  # by system text: the prompt without content, the same at every tick
         asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
         answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
         before, _, after = self._template(answered).partition(ANSWER)
         invitation = self._template([asked], add_generation_prompt=True)
-        self.lead = before.removeprefix(invitation) if before.startswith(invitation) else ''
+        self.answer_prefix = before.removeprefix(invitation) if before.startswith(invitation) else ''
         ends = [token for token in self.ids(after)[:1] if token in stop_ids]
         self.end_id: int = ends[0] if ends else tokenizer.eos_token_id
 
@@ -62,7 +62,8 @@ class Chat:
     def prompt(self, system: str, content: Sequence[str | VisualFrame]) -> FullPrompt:
         """The prompt with every visual token, and which of them stay; an empty ``system`` leaves that turn out.
 
-        Raises StpruneError where a keep mask has another length than its image, or where texts hold placeholders.
+        Raises StpruneError where a keep mask has another length than its image, ModelError where texts hold
+        placeholders.
         """
         frames = [part for part in content if not isinstance(part, str)]
         for frame in frames:
@@ -70,13 +71,13 @@ class Chat:
                 raise StpruneError(
                     f'keep mask is {tuple(frame.keep.shape)} for {len(frame.features.tokens)} visual tokens'
                 )
-        head, _, tail = self._render(system, content).partition(QUESTION)
-        marks = self._marks
-        found = self.ids(head.replace(marks.placeholder, f'{marks.before}{self._image_text}{marks.after}'))
+        head, _, question_suffix = self._render(system, content).partition(QUESTION)
+        markup = self._markup
+        found = self.ids(head.replace(markup.placeholder, f'{markup.before}{self._image_text}{markup.after}'))
         images = found.count(self._image_id)
         if images != len(frames):
-            raise StpruneError(
-                f"the prompt has {images} image placeholders '{marks.placeholder}' for {len(frames)} images;"
+            raise ModelError(
+                f"the prompt has {images} image placeholders '{markup.placeholder}' for {len(frames)} images;"
                 ' remove them from the prompt file, or use a chat template that writes one for each image'
             )
         ids: list[int] = []
@@ -88,14 +89,14 @@ class Chat:
                 stay = [*next(left).keep.tolist(), *[True] * self._family.extra_tokens]
             ids += [token] * len(stay)
             keep += stay
-        return FullPrompt(torch.tensor(ids), torch.tensor(keep), tail, self._static(system, ids))
+        return FullPrompt(torch.tensor(ids), torch.tensor(keep), question_suffix, self._static(system, ids))
 
     def _static(self, system: str, ids: Sequence[int]) -> int:
         if system not in self._bare:
             self._bare = {system: self.ids(self._render(system, []).partition(QUESTION)[0])}
         bare = self._bare[system]
         most = min(len(bare), len(ids) - 1)  # something is left to run
-        return next((place for place in range(most) if bare[place] != ids[place]), most)
+        return next((index for index in range(most) if bare[index] != ids[index]), most)
 
     def _render(self, system: str, content: Sequence[str | VisualFrame]) -> str:
         written = self._family.written_placeholder

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.hf.family import Family, Marks, Sides, pair, value
-from stprune_ros.vlm.token_tree import additive
+from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair, value
+from stprune_ros.vlm.token_tree import additive_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class QwenVL(Family):
     position_rows: ClassVar[int] = 3
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.visual')
 
-    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Sides, cap: int) -> int:
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Size, cap: int) -> int:
         """See `Family.image_tokens`; sides are rounded to whole tokens, as smart_resize of the image processor does."""
         limits = processor.get('size') or {}
         most = limits.get('longest_edge') or math.prod(size)
@@ -50,12 +50,12 @@ class QwenVL(Family):
         """See `Family.image_options`: least and most pixels per image, in the processor's words."""
         least, most = processor.size['shortest_edge'], processor.size['longest_edge']
         if not (least and most):
-            raise StpruneError('the image processor has no shortest_edge and longest_edge in its size')
+            raise ModelError('the image processor has no shortest_edge and longest_edge in its size')
         vision = config['vision_config']
-        for ours, theirs in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
-            found, wanted = getattr(processor, ours), vision[theirs]
+        for name, key in (('merge_size', 'spatial_merge_size'), ('patch_size',) * 2, ('temporal_patch_size',) * 2):
+            found, wanted = getattr(processor, name), vision[key]
             if found != wanted:
-                raise StpruneError(f'the image processor has {ours} {found}, its model {theirs} {wanted}')
+                raise ModelError(f'the image processor has {name} {found}, its model {key} {wanted}')
         cap = cap or most
         return {'size': {'shortest_edge': min(least, cap), 'longest_edge': min(most, cap)}}
 
@@ -121,7 +121,7 @@ class LlavaOnevision(Family):
     written_placeholder: ClassVar[str] = '<image>'
     extra_tokens: ClassVar[int] = 1
 
-    def grid(self, config: Mapping[str, Any]) -> Sides:
+    def grid(self, config: Mapping[str, Any]) -> Size:
         """See `Family.grid`."""
         patch = pair(config, 'vision_config', 'patch_size')
         height, width = self.pixels(config)
@@ -146,7 +146,7 @@ class InternVL(Family):
 
     one_tensor: ClassVar[bool] = True
 
-    def grid(self, config: Mapping[str, Any]) -> Sides:
+    def grid(self, config: Mapping[str, Any]) -> Size:
         """See `Family.grid`."""
         patch, ratio = pair(config, 'vision_config', 'patch_size'), value(config, 'downsample_ratio')
         height, width = self.pixels(config)
@@ -156,10 +156,10 @@ class InternVL(Family):
         """See `Family.one_tile`."""
         return {'crop_to_patches': False}
 
-    def marks(self, tokenizer: Any, image_text: str) -> Marks:
-        """See `Family.marks`."""
+    def image_markup(self, tokenizer: Any, image_text: str) -> ImageMarkup:
+        """See `Family.image_markup`."""
         start, end = (getattr(tokenizer, f'{edge}_image_token', None) for edge in ('start', 'end'))
-        return Marks(image_text, start or '<img>', end or '</img>')
+        return ImageMarkup(image_text, start or '<img>', end or '</img>')
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +173,13 @@ class SmolVLM(Family):
     one_tensor: ClassVar[bool] = True
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_model', 'model.connector')
 
-    def grid(self, config: Mapping[str, Any]) -> Sides:
+    def grid(self, config: Mapping[str, Any]) -> Size:
         """See `Family.grid`."""
         patch, factor = pair(config, 'vision_config', 'patch_size'), value(config, 'scale_factor')
         height, width = self.pixels(config)
         return height // patch[0] // factor, width // patch[1] // factor
 
-    def processor_pixels(self, processor: Any) -> Sides:
+    def processor_pixels(self, processor: Any) -> Size:
         """See `Family.processor_pixels`."""
         side = processor.max_image_size['longest_edge'] or 0
         return side, side
@@ -196,27 +196,27 @@ class SmolVLM(Family):
         """See `Family.vision_inputs`."""
         return {name: batch[name] for name in ('pixel_values', 'pixel_attention_mask')}
 
-    def marks(self, tokenizer: Any, image_text: str) -> Marks:
-        """See `Family.marks`."""
+    def image_markup(self, tokenizer: Any, image_text: str) -> ImageMarkup:
+        """See `Family.image_markup`."""
         fence = getattr(tokenizer, 'fake_image_token', None) or '<fake_token_around_image>'
         whole = getattr(tokenizer, 'global_image_token', None) or '<global-img>'
-        return Marks(image_text, fence + whole, fence)
+        return ImageMarkup(image_text, fence + whole, fence)
 
 
 @dataclass(frozen=True, slots=True)
 class Gemma3(Family):
     """Gemma3: each image resized to one square tile whose tokens see one another in both directions.
 
-    Most layers see only a window of positions. Both are masks of ours over positions of the full prompt: the model's
-    own would count kept tokens, so that pruning would widen the window. Its template trims every text part, so images
-    and text go in as one text with placeholders.
+    Most layers see only a window of positions. Both masks are made here, over positions of the full prompt: the
+    model's own would count kept tokens, so that pruning would widen the window. Its template trims every text part, so
+    images and text go in as one text with placeholders.
     """
 
     written_placeholder: ClassVar[str] = '<start_of_image>'
     one_tensor: ClassVar[bool] = True
     sliding_window: ClassVar[bool] = True
 
-    def grid(self, config: Mapping[str, Any]) -> Sides:
+    def grid(self, config: Mapping[str, Any]) -> Size:
         """See `Family.grid`."""
         side = math.isqrt(value(config, 'mm_tokens_per_image'))
         return side, side
@@ -225,14 +225,14 @@ class Gemma3(Family):
         """See `Family.one_tile`."""
         return {'do_pan_and_scan': False}
 
-    def marks(self, tokenizer: Any, image_text: str) -> Marks:
-        """See `Family.marks`."""
+    def image_markup(self, tokenizer: Any, image_text: str) -> ImageMarkup:
+        """See `Family.image_markup`."""
         start, end = (getattr(tokenizer, f'{edge}_token', None) for edge in ('boi', 'eoi'))
         start, end = start or self.written_placeholder, end or '<end_of_image>'
-        return Marks(start, f'\n\n{start}', f'{end}\n\n')
+        return ImageMarkup(start, f'\n\n{start}', f'{end}\n\n')
 
     def visible(self, ids: torch.Tensor, image_token_id: int) -> torch.Tensor | None:
-        """See `Family.visible`: the marks around images keep their tokens apart, also after pruning."""
+        """See `Family.visible`: the markup around images keeps their tokens apart, also after pruning."""
         image = ids == image_token_id
         run = (~image).cumsum(0).masked_fill(~image, -1)  # tokens without text between them belong to one image
         same = (run[:, None] == run[None]) & image[None]
@@ -246,8 +246,8 @@ class Gemma3(Family):
             visible = torch.ones(len(here), len(keys), dtype=torch.bool).tril(len(keys) - len(here))
         near = here[:, None] - keys[None] < text_config.sliding_window
         return {
-            'full_attention': additive(visible, dtype),
-            'sliding_attention': additive(visible & near, dtype),
+            'full_attention': additive_mask(visible, dtype),
+            'sliding_attention': additive_mask(visible & near, dtype),
         }
 
 

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.token_tree import additive
+from stprune_ros.vlm.token_tree import additive_mask
 
-Sides = tuple[int, int]  # height, width
+Size = tuple[int, int]  # height, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class EncoderOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class ImageMarkup:
     """How a prompt shows an image: ``placeholder`` is what the rendered template holds for one.
 
     In its place go ``before``, the image tokens and ``after``.
@@ -52,25 +52,23 @@ class Family:
 
     model_type: str
     architecture: str
-    # Rows of positions; a template's own image parts, or a placeholder that we write into the text instead of them;
-    # learned tokens that follow the patches of an image; whether pruned features go back as one tensor; whether
-    # sliding-window layers are handled; what is never quantized: eyes and vocabulary.
-    position_rows: ClassVar[int] = 1
-    written_placeholder: ClassVar[str] = ''
-    extra_tokens: ClassVar[int] = 0
-    one_tensor: ClassVar[bool] = False
-    sliding_window: ClassVar[bool] = False
+    position_rows: ClassVar[int] = 1  # how many position ids a token has
+    written_placeholder: ClassVar[str] = ''  # goes into the text for an image; empty: the template has image parts
+    extra_tokens: ClassVar[int] = 0  # learned tokens that follow the patches of an image
+    one_tensor: ClassVar[bool] = False  # whether the features of all images go back as one tensor
+    sliding_window: ClassVar[bool] = False  # whether sliding-window layers are handled
+    # Vision tower, projector and vocabulary.
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_tower', 'model.multi_modal_projector')
 
-    def grid(self, config: Mapping[str, Any]) -> Sides:
+    def grid(self, config: Mapping[str, Any]) -> Size:
         """(rows, columns) of tokens of every image."""
         raise NotImplementedError
 
-    def pixels(self, config: Mapping[str, Any]) -> Sides:
+    def pixels(self, config: Mapping[str, Any]) -> Size:
         """(height, width) to which every image is brought."""
         return pair(config, 'vision_config', 'image_size')
 
-    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Sides, cap: int) -> int:
+    def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Size, cap: int) -> int:
         """Tokens of an image of (height, width) pixels, at most ``cap`` of them used (0: as the processor says)."""
         rows, columns = self.grid(config)
         return rows * columns + self.extra_tokens
@@ -82,16 +80,16 @@ class Family:
     def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
         """What to call the image processor with, for at most ``cap`` pixels (0: no cap).
 
-        Raises StpruneError where the processor does not belong to the model, or the cap cannot be kept.
+        Raises ModelError where the processor does not belong to the model, or the cap cannot be kept.
         """
         wanted, found = self.pixels(config), self.processor_pixels(processor)
         if found != wanted:
-            raise StpruneError(
+            raise ModelError(
                 f'the image processor makes images of {times(found)} pixels, its model sees {times(wanted)};'
                 ' preprocessor_config.json and config.json do not belong together'
             )
         if cap and cap < wanted[0] * wanted[1]:
-            raise StpruneError(
+            raise ModelError(
                 f"parameter 'model.max_image_pixels' is {cap}, but family '{self.model_type}' brings every image to"
                 f' {times(wanted)} = {wanted[0] * wanted[1]} pixels; set it to 0'
             )
@@ -101,7 +99,7 @@ class Family:
         """To how many pixels a larger image is reduced; ``options`` as `image_options` gives them."""
         return math.prod(self.pixels(config))
 
-    def processor_pixels(self, processor: Any) -> Sides:
+    def processor_pixels(self, processor: Any) -> Size:
         """(height, width) of what the image processor makes; zeros where it does not say."""
         return processor.size['height'] or 0, processor.size['width'] or 0
 
@@ -121,13 +119,13 @@ class Family:
         """Split the result of ``get_image_features`` by image.
 
         The tokens are copied, so that keeping one frame does not keep the whole batch alive.
-        Raises StpruneError where an image has another number of tokens than its grid.
+        Raises ModelError where an image has another number of tokens than its grid.
         """
         rows, columns = self.grid(config)
         patches, found = rows * columns, []
         for tokens in output.pooler_output:
             if len(tokens) != patches + self.extra_tokens:
-                raise StpruneError(
+                raise ModelError(
                     f"an image has {len(tokens)} tokens where config.json of family '{self.model_type}' gives"
                     f' {rows} x {columns} + {self.extra_tokens}'
                 )
@@ -135,9 +133,9 @@ class Family:
             found.append(ImageFeatures(tokens[:patches].clone(), (rows, columns), extra=extra))
         return found
 
-    def marks(self, tokenizer: Any, image_text: str) -> Marks:
+    def image_markup(self, tokenizer: Any, image_text: str) -> ImageMarkup:
         """How the prompt shows an image; ``image_text`` is the text of the image token."""
-        return Marks(image_text)
+        return ImageMarkup(image_text)
 
     def encoder_output(self, frames: Sequence[VisualFrame]) -> EncoderOutput:
         """The kept tokens of every frame and the extra ones, in prompt order."""
@@ -173,20 +171,20 @@ class Family:
         ``visible`` is bool (n, k), or None where the last n keys are the tokens themselves and everybody sees what is
         before; None asks for the model's own mask.
         """
-        return None if visible is None else additive(visible, dtype)
+        return None if visible is None else additive_mask(visible, dtype)
 
 
 def value(config: Mapping[str, Any], *keys: str) -> Any:
-    """The entry under ``keys``; StpruneError naming it where there is none."""
+    """The entry under ``keys``. Raises ModelError naming it where there is none."""
     found: Any = config
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
     if found is None:
-        raise StpruneError(f"the model's configuration has no '{'.'.join(keys)}'")
+        raise ModelError(f"the model's configuration has no '{'.'.join(keys)}'")
     return found
 
 
-def pair(config: Mapping[str, Any], *keys: str) -> Sides:
+def pair(config: Mapping[str, Any], *keys: str) -> Size:
     """An entry that is one number or two, as (height, width)."""
     found = value(config, *keys)
     return (found, found) if isinstance(found, int) else (found[0], found[1])
@@ -197,6 +195,6 @@ def _kept(frame: VisualFrame) -> torch.Tensor:
     return kept if frame.features.extra is None else torch.cat([kept, frame.features.extra])
 
 
-def times(size: Sides) -> str:
+def times(size: Size) -> str:
     """A size in words."""
     return f'{size[0]} x {size[1]}'

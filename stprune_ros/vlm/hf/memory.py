@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import ModelError, one_line
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
-from stprune_ros.vlm.hf.family import Family, Sides, value
+from stprune_ros.vlm.hf.family import Family, Size, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
-TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously (ours)
+TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a safetensors file: ``kind`` is its number type there (F32, BF16 ...)."""
+    """One tensor of a safetensors file: ``kind`` is its dtype there (F32, BF16 ...)."""
 
     name: str
     kind: str
@@ -47,16 +47,16 @@ class Ring:
 
     views: int
     frames: int
-    size: Sides
+    size: Size
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class MemoryEstimate:
     """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
 
     ``similarities`` are what selection holds at once: unit rows and their products within each view, in float32. The
-    KV cache counts three times: the prefix that all questions share, the copy that scoring works on, and the slots that
-    descriptions are written in.
+    KV cache counts three times: the prefix that all questions share, the copy that scoring works on, and the static
+    cache that descriptions are written in.
     """
 
     dtype: str
@@ -82,7 +82,7 @@ class Budget:
 
 
 def tensors(path: Path) -> Iterator[Tensor]:
-    """The tensors of a safetensors file, from its header; StpruneError where it is broken."""
+    """The tensors of a safetensors file, from its header. Raises ModelError where it is broken."""
     try:
         with path.open('rb') as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
@@ -91,11 +91,11 @@ def tensors(path: Path) -> Iterator[Tensor]:
             start, end = entry['data_offsets']
             yield Tensor(name, entry['dtype'], tuple(entry['shape']), end - start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise StpruneError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
+        raise ModelError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
 
 
 def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
-    """Bytes of the loaded weights and their number type; ``dtype`` is '' for the files' own."""
+    """Bytes of the loaded weights and their dtype; ``dtype`` is '' for the files' own."""
     found = [tensor for path in folder.weights for tensor in tensors(path)]
     sizes: dict[str, int] = {}
     for tensor in found:
@@ -111,10 +111,10 @@ def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
 
 
 def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
-    """Refuse weights that are larger than the free memory with a StpruneError; for `weight_bytes`' arguments."""
+    """Raises ModelError where the weights, as `weight_bytes` counts them, are larger than the free memory."""
     need, kind = weight_bytes(folder, dtype, quantization)
     if memory.free is not None and need > memory.free:
-        raise StpruneError(
+        raise ModelError(
             f"weights of '{folder.path}' take {gib(need)} as {kind}, {gib(memory.free)} are free ({memory.source});"
             ' set model.dtype or model.quantization, or take a smaller model'
         )
@@ -126,22 +126,22 @@ def kv_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, value_bytes
 
 
 def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Layers, KV heads and head dimension of a language model; StpruneError where the config does not say."""
+    """Layers, KV heads and head dimension of a language model. Raises ModelError where the config does not say."""
     text = value(config, 'text_config')
     heads = value(text, 'num_attention_heads')
     head_dim = text.get('head_dim') or value(text, 'hidden_size') // heads
     return value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads, head_dim
 
 
-def budget(
+def memory_estimate(
     folder: ModelFolder,
     config: Mapping[str, Any],
     processor: Mapping[str, Any],
     settings: Settings,
     ring: Ring,
     dtype: str,
-) -> Budget:
-    """The budget of a checked folder.
+) -> MemoryEstimate:
+    """What a checked model folder takes of memory.
 
     ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
@@ -156,7 +156,7 @@ def budget(
     ratio = settings.pruning.keep_ratio if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
-    return Budget(
+    return MemoryEstimate(
         dtype=kind,
         weights=weights,
         images=images,
@@ -170,8 +170,8 @@ def budget(
     )
 
 
-def as_text(found: Budget, memory: Memory, ratio: float) -> str:
-    """The budget as a table for people."""
+def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
+    """The estimate as a table for people; ``ratio`` is the keep ratio that it was made for."""
     rows = [
         ('weights', found.weights, found.dtype),
         ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),

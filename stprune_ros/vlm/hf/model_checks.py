@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
@@ -17,19 +17,19 @@ HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 
 
 @contextmanager
-def naming(part: str, folder: ModelFolder) -> Iterator[None]:
+def error_context(part: str, folder: ModelFolder) -> Iterator[None]:
     """Whatever goes wrong inside, as one sentence that names the part and the folder."""
     try:
         yield
     except Exception as error:  # transformers and tokenizers raise all kinds, bare Exception among them
-        raise StpruneError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
+        raise ModelError(f"{part} of '{folder.path}' cannot be loaded: {one_line(error)}") from None
 
 
 def supported_class(family: Family, library: Any) -> Any:
-    """The model class of ``family`` in ``library``, transformers; StpruneError where that is too old."""
+    """The model class of ``family`` in ``library`` (transformers). Raises ModelError where that is too old."""
     model_class = getattr(library, family.architecture, None)
     if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
-        raise StpruneError(
+        raise ModelError(
             f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
             ' install transformers>=5.18'
         )
@@ -37,37 +37,43 @@ def supported_class(family: Family, library: Any) -> Any:
 
 
 def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
-    """Check that the configuration is supported and the tokenizer belongs to it; StpruneError naming what is not."""
+    """Check that the configuration is supported and that the tokenizer belongs to it.
+
+    Raises ModelError naming what does not fit.
+    """
     text = config.text_config
     if tokenizer.chat_template is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no chat template")
+        raise ModelError(f"tokenizer of '{folder.path}' has no chat template")
     if tokenizer.eos_token_id is None:
-        raise StpruneError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
+        raise ModelError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
     if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()) and not folder.family.sliding_window:
-        raise StpruneError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
+        raise ModelError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
     if len(tokenizer) > text.vocab_size:
-        raise StpruneError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
+        raise ModelError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
     if config.image_token_id >= len(tokenizer):
-        raise StpruneError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
+        raise ModelError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
 
 
 def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
-    """Refuse weights that do not cover the model: transformers would fill the rest with random numbers."""
+    """Refuse weights that do not cover the model: transformers would fill the rest with random numbers.
+
+    ``report`` is the loading info of `from_pretrained`. Raises ModelError naming a tensor.
+    """
     missing = sorted(report['missing_keys'])
     if missing:
-        raise StpruneError(
+        raise ModelError(
             f"weights of '{folder.path}' lack {len(missing)} of the model's tensors, such as '{missing[0]}';"
             ' config.json and the safetensors files do not belong together'
         )
     if report['mismatched_keys']:
         name, found, wanted = sorted(report['mismatched_keys'])[0]
-        raise StpruneError(
+        raise ModelError(
             f"weights of '{folder.path}' hold '{name}' as {tuple(found)} where config.json asks for {tuple(wanted)}"
         )
 
 
 def check_images(images: Sequence[np.ndarray]) -> None:
-    """Refuse what is not uint8 (height, width, 3) with a StpruneError."""
+    """Raises StpruneError for an image that is not uint8 (height, width, 3)."""
     for image in images:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise StpruneError(f'image is {image.dtype} {image.shape}; it must be uint8 (height, width, 3)')

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import ModelError, one_line
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.family import Family
 
@@ -22,7 +22,7 @@ LFS_POINTER = b'version https://git-lfs'
 class ModelFolder:
     """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files.
 
-    ``trained`` and ``knows`` are what stprune.json says, see `ModelInfo`.
+    ``trained`` and ``domain`` are what stprune.json says, see `ModelInfo`.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class ModelFolder:
     revision: str
     family: Family
     trained: bool
-    knows: str
+    domain: str
     weights: tuple[Path, ...]
 
 
@@ -38,7 +38,7 @@ def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool 
     """The folder ``path_or_id``, or the local snapshot of that hub id; downloads only with ``allow_download``.
 
     The revision is the hub commit, or for a folder 12 hex digits of the SHA-256 over its safetensors files.
-    Raises StpruneError naming what is missing or unsupported.
+    Raises ModelError naming what is missing or unsupported.
     """
     folder = locate_model(path_or_id, revision, allow_download)
     return folder if folder.revision else replace(folder, revision=digest(folder.weights))
@@ -50,9 +50,9 @@ def locate_model(path_or_id: str | Path, revision: str = '', allow_download: boo
     if str(path_or_id) and path.is_dir():
         return replace(check_folder(path), model_id=path.resolve().name)
     if path.is_file():
-        raise StpruneError(f"model '{path}' is a file; set model.path to the folder that holds it")
+        raise ModelError(f"model '{path}' is a file; set model.path to the folder that holds it")
     if not HUB_ID.fullmatch(str(path_or_id)):
-        raise StpruneError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
+        raise ModelError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
     snapshot = hub_snapshot(str(path_or_id), revision, allow_download)
     return replace(check_folder(snapshot), model_id=str(path_or_id), revision=snapshot.name)
 
@@ -69,10 +69,10 @@ def hub_snapshot(hub_id: str, revision: str, allow_download: bool) -> Path:
         )
     except LocalEntryNotFoundError:
         if allow_download:
-            raise StpruneError(f'{named} cannot be downloaded: the hub is not reachable from this machine') from None
-        raise StpruneError(f'{named} is not on this machine; download it or set model.allow_download: true') from None
+            raise ModelError(f'{named} cannot be downloaded: the hub is not reachable from this machine') from None
+        raise ModelError(f'{named} is not on this machine; download it or set model.allow_download: true') from None
     except (OSError, ValueError) as error:
-        raise StpruneError(f'{named} cannot be downloaded: {one_line(error)}') from None
+        raise ModelError(f'{named} cannot be downloaded: {one_line(error)}') from None
     return Path(found)
 
 
@@ -82,11 +82,11 @@ def check_folder(path: Path) -> ModelFolder:
     weights = _weights(path)
     slow_tokenizer = (path / 'vocab.json').is_file() and (path / 'merges.txt').is_file()
     if not (path / 'tokenizer.json').is_file() and not slow_tokenizer:
-        raise StpruneError(f"model folder '{path}' has no tokenizer: tokenizer.json, or vocab.json with merges.txt")
+        raise ModelError(f"model folder '{path}' has no tokenizer: tokenizer.json, or vocab.json with merges.txt")
     if not (path / 'tokenizer_config.json').is_file():
-        raise StpruneError(f"model folder '{path}' has no tokenizer_config.json")
+        raise ModelError(f"model folder '{path}' has no tokenizer_config.json")
     if not (path / 'preprocessor_config.json').is_file() and not (path / 'processor_config.json').is_file():
-        raise StpruneError(f"model folder '{path}' has no image processor: preprocessor_config.json")
+        raise ModelError(f"model folder '{path}' has no image processor: preprocessor_config.json")
     return ModelFolder(path, '', '', family, *_facts(path), weights)
 
 
@@ -111,10 +111,10 @@ def legacy_template(path: Path) -> str | None:
 
 def _family(path: Path) -> Family:
     if not (path / 'config.json').is_file():
-        raise StpruneError(f"'{path}' is no model folder: it has no config.json")
+        raise ModelError(f"'{path}' is no model folder: it has no config.json")
     model_type = str(read_json(path / 'config.json').get('model_type'))
     if model_type not in FAMILIES:
-        raise StpruneError(
+        raise ModelError(
             f"model family '{model_type}' of '{path}' is not supported; supported are {', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[model_type]
@@ -126,17 +126,15 @@ def _weights(path: Path) -> tuple[Path, ...]:
     if index.is_file():
         names = sorted(set(read_json(index).get('weight_map', {}).values()))
     elif not (path / names[0]).is_file() and any(path.glob('*.bin')):
-        raise StpruneError(
+        raise ModelError(
             f"model folder '{path}' has weights as .bin only; convert them to safetensors, nothing else is loaded"
         )
     for name in names:
         if not (path / name).is_file():
-            raise StpruneError(f"model folder '{path}' has no weights file '{name}'")
+            raise ModelError(f"model folder '{path}' has no weights file '{name}'")
         with (path / name).open('rb') as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise StpruneError(
-                    f"weights file '{path / name}' is only a Git LFS pointer; fetch it with git lfs pull"
-                )
+                raise ModelError(f"weights file '{path / name}' is only a Git LFS pointer; fetch it with git lfs pull")
     return tuple(path / name for name in names)
 
 
@@ -146,20 +144,21 @@ def _facts(path: Path) -> tuple[bool, str]:
     if not note.is_file():
         return True, ''
     facts = read_json(note)
-    trained, knows = facts.get('trained'), facts.get('knows', '')
+    key = 'domain' if 'domain' in facts or 'knows' not in facts else 'knows'  # the old name, for one release
+    trained, domain = facts.get('trained'), facts.get(key, '')
     if not isinstance(trained, bool):
-        raise StpruneError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
-    if not isinstance(knows, str):
-        raise StpruneError(f"'knows' in '{note}' is {knows!r}; it must be a text")
-    return trained, knows
+        raise ModelError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
+    if not isinstance(domain, str):
+        raise ModelError(f"'{key}' in '{note}' is {domain!r}; it must be a text")
+    return trained, domain
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; StpruneError naming it where it does not."""
+    """A JSON file that holds an object. Raises ModelError naming it where it does not."""
     try:
         value = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
-        raise StpruneError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
+        raise ModelError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(value, dict):
-        raise StpruneError(f"'{path}' holds no JSON object")
+        raise ModelError(f"'{path}' holds no JSON object")
     return value

@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError
 from stprune_ros.vlm.hf.family import Family
 
 LIBRARIES = ('bitsandbytes', 'accelerate')
@@ -16,20 +16,20 @@ LIBRARIES = ('bitsandbytes', 'accelerate')
 BYTES_PER_WEIGHT = {'4bit': 0.5 + 4 / 64, '8bit': 1.0}
 
 
-def packing(name: str, family: Family, dtype: torch.dtype | None) -> dict[str, Any]:
+def bitsandbytes_options(name: str, family: Family, dtype: torch.dtype | None) -> dict[str, Any]:
     """Arguments of ``transformers.BitsAndBytesConfig`` for '4bit' or '8bit', computing in ``dtype``.
 
-    Raises StpruneError where a library is not installed, or would download something.
+    Raises ModelError where a library is not installed, or would download something.
     """
     for library in LIBRARIES:
         if find_spec(library) is None:
-            raise StpruneError(
+            raise ModelError(
                 f"parameter 'model.quantization' is '{name}', which needs {library};"
                 f" pip install {' '.join(LIBRARIES)}, or set it to 'none'"
             )
     # On some CPUs bitsandbytes fetches code from the hub while it is imported, through this package.
     if find_spec('kernels') is not None and not huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise StpruneError(
+        raise ModelError(
             f"parameter 'model.quantization' is '{name}', but bitsandbytes would download code through the package"
             ' kernels; uninstall kernels or set HF_HUB_OFFLINE=1'
         )

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 # Capacities are multiples of a step and may be so much larger than needed, so that a recorded step serves many ticks,
-# also while the keep ratio goes up and down (ours).
-SLOTS_STEP = 256
-MOST_SPARE = 2 * SLOTS_STEP
+# also while the keep ratio goes up and down.
+CAPACITY_STEP = 256
+MOST_SPARE = 2 * CAPACITY_STEP
 
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
@@ -27,27 +27,28 @@ Recorder = Callable[[Callable[[], Tensor], Sequence[Tensor]], Callable[[Iterable
 logger = logging.getLogger(__name__)
 
 
-def slots_for(tokens: int) -> int:
+def capacity_for(tokens: int) -> int:
     """The capacity that ``tokens`` tokens are given anew."""
-    return -(-tokens // SLOTS_STEP) * SLOTS_STEP
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP
 
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """State of a Context: KV per layer, kept ids and where they stand (first row of their positions), the next
-    position, and what the template writes after a question.
+    """State of a Context. The KV tensors are never written to: every question works on a cache of its own.
 
-    The KV tensors are never written to: every question works on a cache of its own.
+    ``layers`` holds (keys, values) per layer, ``ids`` and ``positions`` (n,) the kept tokens and where they stand (the
+    first row where a position has several), ``next_position`` where a question begins, ``question_suffix`` what the
+    template writes after it.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     ids: tuple[int, ...]
-    seen: Tensor
+    positions: Tensor
     next_position: int
-    tail: str
+    question_suffix: str
 
 
-class Slots:
+class StaticKVCache:
     """A static KV cache of ``capacity`` tokens, reused from tick to tick, and the one-token step that works on it.
 
     ``cache`` has static layers, one per decoder layer: what is free there is masked. ``run`` makes the logits (1,
@@ -72,7 +73,7 @@ class Slots:
         self._recorder = recorder
         self._recorded: Callable[[Iterable[Tensor]], Tensor] | None = None
 
-    def suit(self, tokens: int) -> bool:
+    def fits(self, tokens: int) -> bool:
         """Whether ``tokens`` tokens have room here and do not leave too much of it empty."""
         return tokens <= self.capacity <= tokens + MOST_SPARE
 
@@ -83,8 +84,8 @@ class Slots:
             self._record(self._recorder)
             self._recorder = None
         self._write(prefix)
-        self.filled = len(prefix.seen)
-        self._positions[: self.filled] = prefix.seen
+        self.filled = len(prefix.positions)
+        self._positions[: self.filled] = prefix.positions
 
     def step(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits (1, vocabulary) behind ``ids`` (n,) at ``positions`` (n,), which go into the cache.

@@ -1,4 +1,4 @@
-"""The memory budget against what a model of every family really holds, and weights of 4 and 8 bits."""
+"""The memory estimate against what a model of every family really holds, and weights of 4 and 8 bits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import quantization
-from stprune_ros.vlm.hf.backend import TransformersBackend, read_parts
-from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, budget
+from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
+from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
 HEIGHT, WIDTH = 90, 160
@@ -31,7 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
+def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     backend = TransformersBackend.load(folder, device='cpu', dtype=dtype)
     images = [np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)] * VIEWS * FRAMES
     features = backend.encode(images)
@@ -44,7 +45,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     parts = read_parts(model)
     settings = Settings.from_values({'pruning.keep_ratio': 0.25, 'inference.max_new_tokens': 64})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
-    found = budget(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
+    found = memory_estimate(model, config, processor, settings, Ring(VIEWS, FRAMES, (HEIGHT, WIDTH)), dtype)
 
     assert found.dtype == dtype
     assert found.weights == size_of(list(backend._model.parameters()))
@@ -53,11 +54,11 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     assert found.features == size_of(held)
     per_token = size_of([part for layer in context.state.layers for part in layer]) / tokens
     backend.generate(context, 'Describe the road.', 4)
-    slots = backend._slots
-    assert slots is not None
-    assert tokens <= slots.capacity <= tokens + MOST_SPARE
-    assert size_of([part for layer in slots._cache.layers for part in (layer.keys, layer.values)]) == (
-        per_token * slots.capacity
+    kv_cache = backend._kv_cache
+    assert kv_cache is not None
+    assert tokens <= kv_cache.capacity <= tokens + MOST_SPARE
+    assert size_of([part for layer in kv_cache._cache.layers for part in (layer.keys, layer.values)]) == (
+        per_token * kv_cache.capacity
     )
     assert found.full_kv == per_token * (3 * found.full_tokens + MOST_SPARE)
     assert found.kept_kv == per_token * (3 * found.kept_tokens + MOST_SPARE)
@@ -77,7 +78,7 @@ def test_budget_is_what_the_model_holds(folder: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize('bits', ['4bit', '8bit'])
-def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str) -> None:
+def test_quantized_weights_are_in_the_estimate_and_answer(folder: Path, bits: str) -> None:
     for library in quantization.LIBRARIES:
         pytest.importorskip(library)
     backend = TransformersBackend.load(folder, device='cpu', quantization=bits)
@@ -92,7 +93,7 @@ def test_quantized_weights_are_in_the_budget_and_answer(folder: Path, bits: str)
     parts = read_parts(model)
     settings = Settings.from_values({'model.quantization': bits})
     config, processor = parts.config.to_dict(), parts.processor.to_dict()
-    found = budget(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
+    found = memory_estimate(model, config, processor, settings, Ring(1, 1, (HEIGHT, WIDTH)), 'float32')
     # Before the first pass: bitsandbytes packs anew for CPUs when it is first used.
     linear = [backend._model.get_submodule(name) for name in packed if kinds[name] == 'Linear4bit']
     scales = size_of([module.weight.quant_state.absmax for module in linear])

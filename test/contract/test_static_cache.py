@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from stprune_ros.vlm.backend import Context, VisualFrame
 from stprune_ros.vlm.hf.backend import TransformersBackend
-from stprune_ros.vlm.hf.static_cache import MOST_SPARE, SLOTS_STEP, Slots, slots_for
+from stprune_ros.vlm.hf.static_cache import CAPACITY_STEP, MOST_SPARE, StaticKVCache, capacity_for
 
 CUDA = torch.cuda.is_available()
 TOKENS = 24
@@ -41,7 +41,7 @@ def context_of(backend: TransformersBackend, ratio: float = 0.5, seed: int = 3) 
 
 def again(backend: TransformersBackend) -> TransformersBackend:
     """The same model without memory of its own yet."""
-    parts = (backend._model, backend._tokenizer, backend._processor, backend._family, backend.info)
+    parts = (backend._model, backend._tokenizer, backend._tower._processor, backend._family, backend.info)
     return TransformersBackend(*parts)
 
 
@@ -85,7 +85,7 @@ def test_a_step_takes_nothing_from_the_host(backend: TransformersBackend) -> Non
     """On a device that knows shapes only, whatever needs a value fails; nor may anything be copied to it on the way."""
     prefix = context_of(backend).state
     layers = tuple((keys.to('meta'), values.to('meta')) for keys, values in prefix.layers)
-    parts = (backend._tokenizer, backend._processor, backend._family, replace(backend.info, device='meta'))
+    parts = (backend._tokenizer, backend._tower._processor, backend._family, replace(backend.info, device='meta'))
     writer = TransformersBackend(deepcopy(backend._model).to('meta'), *parts)
     host = HostTensors()
 
@@ -98,7 +98,7 @@ def test_a_step_takes_nothing_from_the_host(backend: TransformersBackend) -> Non
         return lambda values: work()
 
     writer._recorder = recorder
-    writer._slots_behind(replace(prefix, layers=layers), 8)
+    writer._kv_cache_behind(replace(prefix, layers=layers), 8)
     assert host.found
 
 
@@ -120,14 +120,14 @@ def test_memory_grows_and_shrinks_with_what_is_written(backend: TransformersBack
     context = context_of(writer)
     before = writer.generate(context, QUESTION, TOKENS)
     capacities = []
-    for words in (TOKENS, SLOTS_STEP, TOKENS, MOST_SPARE + SLOTS_STEP, MOST_SPARE, TOKENS):
+    for words in (TOKENS, CAPACITY_STEP, TOKENS, MOST_SPARE + CAPACITY_STEP, MOST_SPARE, TOKENS):
         assert writer.generate(context, QUESTION, words).text.startswith(before.text.rstrip('\ufffd'))
-        assert writer._slots is not None
-        capacities.append(writer._slots.capacity // SLOTS_STEP)
+        assert writer._kv_cache is not None
+        capacities.append(writer._kv_cache.capacity // CAPACITY_STEP)
     assert capacities == [1, 2, 2, 4, 4, 1]
     assert recorder.recordings == 4
     writer.free()
-    assert writer._slots is None
+    assert writer._kv_cache is None
     assert writer.generate(context, QUESTION, TOKENS) == before
 
 
@@ -156,14 +156,15 @@ def test_a_graph_writes_what_plain_steps_do(backend: TransformersBackend, caplog
     context = context_of(backend)
     for question in (QUESTION, OTHER):
         assert backend.generate(context, question, TOKENS) == plain.generate(context, question, TOKENS)
-    assert backend._slots is not None
-    assert backend._slots._recorded is not None
+    assert backend._kv_cache is not None
+    assert backend._kv_cache._recorded is not None
     assert not caplog.records
 
 
-def test_slots_leave_neither_too_little_room_nor_too_much() -> None:
-    assert [slots_for(n) for n in (1, SLOTS_STEP, SLOTS_STEP + 1)] == [SLOTS_STEP, SLOTS_STEP, 2 * SLOTS_STEP]
-    slots = Slots(None, 4 * SLOTS_STEP, lambda *_: {}, lambda *_: torch.zeros(1, 1), None)
-    suited = [n for n in range(1, 6 * SLOTS_STEP) if slots.suit(n)]
-    assert suited == list(range(4 * SLOTS_STEP - MOST_SPARE, 4 * SLOTS_STEP + 1))
-    assert all(slots_for(n) <= n + MOST_SPARE for n in range(1, 600))
+def test_capacities_leave_neither_too_little_room_nor_too_much() -> None:
+    assert [capacity_for(n) for n in (1, CAPACITY_STEP)] == [CAPACITY_STEP] * 2
+    assert capacity_for(CAPACITY_STEP + 1) == 2 * CAPACITY_STEP
+    cache = StaticKVCache(None, 4 * CAPACITY_STEP, lambda *_: {}, lambda *_: torch.zeros(1, 1), None)
+    suited = [n for n in range(1, 6 * CAPACITY_STEP) if cache.fits(n)]
+    assert suited == list(range(4 * CAPACITY_STEP - MOST_SPARE, 4 * CAPACITY_STEP + 1))
+    assert all(capacity_for(n) <= n + MOST_SPARE for n in range(1, 600))

@@ -1,0 +1,100 @@
+"""A model folder read through transformers: configuration, tokenizer and image processor, then the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stprune_ros.vlm.device import DTYPES
+from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.library import transformers
+from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
+from stprune_ros.vlm.hf.model_folder import ModelFolder, legacy_template
+from stprune_ros.vlm.hf.quantization import bitsandbytes_options
+
+LOCAL = {'local_files_only': True, 'trust_remote_code': False}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a model folder holds beside the weights."""
+
+    config: Any
+    tokenizer: Any
+    processor: Any
+
+
+def read_parts(folder: ModelFolder) -> Parts:
+    """Read and check everything but the weights.
+
+    Raises ModelError naming the part that is broken or does not fit, or where transformers is too old.
+    """
+    model_class = supported_class(folder.family, transformers)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what matters is raised here, in one sentence
+    with error_context('config.json', folder):
+        config = model_class.config_class.from_pretrained(folder.path)
+    with error_context('tokenizer', folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **LOCAL)
+    with error_context('image processor', folder):
+        # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
+        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **LOCAL)
+    tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
+    check_parts(folder, config, tokenizer)
+    return Parts(config, tokenizer, processor)
+
+
+def load_model(
+    folder: ModelFolder, config: Any, device: torch.device, dtype: torch.dtype | None, quantization: str
+) -> Any:
+    """The model of ``folder`` with its weights, from safetensors only; ``dtype`` None is that of the weights.
+
+    ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading.
+    Raises ModelError where weights are missing or broken.
+    """
+    packed = {}
+    if quantization != 'none':
+        options = bitsandbytes_options(quantization, folder.family, dtype)
+        packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': device}}
+    with error_context('model', folder):
+        model, report = supported_class(folder.family, transformers).from_pretrained(
+            folder.path,
+            config=config,
+            dtype=dtype or 'auto',
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **packed,
+        )
+    check_weights(folder, report)
+    with error_context('model', folder):
+        return model.eval() if packed else model.to(device).eval()  # a packed model is where it belongs
+
+
+def random_model(
+    family: Family,
+    config: dict[str, Any],
+    tokens: dict[str, str],
+    folder: Path,
+    processor: dict[str, Any],
+    device: torch.device,
+    dtype: str,
+) -> tuple[Any, Parts]:
+    """A model of the given shape with random weights; tokenizer and chat template come from ``folder``.
+
+    See `TransformersBackend.untrained` for the arguments.
+    """
+    model_class = supported_class(family, transformers)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    images = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil', local_files_only=True, **processor)
+    ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+    shape = model_class.config_class(**config, **ids)
+    shape.dtype = shape.text_config.dtype = shape.vision_config.dtype = DTYPES[dtype]
+    with device:
+        model = model_class._from_config(shape, dtype=DTYPES[dtype]).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model, Parts(shape, tokenizer, images)

@@ -1,0 +1,74 @@
+"""Every engine with every family that it runs, on the tiny models; and what the tests show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from helpers.plain_models import Plain, PlainModel
+from helpers.tiny_models import FAMILIES
+
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import Backend, VisualFrame
+from stprune_ros.vlm.loading import ENGINES, load_engine
+
+# A further engine names its families here, and the contract tests run on it.
+RUNS = {'transformers': FAMILIES}
+CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
+
+SYSTEM = 'You look through the cameras of a car.'
+QUESTION = 'What should the driver do?'
+OTHER = 'Describe the road.'
+CANDIDATES = ['stop', 'stop now', 'slow_down', 'none', '']
+SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
+
+
+def load_tiny(engine: str, folder: Path, **model: Any) -> Backend:
+    """The model of ``folder`` on the CPU; ``model`` holds further parameters below 'model.'."""
+    values = {'path': str(folder), 'device': 'cpu', **model}
+    return load_engine(engine, Settings.from_values({f'model.{name}': value for name, value in values.items()}))
+
+
+def images(count: int = len(SIZES)) -> list[np.ndarray]:
+    """Noise in different sizes."""
+    random = np.random.default_rng(3)
+    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES[:count]]
+
+
+def frames_of(backend: Backend, ratio: float = 1.0, empty: tuple[int, ...] = ()) -> list[VisualFrame]:
+    """Every test image with a random mask; those in ``empty`` keep nothing."""
+    generator = torch.Generator().manual_seed(5)
+    features = backend.encode(images())
+    keeps = [torch.rand(len(item.tokens), generator=generator) < ratio for item in features]
+    return [
+        VisualFrame(item, keep & (index not in empty))
+        for index, (item, keep) in enumerate(zip(features, keeps, strict=True))
+    ]
+
+
+def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
+    """A prompt of two views with two images each."""
+    first, second, third, fourth = frames
+    return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
+
+
+def plain_prompt(plain: PlainModel, question: str, answer: str | None = None) -> Plain:
+    """The same prompt for the plain model, images and all."""
+    first, second, third, fourth = images()
+    content = ['The front view:\n', first, second, '\nThe left view:\n', third, fourth]
+    return Plain(plain, SYSTEM, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer)
+
+
+def plain_score(plain: PlainModel, question: str, candidate: str, keeps: list[torch.Tensor]) -> float:
+    """Log-probability of ``candidate`` as the whole answer, by one plain pass with the pruned tokens masked."""
+    before = plain_prompt(plain, question).length
+    whole = plain_prompt(plain, question, candidate)
+    logprobs = whole.logits(keeps).log_softmax(-1)
+    return sum(float(logprobs[before - 1 + index, token]) for index, token in enumerate(whole.ids[0, before:]))
+
+
+def keeps_of(frames: list[VisualFrame]) -> list[torch.Tensor]:
+    """The masks alone."""
+    return [frame.keep for frame in frames]
