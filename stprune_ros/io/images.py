@@ -156,4 +156,3 @@ def _converter() -> Callable[[Any], np.ndarray]:
         return lambda message: image_to_cvimage(message, 'rgb8')
     bridge = CvBridge()
     return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
-

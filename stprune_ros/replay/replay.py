@@ -24,8 +24,8 @@ from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io import images, messages
 from stprune_ros.io.bag_reader import Bag, Record, message_store
 from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
 from stprune_ros.io.mcap_writer import McapWriter
-from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.replay.ground_truth import UNKNOWN, TrueTick, Truth
 from stprune_ros.replay.report import Mark, Picture, Shown, render
 from stprune_ros.replay.summary import Tally, write_json
@@ -260,7 +260,8 @@ class Replay:
         direction, image = self.rig.direction(camera), self._images.get(camera)
         if image is None or keep is None or not len(keep):
             return Picture(camera, direction)
-        return Picture(camera, direction, jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep)))
+        view = encode_jpeg(kept_tokens(image, keep[-1]), VIEW_QUALITY)
+        return Picture(camera, direction, view, encode_png(history_masks(keep)))
 
     def _decode(self, frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
         try:

@@ -60,7 +60,8 @@ class Outputs:
             frame = window.current.frames.get(view.camera)
             if view.tokens_full and frame is not None:
                 images[view.camera], _ = decode_for_model(frame, drawing.TILE_PIXELS)
-        message = CompressedImage(format='jpeg', data=array('B', drawing.jpeg(drawing.mosaic(answer.views, images))))
+        picture = drawing.encode_jpeg(drawing.mosaic(answer.views, images), drawing.MOSAIC_QUALITY)
+        message = CompressedImage(format='jpeg', data=array('B', picture))
         message.header = messages.header(answer, settings, self._types)
         self._mosaics.publish(message)
 
