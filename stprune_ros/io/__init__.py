@@ -1,1 +1,1 @@
-"""io."""
+"""ROS messages, images and recordings without rclpy: decode, convert, draw, read and write bags."""

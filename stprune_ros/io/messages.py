@@ -1,6 +1,6 @@
-"""From answers to messages. The same functions fill rclpy's classes and those of a rosbags typestore.
+"""Convert answers to messages. The same functions fill rclpy's classes and those of a rosbags typestore.
 
-The only file that imports the compiled messages, and only when asked to: replay works without ROS.
+The only module that imports the compiled messages, and only in `ros_types`: replay works without ROS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TEXT_STATUSES = (Status.OK, Status.DEGRADED, Status.TIMEOUT)
 
 @dataclass(frozen=True)
 class MessageTypes:
-    """Message classes that take their fields as keywords, and what makes their uint8[] and float32[] fields."""
+    """Message classes, constructed with keyword arguments, and the constructors of uint8[] and float32[] fields."""
 
     scene_description: Any
     planning_hint: Any
@@ -36,7 +36,7 @@ class MessageTypes:
 
 
 def ros_types() -> MessageTypes:
-    """The compiled messages, for publishing."""
+    """The compiled message classes, for publishing."""
     from builtin_interfaces.msg import Duration, Time
     from std_msgs.msg import Header
 
@@ -56,7 +56,7 @@ def ros_types() -> MessageTypes:
 
 
 def store_types(typestore: Any) -> MessageTypes:
-    """The classes of a rosbags typestore in which the package's messages are registered, for writing bags."""
+    """The classes of a rosbags typestore that has the messages of this package, for writing bags."""
     types = typestore.types
     return MessageTypes(
         types['stprune_ros/msg/SceneDescription'],
@@ -72,9 +72,9 @@ def store_types(typestore: Any) -> MessageTypes:
 
 
 def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """A PlanningHint; unless the status is OK or DEGRADED it says UNKNOWN and nothing else.
+    """The PlanningHint of an answer: with UNKNOWN and no values unless its status is OK or DEGRADED.
 
-    ``output_latency``: seconds from the anchor stamp to publishing, NaN offline.
+    ``output_latency`` is in seconds from the anchor's stamp to publishing, NaN in a replay.
     """
     if answer.status not in HINT_STATUSES:
         answer = replace(
@@ -102,20 +102,20 @@ def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, outpu
 
 
 def scene_description(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """A SceneDescription; empty unless its status is OK, DEGRADED or TIMEOUT (text that the deadline cut)."""
-    said = answer.description_status in TEXT_STATUSES
+    """The SceneDescription of an answer: without text unless its status is OK, DEGRADED or TIMEOUT (cut short)."""
+    valid = answer.description_status in TEXT_STATUSES
     return types.scene_description(
         header=header(answer, settings, types),
-        valid_for=_valid_for(said, settings, types),
+        valid_for=_valid_for(valid, settings, types),
         status=int(answer.description_status),
-        description=answer.description if said else '',
-        truncated=answer.truncated and said,
+        description=answer.description if valid else '',
+        truncated=answer.truncated and valid,
         info=inference_info(answer, types, output_latency),
     )
 
 
 def inference_info(answer: Answer, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """Where an answer comes from and what it cost."""
+    """The InferenceInfo of an answer: its provenance, tokens and times."""
     return types.inference_info(
         sequence=answer.sequence,
         cameras=[_camera_status(view, types) for view in answer.views],
@@ -138,7 +138,7 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
 def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
     """The answer as it is at ``now_ns``: STALE once it is older than ``output.valid_for_ms``, counted from its stamp.
 
-    ``now_ns`` 0 means that the clock does not run yet (simulated time before its first tick): nothing expires.
+    Nothing expires at ``now_ns`` 0, where simulated time has not begun.
     """
     if now_ns == 0 or now_ns - answer.stamp_ns <= settings.ns('output.valid_for_ms'):
         return answer
@@ -150,7 +150,7 @@ def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
 
 
 def header(answer: Answer, settings: Settings, types: MessageTypes) -> Any:
-    """The Header of every output: acquisition time of the anchor frame, in the vehicle frame."""
+    """The Header of every output: the acquisition time of the anchor frame and the vehicle's base frame."""
     return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings['cameras.base_frame'])
 
 
