@@ -64,11 +64,8 @@ def find_odometry(topics: Mapping[str, Topic]) -> str:
 
 def find_static_transforms(topics: Mapping[str, Topic]) -> list[str]:
     """Topics with static transforms, sorted by name: ``tf_static`` in any namespace."""
-    return sorted(
-        topic.name
-        for topic in topics.values()
-        if topic.msgtype == TRANSFORMS and components(topic.name)[-1] == 'tf_static'
-    )
+    transforms = [topic.name for topic in topics.values() if topic.msgtype == TRANSFORMS]
+    return sorted(topic for topic in transforms if components(topic)[-1] == 'tf_static')
 
 
 def components(topic: str) -> list[str]:

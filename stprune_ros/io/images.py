@@ -62,7 +62,10 @@ def decode_for_model(frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray,
 
 
 def decode_raw(message: Any) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a sensor_msgs/Image; may share memory with it. Raises StpruneError."""
+    """RGB uint8 (height, width, 3) of a sensor_msgs/Image; may share memory with it.
+
+    Raises StpruneError if size, step, data and encoding do not fit together, or the encoding is not supported.
+    """
     height, width, step, encoding = message.height, message.width, message.step, message.encoding
     if height == 0 or width == 0:
         raise StpruneError(f'the image is empty: {width}x{height} pixels')
@@ -88,7 +91,10 @@ def decode_raw(message: Any) -> np.ndarray:
 
 
 def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
-    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and its `reduction_factor`. Raises StpruneError."""
+    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and the factor as in `decode_for_model`.
+
+    Raises StpruneError if the bytes are missing, truncated, or no image that OpenCV decodes.
+    """
     data = np.frombuffer(message.data, np.uint8)
     if len(data) == 0:
         raise StpruneError('the compressed image has no bytes')
