@@ -25,8 +25,9 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.ground_truth import Truth
 from stprune_ros.replay.replay import HINT_TOPIC, Sources, replay
-from stprune_ros.replay.summary import VALID, write_json
+from stprune_ros.replay.summary import VALID
 from stprune_ros.resources import dds_profile
+from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 
 NODE = '/stprune_node'

@@ -28,7 +28,8 @@ from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, histor
 from stprune_ros.io.mcap_writer import McapWriter
 from stprune_ros.replay.ground_truth import UNKNOWN, TrueTick, Truth
 from stprune_ros.replay.report import Mark, Picture, Shown, render
-from stprune_ros.replay.summary import Tally, write_json
+from stprune_ros.replay.summary import Tally
+from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.loading import load
