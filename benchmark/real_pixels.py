@@ -114,8 +114,8 @@ def patches_of(box: Sequence[float], grid: Sequence[int], width: int, height: in
         np.minimum(y1, row + 1) - np.maximum(y0, row), 0, None
     )
     centre = ((y0 + y1) / 2 // 1 == row) & ((x0 + x1) / 2 // 1 == column)
-    patches: np.ndarray = area >= 0.25
-    return patches if patches.any() else centre
+    covered: np.ndarray = area >= 0.25
+    return covered if covered.any() else np.asarray(centre)
 
 
 def kept_in_neighbour(rig: CameraRig, camera: str, other: str, grid: Sequence[int], kept: np.ndarray) -> np.ndarray:

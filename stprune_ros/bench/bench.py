@@ -149,7 +149,8 @@ def log_log_slope(points: Sequence[tuple[float, float]]) -> float:
     """Least-squares slope of log y over log x."""
     xs, ys = zip(*((math.log(x), math.log(y)) for x, y in points))
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys)) / sum((a - x) ** 2 for a in xs)
+    covariance, variance = sum((a - x) * (b - y) for a, b in zip(xs, ys)), sum((a - x) ** 2 for a in xs)
+    return float(covariance / variance)
 
 
 def judge_aims(selections: Sequence[Row], whole_ticks: Sequence[Row]) -> list[Row]:

@@ -12,8 +12,10 @@ from stprune_ros.results import table
 Row = dict[str, Any]
 ALONG = ('frames', 'views')
 # One per method of the plot, in the order of TIMED_METHODS.
-COLOURS = ('tab:blue', 'deepskyblue', 'tab:orange', 'gold', 'tab:green', 'tab:red', 'lightcoral', 'maroon')
-COLOURS += ('tab:purple', 'tab:brown', 'tab:pink', 'tab:grey', 'tab:olive')
+COLOURS = (
+    *('tab:blue', 'deepskyblue', 'tab:orange', 'gold', 'tab:green', 'tab:red', 'lightcoral', 'maroon'),
+    *('tab:purple', 'tab:brown', 'tab:pink', 'tab:grey', 'tab:olive'),
+)
 
 
 def to_markdown(result: dict[str, Any]) -> str:

@@ -133,7 +133,7 @@ class TickRunner:
         )
         settings = Settings({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(share(DEFAULT_PROMPT))
-        self.pipeline = Pipeline(settings, CacheProbe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]
+        self.pipeline = Pipeline(settings, CacheProbe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))
 
     @property
     def probe(self) -> Any:
