@@ -1,4 +1,4 @@
-"""On real pixels: which labelled objects keep a token, and how many tokens show one place twice.
+"""On recorded images: which labelled objects keep a token, and how many kept tokens show what a neighbour also shows.
 
     python benchmark/real_pixels.py FOLDER --output benchmark/results/real_pixels.json
 
@@ -30,13 +30,12 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.pruning.config import METHOD_NAMES
-from stprune_ros.replay.summary import write_json
-from stprune_ros.results import table
+from stprune_ros.results import table, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 
-KEEPS = (0.5, 0.25, 0.1, 0.05)
-NEAR = 50.0  # m; farther objects are smaller than a patch of this model
+KEEP_RATIOS = (0.5, 0.25, 0.1, 0.05)
+MAX_RANGE_M = 50.0  # farther objects are smaller than a patch of this model
 Box = dict[str, Any]
 
 
@@ -51,13 +50,13 @@ def main() -> None:
     boxes = defaultdict(list)
     for box in json.loads((options.folder / 'boxes.json').read_text()):
         boxes[box['camera'], box['stamp_ns']].append(box)
-    rows = measure(options.folder / 'bag', boxes, methods)
+    rows = measure_kept_objects(options.folder / 'bag', boxes, methods)
     machine = f'{platform.processor() or platform.machine()}, {date.today()}'
     write_json(options.output, {'bag': options.folder.name, 'machine': machine, 'rows': rows})
-    print(as_text(rows))
+    print(to_markdown(rows))
 
 
-def measure(
+def measure_kept_objects(
     bag_path: Path, boxes: Mapping[tuple[str, int], Sequence[Box]], methods: Sequence[str]
 ) -> list[dict[str, Any]]:
     """One row per method and keep ratio, over all ticks of the bag."""
@@ -70,29 +69,29 @@ def measure(
         pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
         for window in tqdm(list(windows.read()), unit='tick', disable=not sys.stderr.isatty()):
             for method in methods:
-                for keep in KEEPS:
+                for keep in KEEP_RATIOS:
                     pipeline.settings = settings_of(method, keep, settings)  # the same window: nothing is encoded twice
-                    count(counts[method, keep], pipeline.run(window), window, boxes, rig)
+                    add_tick(counts[method, keep], pipeline.run(window), window, boxes, rig)
     return [_row(method, keep, found) for (method, keep), found in counts.items()]
 
 
 def settings_of(name: str, keep: float, settings: Settings) -> Settings:
-    """Settings for a method with switches."""
+    """Settings for a method name with switches, such as 'st_prune+skip_frozen'."""
     config = config_of(name, keep, 0, settings)
     return replace(settings, pruning=config)
 
 
-def count(
+def add_tick(
     total: Counter[str], answer: Answer, window: Window, boxes: Mapping[tuple[str, int], Sequence[Box]], rig: CameraRig
 ) -> None:
-    """Add one tick: objects with a kept token in the current frame, background tokens kept, places shown twice."""
+    """Count objects with a kept token in the current frame, kept background tokens and tokens kept in two views."""
     current = {view.camera: view.keep[-1] for view in answer.views if view.keep is not None and len(view.keep)}
     for camera, keep in current.items():
         covered = np.zeros(keep.shape, dtype=bool)
         for box in boxes.get((camera, window.current.frames[camera].stamp_ns), ()):
             patches = patches_of(box['box'], keep.shape, rig.cameras[camera].width, rig.cameras[camera].height)
             covered |= patches
-            if box['range_m'] <= NEAR and box['motion'] in ('Moving', 'Parked') and patches.any():
+            if box['range_m'] <= MAX_RANGE_M and box['motion'] in ('Moving', 'Parked') and patches.any():
                 total[f'{box["motion"]} objects'] += 1
                 total[f'{box["motion"]} seen'] += bool((patches & keep).any())
         total['background'] += int((~covered).sum())
@@ -100,11 +99,11 @@ def count(
         total['kept'] += int(keep.sum())
         other = rig.right(camera)
         if other in current:
-            total['twice'] += int((keep & seen_there(rig, camera, other, keep.shape, current[other])).sum())
+            total['twice'] += int((keep & kept_in_neighbour(rig, camera, other, keep.shape, current[other])).sum())
 
 
 def patches_of(box: Sequence[float], grid: Sequence[int], width: int, height: int) -> np.ndarray:
-    """Patches that a box covers by a quarter at least, else the one with its middle: bool (rows, columns)."""
+    """Patches of which a box covers at least a quarter, else the one with its centre: bool (rows, columns)."""
     rows, columns = grid
     x0, x1 = (value * columns / width for value in (box[0], box[2]))
     y0, y1 = (value * rows / height for value in (box[1], box[3]))
@@ -112,13 +111,13 @@ def patches_of(box: Sequence[float], grid: Sequence[int], width: int, height: in
     area = np.clip(np.minimum(x1, column + 1) - np.maximum(x0, column), 0, None) * np.clip(
         np.minimum(y1, row + 1) - np.maximum(y0, row), 0, None
     )
-    middle = ((y0 + y1) / 2 // 1 == row) & ((x0 + x1) / 2 // 1 == column)
-    patches: np.ndarray = area >= 0.25
-    return patches if patches.any() else middle
+    centre = ((y0 + y1) / 2 // 1 == row) & ((x0 + x1) / 2 // 1 == column)
+    covered: np.ndarray = area >= 0.25
+    return covered if covered.any() else np.asarray(centre)
 
 
-def seen_there(rig: CameraRig, camera: str, other: str, grid: Sequence[int], kept: np.ndarray) -> np.ndarray:
-    """Patches of ``camera`` whose middle, far away, lies in a kept patch of ``other``: bool (rows, columns)."""
+def kept_in_neighbour(rig: CameraRig, camera: str, other: str, grid: Sequence[int], kept: np.ndarray) -> np.ndarray:
+    """Patches of ``camera`` whose centre, far away, lies in a kept patch of ``other``: bool (rows, columns)."""
     rows, columns = grid
     model, neighbour = rig.cameras[camera], rig.cameras[other]
     v, u = np.mgrid[:rows, :columns]
@@ -133,23 +132,23 @@ def seen_there(rig: CameraRig, camera: str, other: str, grid: Sequence[int], kep
 
 
 def _row(method: str, keep: float, found: Counter[str]) -> dict[str, Any]:
-    def share(part: str, whole: str) -> float:
+    def fraction(part: str, whole: str) -> float:
         return round(found[part] / max(found[whole], 1), 4)
 
     return {
         'method': method,
         'keep': keep,
-        'moving': share('Moving seen', 'Moving objects'),
-        'parked': share('Parked seen', 'Parked objects'),
-        'background': share('background kept', 'background'),
-        'twice': share('twice', 'kept'),
+        'moving': fraction('Moving seen', 'Moving objects'),
+        'parked': fraction('Parked seen', 'Parked objects'),
+        'background': fraction('background kept', 'background'),
+        'twice': fraction('twice', 'kept'),
         'moving_objects': found['Moving objects'],
         'parked_objects': found['Parked objects'],
     }
 
 
-def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: shares in per cent, per method and keep ratio."""
+def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Fractions in per cent by method and keep ratio, as a Markdown table."""
     kinds = ('moving', 'parked', 'background', 'twice')
     lines = [(row['method'], f'{row["keep"]:.0%}', *(f'{100 * row[kind]:.0f}' for kind in kinds)) for row in rows]
     return table(('method', 'keep', *kinds), lines)

@@ -1,4 +1,4 @@
-"""A latency target on a machine that is slowed down half-way: with the governor, and with all tokens beside it.
+"""A latency target on a machine that slows down half-way: with the governor, and with all tokens for comparison.
 
     stprune world w --seed 1000004 --seconds 40 --hz 5
     python benchmark/slow_machine.py w --output slow_machine.json
@@ -26,13 +26,12 @@ from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.replay.summary import write_json
-from stprune_ros.results import table
+from stprune_ros.results import table, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 
-WARM_UP = 5  # ticks that count for nothing: the first compile, the next teach the governor
-ROOM = 1.3  # the target, if none is given, over the median of quiet ticks with all tokens
+WARM_UP = 5  # ticks that do not count: the first compile, in the next ones the governor learns
+TARGET_MARGIN = 1.3  # default target over the median of quiet ticks with all tokens
 HALVES = ('quiet', 'loaded')
 
 
@@ -41,25 +40,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('bag', type=Path)
     parser.add_argument('--output', type=Path, required=True)
-    parser.add_argument('--target', type=float, help=f'ms; default: {ROOM} times the median with all tokens, quiet')
+    parser.add_argument(
+        '--target', type=float, help=f'ms; default: {TARGET_MARGIN} times the median with all tokens, quiet'
+    )
     parser.add_argument('--load', type=int, default=2 * (os.cpu_count() or 1), help='busy processes; default: 2 a core')
     options = parser.parse_args()
-    fixed = drive(
+    fixed = run_ticks(
         options.bag, Settings.from_values({'pruning.keep_ratio': 1.0, 'inference.describe': False}), options.load
     )
-    target = options.target or round(ROOM * float(np.median([ms for ms, _ in fixed['quiet']])), 1)
+    target = options.target or round(TARGET_MARGIN * float(np.median([ms for ms, _ in fixed['quiet']])), 1)
     governed = Settings.from_values(
         {'pruning.keep_ratio': 1.0, 'inference.describe': False, 'latency.target_ms': target}
     )
-    passes = {'all tokens': fixed, 'governed': drive(options.bag, governed, options.load)}
+    passes = {'all tokens': fixed, 'governed': run_ticks(options.bag, governed, options.load)}
     rows = [_row(name, half, ticks[half], target) for name, ticks in passes.items() for half in HALVES]
     machine = f'{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {date.today()}'
     write_json(options.output, {'machine': machine, 'target_ms': target, 'load': options.load, 'rows': rows})
     print(f'{machine}; target {target:g} ms; {options.load} busy processes in the second half\n')
-    print(as_text(rows))
+    print(to_markdown(rows))
 
 
-def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list[tuple[float, float]]]:
+def run_ticks(path: Path, settings: Settings, load_processes: int) -> dict[str, list[tuple[float, float]]]:
     """Milliseconds up to the hint and keep ratio of every tick of a bag, by half."""
     ticks: dict[str, list[tuple[float, float]]] = {half: [] for half in HALVES}
     with Bag(path) as bag:
@@ -69,7 +70,7 @@ def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list
         pipeline = Pipeline(settings, backend, bag_windows.rig, prompt, decode_for_model)
         half = len(shown) // 2
         for name, part, load_now in (('quiet', shown[:half], 0), ('loaded', shown[half:], load_processes)):
-            with busy(load_now):
+            with busy_processes(load_now):
                 for window in tqdm(part, desc=name, disable=None):
                     answer = pipeline.run(window)
                     ticks[name].append((answer.timing.hint_ms, answer.provenance.keep_ratio))
@@ -78,7 +79,7 @@ def drive(path: Path, settings: Settings, load_processes: int) -> dict[str, list
 
 
 @contextmanager
-def busy(count: int) -> Iterator[None]:
+def busy_processes(count: int) -> Iterator[None]:
     """``count`` processes that compete for the cores."""
     context = get_context('spawn')
     started = [context.Process(target=_burn, daemon=True) for _ in range(count)]
@@ -110,8 +111,8 @@ def _row(name: str, half: str, ticks: list[tuple[float, float]], target: float) 
     }
 
 
-def as_text(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table in Markdown."""
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
     head = ('pass', 'half', 'ticks', 'ms to the hint, median', '95 %', 'over the target', 'tokens kept')
     lines = [
         (

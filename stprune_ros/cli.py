@@ -251,7 +251,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.evaluation.fidelity import VARIANTS, Plan, as_text, evaluate, write_plot
-        from stprune_ros.replay.summary import write_json
+        from stprune_ros.results import write_json
 
         values = load_settings(options.params)
         plan = Plan(options.methods or (*everything, *VARIANTS), options.keep, options.scenes, options.seeds)
@@ -278,13 +278,13 @@ def _bench(command: argparse.ArgumentParser) -> None:
         if not options.output.parent.is_dir():
             raise StpruneError(f"there is no folder '{options.output.parent}' for '{options.output.name}'; make it")
         from stprune_ros.bench.bench import bench
-        from stprune_ros.bench.report import as_text, write_plot
-        from stprune_ros.replay.summary import write_json
+        from stprune_ros.bench.report import to_markdown, write_plot
+        from stprune_ros.results import write_json
 
         result = bench(options.quick, options.whole)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
-        print(as_text(result))
+        print(to_markdown(result))
         return 0
 
     command.set_defaults(run=run)

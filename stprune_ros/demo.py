@@ -27,8 +27,8 @@ from stprune_ros.io.bag_windows import BagTopics
 from stprune_ros.replay import command
 from stprune_ros.replay.ground_truth import GroundTruth
 from stprune_ros.replay.replay import HINT_TOPIC
-from stprune_ros.replay.summary import write_json
 from stprune_ros.resources import dds_profile
+from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 
 NODE = '/stprune_node'

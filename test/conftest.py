@@ -50,4 +50,4 @@ def test_data() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The quick tests first: whoever breaks something learns it early."""
     order = {'unit': 0, 'contract': 1, 'launch': 2, 'integration': 3}
-    items.sort(key=lambda item: order.get(item.path.relative_to(ROOT / 'test').parts[0], 0))
+    items.sort(key=lambda item: order.get(item.path.resolve().relative_to(ROOT / 'test').parts[0], 0))

@@ -1,4 +1,4 @@
-"""Vision-language models as their published config.json describe them, whole or with fewer layers."""
+"""Vision-language models by the sizes of their published config.json, at full depth or with fewer layers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from stprune_ros.bench.costs import QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, LanguageShape
 
-MERGE = 2  # patches along each edge of a visual token
+MERGE_SIZE = 2  # patches along each edge of a visual token
 SPECIAL_TOKENS = {
     'image_token_id': '<|image_pad|>',
     'video_token_id': '<|video_pad|>',
@@ -17,43 +17,43 @@ SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A family's vision tower of ``vision_layers`` layers in front of a language model.
+    """A vision tower of ``vision_layers`` layers in front of a language model, as a family's configuration says it.
 
-    ``text`` and ``vision`` are entries of text_config and vision_config; ``marked`` names the vision layers that differ
-    from the others, under the key that vision_config has for them.
+    ``text_config`` and ``vision_config`` are further entries of those two. ``layer_indexes`` is the key under which
+    vision_config lists the layers that differ from the others, and their indexes at full depth.
     """
 
     family: str
     language: LanguageShape
     vision_layers: int
-    patch: int
-    text: dict[str, Any]
-    vision: dict[str, Any]
-    marked: tuple[str, tuple[int, ...]]
+    patch_size: int
+    text_config: dict[str, Any]
+    vision_config: dict[str, Any]
+    layer_indexes: tuple[str, tuple[int, ...]]
 
     def config(self, layers: int, vision_layers: int) -> dict[str, Any]:
-        """config.json with so many layers; the marked ones stay where they are in proportion."""
+        """Content of config.json for so many layers; ``layer_indexes`` shrink in proportion."""
         shape = self.language
         text = {
-            'hidden_size': shape.width,
-            'intermediate_size': shape.inner,
+            'hidden_size': shape.hidden_size,
+            'intermediate_size': shape.intermediate_size,
             'num_hidden_layers': layers,
             'num_attention_heads': shape.heads,
             'num_key_value_heads': shape.kv_heads,
-            'vocab_size': shape.vocabulary,
+            'vocab_size': shape.vocab_size,
             'rms_norm_eps': 1e-6,
             'tie_word_embeddings': True,
-            **self.text,
+            **self.text_config,
         }
-        key, places = self.marked
+        key, indexes = self.layer_indexes
         vision = {
             'depth': vision_layers,
-            'patch_size': self.patch,
-            'spatial_merge_size': MERGE,
+            'patch_size': self.patch_size,
+            'spatial_merge_size': MERGE_SIZE,
             'temporal_patch_size': 2,
-            'out_hidden_size': shape.width,
-            key: sorted({vision_layers * place // self.vision_layers for place in places}),
-            **self.vision,
+            'out_hidden_size': shape.hidden_size,
+            key: sorted({vision_layers * index // self.vision_layers for index in indexes}),
+            **self.vision_config,
         }
         return {'text_config': text, 'vision_config': vision, 'tie_word_embeddings': True}
 

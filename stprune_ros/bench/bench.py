@@ -1,4 +1,4 @@
-"""`stprune bench`: selection, whole ticks and memory, side by side in one run, and whether the aims hold."""
+"""`stprune bench`: time and memory of selections and whole ticks, measured in one run, and whether the aims hold."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from stprune_ros.bench import selection
-from stprune_ros.bench import ticks as tick_runs
-from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B, computed
+from stprune_ros.bench import selection, ticks
+from stprune_ros.bench.costs import (
+    DEVICES,
+    LLAMA_8B,
+    QWEN3_VL_2B,
+    QWEN3_VL_4B,
+    QWEN25_VL_3B,
+    LanguageShape,
+    lower_bounds,
+)
 from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
@@ -25,77 +32,82 @@ from stprune_ros.bench.selection import (
     JOINT,
     JOINT_REUSE,
     LOOPS,
-    MAIN,
+    MAIN_SIZE,
     REUSE,
-    VARIANTS,
-    Limits,
+    TIMED_METHODS,
+    TimeLimits,
 )
 
-FULL_S, QUICK_S = 700.0, 55.0  # of a run on two idle cores
-WHOLE_S = 3000.0  # for whole models after it
+DEFAULT_S, QUICK_S = 700.0, 55.0  # of a run on two idle cores
+FULL_DEPTH_S = 3000.0  # for models of full depth after it
 PAPER_SHAPES = (QWEN3_VL_2B, QWEN25_VL_3B, QWEN3_VL_4B, LLAMA_8B)
-TOLERANCE = 0.05  # in growth exponents, which are fitted to a few points
-CHECKED = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
+EXPONENT_TOLERANCE = 0.05  # growth exponents are fitted to a few points
+JUDGED_METHODS = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
 
 Row = dict[str, Any]
+Judge = Callable[[str, float | None, Callable[[float], bool]], None]  # aim, figure found, whether such a figure holds
 
 
 def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
-    """Everything of `stprune bench` as a dictionary: its rows, what was not measured and why, and the aims.
+    """Run `stprune bench`; returns the content of its JSON file: measured rows, what was not measured and why, aims.
 
-    ``whole`` adds models with all their layers, one tick per cell.
+    ``quick`` runs fewer sizes and one small model; ``whole`` adds models of full depth, one tick per cell.
     """
     started = time.monotonic()
     gpu = torch.cuda.is_available()
-    sizes = selection.QUICK if quick else selection.FULL
-    limits = Limits(0.3, 2.0) if quick else Limits(2.0, 8.0)
-    rows: list[Row] = []
-    ticks: list[Row] = []
-    keeps = tick_runs.QUICK_KEEPS if quick else tick_runs.KEEPS
+    sizes = selection.QUICK_SIZES if quick else selection.DEFAULT_SIZES
+    limits = TimeLimits(0.3, 2.0) if quick else TimeLimits(2.0, 8.0)
+    keep_ratios = ticks.QUICK_KEEP_RATIOS if quick else ticks.KEEP_RATIOS
     # Models that share the time until a deadline, and how often each cell is run.
-    parts = [
-        (tick_runs.QUICK, started + QUICK_S, tick_runs.QUICK_RUNS)
+    groups = [
+        (ticks.QUICK_MODELS, started + QUICK_S, ticks.QUICK_ROUNDS)
         if quick
-        else (tick_runs.ON_GPU if gpu else tick_runs.FULL, started + FULL_S, tick_runs.RUNS)
+        else (ticks.GPU_MODELS if gpu else ticks.DEFAULT_MODELS, started + DEFAULT_S, ticks.ROUNDS)
     ]
     if whole and not gpu:
-        parts.append((tick_runs.WHOLE, started + FULL_S + WHOLE_S, 1))
-    cells = len(tick_runs.cells(keeps)) * sum(len(models) for models, _, _ in parts)
-    with tqdm(total=len(sizes) * (1 + len(VARIANTS)) + cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
-        for found in selection.measure(sizes, limits):
-            rows += found
+        groups.append((ticks.FULL_DEPTH_MODELS, started + DEFAULT_S + FULL_DEPTH_S, 1))
+    cells = len(sizes) * (1 + len(TIMED_METHODS))
+    cells += len(ticks.tick_cells(keep_ratios)) * sum(len(models) for models, _, _ in groups)
+    selection_rows: list[Row] = []
+    tick_rows: list[Row] = []
+    with tqdm(total=cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
+        for found in selection.measure_selections(sizes, limits):
+            selection_rows += found
             bar.update(len(found))
-        for models, deadline, most in parts:
+        for models, deadline, rounds in groups:
             for number, model in enumerate(models):
                 # What is left of the time is shared: the last model gets all that remains.
                 until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
-                ticks += tick_runs.measure(model, until, keeps, most, bar.update)
-    done_rows, done_ticks = ([row for row in part if 'reason' not in row] for part in (rows, ticks))
-    run = {row['model'] for row in ticks}
-    shapes = [{'model': shape.name, 'reason': _too_deep(shape)} for shape in PAPER_SHAPES if shape.name not in run]
-    views, per_view = MAIN.views, MAIN.tokens // MAIN.views
+                tick_rows += ticks.measure_ticks(model, until, keep_ratios, rounds, bar.update)
+    selections, whole_ticks = ([row for row in rows if 'reason' not in row] for rows in (selection_rows, tick_rows))
+    not_measured = [row for row in (*selection_rows, *tick_rows) if 'reason' in row]
+    run = {row['model'] for row in tick_rows}
+    not_measured += [
+        {'model': shape.name, 'reason': _full_depth_reason(shape)} for shape in PAPER_SHAPES if shape.name not in run
+    ]
+    views, per_view = MAIN_SIZE.views, MAIN_SIZE.tokens // MAIN_SIZE.views
     return {
-        'device': device(),
+        'device': device_description(),
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'versions': versions(),
+        'versions': package_versions(),
         'quick': quick,
         'seconds': round(time.monotonic() - started, 1),
-        'selection': done_rows,
-        'growth': growth(done_rows),
-        'ticks': done_ticks,
-        'not_measured': [row for row in (*rows, *ticks) if 'reason' in row] + shapes,
-        'computed': computed(PAPER_SHAPES, DEVICES, views, per_view, tick_runs.KEEPS),
-        'aims': aims(done_rows, [] if quick else done_ticks),
+        'selection': selections,
+        'growth': growth_exponents(selections),
+        'ticks': whole_ticks,
+        'not_measured': not_measured,
+        'computed': lower_bounds(PAPER_SHAPES, DEVICES, views, per_view, ticks.KEEP_RATIOS),
+        'aims': judge_aims(selections, [] if quick else whole_ticks),  # a quick run's model has no model's size
     }
 
 
-def _too_deep(shape: Any) -> str:
-    gib = shape.weight_bytes(tick_runs.FP32) / 2**30
+def _full_depth_reason(shape: LanguageShape) -> str:
+    gib = shape.weight_bytes(ticks.FLOAT32_BYTES) / 2**30
     return f'whole depth: {gib:.0f} GiB of float32 weights, not run; see computed'
 
 
-def device() -> dict[str, Any]:
-    """What this ran on."""
+def device_description() -> dict[str, Any]:
+    """Kind and name of the device that torch runs on, and the number of CPU threads."""
     if torch.cuda.is_available():
         return {'kind': 'cuda', 'name': torch.cuda.get_device_name(), 'threads': torch.get_num_threads()}
     try:
@@ -106,90 +118,91 @@ def device() -> dict[str, Any]:
     return {'kind': 'cpu', 'name': name, 'threads': torch.get_num_threads()}
 
 
-def versions() -> dict[str, str]:
-    """Of what the figures depend on."""
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the times depend on."""
     return {'python': platform.python_version(), **{name: version(name) for name in ('torch', 'transformers', 'numba')}}
 
 
-def growth(rows: Sequence[Row]) -> list[Row]:
-    """Growth exponents in tokens, the slope of log time over log tokens: by frames (more per view) and by views.
+def growth_exponents(rows: Sequence[Row]) -> list[Row]:
+    """Slope of log time over log tokens for each method, with more frames per view and with more views.
 
-    A single view or frame is left out: there one of the two stages of ours has nothing to do.
+    Rings of a single view or frame are left out: one of the two stages of st_prune has nothing to do there.
     """
-    found = []
+    exponents = []
     for along, fixed in (('frames', 'views'), ('views', 'frames')):
-        for method in (FLOOR, *VARIANTS):
+        for method in (FLOOR, *TIMED_METHODS):
             points = [
                 (row['tokens'], row['ms_median'])
                 for row in rows
                 if row['method'] == method
-                and row[fixed] == getattr(MAIN, fixed)
+                and row[fixed] == getattr(MAIN_SIZE, fixed)
                 and row[along] > 1
-                and (row['dim'], row['keep']) == (MAIN.dim, MAIN.keep)
+                and (row['dim'], row['keep']) == (MAIN_SIZE.dim, MAIN_SIZE.keep)
             ]
             if len(points) > 1:
-                exponent = round(slope(points), 3)
-                found.append({'method': method, 'along': along, 'points': len(points), 'exponent': exponent})
-    return found
+                exponent = round(log_log_slope(points), 3)
+                exponents.append({'method': method, 'along': along, 'points': len(points), 'exponent': exponent})
+    return exponents
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
+def log_log_slope(points: Sequence[tuple[float, float]]) -> float:
     """Least-squares slope of log y over log x."""
     xs, ys = zip(*((math.log(x), math.log(y)) for x, y in points))
     x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys)) / sum((a - x) ** 2 for a in xs)
+    covariance, variance = sum((a - x) * (b - y) for a, b in zip(xs, ys)), sum((a - x) ** 2 for a in xs)
+    return float(covariance / variance)
 
 
-def aims(rows: Sequence[Row], ticks: Sequence[Row]) -> list[Row]:
-    """Each aim of issue 4 with the number found, and whether it holds: None where it could not be measured."""
-    main = (MAIN.views, MAIN.frames, MAIN.tokens, MAIN.dim, MAIN.keep)
-    ms = {row['method']: row['ms_median'] for row in rows if size_of(row) == main}
-    found = []
+def judge_aims(selections: Sequence[Row], whole_ticks: Sequence[Row]) -> list[Row]:
+    """Each aim with the figure found and whether it holds; both None where the figure was not measured."""
+    main = (MAIN_SIZE.views, MAIN_SIZE.frames, MAIN_SIZE.tokens, MAIN_SIZE.dim, MAIN_SIZE.keep)
+    ms = {row['method']: row['ms_median'] for row in selections if size_of(row) == main}
+    judged = []
 
-    def aim(sentence: str, number: float | None, holds: Callable[[float], bool]) -> None:
-        said = None if number is None else round(number, 3)
-        found.append({'aim': sentence, 'found': said, 'holds': None if number is None else holds(number)})
+    def judge(aim: str, figure: float | None, holds: Callable[[float], bool]) -> None:
+        found, verdict = (None, None) if figure is None else (round(figure, 3), holds(figure))
+        judged.append({'aim': aim, 'found': found, 'holds': verdict})
 
-    for name in CHECKED:
+    for name in JUDGED_METHODS:
         for other in (GROWING, GROWING_LOOP):
-            aim(
-                f'{name}: at least 50 times faster than {other}', _ratio(ms.get(other), ms.get(name)), lambda x: x >= 50
-            )
-        aim(f'{name}: at most 2 times the similarity product', _ratio(ms.get(name), ms.get(FLOOR)), lambda x: x <= 2)
-    times = _ratio(ms.get(GROWING_LOOP), ms.get(LOOPS))
-    aim(f'{LOOPS}: at least 50 times faster than {GROWING_LOOP}', times, lambda x: x >= 50)
-    exponents = {(row['method'], row['along']): row['exponent'] for row in growth(rows)}
-    for name in CHECKED:
+            speedup = _ratio(ms.get(other), ms.get(name))
+            judge(f'{name}: at least 50 times faster than {other}', speedup, lambda x: x >= 50)
+        judge(f'{name}: at most 2 times the similarity product', _ratio(ms.get(name), ms.get(FLOOR)), lambda x: x <= 2)
+    speedup = _ratio(ms.get(GROWING_LOOP), ms.get(LOOPS))
+    judge(f'{LOOPS}: at least 50 times faster than {GROWING_LOOP}', speedup, lambda x: x >= 50)
+    exponents = {(row['method'], row['along']): row['exponent'] for row in growth_exponents(selections)}
+    for name in JUDGED_METHODS:
         for along in ('frames', 'views'):
-            mine, floor = exponents.get((name, along)), exponents.get((FLOOR, along))
-            more = None if mine is None or floor is None else mine - floor
-            aim(f'{name}: growth exponent by {along} minus that of the product', more, lambda x: x <= TOLERANCE)
-    for model in dict.fromkeys(row['model'] for row in ticks):  # none of a quick run, whose model is no model's size
-        cells = {(row['keep'], row['feature_cache']): row for row in ticks if row['model'] == model}
-        _tick_aims(model, cells, aim)
-    return found
+            own, floor = exponents.get((name, along)), exponents.get((FLOOR, along))
+            more = None if own is None or floor is None else own - floor
+            aim = f'{name}: growth exponent by {along} minus that of the product'
+            judge(aim, more, lambda x: x <= EXPONENT_TOLERANCE)
+    for model in dict.fromkeys(row['model'] for row in whole_ticks):
+        cells = {(row['keep'], row['feature_cache']): row for row in whole_ticks if row['model'] == model}
+        _judge_ticks(model, cells, judge)
+    return judged
 
 
-def _tick_aims(
-    model: str, cells: dict[tuple[float, bool], Row], aim: Callable[[str, float | None, Callable[[float], bool]], None]
-) -> None:
-    full, pruned, naive = cells.get((1.0, True)), cells.get((0.1, True)), cells.get((1.0, False))
-    share = off = None
+def _judge_ticks(model: str, cells: dict[tuple[float, bool], Row], judge: Judge) -> None:
+    full, pruned, uncached = cells.get((1.0, True)), cells.get((0.1, True)), cells.get((1.0, False))
+    cost = deviation = None
     if full and pruned:
         before, after = (row['stage_ms']['prefill']['median'] for row in (full, pruned))
-        share = 100 * pruned['stage_ms']['prune']['median'] / (before - after)
-        off = 100 * ((after / before) / (pruned['prefill_flops'] / full['prefill_flops']) - 1)
-    aim(f'{model}: selection in per cent of the prefill that it saves, below 1', share, lambda x: 0 <= x < 1)
-    for part, left_out in (('tick', 0), ('tick up to the hint', 1)):
-        times = None
-        if naive and pruned:
-            above, below = (
-                row['tick_ms']['median'] - left_out * row['stage_ms']['describe']['median'] for row in (naive, pruned)
+        cost = 100 * pruned['stage_ms']['prune']['median'] / (before - after)
+        deviation = 100 * ((after / before) / (pruned['prefill_flops'] / full['prefill_flops']) - 1)
+    judge(f'{model}: selection in per cent of the prefill that it saves, below 1', cost, lambda x: 0 <= x < 1)
+    for part, skipped in (('tick', ()), ('tick up to the hint', ('describe',))):
+        speedup = None
+        if uncached and pruned:
+            slow, fast = (
+                row['tick_ms']['median'] - sum(row['stage_ms'][stage]['median'] for stage in skipped)
+                for row in (uncached, pruned)
             )
-            times = above / below
-        sentence = f'{model}: {part} at 10 % against all tokens without feature cache, at least 6 times'
-        aim(sentence, times, lambda x: x >= 6)
-    aim(f'{model}: prefill ratio at 10 % off what FLOPs predict, in per cent, within 15', off, lambda x: abs(x) <= 15)
+            speedup = slow / fast
+        aim = f'{model}: {part} at 10 % against all tokens without feature cache, at least 6 times'
+        judge(aim, speedup, lambda x: x >= 6)
+    aim = f'{model}: prefill ratio at 10 % off what FLOPs predict, in per cent, within 15'
+    judge(aim, deviation, lambda x: abs(x) <= 15)
 
 
 def size_of(row: Row) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What a prefill costs on paper: FLOPs and KV bytes of a language model, and the least time a device needs for them."""
+"""FLOPs and KV-cache bytes of a language model by formula, and lower bounds of the time a device needs for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.vlm.hf.memory import kv_bytes
 
-TEXT_TOKENS = 96  # around the images, in figures that no prompt was run for (ours)
-HALF = 2  # bytes of float16 and bfloat16
+TEXT_TOKENS = 96  # of the prompt around the images, where no prompt was run
+FLOAT16_BYTES = 2  # and those of bfloat16
 
 
 @dataclass(frozen=True)
@@ -19,30 +19,30 @@ class LanguageShape:
 
     name: str
     layers: int
-    width: int
+    hidden_size: int
     heads: int
     kv_heads: int
     head_dim: int
-    inner: int
-    vocabulary: int
+    intermediate_size: int
+    vocab_size: int
 
     @property
     def layer_weights(self) -> int:
-        """Weights of one layer's matrices."""
-        attention = 2 * self.width * self.heads * self.head_dim + 2 * self.width * self.kv_heads * self.head_dim
-        return attention + 3 * self.width * self.inner
+        """Number of weights in the matrices of one layer."""
+        attention = 2 * self.hidden_size * (self.heads + self.kv_heads) * self.head_dim
+        return attention + 3 * self.hidden_size * self.intermediate_size
 
     def prefill_flops(self, tokens: int) -> int:
-        """FLOPs of a prefill, 2 per multiply-add: L (2 n W + 4 n^2 h d_h), W the weights of a layer (issue 4)."""
+        """FLOPs of a prefill, 2 per multiply-add: L (2 n W + 4 n^2 h d_h) with W the weights of a layer."""
         return self.layers * (2 * tokens * self.layer_weights + 4 * tokens**2 * self.heads * self.head_dim)
 
-    def kv_bytes(self, tokens: int, value_bytes: int = HALF) -> int:
-        """Keys and values of all layers."""
+    def kv_bytes(self, tokens: int, value_bytes: int = FLOAT16_BYTES) -> int:
+        """Bytes of the keys and values of all layers."""
         return kv_bytes(self.layers, self.kv_heads, self.head_dim, tokens, value_bytes)
 
-    def weight_bytes(self, value_bytes: int = HALF) -> int:
-        """What writing one token reads: the layers, and the vocabulary once."""
-        return (self.layers * self.layer_weights + self.vocabulary * self.width) * value_bytes
+    def weight_bytes(self, value_bytes: int = FLOAT16_BYTES) -> int:
+        """Bytes that generating one token reads: all layers, and the vocabulary once."""
+        return (self.layers * self.layer_weights + self.vocab_size * self.hidden_size) * value_bytes
 
 
 LLAMA_8B = LanguageShape('Llama-3.1-8B', 32, 4096, 32, 8, 128, 14336, 128256)
@@ -52,7 +52,7 @@ QWEN25_VL_3B = LanguageShape('Qwen2.5-VL-3B', 36, 2048, 16, 2, 128, 11008, 15193
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceSpec:
     """Peak rates of a device: dense FP16 tensor TFLOPS of its GPU and memory bandwidth in GB/s, from ``source``."""
 
     name: str
@@ -62,13 +62,13 @@ class Device:
 
 
 DEVICES = (
-    Device(
+    DeviceSpec(
         'Jetson AGX Orin 64 GB',
         42.5,
         204.8,
         'NVIDIA data sheet: GPU 170 sparse INT8 TOPS, a quarter of which is dense FP16; 256-bit LPDDR5',
     ),
-    Device(
+    DeviceSpec(
         'Jetson Orin NX 16 GB',
         15.0,
         102.4,
@@ -77,20 +77,20 @@ DEVICES = (
 )
 
 
-def computed(
-    shapes: Sequence[LanguageShape], devices: Sequence[Device], views: int, per_view: int, keeps: Sequence[float]
+def lower_bounds(
+    shapes: Sequence[LanguageShape], devices: Sequence[DeviceSpec], views: int, per_view: int, keeps: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Rows of lower bounds, computed and not measured: everything at the device's peak rates, weights in FP16.
+    """Lower bounds of latency, computed and not measured: everything at the device's peak rates, weights in FP16.
 
-    ``per_view`` tokens in each of ``views`` views, `TEXT_TOKENS` around them. A prefill takes its FLOPs or one reading
-    of the weights, whichever is longer; a written token takes one reading of weights and KV.
+    There are ``per_view`` tokens in each of ``views`` views and `TEXT_TOKENS` around them. A prefill takes its FLOPs or
+    one pass over the weights, whichever is longer; a generated token takes one pass over the weights and the KV cache.
     """
     rows = []
     for device in devices:
         for shape in shapes:
             for keep in keeps:
                 tokens = views * final_budget(keep, per_view) + TEXT_TOKENS
-                reading = shape.weight_bytes() / device.gb_s / 1e9
+                weights_s = shape.weight_bytes() / device.gb_s / 1e9
                 flops = shape.prefill_flops(tokens)
                 rows.append(
                     {
@@ -104,8 +104,8 @@ def computed(
                         'tokens': tokens,
                         'prefill_flops': flops,
                         'kv_bytes': shape.kv_bytes(tokens),
-                        'prefill_ms_at_best': round(1e3 * max(flops / device.tflops / 1e12, reading), 3),
-                        'token_ms_at_best': round(1e3 * (reading + shape.kv_bytes(tokens) / device.gb_s / 1e9), 3),
+                        'prefill_ms_at_best': round(1e3 * max(flops / device.tflops / 1e12, weights_s), 3),
+                        'token_ms_at_best': round(1e3 * (weights_s + shape.kv_bytes(tokens) / device.gb_s / 1e9), 3),
                     }
                 )
     return rows

@@ -1,4 +1,4 @@
-"""The result of `stprune bench` for people: tables in Markdown and one plot."""
+"""The result of `stprune bench` as Markdown tables and one plot."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.bench.selection import FLOOR, MAIN, OURS, VARIANTS
+from stprune_ros.bench.selection import FLOOR, MAIN_SIZE, ST_PRUNE, TIMED_METHODS
 from stprune_ros.results import table
 
 Row = dict[str, Any]
-# One per method of the plot; ours are the first.
-COLOURS = ('tab:blue', 'deepskyblue', 'tab:orange', 'gold', 'tab:green', 'tab:red', 'lightcoral', 'maroon')
-COLOURS += ('tab:purple', 'tab:brown', 'tab:pink', 'tab:grey', 'tab:olive')
+ALONG = ('frames', 'views')
+# One per method of the plot, in the order of TIMED_METHODS.
+COLOURS = (
+    *('tab:blue', 'deepskyblue', 'tab:orange', 'gold', 'tab:green', 'tab:red', 'lightcoral', 'maroon'),
+    *('tab:purple', 'tab:brown', 'tab:pink', 'tab:grey', 'tab:olive'),
+)
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """Everything measured, then what was not, then what was only computed, then the aims."""
+def to_markdown(result: dict[str, Any]) -> str:
+    """What was measured, what was not and why, lower bounds that are only computed, and whether the aims hold."""
     device = result['device']
     parts = [
         f'Device: {device["name"]} ({device["kind"]}, {device["threads"]} threads), {result["date"]},'
@@ -31,22 +34,25 @@ def as_text(result: dict[str, Any]) -> str:
         _prefill(result['ticks']),
     ]
     if result['not_measured']:
-        parts += ['Not measured\n', '\n'.join(f'- {_name(row)}: {row["reason"]}' for row in result['not_measured'])]
+        parts += [
+            'Not measured\n',
+            '\n'.join(f'- {_cell_name(row)}: {row["reason"]}' for row in result['not_measured']),
+        ]
     parts += [
         'Computed, not measured: lower bounds at full use of the assumed peak rates\n',
-        _computed(result['computed']),
+        _lower_bounds(result['computed']),
     ]
     parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
     return '\n\n'.join(part.rstrip('\n') for part in parts if part)
 
 
-def spread(found: dict[str, float]) -> str:
-    """Median (min to max) with three digits."""
-    return f'{found["median"]:.3g} ({found["min"]:.3g} to {found["max"]:.3g})'
+def format_range(values: dict[str, float]) -> str:
+    """Median (min to max) with three significant digits."""
+    return f'{values["median"]:.3g} ({values["min"]:.3g} to {values["max"]:.3g})'
 
 
 def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
-    methods = (FLOOR, *VARIANTS)
+    methods = (FLOOR, *TIMED_METHODS)
     found = {(_size(row), row['method']): row for row in rows}
     sizes = dict.fromkeys(_size(row) for row in (*rows, *missing) if 'method' in row)
     lines = []
@@ -58,23 +64,20 @@ def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
             if row is None:
                 line.append('not measured')
                 continue
-            said = spread({key: row[f'ms_{key}'] for key in ('median', 'min', 'max')})
-            known = method != FLOOR and row['over_floor'] is not None
-            line.append(f'{said} [{row["over_floor"]:.3g}]' if known else said)
+            cell = format_range({key: row[f'ms_{key}'] for key in ('median', 'min', 'max')})
+            has_ratio = method != FLOOR and row['over_floor'] is not None
+            line.append(f'{cell} [{row["over_floor"]:.3g}]' if has_ratio else cell)
         lines.append(line)
     return table(('tokens (views x frames)', 'D', 'kept', *methods), lines)
 
 
 def _growth(rows: Sequence[Row]) -> str:
     found = {(row['method'], row['along']): row for row in rows}
-    said = [
+    lines = [
         (method, *(f'{found[method, along]["exponent"]:.2f}' if (method, along) in found else '' for along in ALONG))
         for method in dict.fromkeys(row['method'] for row in rows)
     ]
-    return table(('method', *(f'more {along}' for along in ALONG)), said)
-
-
-ALONG = ('frames', 'views')
+    return table(('method', *(f'more {along}' for along in ALONG)), lines)
 
 
 def _ticks(rows: Sequence[Row]) -> str:
@@ -87,8 +90,8 @@ def _ticks(rows: Sequence[Row]) -> str:
             row['dtype'],
             f'{row["keep"]:.0%}',
             'yes' if row['feature_cache'] else 'no',
-            *(spread(row['stage_ms'][stage]) for stage in stages),
-            spread(row['tick_ms']),
+            *(format_range(row['stage_ms'][stage]) for stage in stages),
+            format_range(row['tick_ms']),
         )
         for row in rows
     ]
@@ -96,14 +99,14 @@ def _ticks(rows: Sequence[Row]) -> str:
 
 
 def _prefill(rows: Sequence[Row]) -> str:
-    full = {row['model']: row for row in rows if row['keep'] == 1 and row['feature_cache']}
+    full_by_model = {row['model']: row for row in rows if row['keep'] == 1 and row['feature_cache']}
     lines = []
     for row in rows:
-        whole = full.get(row['model'])
+        full = full_by_model.get(row['model'])
         found = predicted = 'not measured'
-        if whole is not None:
-            ratio = row['stage_ms']['prefill']['median'] / whole['stage_ms']['prefill']['median']
-            found, predicted = f'{ratio:.1%}', f'{row["prefill_flops"] / whole["prefill_flops"]:.1%}'
+        if full is not None:
+            ratio = row['stage_ms']['prefill']['median'] / full['stage_ms']['prefill']['median']
+            found, predicted = f'{ratio:.1%}', f'{row["prefill_flops"] / full["prefill_flops"]:.1%}'
         peak = 'n/a' if row['peak_bytes'] is None else f'{row["peak_bytes"] / 2**30:.2f}'
         flops, kv = f'{row["prefill_flops"] / 1e12:.3g}', f'{row["kv_bytes"] / 2**20:.1f}'
         tokens = f'{row["tokens_visual"]:,} + {row["tokens_text"]:,}'
@@ -112,7 +115,7 @@ def _prefill(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def _computed(rows: Sequence[Row]) -> str:
+def _lower_bounds(rows: Sequence[Row]) -> str:
     lines = [
         (
             f'{row["device"]} ({row["assumed_tflops"]:g} TFLOPS, {row["assumed_gb_s"]:g} GB/s)',
@@ -133,7 +136,7 @@ def _aim(row: Row) -> str:
     return f'- {row["aim"]}: {verdict}' + ('' if row['found'] is None else f' ({row["found"]:g})')
 
 
-def _name(row: Row) -> str:
+def _cell_name(row: Row) -> str:
     if 'method' in row:
         size = f'{row["tokens"]:,} tokens ({row["views"]} x {row["frames"]})'
         return f'{row["method"]} on {size}, D = {row["dim"]}, {row["keep"]:.0%} kept'
@@ -147,7 +150,7 @@ def _size(row: Row) -> tuple[Any, ...]:
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
-    """Selection over tokens, one line per method, and for every model the stages of its ticks as bars."""
+    """Plot selection time over tokens, one line per method, and the stages of a tick as bars, for every model."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -171,20 +174,20 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
 
 
 def _plot_selection(axes: Any, found: Sequence[Row]) -> None:
-    main = (MAIN.views, MAIN.dim, MAIN.keep)
+    main = (MAIN_SIZE.views, MAIN_SIZE.dim, MAIN_SIZE.keep)
     colours = iter(COLOURS)
-    for method in (FLOOR, *VARIANTS):
+    for method in (FLOOR, *TIMED_METHODS):
         rows = [row for row in found if row['method'] == method and (row['views'], row['dim'], row['keep']) == main]
         if not rows:
             continue
         rows.sort(key=lambda row: row['tokens'])
         low, middle, high = ([row[f'ms_{key}'] for row in rows] for key in ('min', 'median', 'max'))
         tokens = [row['tokens'] for row in rows]
-        look = {'ls': ':', 'color': 'black'} if method == FLOOR else {'color': next(colours)}
-        [line] = axes.plot(tokens, middle, marker='o', label=method, lw=3 if method in OURS else 1.2, **look)
+        style = {'ls': ':', 'color': 'black'} if method == FLOOR else {'color': next(colours)}
+        [line] = axes.plot(tokens, middle, marker='o', label=method, lw=3 if method in ST_PRUNE else 1.2, **style)
         axes.fill_between(tokens, low, high, alpha=0.2, color=line.get_color())
-    axes.set(xlabel=f'visual tokens, {MAIN.views} views, D = {MAIN.dim}', ylabel='ms')
-    axes.set_title(f'selection at {MAIN.keep:.0%}')
+    axes.set(xlabel=f'visual tokens, {MAIN_SIZE.views} views, D = {MAIN_SIZE.dim}', ylabel='ms')
+    axes.set_title(f'selection at {MAIN_SIZE.keep:.0%}')
     axes.grid(alpha=0.3)
     if axes.lines:  # an empty plot has no logarithms
         sizes = sorted({tokens for line in axes.lines for tokens in line.get_xdata()})

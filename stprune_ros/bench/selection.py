@@ -1,4 +1,4 @@
-"""Time that a selection takes: ours and the baselines on the same tensors; the floor is the bare similarity product."""
+"""Time of the token selection alone: every method on the same tensors, and the similarity product as lower bound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stprune_ros.bench.ticks import free_bytes, spread_of
+from stprune_ros.bench.ticks import available_memory, median_and_range
 from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, select_over_ring
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner, stage_budgets
@@ -18,22 +18,22 @@ from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.similarity import SimilarityCache, cosine_similarities, view_similarities
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
-FLOOR = 'similarity product'
+FLOOR = 'similarity product'  # what every method with all similarities takes at least
 JOINT = 'st_prune_joint'  # the node's default
-REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'
+REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'  # the similarities of the history are cached
 REUSING = {REUSE: 'st_prune', JOINT_REUSE: JOINT}
 GROWING = 'divprune_growing'
 LOOPS = 'st_prune, loops alone'  # both greedy loops, similarities given
 GROWING_LOOP = 'divprune_growing, loop alone'  # distances given
-OURS = (JOINT, JOINT_REUSE, 'st_prune', REUSE, LOOPS)
-VARIANTS = (*OURS, GROWING, GROWING_LOOP, 'divprune', 'tfps', 'dart', 'cdpruner', 'evs', 'random')
+ST_PRUNE = (JOINT, JOINT_REUSE, 'st_prune', REUSE, LOOPS)
+TIMED_METHODS = (*ST_PRUNE, GROWING, GROWING_LOOP, 'divprune', 'tfps', 'dart', 'cdpruner', 'evs', 'random')
 MAX_RUNS = 9
 
 Masks = list[Tensor]
 
 
 @dataclass(frozen=True)
-class Size:
+class RingSize:
     """A ring of ``views`` x ``frames`` images of ``rows`` x ``columns`` tokens of ``dim`` values, and what is kept."""
 
     views: int
@@ -49,36 +49,36 @@ class Size:
         return self.views * self.frames * self.rows * self.columns
 
 
-MAIN = Size(6, 4, 14, 14, 2048)
-FULL = (
-    Size(1, 4, 16, 16, 1024),
-    replace(MAIN, frames=1),
-    replace(MAIN, views=1),
-    replace(MAIN, frames=2),
-    replace(MAIN, views=3),
-    MAIN,
-    replace(MAIN, keep=0.25),
-    replace(MAIN, keep=0.5),
-    replace(MAIN, dim=1024),
-    replace(MAIN, dim=3584),
-    replace(MAIN, views=12),
-    replace(MAIN, frames=8),
-    replace(MAIN, frames=16),
-    Size(12, 16, 14, 15, 1024),
+MAIN_SIZE = RingSize(6, 4, 14, 14, 2048)
+DEFAULT_SIZES = (
+    RingSize(1, 4, 16, 16, 1024),
+    replace(MAIN_SIZE, frames=1),
+    replace(MAIN_SIZE, views=1),
+    replace(MAIN_SIZE, frames=2),
+    replace(MAIN_SIZE, views=3),
+    MAIN_SIZE,
+    replace(MAIN_SIZE, keep=0.25),
+    replace(MAIN_SIZE, keep=0.5),
+    replace(MAIN_SIZE, dim=1024),
+    replace(MAIN_SIZE, dim=3584),
+    replace(MAIN_SIZE, views=12),
+    replace(MAIN_SIZE, frames=8),
+    replace(MAIN_SIZE, frames=16),
+    RingSize(12, 16, 14, 15, 1024),
 )
-QUICK = (replace(MAIN, frames=1), replace(MAIN, views=3), MAIN, replace(MAIN, frames=8))
+QUICK_SIZES = (replace(MAIN_SIZE, frames=1), replace(MAIN_SIZE, views=3), MAIN_SIZE, replace(MAIN_SIZE, frames=8))
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Seconds: of repeated runs of one cell, and that one run may be expected to take at most."""
+class TimeLimits:
+    """For how long a method is repeated on a size, and how long a single run may be expected to take, in seconds."""
 
     repeat_s: float
     run_s: float
 
 
-def ring(size: Size, seed: int = 0) -> list[ViewTokens]:
-    """Random features in which frames of a view resemble each other, as those of a camera do."""
+def random_ring(size: RingSize, seed: int = 0) -> list[ViewTokens]:
+    """Random features; the frames of a view resemble each other, as those of a camera do."""
     generator = torch.Generator().manual_seed(seed)
     shape = (size.rows, size.columns, size.dim)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -90,35 +90,35 @@ def ring(size: Size, seed: int = 0) -> list[ViewTokens]:
     return views
 
 
-def next_ring(views: Sequence[ViewTokens]) -> list[ViewTokens]:
-    """The ring with another newest frame in every view; the history stays."""
-    moved = []
+def advance_ring(views: Sequence[ViewTokens]) -> list[ViewTokens]:
+    """The ring with another current frame in every view and the same history."""
+    advanced = []
     for view in views:
         frames = (*view.tokens.unbind()[:-1], view.tokens[-1].roll(1, dims=0))
         before = view.frames or frames
-        moved.append(replace(view, tokens=torch.stack(frames), frames=(*before[:-1], frames[-1])))
-    return moved
+        advanced.append(replace(view, tokens=torch.stack(frames), frames=(*before[:-1], frames[-1])))
+    return advanced
 
 
-def config_of(size: Size, method: str = 'st_prune') -> PruningConfig:
-    """A method at the size's keep ratio, all else as it is by default."""
+def pruning_config(size: RingSize, method: str = 'st_prune') -> PruningConfig:
+    """The default configuration of a method, at the keep ratio of ``size``."""
     return PruningConfig(method, size.keep)
 
 
-def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], Masks]:
-    """A method as a function without arguments that returns masks.
+def prepare_method(name: str, views: Sequence[ViewTokens], size: RingSize) -> Callable[[], Masks]:
+    """A function without arguments that runs a method on ``views`` and returns its keep masks.
 
-    Every second call of what is in `REUSING` is on `next_ring`.
+    Methods in `REUSING` alternate between ``views`` and the ring that `advance_ring` makes of them.
     """
     history = size.frames
     if name == FLOOR:
         rows = [unit_rows(view).flatten(0, 1) for view in views]
         return lambda: cosine_similarities(rows)
     if name == GROWING:
-        return lambda: select_over_ring(views, config_of(size, 'divprune'), divprune_growing)
+        return lambda: select_over_ring(views, pruning_config(size, 'divprune'), divprune_growing)
     if name == GROWING_LOOP:
         x = torch.cat([unit_rows(view).flatten(0, 1) for view in views])
-        distance, keep = 1 - x @ x.T, sum(view_budget(view, config_of(size)) for view in views)
+        distance, keep = 1 - x @ x.T, sum(view_budget(view, pruning_config(size)) for view in views)
         return lambda: [grow(distance, keep)]
     if name == LOOPS:
         inside = view_similarities(views)
@@ -134,8 +134,8 @@ def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], 
 
         return loops
     if name in REUSING:
-        other = next_ring(views)
-        prune = SpatioTemporalPruner(config_of(size, REUSING[name]), SimilarityCache(2**33))
+        other = advance_ring(views)
+        prune = SpatioTemporalPruner(pruning_config(size, REUSING[name]), SimilarityCache(2**33))
         prune(other, history)
         rings = [views, other]
 
@@ -144,13 +144,13 @@ def variant(name: str, views: Sequence[ViewTokens], size: Size) -> Callable[[], 
             return prune(rings[-1], history)
 
         return tick
-    prune_plain = SpatioTemporalPruner(config_of(size, name))
+    prune_plain = SpatioTemporalPruner(pruning_config(size, name))
     plain = [replace(view, frames=None) for view in views]
     return lambda: prune_plain(plain, history)
 
 
-def work(name: str, size: Size) -> float:
-    """What a method's time grows with, up to a factor: only used to foresee whether a size would exceed the limit."""
+def expected_work(name: str, size: RingSize) -> float:
+    """Operations of a method up to a factor, from which the time on a larger size is extrapolated."""
     n, inside, d = size.tokens, size.tokens / size.views, size.dim
     k = size.keep * n
     return {
@@ -167,8 +167,8 @@ def work(name: str, size: Size) -> float:
     }.get(name, n * inside * d)
 
 
-def memory(name: str, size: Size) -> float:
-    """Bytes that a method takes beside the features, roughly."""
+def expected_memory(name: str, size: RingSize) -> float:
+    """Bytes that a method allocates beside the features, roughly."""
     n, inside, d = size.tokens, size.tokens / size.views, size.dim
     if name in (GROWING, GROWING_LOOP):
         return 4 * (n * d + 2 * n * n + size.keep * n * n)
@@ -176,12 +176,12 @@ def memory(name: str, size: Size) -> float:
     return 4.0 * (3 * n * d + 2 * square)
 
 
-def measure(sizes: Sequence[Size], limits: Limits) -> Iterator[list[dict[str, Any]]]:
-    """Per size one row for each method, the floor first; one with a 'reason' where a method was not run."""
-    seen: dict[str, tuple[float, float]] = {}  # per method: work and seconds of the largest size so far
+def measure_selections(sizes: Sequence[RingSize], limits: TimeLimits) -> Iterator[list[dict[str, Any]]]:
+    """For each size one row per method, `FLOOR` first; with a 'reason' instead of times where a method was not run."""
+    largest: dict[str, tuple[float, float]] = {}  # by method: work and seconds on the largest size so far
     for size in sizes:
-        views = ring(size)
-        rows = [_cell(name, size, views, limits, seen) for name in (FLOOR, *VARIANTS)]
+        views = random_ring(size)
+        rows = [_measure_method(name, size, views, limits, largest) for name in (FLOOR, *TIMED_METHODS)]
         floor = rows[0].get('ms_median')
         for row in rows:
             if 'ms_median' in row:
@@ -189,8 +189,8 @@ def measure(sizes: Sequence[Size], limits: Limits) -> Iterator[list[dict[str, An
         yield rows
 
 
-def _cell(
-    name: str, size: Size, views: Sequence[ViewTokens], limits: Limits, seen: dict[str, tuple[float, float]]
+def _measure_method(
+    name: str, size: RingSize, views: Sequence[ViewTokens], limits: TimeLimits, largest: dict[str, tuple[float, float]]
 ) -> dict[str, Any]:
     row = {
         'method': name,
@@ -200,24 +200,27 @@ def _cell(
         'dim': size.dim,
         'keep': size.keep,
     }
-    need, free = memory(name, size), free_bytes()
-    if free is not None and need > 0.8 * free:
-        return {**row, 'reason': f'needs {need / 2**30:.1f} GiB beside the features, {free / 2**30:.1f} GiB are free'}
-    if name in seen:
-        before, seconds = seen[name]
-        expected = seconds * work(name, size) / before
+    need, available = expected_memory(name, size), available_memory()
+    if available is not None and need > 0.8 * available:
+        return {
+            **row,
+            'reason': f'needs {need / 2**30:.1f} GiB beside the features, {available / 2**30:.1f} GiB are free',
+        }
+    if name in largest:
+        work, seconds = largest[name]
+        expected = seconds * expected_work(name, size) / work
         if expected > limits.run_s:
             return {**row, 'reason': f'about {expected:.0f} s for one run, more than the {limits.run_s:g} s allowed'}
-    run = variant(name, views, size)
-    times = _times(run, limits)
-    if name not in seen or work(name, size) > seen[name][0]:
-        seen[name] = (work(name, size), min(times) / 1e3)
-    spread = spread_of(times)
-    return {**row, 'runs': len(times), **{f'ms_{key}': value for key, value in spread.items()}}
+    run = prepare_method(name, views, size)
+    times = _run_times(run, limits)
+    if name not in largest or expected_work(name, size) > largest[name][0]:
+        largest[name] = (expected_work(name, size), min(times) / 1e3)
+    found = median_and_range(times)
+    return {**row, 'runs': len(times), **{f'ms_{key}': value for key, value in found.items()}}
 
 
-def _times(run: Callable[[], Masks], limits: Limits) -> list[float]:
-    """Times in ms; the first run is left out where there is time for others."""
+def _run_times(run: Callable[[], Masks], limits: TimeLimits) -> list[float]:
+    """Times in ms; the first run counts only where there is no time for a second."""
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 2 or (len(times) <= MAX_RUNS and time.perf_counter() - began < limits.repeat_s):

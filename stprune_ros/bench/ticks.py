@@ -1,4 +1,4 @@
-"""Whole ticks through the pipeline on real architectures with random weights: where the time and the memory go."""
+"""Time and memory of whole ticks through the pipeline, on published architectures with random weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from stprune_ros.bench.architectures import MERGE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
-from stprune_ros.bench.costs import LanguageShape
+from stprune_ros.bench.architectures import MERGE_SIZE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
+from stprune_ros.bench.costs import FLOAT16_BYTES, LanguageShape
 from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
 from stprune_ros.inference.pipeline import Pipeline
@@ -27,71 +27,75 @@ from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.loading import BUNDLED_MODEL, DEFAULT_PROMPT
 from stprune_ros.vlm.prompt import Prompt
 
-KEEPS = (1.0, 0.5, 0.25, 0.1)
+KEEP_RATIOS, QUICK_KEEP_RATIOS = (1.0, 0.5, 0.25, 0.1), (1.0, 0.1)
 NEW_TOKENS = 16  # of the description, in every tick
-RUNS, QUICK_RUNS = 3, 2  # of a tick, where the time allows
-QUICK_KEEPS = (1.0, 0.1)
-FP32 = 4
-ROOM = 5 * 2**30  # bytes for the vision tower, activations and the KV cache, generously
-PAST = 100  # stamp of the first current set; the keyframes lie before it
+ROUNDS, QUICK_ROUNDS = 3, 2  # over all cells, where the time allows
+FLOAT32_BYTES = 4
+OVERHEAD_BYTES = 5 * 2**30  # for the vision tower, activations and the KV cache, a generous estimate
+FIRST_STAMP = 100  # of the first current set; the keyframes lie before it
 
-Cell = tuple[float, bool]  # keep ratio, with the feature cache
+
+class TickCell(NamedTuple):
+    """What is varied between ticks: the keep ratio, and whether features of earlier frames are cached."""
+
+    keep: float
+    feature_cache: bool
 
 
 @dataclass(frozen=True)
 class TickModel:
-    """A model of published widths with so many of its layers, looking at ``views`` x ``frames`` square images.
+    """An architecture with so many of its layers, for ``views`` x ``frames`` square images.
 
-    What is left out is left out: no figure is scaled up to the whole depth.
+    No figure is extrapolated to the full depth.
     """
 
-    of: Architecture
+    architecture: Architecture
     layers: int
     vision_layers: int
     views: int = 6
     frames: int = 4
-    side: int = 14  # visual tokens along an image edge
+    tokens_per_edge: int = 14  # of an image
 
     @property
     def shape(self) -> LanguageShape:
-        """The language model that is really run."""
-        return replace(self.of.language, layers=self.layers)
+        """The language model with the layers that are run."""
+        return replace(self.architecture.language, layers=self.layers)
 
     @property
     def edge(self) -> int:
         """Pixels along an image edge."""
-        return self.side * self.of.patch * MERGE
+        return self.tokens_per_edge * self.architecture.patch_size * MERGE_SIZE
 
     @property
     def label(self) -> str:
-        """Name with its depth, as it stands in every table."""
-        name, layers, vision_layers = self.of.language.name, self.of.language.layers, self.of.vision_layers
-        if (self.layers, self.vision_layers) == (layers, vision_layers):
-            return name
-        return f'{name} ({self.layers} of {layers} layers, vision {self.vision_layers} of {vision_layers})'
+        """Name for tables, with the depth where layers are left out."""
+        language, vision_layers = self.architecture.language, self.architecture.vision_layers
+        if self == replace(self, layers=language.layers, vision_layers=vision_layers):
+            return language.name
+        depth = f'{self.layers} of {language.layers} layers, vision {self.vision_layers} of {vision_layers}'
+        return f'{language.name} ({depth})'
 
 
-def whole(of: Architecture) -> TickModel:
+def full_depth(architecture: Architecture) -> TickModel:
     """A model with all its layers."""
-    return TickModel(of, of.language.layers, of.vision_layers)
+    return TickModel(architecture, architecture.language.layers, architecture.vision_layers)
 
 
-FULL = (TickModel(QWEN3_2B, 4, 3), TickModel(QWEN3_4B, 4, 3))  # two turns of each in minutes on two cores
-QUICK = (TickModel(QWEN3_2B, 1, 1, views=3, frames=2, side=7),)
-WHOLE = (whole(QWEN3_2B), whole(QWEN25_3B))  # one turn of each in half an hour on two cores
-ON_GPU = (whole(QWEN3_2B), whole(QWEN25_3B), whole(QWEN3_4B))
+DEFAULT_MODELS = (TickModel(QWEN3_2B, 4, 3), TickModel(QWEN3_4B, 4, 3))  # two rounds of each in minutes on two cores
+QUICK_MODELS = (TickModel(QWEN3_2B, 1, 1, views=3, frames=2, tokens_per_edge=7),)
+FULL_DEPTH_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B))  # one round of each in half an hour on two cores
+GPU_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B), full_depth(QWEN3_4B))
 
 
-class Probe:
-    """The backend, noting what the last prefill cached."""
+class CacheProbe:
+    """Wraps a backend and records the size of the KV cache after each prefill."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self.kv_bytes = self.tokens = 0
+        self.kv_bytes = 0
 
     def prefill(self, system: str, content: Any) -> Any:
         context = self._backend.prefill(system, content)
-        self.tokens = context.tokens_text + context.tokens_visual
         self.kv_bytes = sum(part.numel() * part.element_size() for layer in context.state.layers for part in layer)
         return context
 
@@ -100,8 +104,8 @@ class Probe:
 
 
 @dataclass
-class TickBench:
-    """One model with its pipeline, and the ticks it has run."""
+class TickRunner:
+    """Runs ticks of one model through a pipeline of its own."""
 
     model: TickModel
     dtype: str
@@ -111,17 +115,17 @@ class TickBench:
     def __post_init__(self) -> None:
         from stprune_ros.vlm.hf.backend import TransformersBackend
 
-        of, pixels = self.model.of, self.model.edge**2
+        architecture, pixels = self.model.architecture, self.model.edge**2
         processor = {
-            'patch_size': of.patch,
-            'merge_size': MERGE,
+            'patch_size': architecture.patch_size,
+            'merge_size': MERGE_SIZE,
             'temporal_patch_size': 2,
             'size': {'shortest_edge': pixels, 'longest_edge': pixels},
         }
-        config = of.config(self.model.layers, self.model.vision_layers)
+        config = architecture.config(self.model.layers, self.model.vision_layers)
         backend = TransformersBackend.untrained(
             self.model.label,
-            FAMILIES[of.family],
+            FAMILIES[architecture.family],
             config,
             SPECIAL_TOKENS,
             resource_path(BUNDLED_MODEL),
@@ -130,14 +134,15 @@ class TickBench:
         )
         settings = Settings.from_values({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(resource_path(DEFAULT_PROMPT))
-        self.pipeline = Pipeline(settings, Probe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))  # type: ignore[arg-type]
+        self.pipeline = Pipeline(settings, CacheProbe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))
 
     @property
     def probe(self) -> Any:
+        """The `CacheProbe` around the pipeline's backend."""
         return self.pipeline.backend
 
     def rig(self) -> CameraRig:
-        """Cameras at even angles."""
+        """A ring of pinhole cameras at even angles, 90 degrees wide."""
         edge = self.model.edge
         k = np.array([[edge / 2, 0, edge / 2], [0, edge / 2, edge / 2], [0, 0, 1.0]])
         angles = [2 * math.pi * i / self.model.views for i in range(self.model.views)]
@@ -148,30 +153,29 @@ class TickBench:
         )
 
     def window(self, frames: int) -> Window:
-        """Keyframes that stay and a current set that is new every time, images of noise."""
+        """A window of noise images: keyframes that stay, and a current set that is new in every tick."""
         self._tick += 1
         numbers = [*range(-frames + 1, 0), self._tick]
         edge, ring = self.model.edge, self.pipeline.rig.ring
 
         def image(camera: int, number: int) -> np.ndarray:
-            return np.random.default_rng([camera, number + PAST]).integers(0, 256, (edge, edge, 3), np.uint8)
+            return np.random.default_rng([camera, number + FIRST_STAMP]).integers(0, 256, (edge, edge, 3), np.uint8)
 
         sets = []
         for number in numbers:
-            stamp = number + PAST
+            stamp = number + FIRST_STAMP
             found = {name: CameraFrame(name, stamp, payload=image(i, number)) for i, name in enumerate(ring)}
             ego = EgoState(stamp, None, None, (5.0, 0.0, 0.0), (0.0, 0.0, 0.0))
             sets.append(FrameSet(stamp, stamp, ring, found, ego=ego))
         return Window(tuple(sets), self.model.frames)
 
-    def run(self, cell: Cell, frames: int | None = None) -> dict[str, Any]:
-        """One tick: its stage times in ms and what it cached. Without the cache every frame is encoded anew."""
-        keep, cached = cell
-        self.pipeline.settings = self.pipeline.settings.changed({'pruning.keep_ratio': keep})
-        if not cached:
+    def run(self, cell: TickCell, frames: int | None = None) -> dict[str, Any]:
+        """Stage times in ms, tokens and memory of one tick; without the feature cache every frame is encoded."""
+        self.pipeline.settings = self.pipeline.settings.changed({'pruning.keep_ratio': cell.keep})
+        if not cell.feature_cache:
             self.pipeline.free()
         window = self.window(frames or self.model.frames)
-        reset_peak()
+        reset_peak_memory()
         answer = self.pipeline.run(window)
         return {
             'stage_ms': dict(answer.timing.stage_ms),
@@ -179,111 +183,118 @@ class TickBench:
             'tokens_visual': answer.tokens_kept,
             'tokens_text': answer.provenance.tokens_text,
             'kv_bytes': self.probe.kv_bytes,
-            'peak_bytes': peak_bytes(),
+            'peak_bytes': peak_memory(),
         }
 
 
-def cells(keeps: tuple[float, ...]) -> list[Cell]:
-    """Both ends first, as the aims compare them; the very first without the cache, which fills in the history."""
-    low, high = min(keeps), max(keeps)
-    between = [keep for keep in sorted(keeps) if low < keep < high]
-    return [(low, False), (low, True), (high, True), (high, False), *((keep, True) for keep in between)]
+def tick_cells(keep_ratios: tuple[float, ...]) -> list[TickCell]:
+    """All cells in the order of measuring: both ends first, which the aims compare.
+
+    The first one is without the feature cache: it leaves the features of the history to the next.
+    """
+    low, high = min(keep_ratios), max(keep_ratios)
+    between = [keep for keep in sorted(keep_ratios) if low < keep < high]
+    cells = [(low, False), (low, True), (high, True), (high, False), *((keep, True) for keep in between)]
+    return [TickCell(*cell) for cell in cells]
 
 
-def measure(
-    model: TickModel, deadline: float, keeps: tuple[float, ...], most: int, said: Callable[[], object]
+def measure_ticks(
+    model: TickModel,
+    deadline: float,
+    keep_ratios: tuple[float, ...],
+    rounds: int,
+    on_cell_done: Callable[[], object],
 ) -> list[dict[str, Any]]:
-    """Rows for `ticks`, and one with a 'reason' for every cell that found no time before ``deadline`` (monotonic s).
+    """One row per cell, with a 'reason' instead of times where ``deadline`` (monotonic clock, s) left no time for it.
 
-    Cells take turns, ``most`` times each, so that every one is measured before any is measured again; one small tick
-    before them is not reported. ``said`` is called after each cell of the first turn.
+    All cells are run once before any is run again, in at most ``rounds`` rounds; a small tick before them warms up and
+    is not reported. ``on_cell_done`` is called after each cell of the first round.
     """
     gpu = torch.cuda.is_available()
     dtype = 'bfloat16' if gpu else 'float32'
-    wanted = cells(keeps)
-    names = {
-        (keep, cached): {'model': model.label, 'dtype': dtype, 'keep': keep, 'feature_cache': cached}
-        for keep, cached in wanted
-    }
-    need = model.shape.weight_bytes(FP32) + ROOM
-    if not gpu and (free := free_bytes()) is not None and free < need:
+    cells = tick_cells(keep_ratios)
+    heads = {cell: {'model': model.label, 'dtype': dtype, **cell._asdict()} for cell in cells}
+    need = model.shape.weight_bytes(FLOAT32_BYTES) + OVERHEAD_BYTES
+    if not gpu and (free := available_memory()) is not None and free < need:
         reason = f'needs about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free'
-        return [{**name, 'reason': reason} for name in names.values()]
-    bench = TickBench(model, dtype)
-    bench.run((min(keeps), True), frames=1)
-    runs: dict[Cell, list[dict[str, Any]]] = {}
-    late: dict[Cell, float] = {}
-    for turn in range(most):
-        for cell in wanted:
-            expected = _expected(model, cell, runs)
+        return [{**head, 'reason': reason} for head in heads.values()]
+    runner = TickRunner(model, dtype)
+    runner.run(TickCell(min(keep_ratios), True), frames=1)
+    runs: dict[TickCell, list[dict[str, Any]]] = {}
+    reasons: dict[TickCell, str] = {}
+    for number in range(rounds):
+        for cell in cells:
+            expected = _expected_s(model, cell, runs)
             if time.monotonic() + expected < deadline:
-                runs.setdefault(cell, []).append(bench.run(cell))
-            elif turn == 0:
-                late[cell] = expected
-            if turn == 0:
-                said()
-    del bench
+                runs.setdefault(cell, []).append(runner.run(cell))
+            elif number == 0:
+                reasons[cell] = f'about {expected:.0f} s would have exceeded the time of this run'
+            if number == 0:
+                on_cell_done()
+    del runner
     gc.collect()
-    reasons = {
-        cell: f'about {expected:.0f} s would have exceeded the time of this run' for cell, expected in late.items()
-    }
     return [
-        name | (_summary(model, runs[cell], dtype) if cell in runs else {'reason': reasons[cell]})
-        for cell, name in names.items()
+        head | (_summary(model, runs[cell], dtype) if cell in runs else {'reason': reasons[cell]})
+        for cell, head in heads.items()
     ]
 
 
-def _expected(model: TickModel, cell: Cell, runs: dict[Cell, list[dict[str, Any]]]) -> float:
-    """Seconds that a tick may take, from its last run or that of the cell measured last; 0 where there is none."""
+def _expected_s(model: TickModel, cell: TickCell, runs: dict[TickCell, list[dict[str, Any]]]) -> float:
+    """Seconds that a tick is expected to take, 0 before the first run.
+
+    Scaled from the last run of the same cell, else of the cell that was measured last.
+    """
     if not runs:
         return 0.0
-    (keep, cached), run = (
-        (cell, runs[cell][-1]) if cell in runs else [(key, found[-1]) for key, found in runs.items()][-1]
-    )
+    measured = cell if cell in runs else list(runs)[-1]
+    run = runs[measured][-1]
     stages = dict(run['stage_ms'])
-    tokens = model.views * model.frames * model.side**2
-    ratio = [model.shape.prefill_flops(int(share * tokens) + run['tokens_text']) for share in (cell[0], keep)]
-    stages['prefill'] *= ratio[0] / ratio[1]
-    stages['encode'] *= (1 if cell[1] else model.frames) / (1 if cached else model.frames)
+    tokens = model.views * model.frames * model.tokens_per_edge**2
+    flops, measured_flops = (
+        model.shape.prefill_flops(int(keep * tokens) + run['tokens_text']) for keep in (cell.keep, measured.keep)
+    )
+    stages['prefill'] *= flops / measured_flops
+    encoded, measured_encoded = (1 if each.feature_cache else model.frames for each in (cell, measured))
+    stages['encode'] *= encoded / measured_encoded
     return float(sum(stages.values())) / 1e3
 
 
 def _summary(model: TickModel, runs: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
     last = runs[-1]
     tokens = last['tokens_visual'] + last['tokens_text']
-    ticks = [sum(run['stage_ms'].values()) for run in runs]
-    value_bytes = FP32 if dtype == 'float32' else 2
+    totals = [sum(run['stage_ms'].values()) for run in runs]
+    value_bytes = FLOAT32_BYTES if dtype == 'float32' else FLOAT16_BYTES
     return {
         'runs': len(runs),
         'views': model.views,
         'frames': model.frames,
         'layers': model.layers,
-        'layers_of': model.of.language.layers,
+        'layers_of': model.architecture.language.layers,
         'vision_layers': model.vision_layers,
-        'vision_layers_of': model.of.vision_layers,
+        'vision_layers_of': model.architecture.vision_layers,
         'extrapolated': False,
         'describe_tokens': NEW_TOKENS,
         **{key: last[key] for key in ('tokens_full', 'tokens_visual', 'tokens_text', 'kv_bytes')},
-        'tick_ms': spread_of(ticks),
-        'stage_ms': {s: spread_of([run['stage_ms'].get(s, 0.0) for run in runs]) for s in STAGES},
+        'tick_ms': median_and_range(totals),
+        'stage_ms': {s: median_and_range([run['stage_ms'].get(s, 0.0) for run in runs]) for s in STAGES},
         'prefill_flops': model.shape.prefill_flops(tokens),
         'kv_bytes_by_formula': model.shape.kv_bytes(tokens, value_bytes),
         'peak_bytes': max((run['peak_bytes'] for run in runs if run['peak_bytes'] is not None), default=None),
     }
 
 
-def spread_of(values: list[float]) -> dict[str, float]:
-    """Median and both ends."""
+def median_and_range(values: list[float]) -> dict[str, float]:
+    """Median, smallest and largest value."""
     return {'median': round(median(values), 3), 'min': round(min(values), 3), 'max': round(max(values), 3)}
 
 
-def free_bytes() -> int | None:
-    """Memory that a process could still take; None where the system does not say."""
+def available_memory() -> int | None:
+    """Bytes of memory that a process could still allocate, None where the system does not say."""
     return proc_bytes('/proc/meminfo', 'MemAvailable')
 
 
-def reset_peak() -> None:
-    """Start to count the peak anew."""
+def reset_peak_memory() -> None:
+    """Start to measure `peak_memory` anew."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return
@@ -293,8 +304,8 @@ def reset_peak() -> None:
         return
 
 
-def peak_bytes() -> int | None:
-    """Most memory held since `reset_peak`, weights included: of the GPU where there is one, else of this process."""
+def peak_memory() -> int | None:
+    """Most bytes held since `reset_peak_memory`, weights included: on the GPU if there is one, else by this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     return proc_bytes('/proc/self/status', 'VmHWM')

@@ -1,4 +1,4 @@
-"""Opens rosbag2 recordings of any storage, whole or damaged, and yields their messages in recorded order."""
+"""Read rosbag2 recordings, MCAP or SQLite, whole or damaged: their messages in the order of recording."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import BagError, one_line
 from stprune_ros.io.bag_salvage import Salvage
 from stprune_ros.resources import resource_path
 
-OUR_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
-# Bags older than version 8 do not name their distribution: the version tells which one wrote them.
-DISTRIBUTION_OF_VERSION = {
+PACKAGE_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
+# By the version in metadata.yaml, for recordings that do not name the distribution that wrote them.
+DISTRIBUTION_BY_VERSION = {
     1: 'dashing',
     2: 'eloquent',
     3: 'foxy',
@@ -34,9 +34,9 @@ DISTRIBUTION_OF_VERSION = {
 STORAGES = ('.mcap', '.db3')
 
 
-def register_ours(store: Typestore) -> Typestore:
+def register_package_messages(store: Typestore) -> Typestore:
     """Add the messages of this package that ``store`` lacks, from the installed .msg files; returns ``store``."""
-    for name in OUR_MESSAGES:
+    for name in PACKAGE_MESSAGES:
         full = f'stprune_ros/msg/{name}'
         if full not in store.fielddefs:
             store.register(get_types_from_msg(resource_path(f'msg/{name}.msg').read_text(encoding='utf-8'), full))
@@ -44,15 +44,16 @@ def register_ours(store: Typestore) -> Typestore:
 
 
 def message_store() -> Typestore:
-    """The standard messages of the newest distribution together with ours."""
-    return register_ours(get_typestore(Stores.LATEST))
+    """A typestore with the standard messages of the newest distribution and those of this package."""
+    return register_package_messages(get_typestore(Stores.LATEST))
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of a bag: name, type ('pkg/msg/Name'), number of messages, RIHS01 type hash where the bag has it.
+    """A topic of a bag: name, type ('pkg/msg/Name') and number of messages.
 
-    ``latched`` is True where it was offered as transient local.
+    ``digest`` is the RIHS01 type hash, '' where the bag has none; ``latched`` is True where the topic was offered as
+    transient local.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One message of a bag, still serialized: ``data`` is CDR, ``receive_ns`` the time of recording."""
+    """One message of a bag, still serialized: ``data`` is CDR, ``receive_ns`` the time of reception in ns."""
 
     topic: str
     msgtype: str
@@ -73,26 +74,26 @@ class Record:
     store: Typestore = field(repr=False)
 
     def message(self) -> Any:
-        """Deserialize; raises StpruneError where the bytes do not fit the type or the type is unknown."""
+        """The deserialized message. Raises BagError if the bytes do not fit the type or the type is unknown."""
         try:
             return self.store.deserialize_cdr(self.data, self.msgtype)
         except Exception as error:  # rosbags compiles its parsers, so that any exception can come out of them
             known = self.msgtype in self.store.fielddefs
             reason = one_line(error) if known else 'the bag brings no definition of this type'
             where = f"the message on '{self.topic}' recorded at {self.receive_ns} ns"
-            raise StpruneError(f'{where} is not a readable {self.msgtype}: {reason}') from None
+            raise BagError(f'{where} is not a readable {self.msgtype}: {reason}') from None
 
 
 class Bag:
     """An open rosbag2 recording; use as a context manager.
 
-    ``topics`` by name; ``notes`` are sentences about what is wrong with the recording, and grow while reading.
+    ``topics`` are by name; ``notes`` are sentences about what is wrong with the recording, and grow while reading.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Open ``path``, a bag folder or one .mcap or .db3 file.
 
-        Raises StpruneError where it is missing, not a bag, or holds no message.
+        Raises BagError if it is missing, not a bag, or holds no message.
         """
         self.path = Path(path)
         self.notes: list[str] = []
@@ -103,12 +104,12 @@ class Bag:
         self.topics = self._topics()
         if not any(topic.count for topic in self.topics.values()):
             self.close()
-            raise StpruneError(f"bag '{self.path}' holds no message{self._because()}")
+            raise BagError(f"bag '{self.path}' holds no message{self._reason()}")
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Record]:
-        """Yield the messages of ``topics`` (none given: all) in recorded order.
+        """Yield the messages of ``topics`` (default: all topics) in the order of recording.
 
-        Damage found on the way ends the file that has it, with a note; what came before it has been yielded.
+        A damaged file ends where the damage begins, with a note; the messages before it have been yielded.
         """
         wanted = set(topics) or set(self.topics)
         streams = [self._read(reader, wanted) for reader in self._readers]
@@ -122,7 +123,7 @@ class Bag:
     def close(self) -> None:
         """Close every file."""
         for reader in self._readers:
-            with suppress(Exception):
+            with suppress(Exception):  # a damaged file may refuse even that
                 reader.close()
         self._readers.clear()
 
@@ -138,7 +139,7 @@ class Bag:
 
     def _open(self) -> None:
         if not self.path.exists():
-            raise StpruneError(f"bag '{self.path}' does not exist")
+            raise BagError(f"bag '{self.path}' does not exist")
         if self.path.is_file():
             self._open_file(self.path)
             return
@@ -151,7 +152,7 @@ class Bag:
             )
         files = sorted(file for file in self.path.iterdir() if file.suffix in STORAGES)
         if not files:
-            raise StpruneError(f"'{self.path}' is not a rosbag2 bag: it holds no .mcap or .db3 file{self._because()}")
+            raise BagError(f"'{self.path}' is not a rosbag2 bag: it holds no .mcap or .db3 file{self._reason()}")
         if not self.notes:
             self.notes.append(f"bag '{self.path}' has no metadata.yaml; reading the files themselves")
         for file in files:
@@ -159,40 +160,38 @@ class Bag:
 
     def _open_file(self, file: Path) -> None:
         if file.suffix == '.bag':
-            raise StpruneError(f"'{file}' is a ROS 1 bag; convert it with rosbags-convert first")
+            raise BagError(f"'{file}' is a ROS 1 bag; convert it with rosbags-convert first")
         if file.suffix not in STORAGES:
-            raise StpruneError(f"'{file}' is not a rosbag2 bag: neither a bag folder nor a .mcap or .db3 file")
+            raise BagError(f"'{file}' is not a rosbag2 bag: neither a bag folder nor a .mcap or .db3 file")
         problem = self._open_reader(file)
         if not problem:
             return
-        salvage = Salvage.of(file)
+        salvage = Salvage.scan(file)
         if not salvage.topics:
-            raise StpruneError(f"'{file}' is not a readable bag: {problem}")
+            raise BagError(f"'{file}' is not a readable bag: {problem}")
         self._salvages.append(salvage)
         self.notes.append(
             f"'{file}' is damaged ({problem}); {sum(salvage.topics.values())} messages before the damage are read"
         )
 
     def _open_reader(self, path: Path) -> str:
-        """Open with the regular reader; returns what is wrong, '' if nothing."""
+        """Open with the reader of rosbags; returns what is wrong, '' if nothing is."""
         try:
             reader = Reader(path)
             reader.open()
-        except (
-            Exception
-        ) as error:  # a damaged file makes parsers fail in their own ways, from struct.error to TypeError
+        except Exception as error:  # damage makes parsers fail in ways of their own, from struct.error to TypeError
             return one_line(error)
         self._readers.append(reader)
         return ''
 
-    def _because(self) -> str:
+    def _reason(self) -> str:
         return f' ({"; ".join(self.notes)})' if self.notes else ''
 
     def _connections(self) -> list[Connection]:
         return [connection for reader in self._readers for connection in reader.connections]
 
     def _typestore(self) -> Typestore:
-        """Definitions from the bag first, then those of the distribution that wrote it, then ours."""
+        """Message definitions of the bag, else of the distribution that wrote it, else of this package."""
         store = get_typestore(Stores.EMPTY)
         definitions = {
             c.msgtype: (c.msgdef.format == MessageDefinitionFormat.IDL, c.msgdef.data)
@@ -209,17 +208,17 @@ class Bag:
                 store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
             except Exception as error:  # the parser's grammar errors have no common base
                 self.notes.append(f'the definition of {msgtype} in the bag is not readable ({one_line(error)})')
-        kinds = {c.msgtype for c in self._connections()} | {t.msgtype for s in self._salvages for t in s.topics}
-        if not kinds <= store.fielddefs.keys():
+        recorded = {c.msgtype for c in self._connections()} | {t.msgtype for s in self._salvages for t in s.topics}
+        if not recorded <= store.fielddefs.keys():
             standard = get_typestore(self._distribution())
             store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
-            register_ours(store)
+            register_package_messages(store)
         return store
 
     def _distribution(self) -> Stores:
         name = next((reader.ros_distro for reader in self._readers if reader.ros_distro), '')
         if not name:
-            name = DISTRIBUTION_OF_VERSION.get(self._version(), '')
+            name = DISTRIBUTION_BY_VERSION.get(self._version(), '')
         try:
             return Stores(f'ros2_{name}')
         except ValueError:
@@ -273,7 +272,7 @@ def _latched(connection: Connection) -> bool:
 
 
 def _parse_idl(text: str) -> dict[str, Any]:
-    """Types of an IDL definition; rosbag2 joins the files it needs with a ruler and a header line each."""
+    """Types of an IDL definition, which rosbag2 joins from several files, each under a ruler and a header line."""
     ruler = '=' * 80 + '\n'
     if not text.startswith(f'{ruler}IDL: '):
         return dict(get_types_from_idl(text))

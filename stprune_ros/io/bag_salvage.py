@@ -1,6 +1,6 @@
-"""Reads what is left of a damaged bag file: everything before the first byte that makes no sense.
+"""Read what is left of a damaged bag file: every message before the damage.
 
-Used only where the regular reader refuses a file, usually because a recording was killed or a copy cut short.
+Used only where the reader of rosbags refuses a file, usually because the recorder was killed or a copy cut short.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 
-MAX_RECORD = 2**31  # a length beyond this is damage, not data
+MAX_RECORD = 2**31  # bytes; a longer record is damage
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class SalvagedTopic:
 
 @dataclass
 class Salvage:
-    """What a damaged file still holds: topics with message counts, and the messages in file order."""
+    """What can be read of a damaged file: ``topics`` with their numbers of messages, and the messages in file order."""
 
     path: Path
     topics: dict[SalvagedTopic, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path) -> Salvage:
-        """Scan ``path`` once and count what can be read; an unreadable file has no topics."""
+    def scan(cls, path: Path) -> Salvage:
+        """Read ``path`` once and count the messages of each topic; an unreadable file has no topics."""
         salvage = cls(path)
         for topic, _, _ in salvage.messages():
             salvage.topics[topic] = salvage.topics.get(topic, 0) + 1
@@ -59,7 +59,7 @@ def _mcap_messages(path: Path) -> Iterator[tuple[SalvagedTopic, int, bytes]]:
                     channels[record.id] = _topic(record.topic, schemas[record.schema_id])
                 elif isinstance(record, Message):
                     yield channels[record.channel_id], record.log_time, record.data
-        except Exception:  # parser and codecs have errors of their own, and all mean the same: here begins the damage
+        except Exception:  # whatever the parser or a codec raises, the damage begins here
             return
 
 

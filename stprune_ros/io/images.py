@@ -1,4 +1,4 @@
-"""From image messages to pixels. Messages are duck-typed, so rclpy's and rosbags' decode alike; needs no ROS.
+"""Decode image messages to RGB. Messages are duck-typed: those of rclpy and of rosbags decode alike; needs no ROS.
 
 Raw images go through cv_bridge where it can be imported and through rosbags-image elsewhere (bit-equal for 8-bit
 encodings); compressed ones through OpenCV, which is what both of them use.
@@ -37,8 +37,8 @@ BYTES_PER_PIXEL = {
     'yuyv': 2,
 }
 
-SPARE = 2  # how much larger than the model's own picture, per side, a reduced one must be (measured, issue 4)
-REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+OVERSAMPLING = 2  # how much larger, per side, a reduced image must be than what the model resizes it to (measured)
+REDUCED_DECODING = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG_START, PNG_END = b'\x89PNG', b'IEND'
 
@@ -46,23 +46,26 @@ PNG_START, PNG_END = b'\x89PNG', b'IEND'
 def decode(frame: CameraFrame) -> np.ndarray:
     """Pixels of a camera frame: RGB, uint8 (height, width, 3).
 
-    Raises StpruneError saying what is wrong with the image.
+    Raises StpruneError if the image is empty, broken, or of an encoding that is not supported.
     """
     return decode_for_model(frame, 0)[0]
 
 
 def decode_for_model(frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
-    """Pixels as `decode` gives them, and by how much their sides were reduced: 1, 2, 4 or 8.
+    """Pixels as `decode` returns them, and the factor by which their sides were reduced: 1, 2, 4 or 8.
 
-    The model reduces a picture to at most ``model_pixels`` pixels (0: not known). Where a JPEG has far more, the codec
-    leaves the finest detail out and need not compute it. Raises StpruneError like `decode`.
+    The model resizes an image to at most ``model_pixels`` pixels (0: not known). A JPEG with far more is decoded at a
+    reduced size, which is faster. Raises StpruneError like `decode`.
     """
     compressed = hasattr(frame.payload, 'format')  # an Image has an encoding instead
     return decode_compressed(frame.payload, model_pixels) if compressed else (decode_raw(frame.payload), 1)
 
 
 def decode_raw(message: Any) -> np.ndarray:
-    """RGB uint8 (height, width, 3) of a sensor_msgs/Image; may share memory with it. Raises StpruneError."""
+    """RGB uint8 (height, width, 3) of a sensor_msgs/Image; may share memory with it.
+
+    Raises StpruneError if size, step, data and encoding do not fit together, or the encoding is not supported.
+    """
     height, width, step, encoding = message.height, message.width, message.step, message.encoding
     if height == 0 or width == 0:
         raise StpruneError(f'the image is empty: {width}x{height} pixels')
@@ -88,7 +91,10 @@ def decode_raw(message: Any) -> np.ndarray:
 
 
 def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
-    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and its `reduction`. Raises StpruneError."""
+    """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and the factor as in `decode_for_model`.
+
+    Raises StpruneError if the bytes are missing, truncated, or no image that OpenCV decodes.
+    """
     data = np.frombuffer(message.data, np.uint8)
     if len(data) == 0:
         raise StpruneError('the compressed image has no bytes')
@@ -96,8 +102,8 @@ def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, 
     if is_truncated(content):
         raise StpruneError(f"the compressed image ('{message.format}', {len(data)} bytes) is truncated")
     try:
-        reduced_by = reduction(content, model_pixels)
-        image = cv2.imdecode(data, REDUCED.get(reduced_by, cv2.IMREAD_COLOR))
+        reduced_by = reduction_factor(content, model_pixels)
+        image = cv2.imdecode(data, REDUCED_DECODING.get(reduced_by, cv2.IMREAD_COLOR))
     except cv2.error:
         image = None
     if image is None:
@@ -105,37 +111,38 @@ def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, 
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), reduced_by
 
 
-def reduction(data: bytes, model_pixels: int) -> int:
-    """By how much the sides of a JPEG may be reduced for a model that reduces it to ``model_pixels``: 8, 4, 2 or 1.
+def reduction_factor(data: bytes, model_pixels: int) -> int:
+    """The factor by which the sides of a JPEG may be reduced for a model that resizes it to ``model_pixels`` pixels.
 
-    What is left is SPARE times as large, per side, as what the model gets: reduced to just that size, a picture differs
-    enough from one that the model reduced itself to turn hints. The sides must divide, or the aspect would change.
+    One of 8, 4, 2 and 1. The reduced image is still `OVERSAMPLING` times as large, per side, as what the model gets:
+    reduced to just that size, it differs enough from one that the model resized itself to turn hints. The sides must
+    be divisible by the factor, or the aspect ratio would change.
     """
     height, width = jpeg_size(data) if model_pixels else (0, 0)
-    for factor in REDUCED:
-        fits = height * width >= model_pixels * (SPARE * factor) ** 2
+    for factor in REDUCED_DECODING:
+        fits = height * width >= model_pixels * (OVERSAMPLING * factor) ** 2
         if height and fits and height % factor == width % factor == 0:
             return factor
     return 1
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the frame header of a JPEG; (0, 0) where there is none to be found."""
-    place = 2
-    while data.startswith(JPEG_START) and place + 9 <= len(data) and data[place] == 0xFF:
-        kind = data[place + 1]
+    """(height, width) from the frame header of a JPEG, (0, 0) if it has none."""
+    position = 2
+    while data.startswith(JPEG_START) and position + 9 <= len(data) and data[position] == 0xFF:
+        kind = data[position + 1]
         if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            return int.from_bytes(data[place + 5 : place + 7], 'big'), int.from_bytes(
-                data[place + 7 : place + 9], 'big'
-            )
-        place += 1 if kind == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], 'big')
+            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
+            return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
+        position += 1 if kind == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
     return 0, 0
 
 
 def is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: OpenCV would fill the rest with grey and say nothing.
+    """Whether a JPEG or PNG lacks its end: OpenCV would silently fill the rest with grey.
 
-    Coded JPEG data never holds an end marker, so one must follow the last start of scan; a preview inside has its own.
+    Entropy-coded JPEG data never holds an end marker, so one must follow the last start of scan; an embedded preview
+    has an end marker of its own.
     """
     if data.startswith(JPEG_START):
         end = data.rfind(JPEG_END)
@@ -147,7 +154,7 @@ def is_truncated(data: bytes) -> bool:
 
 @cache
 def _converter() -> Callable[[Any], np.ndarray]:
-    """What turns a checked Image without row padding into RGB."""
+    """The function that converts a checked Image without row padding to RGB."""
     try:
         from cv_bridge import CvBridge
     except (ImportError, AttributeError):  # AttributeError: built for another NumPy (vision_opencv #535)
@@ -156,4 +163,3 @@ def _converter() -> Callable[[Any], np.ndarray]:
         return lambda message: image_to_cvimage(message, 'rgb8')
     bridge = CvBridge()
     return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
-

@@ -1,4 +1,4 @@
-"""Writes MCAP files that survive an interruption: each flush puts a complete chunk on disk.
+"""Write MCAP files that survive an interruption: each flush puts a complete chunk on disk.
 
 rosbags' own writer keeps up to 1 MiB in memory, which for small messages is a whole run; a killed run would lose it.
 """
@@ -18,7 +18,7 @@ class McapWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        """Create or replace ``path``; raises OSError where that is impossible."""
+        """Create or replace ``path``; raises OSError if that is impossible."""
         self._file = path.open('wb')
         self._writer = Writer(self._file, compression=CompressionType.NONE)
         self._writer.start(profile='ros2', library='stprune_ros')
@@ -27,7 +27,7 @@ class McapWriter:
         self._counts: dict[str, int] = {}
 
     def add_topic(self, topic: str, msgtype: str, definition: str, digest: str = '') -> None:
-        """Announce ``topic``; ``definition`` is the concatenated .msg text, ``digest`` the RIHS01 type hash."""
+        """Add a topic; ``definition`` is the concatenated .msg text, ``digest`` the RIHS01 type hash."""
         if msgtype not in self._schemas:
             self._schemas[msgtype] = self._writer.register_schema(msgtype, 'ros2msg', definition.encode())
         details = {'offered_qos_profiles': '', 'topic_type_hash': digest}
@@ -35,7 +35,7 @@ class McapWriter:
         self._counts[topic] = 0
 
     def write(self, topic: str, log_ns: int, data: bytes) -> None:
-        """Append one serialized message of an announced topic; ``log_ns`` is what readers sort by."""
+        """Append one CDR message to a topic that was added before; readers sort by ``log_ns``."""
         self._writer.add_message(self._channels[topic], log_ns, data, log_ns, self._counts[topic])
         self._counts[topic] += 1
 

@@ -1,6 +1,6 @@
-"""From answers to messages. The same functions fill rclpy's classes and those of a rosbags typestore.
+"""Convert answers to messages. The same functions fill rclpy's classes and those of a rosbags typestore.
 
-The only file that imports the compiled messages, and only when asked to: replay works without ROS.
+The only module that imports the compiled messages, and only in `ros_types`: replay works without ROS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAN = float('nan')
 
 @dataclass(frozen=True)
 class MessageTypes:
-    """Message classes that take their fields as keywords, and what makes their uint8[] and float32[] fields."""
+    """Message classes, constructed with keyword arguments, and the constructors of uint8[] and float32[] fields."""
 
     scene_description: Any
     planning_hint: Any
@@ -34,7 +34,7 @@ class MessageTypes:
 
 
 def ros_types() -> MessageTypes:
-    """The compiled messages, for publishing."""
+    """The compiled message classes, for publishing."""
     from builtin_interfaces.msg import Duration, Time
     from std_msgs.msg import Header
 
@@ -54,7 +54,7 @@ def ros_types() -> MessageTypes:
 
 
 def store_types(typestore: Any) -> MessageTypes:
-    """The classes of a rosbags typestore in which the package's messages are registered, for writing bags."""
+    """The classes of a rosbags typestore that has the messages of this package, for writing bags."""
     types = typestore.types
     return MessageTypes(
         types['stprune_ros/msg/SceneDescription'],
@@ -70,9 +70,9 @@ def store_types(typestore: Any) -> MessageTypes:
 
 
 def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """A PlanningHint; unless the status is OK or DEGRADED it says UNKNOWN and nothing else.
+    """The PlanningHint of an answer: with UNKNOWN and no values unless its status is OK or DEGRADED.
 
-    ``output_latency``: seconds from the anchor stamp to publishing, NaN offline.
+    ``output_latency`` is in seconds from the anchor's stamp to publishing, NaN in a replay.
     """
     hint = answer.hint if answer.hint.status.is_valid else Hint(answer.hint.status)
     return types.planning_hint(
@@ -103,7 +103,7 @@ def scene_description(answer: Answer, settings: Settings, types: MessageTypes, o
 
 
 def inference_info(answer: Answer, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """Where an answer comes from and what it cost."""
+    """The InferenceInfo of an answer: its provenance, tokens and times."""
     return types.inference_info(
         sequence=answer.sequence,
         cameras=[_camera_status(view, types) for view in answer.views],
@@ -126,7 +126,7 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
 def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
     """The answer as it is at ``now_ns``: STALE once it is older than ``output.valid_for_ms``, counted from its stamp.
 
-    ``now_ns`` 0 means that the clock does not run yet (simulated time before its first tick): nothing expires.
+    Nothing expires at ``now_ns`` 0, where simulated time has not begun.
     """
     if now_ns == 0 or now_ns - answer.stamp_ns <= nanoseconds(settings.output.valid_for_ms):
         return answer

@@ -21,11 +21,12 @@ from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.io import images, messages
 from stprune_ros.io.bag_reader import message_store
 from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
 from stprune_ros.io.mcap_writer import McapWriter
-from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
 from stprune_ros.replay.ground_truth import NO_TRUTH, GroundTruth, TickTruth
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
-from stprune_ros.replay.summary import ReplayStatistics, write_json
+from stprune_ros.replay.summary import ReplayStatistics
+from stprune_ros.results import write_json
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt
 
@@ -171,8 +172,8 @@ class _Replay:
         direction = self._windows.rig.direction(view.camera)
         if view.image is None or view.keep is None or not len(view.keep):
             return ViewPicture(view.camera, direction)
-        picture = jpeg(kept_tokens(view.image, view.keep[-1]))
-        return ViewPicture(view.camera, direction, picture, png(history_masks(view.keep)))
+        picture = encode_jpeg(kept_tokens(view.image, view.keep[-1]), VIEW_QUALITY)
+        return ViewPicture(view.camera, direction, picture, encode_png(history_masks(view.keep)))
 
     def _say_what_the_bag_said(self) -> None:
         errors, self._windows.errors = self._windows.errors, []

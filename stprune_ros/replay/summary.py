@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -186,13 +185,6 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     """Median, 95th percentile and maximum."""
     p50, p95, top = np.percentile(values, [50, 95, 100])
     return {'p50': round(float(p50), 3), 'p95': round(float(p95), 3), 'max': round(float(top), 3)}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` in one step, so that a reader never sees half a file."""
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    part.replace(path)
 
 
 def _sum(views: Mapping[str, Mapping[str, Any]], key: str) -> float:

@@ -55,7 +55,8 @@ class Outputs:
     def mosaic(self, answer: Answer, settings: Settings) -> None:
         """Publish what the model saw; the pictures are those in the answer's views."""
         images = {view.camera: view.image for view in answer.views if view.tokens_full and view.image is not None}
-        message = CompressedImage(format='jpeg', data=array('B', drawing.jpeg(drawing.mosaic(answer.views, images))))
+        picture = drawing.encode_jpeg(drawing.mosaic(answer.views, images), drawing.MOSAIC_QUALITY)
+        message = CompressedImage(format='jpeg', data=array('B', picture))
         message.header = messages.header(answer, settings, self._types)
         self._mosaics.publish(message)
 

@@ -25,7 +25,7 @@ from helpers.small_bags import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Topic, message_store
 from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
 from stprune_ros.io.mcap_writer import McapWriter
@@ -88,7 +88,7 @@ def test_recorded_odometry_without_definitions(test_data: Path):
         messages = [record.message() for record in bag.messages([name])]
         assert len(messages) == bag.topics[name].count > 2000
         unknown = next(bag.messages(['/vehicle_command_ackermann']))
-        with pytest.raises(StpruneError, match='no definition of this type'):
+        with pytest.raises(BagError, match='no definition of this type'):
             unknown.message()
 
 
@@ -162,7 +162,7 @@ def test_damage_anywhere_gives_a_beginning_or_one_sentence(written: Path, tmp_pa
     try:
         with Bag(broken) as bag:
             stamps = [record.receive_ns for record in bag.messages()]
-    except StpruneError as error:
+    except BagError as error:
         sentence = str(error)
     assert str(broken) in sentence
     assert '\n' not in sentence
@@ -257,7 +257,7 @@ NO_BAGS = {
 @pytest.mark.parametrize(('maker', 'words'), NO_BAGS.items())
 def test_what_is_no_bag_ends_in_one_sentence(tmp_path: Path, maker, words: str):
     path = maker(tmp_path)
-    with pytest.raises(StpruneError, match=words) as caught:
+    with pytest.raises(BagError, match=words) as caught:
         Bag(path)
     assert str(path) in str(caught.value)
     assert '\n' not in str(caught.value)
@@ -269,7 +269,7 @@ def test_message_that_does_not_fit_its_type_is_named(tmp_path: Path):
         record = next(bag.messages(['/odom']))
         cut = type(record)(record.topic, record.msgtype, record.receive_ns, bytes(record.data)[:40], record.store)
         with pytest.raises(
-            StpruneError, match="message on '/odom' recorded at .* is not a readable nav_msgs/msg/Odometry"
+            BagError, match="message on '/odom' recorded at .* is not a readable nav_msgs/msg/Odometry"
         ):
             cut.message()
 
@@ -320,15 +320,15 @@ def test_depth_images_and_silent_topics_are_no_cameras():
 def test_given_names_keep_their_order_and_must_fit():
     topics = named(topic('/a/front/image'), topic('/a/back/image'), topic('/b/back/image'))
     assert list(find_cameras(topics, ['front'])) == ['front']
-    with pytest.raises(StpruneError, match="camera 'top' is not in the bag; its image topics are /a/back/image"):
+    with pytest.raises(BagError, match="camera 'top' is not in the bag; its image topics are /a/back/image"):
         find_cameras(topics, ['top'])
-    with pytest.raises(StpruneError, match="camera 'back' fits 2 image topics"):
+    with pytest.raises(BagError, match="camera 'back' fits 2 image topics"):
         find_cameras(topics, ['back'])
 
 
 def test_a_bag_without_cameras_says_what_it_has():
     topics = named(topic('/odom', 'nav_msgs/msg/Odometry'))
-    with pytest.raises(StpruneError, match=r'no camera: .* only /odom \(nav_msgs/msg/Odometry\)'):
+    with pytest.raises(BagError, match=r'no camera: .* only /odom \(nav_msgs/msg/Odometry\)'):
         find_cameras(topics)
 
 

@@ -10,23 +10,22 @@ import transformers
 from helpers import references
 
 from stprune_ros import cli
-from stprune_ros.bench import selection
-from stprune_ros.bench import ticks as tick_runs
+from stprune_ros.bench import selection, ticks
 from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
-from stprune_ros.bench.bench import aims, growth, slope
-from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, computed
-from stprune_ros.bench.report import as_text
+from stprune_ros.bench.bench import growth_exponents, judge_aims, log_log_slope
+from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, lower_bounds
+from stprune_ros.bench.report import to_markdown
 from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
     GROWING_LOOP,
     LOOPS,
-    MAIN,
+    MAIN_SIZE,
     REUSE,
     REUSING,
-    VARIANTS,
-    Limits,
-    Size,
+    TIMED_METHODS,
+    RingSize,
+    TimeLimits,
 )
 from stprune_ros.inference.stages import STAGES
 from stprune_ros.pruning.baselines.diversity import divprune_growing, farthest_points, grow
@@ -35,7 +34,7 @@ from stprune_ros.pruning.selection import token_budget
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.model_checks import supported_class
 
-SMALL = Size(3, 3, 3, 4, 16, 0.25)
+SMALL = RingSize(3, 3, 3, 4, 16, 0.25)
 FULL_PROMPT = 6 * 4 * 196 + 96
 
 
@@ -55,34 +54,34 @@ def test_weights_add_up_to_the_published_sizes():
     assert (LLAMA_8B.weight_bytes() / 2) + 128256 * 4096 == pytest.approx(8.03e9, rel=0.01)  # and untied ones
 
 
-@pytest.mark.parametrize(('of', 'billions'), [(QWEN3_2B, 2.13), (QWEN3_4B, 4.44), (QWEN25_3B, 3.75)])
-def test_whole_models_have_the_published_number_of_weights(of, billions):
-    model_class = supported_class(FAMILIES[of.family], transformers)
+@pytest.mark.parametrize(('architecture', 'billions'), [(QWEN3_2B, 2.13), (QWEN3_4B, 4.44), (QWEN25_3B, 3.75)])
+def test_whole_models_have_the_published_number_of_weights(architecture, billions):
+    model_class = supported_class(FAMILIES[architecture.family], transformers)
     with torch.device('meta'):
-        config = of.config(of.language.layers, of.vision_layers)
+        config = architecture.config(architecture.language.layers, architecture.vision_layers)
         model = model_class._from_config(model_class.config_class(**config))
     assert sum(weights.numel() for weights in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.006)
 
 
 def test_what_is_computed_says_so_and_what_it_assumes():
-    rows = computed([LLAMA_8B], DEVICES, 6, 784, (1.0, 0.1))
+    rows = lower_bounds([LLAMA_8B], DEVICES, 6, 784, (1.0, 0.1))
     assert [row['measured'] for row in rows] == [False] * 4
     full = rows[0]
     assert full['prefill_ms_at_best'] == pytest.approx(1e3 * full['prefill_flops'] / 42.5e12, abs=1e-3)
     assert full['token_ms_at_best'] > 1e3 * LLAMA_8B.weight_bytes() / 204.8e9
     # Few tokens: reading the weights once is what bounds the prefill.
-    [short] = computed([LLAMA_8B], DEVICES[:1], 1, 4, (1.0,))
+    [short] = lower_bounds([LLAMA_8B], DEVICES[:1], 1, 4, (1.0,))
     assert short['prefill_ms_at_best'] == pytest.approx(1e3 * LLAMA_8B.weight_bytes() / 204.8e9, abs=1e-3)
 
 
 @pytest.mark.parametrize('seed', range(3))
-@pytest.mark.parametrize('method', [name for name in VARIANTS if name not in (LOOPS, 'random')])
-def test_every_variant_selects_what_its_reference_selects(method, seed):
-    views = selection.ring(SMALL, seed)
-    run = selection.variant(method, views, SMALL)
+@pytest.mark.parametrize('method', [name for name in TIMED_METHODS if name not in (LOOPS, 'random')])
+def test_every_timed_method_selects_what_its_reference_selects(method, seed):
+    views = selection.random_ring(SMALL, seed)
+    run = selection.prepare_method(method, views, SMALL)
     if method in REUSING:
         reference = getattr(references, f'reference_{REUSING[method]}')
-        nexts = [views, selection.next_ring(views)]
+        nexts = [views, selection.advance_ring(views)]
         expected = [reference(ring, SMALL.frames, SMALL.keep) for ring in nexts]
         assert expected[0] != expected[1]
         assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
@@ -93,8 +92,8 @@ def test_every_variant_selects_what_its_reference_selects(method, seed):
     if method in REUSING.values():
         expected = getattr(references, f'reference_{method}')(views, SMALL.frames, SMALL.keep)
     else:
-        peer = 'divprune' if method in (GROWING, GROWING_LOOP) else method
-        expected = [sorted(kept) for kept in getattr(references, f'reference_{peer}')(views, SMALL.keep)]
+        baseline = 'divprune' if method in (GROWING, GROWING_LOOP) else method
+        expected = [sorted(kept) for kept in getattr(references, f'reference_{baseline}')(views, SMALL.keep)]
     assert [picked(mask) for mask in masks] == expected
 
 
@@ -103,11 +102,11 @@ def picked(mask):
 
 
 def test_the_floor_is_the_product_and_the_loops_keep_their_budgets():
-    views = selection.ring(SMALL)
-    for view, product in zip(views, selection.variant(FLOOR, views, SMALL)()):
+    views = selection.random_ring(SMALL)
+    for view, product in zip(views, selection.prepare_method(FLOOR, views, SMALL)()):
         x = torch.nn.functional.normalize(view.tokens.flatten(0, 2), dim=-1)
         assert torch.allclose(product, x @ x.T, atol=1e-6)
-    kept = selection.variant(LOOPS, views, SMALL)()
+    kept = selection.prepare_method(LOOPS, views, SMALL)()
     assert [int(mask.sum()) for mask in kept] == [final_budget(SMALL.keep, 36)] * 3
 
 
@@ -118,12 +117,12 @@ def test_the_growing_loop_never_takes_a_copy_twice():
 
 
 def test_what_takes_too_long_or_too_much_memory_is_said(monkeypatch):
-    sizes = [SMALL, Size(3, 3, 6, 8, 16, 0.25)]
-    first, second = selection.measure(sizes, Limits(0.0, 0.0))
+    sizes = [SMALL, RingSize(3, 3, 6, 8, 16, 0.25)]
+    first, second = selection.measure_selections(sizes, TimeLimits(0.0, 0.0))
     assert all('ms_median' in row for row in first)
-    assert {row['method'] for row in second if 'more than the 0 s allowed' in row['reason']} == {FLOOR, *VARIANTS}
-    monkeypatch.setattr(selection, 'free_bytes', lambda: 10)
-    [rows] = selection.measure(sizes[:1], Limits(0.0, 1.0))
+    assert {row['method'] for row in second if 'more than the 0 s allowed' in row['reason']} == {FLOOR, *TIMED_METHODS}
+    monkeypatch.setattr(selection, 'available_memory', lambda: 10)
+    [rows] = selection.measure_selections(sizes[:1], TimeLimits(0.0, 1.0))
     assert all('GiB are free' in row['reason'] for row in rows)
 
 
@@ -142,7 +141,7 @@ def test_tables_say_what_is_missing():
         'computed': [],
         'aims': [{'aim': 'fast', 'found': None, 'holds': None}],
     }
-    text = as_text(result)
+    text = to_markdown(result)
     assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
     assert '| 1 (0.5 to 2) |' in text
     assert f'- {FLOOR} on 108 tokens (3 x 3), D = 16, 25% kept: too slow' in text
@@ -150,14 +149,14 @@ def test_tables_say_what_is_missing():
 
 
 def test_growth_is_the_slope_in_tokens():
-    assert slope([(x, 3 * x**1.7) for x in (10, 20, 90)]) == pytest.approx(1.7)
+    assert log_log_slope([(x, 3 * x**1.7) for x in (10, 20, 90)]) == pytest.approx(1.7)
     rows = [
         {'method': FLOOR, 'tokens': 1176 * n, 'views': 6, 'frames': n, 'dim': 2048, 'keep': 0.1, 'ms_median': n**2}
         for n in (1, 2, 4, 8)
     ]
     rows[0]['ms_median'] = 1e6  # a single frame, which has no temporal stage
     other = {**rows[1], 'dim': 64, 'ms_median': 1e6}
-    assert growth([*rows, other]) == [{'method': FLOOR, 'along': 'frames', 'points': 3, 'exponent': 2.0}]
+    assert growth_exponents([*rows, other]) == [{'method': FLOOR, 'along': 'frames', 'points': 3, 'exponent': 2.0}]
 
 
 def tick(keep, cached, prefill, total, flops):
@@ -173,10 +172,10 @@ def tick(keep, cached, prefill, total, flops):
 
 
 def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
-    same = {'views': 6, 'frames': 4, 'tokens': MAIN.tokens, 'dim': 2048, 'keep': 0.1}
+    same = {'views': 6, 'frames': 4, 'tokens': MAIN_SIZE.tokens, 'dim': 2048, 'keep': 0.1}
     rows = [{**same, 'method': name, 'ms_median': ms} for name, ms in ((FLOOR, 10), ('st_prune', 21), (GROWING, 1050))]
-    ticks = [tick(1.0, True, 1000, 1500, 100), tick(0.1, True, 117, 400, 10), tick(1.0, False, 1000, 2300, 100)]
-    found = {row['aim']: (row['found'], row['holds']) for row in aims(rows, ticks)}
+    tick_rows = [tick(1.0, True, 1000, 1500, 100), tick(0.1, True, 117, 400, 10), tick(1.0, False, 1000, 2300, 100)]
+    found = {row['aim']: (row['found'], row['holds']) for row in judge_aims(rows, tick_rows)}
     assert found['st_prune: at least 50 times faster than divprune_growing'] == (50.0, True)
     assert found['st_prune: at most 2 times the similarity product'] == (2.1, False)
     assert found[f'{REUSE}: at most 2 times the similarity product'] == (None, None)
@@ -185,13 +184,13 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
 
 
 def test_an_expected_tick_scales_its_prefill_and_its_images():
-    model = tick_runs.TickModel(QWEN3_2B, 1, 1)
+    model = ticks.TickModel(QWEN3_2B, 1, 1)
     stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
-    done = {(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
-    assert tick_runs._expected(model, (1.0, False), {}) == 0
-    assert tick_runs._expected(model, (1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
-    assert tick_runs._expected(model, (1.0, True), done) == pytest.approx(1.15)
-    assert 0.15 < tick_runs._expected(model, (0.1, True), done) < 0.15 + 0.12
+    done = {ticks.TickCell(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
+    assert ticks._expected_s(model, ticks.TickCell(1.0, False), {}) == 0
+    assert ticks._expected_s(model, ticks.TickCell(1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
+    assert ticks._expected_s(model, ticks.TickCell(1.0, True), done) == pytest.approx(1.15)
+    assert 0.15 < ticks._expected_s(model, ticks.TickCell(0.1, True), done) < 0.15 + 0.12
 
 
 def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
@@ -200,7 +199,7 @@ def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
         ('tokens_full', 'tokens_visual', 'tokens_text'), 1
     )
 
-    class Bench:
+    class Runner:
         def __init__(self, model, dtype):
             pass
 
@@ -210,18 +209,18 @@ def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
             return run
 
     clock = [0.0]
-    monkeypatch.setattr(tick_runs, 'TickBench', Bench)
-    monkeypatch.setattr(tick_runs.time, 'monotonic', lambda: clock[0])
-    model = tick_runs.QUICK[0]
-    rows = tick_runs.measure(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
-    assert tick_runs.cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
+    monkeypatch.setattr(ticks, 'TickRunner', Runner)
+    monkeypatch.setattr(ticks.time, 'monotonic', lambda: clock[0])
+    model = ticks.QUICK_MODELS[0]
+    rows = ticks.measure_ticks(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    assert ticks.tick_cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
     # The small one first; all tokens would take too long, so that there is time for another of the short ones.
     assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
     assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
     assert rows[0]['tick_ms'] == {'median': 24e3, 'min': 24e3, 'max': 24e3}
     assert 'would have exceeded' in rows[-1]['reason']
-    monkeypatch.setattr(tick_runs, 'free_bytes', lambda: 2**20)
-    rows = tick_runs.measure(model, 1e9, (1.0, 0.1), 3, lambda: None)
+    monkeypatch.setattr(ticks, 'available_memory', lambda: 2**20)
+    rows = ticks.measure_ticks(model, 1e9, (1.0, 0.1), 3, lambda: None)
     assert len(rows) == 4 and all('GiB are free' in row['reason'] for row in rows)
 
 
@@ -254,26 +253,26 @@ def test_a_small_bench_from_end_to_end(size, tmp_path, monkeypatch, capsys):
     tiny = LanguageShape('tiny', 4, 64, 4, 2, 128, 128, 512)
     narrow = LanguageShape('narrow', 2, 512, 4, 2, 128, 64, 512)
     models = [
-        tick_runs.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, side=2),
-        tick_runs.TickModel(replace(QWEN25_3B, language=narrow), 2, 2, views=3, frames=2, side=2),
+        ticks.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, tokens_per_edge=2),
+        ticks.TickModel(replace(QWEN25_3B, language=narrow), 2, 2, views=3, frames=2, tokens_per_edge=2),
     ]
-    monkeypatch.setattr(selection, 'QUICK' if size == '--quick' else 'FULL', (SMALL,))
-    monkeypatch.setattr(tick_runs, 'QUICK', tuple(models))
-    monkeypatch.setattr(tick_runs, 'FULL', models[:1])
-    monkeypatch.setattr(tick_runs, 'WHOLE', models[1:])
+    monkeypatch.setattr(selection, 'QUICK_SIZES' if size == '--quick' else 'DEFAULT_SIZES', (SMALL,))
+    monkeypatch.setattr(ticks, 'QUICK_MODELS', tuple(models))
+    monkeypatch.setattr(ticks, 'DEFAULT_MODELS', models[:1])
+    monkeypatch.setattr(ticks, 'FULL_DEPTH_MODELS', models[1:])
     output = tmp_path / 'bench.json'
     assert cli.main(['bench', '--output', str(output), size]) == 0
     result = json.loads(output.read_text())
     jsonschema.validate(result, SCHEMA)
-    assert {row['method'] for row in result['selection']} == {FLOOR, *VARIANTS}
-    keeps = tick_runs.QUICK_KEEPS if size == '--quick' else tick_runs.KEEPS
+    assert {row['method'] for row in result['selection']} == {FLOOR, *TIMED_METHODS}
+    keeps = ticks.QUICK_KEEP_RATIOS if size == '--quick' else ticks.KEEP_RATIOS
     for row in result['ticks']:
         assert row['tokens_visual'] == 3 * token_budget(row['keep'], 8)
         assert row['kv_bytes'] == row['kv_bytes_by_formula']
         assert list(row['stage_ms']) == list(STAGES)
-    assert len(result['ticks']) == 2 * len(tick_runs.cells(keeps))
+    assert len(result['ticks']) == 2 * len(ticks.tick_cells(keeps))
     assert output.with_suffix('.png').stat().st_size > 10_000
     printed = capsys.readouterr().out
-    assert as_text(result) in printed
+    assert to_markdown(result) in printed
     assert 'tiny (3 of 4 layers, vision 2 of 24)' in printed
     assert 'narrow (2 of 2 layers, vision 2 of 32)' in printed

@@ -12,7 +12,7 @@ import pytest
 
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
-from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction
+from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction_factor
 
 HEIGHT, WIDTH = 6, 8
 COLOUR = (200, 120, 40)  # RGB
@@ -212,7 +212,7 @@ def test_size_of_what_is_no_jpeg(data):
 def test_what_is_left_is_twice_what_the_model_gets(height, width, model, factor):
     data = jpeg_of(height, width)
     pixels = model[0] * model[1]
-    assert reduction(data, pixels) == factor
+    assert reduction_factor(data, pixels) == factor
     image, reduced_by = decode_for_model(frame(SimpleNamespace(format='jpeg', data=array('B', data))), pixels)
     assert reduced_by == factor
     assert image.shape == (height // factor, width // factor, 3)

@@ -8,14 +8,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from helpers.answers import make_answer
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
-from stprune_ros.io.pictures import history_masks, jpeg, kept_tokens, png
+from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
 from stprune_ros.replay.ground_truth import TickTruth
 from stprune_ros.replay.replay import SHOWN_TICKS, EvenSampler
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
@@ -72,8 +71,9 @@ def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple
     timeline = [TimelinePoint.from_answer(each, i / 10, truth) for i, (each, truth) in enumerate(zip(answers, truths))]
     image = np.full((48, 64, 3), 200, np.uint8)
     keep = answers[0].views[0].keep
+    front = encode_jpeg(kept_tokens(image, keep[-1]), VIEW_QUALITY)
     pictures = (
-        ViewPicture('front', 'front', jpeg(kept_tokens(image, keep[-1])), png(history_masks(keep))),
+        ViewPicture('front', 'front', front, encode_png(history_masks(keep))),
         ViewPicture('right', 'right'),
     )
     shown = [
@@ -193,29 +193,6 @@ def test_shown_ticks_are_spread_evenly(count: int):
     assert len({b - a for a, b in itertools.pairwise(times)}) <= 1
     assert times[0] == 0
     assert times[-1] >= count - 1 - sampler.step
-
-
-def test_kept_tokens_keep_their_colour():
-    image = np.zeros((40, 80, 3), np.uint8)
-    image[...] = (10, 200, 30)
-    keep = np.zeros((2, 4), bool)
-    keep[0, 1] = True
-    picture = kept_tokens(image, keep, width=80)
-    assert picture.shape == (40, 80, 3)
-    assert picture[10, 30].tolist() == [10, 200, 30]
-    dropped = picture[30, 30]
-    assert dropped[0] == dropped[1] == dropped[2] < 100
-
-
-def test_history_strip_shows_every_frame():
-    keep = np.zeros((3, 2, 4), bool)
-    keep[2, 1, 3] = True
-    strip = cv2.imdecode(np.frombuffer(png(history_masks(keep)), np.uint8), cv2.IMREAD_UNCHANGED)
-    bright = (strip[..., 2] > 200) & (strip[..., 3] > 0)
-    rows, columns = np.nonzero(bright)
-    assert strip.shape[1] == 3 * 4 * 6 + 2 * 6
-    assert (rows.min(), columns.min(), columns.max()) == (6, strip.shape[1] - 6, strip.shape[1] - 1)
-    assert (strip[:, 24:30, 3] == 0).all()  # the gap between two frames
 
 
 def test_sentences_are_bounded():
