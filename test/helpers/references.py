@@ -28,42 +28,91 @@ def reference_greedy(tokens, bonus, count, scale=False):
     return sorted(chosen)
 
 
-def reference_st_prune(views, history, ratio, lambda_m=0.6, lambda_s=0.8, scale=False):
+def reference_volatility(x, frozen):
+    """1 - || mean ||^2 over the frames that are not frozen, scaled to [0, 1]: per position, for unit x (T, P, D)."""
+    fresh = [x[t] for t in range(len(x)) if not frozen[t]]
+    if len(x) < 2 or len(fresh) < 2:
+        return [0.0 if len(x) < 2 else 0.5] * x.shape[1]
+    raw = [1 - float((sum(frame[p] for frame in fresh) / len(fresh)).square().sum()) for p in range(x.shape[1])]
+    low, high = min(raw), max(raw)
+    return [(value - low) / (high - low) if high - low > 1e-6 else 0.0 for value in raw]
+
+
+def reference_frozen(view, skip_frozen):
+    frames = list(view.tokens)
+    return [skip_frozen and t + 1 < len(frames) and torch.equal(frames[t], frames[t + 1]) for t in range(len(frames))]
+
+
+def reference_units(view):
+    return unit(view.tokens.float()).flatten(1, 2).double() if view.count else torch.zeros(0, 0, 1).double()
+
+
+def reference_st_prune(
+    views, history, ratio, lambda_m=0.6, lambda_s=0.8, scale=False, overlap=False, one_copy=False, skip_frozen=False
+):
+    """Both stages, for rings of at least two views with tokens; views of one frame go to the second stage whole."""
+    units = [reference_units(view) for view in views]
     survivors = []
-    for view in views:
-        x = unit(view.tokens.float()).flatten(1, 2)
-        frames, places, _ = x.shape
-        m = [1 - float(x[:, p].mean(0).double().square().sum()) for p in range(places)]
-        low, high = min(m), max(m)
-        m = [(value - low) / (high - low) for value in m]
-        bonus = [lambda_m * (m[p] + (view.slots[t] + 1) / history) / 2 for t in range(frames) for p in range(places)]
-        count = math.floor(math.sqrt(ratio) * frames * places + 0.5)
+    for view, x in zip(views, units):
+        if len(x) < 2:
+            survivors.append(list(range(view.count)))
+            continue
+        frozen = reference_frozen(view, skip_frozen)
+        m = reference_volatility(x, frozen)
+        bonus = [
+            lambda_m * (m[p] + (slot + 1) / history) / 2 - 4 * frozen[t]
+            for t, slot in enumerate(view.slots)
+            for p in range(x.shape[1])
+        ]
+        count = math.floor(math.sqrt(ratio) * view.count + 0.5)
         survivors.append(reference_greedy(x.flatten(0, 1), bonus, count, scale))
-    kept = []
-    for v in range(len(views)):
-        x = [unit(other.tokens.float()).flatten(0, 2)[survivors[i]].double() for i, other in enumerate(views)]
-        left, right = x[v - 1], x[(v + 1) % len(views)]
-        bonus = [-lambda_s * (float((left @ row).max()) + float((right @ row).max())) / 2 for row in x[v]]
-        count = math.floor(math.sqrt(ratio) * len(x[v]) + 0.5)
-        kept.append([survivors[v][i] for i in reference_greedy(x[v], bonus, count, scale)])
+
+    flat = [x.flatten(0, 1) for x in units]
+    last = [len(views) - 1] if len(views) % 2 and one_copy else []
+    order = sorted(range(len(views) - len(last)), key=lambda v: v % 2) + last
+    kept = [[] for _ in views]
+    for step, v in enumerate(order):
+        bonus = []
+        for i in survivors[v]:
+            total = 0.0
+            for side, j in ((0, (v - 1) % len(views)), (1, (v + 1) % len(views))):
+                there = survivors[j]
+                if one_copy:
+                    there = kept[j] if j in order[:step] else []
+                if overlap:
+                    columns, theirs = views[v].tokens.shape[2], views[j].tokens.shape[2]
+                    there = [n for n in there if views[j].shared[1 - side][n % theirs]]
+                    there = there if views[v].shared[side][i % columns] else []
+                total += max((float(flat[v][i] @ flat[j][n]) for n in there), default=0.0)
+            bonus.append(-lambda_s * total / 2)
+        if survivors[v]:
+            share = ratio if len(units[v]) < 2 else math.sqrt(ratio)
+            count = max(1, math.floor(share * len(survivors[v]) + 0.5))
+            kept[v] = [survivors[v][n] for n in reference_greedy(flat[v][survivors[v]], bonus, count, scale)]
     return kept
 
 
-def reference_st_prune_joint(views, history, ratio, weights=(0.3, 0.7, 2.4)):
-    units = [unit(view.tokens.float()).flatten(1, 2).double() for view in views]
+def reference_st_prune_joint(views, history, ratio, weights=(0.3, 0.7, 2.4), scale=False, skip_frozen=False):
+    units = [reference_units(view) for view in views]
     kept = []
     for v, view in enumerate(views):
-        places = units[v].shape[1]
-        m = [1 - float(units[v][:, p].mean(0).square().sum()) for p in range(places)]
-        low, high = min(m), max(m)
+        if not view.count:
+            kept.append([])
+            continue
+        frozen = reference_frozen(view, skip_frozen)
+        m = reference_volatility(units[v], frozen)
         bonus = []
         for t, slot in enumerate(view.slots):
-            others = [units[o][other.slots.index(slot)] for o, other in enumerate(views) if o != v]
-            for p in range(places):
-                common = mean([[float((other @ units[v][t, p]).max())] for other in others])[0]
-                moves, recency = (m[p] - low) / (high - low), (slot + 1) / history
-                bonus.append(weights[0] * moves + weights[1] * recency - weights[2] * common)
-        kept.append(reference_greedy(units[v].flatten(0, 1), bonus, share(view, ratio)))
+            others = [
+                units[o][other.slots.index(slot)] for o, other in enumerate(views) if o != v and slot in other.slots
+            ]
+            for p in range(units[v].shape[1]):
+                best = [float((other @ units[v][t, p]).max()) for other in others]
+                common = sum(best) / len(best) if best else 0.0
+                bonus.append(
+                    weights[0] * m[p] + weights[1] * (slot + 1) / history - weights[2] * common - 4 * frozen[t]
+                )
+        kept.append(reference_greedy(units[v].flatten(0, 1), bonus, share(view, ratio), scale))
     return kept
 
 

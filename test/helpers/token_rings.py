@@ -38,3 +38,24 @@ def rings(draw, history=4):
 
 def prune(views, history, method='st_prune', ratio=0.25, **more):
     return SpatioTemporalPruner(PruningConfig(method, ratio, **more))(views, history)
+
+
+def kept_of(masks):
+    """Indices of the kept tokens, per view."""
+    return [mask.flatten().nonzero().flatten().tolist() for mask in masks]
+
+
+def uneven_ring(views, seed, history=4):
+    """A ring with all that a drive brings: missing frames and views, frozen cameras, other grids, shared columns."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(views):
+        frames = 0 if views > 2 and i == seed % views else (history, 1, 3, 2, history)[(i + seed) % 5]
+        rows, columns = ((3, 4), (2, 5))[i % 2] if frames else (0, 0)
+        slots = sorted(torch.randperm(history, generator=generator)[:frames].tolist())
+        tokens = torch.randn(frames, rows, columns, 12 if frames else 0, generator=generator)
+        if frames > 2 and i % 2 == 0:
+            tokens[1] = tokens[0]  # the camera was frozen
+        shared = [torch.rand(columns, generator=generator) < 0.6 for _ in range(2)]
+        found.append(ViewTokens(f'V{i}', tokens, tuple(slots), tuple(shared)))
+    return found

@@ -1,6 +1,9 @@
 """MTP and RSP against a slow, obvious reference; budgets exact for every shape; selection deterministic."""
 
+import doctest
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,16 +13,18 @@ from helpers.token_rings import prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stprune_ros import pruning
 from stprune_ros.errors import StpruneError
+from stprune_ros.pruning import selection
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness, commonness_batched
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.pruning.greedy import greedy_plain
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import greedy_max_min, select, token_budget
+from stprune_ros.pruning.selection import greedy_max_min, multiply_by_bonus, select, token_budget
 from stprune_ros.pruning.similarity import cosine_similarities
 from stprune_ros.pruning.temporal import repeated_frames, temporal_volatility
-from stprune_ros.pruning.tensors import split_evenly
+from stprune_ros.pruning.tensors import kept_indices, split_evenly
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
 
 WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
@@ -86,13 +91,18 @@ def test_moving_and_recent_tokens_win_over_static_history():
 
 
 @pytest.mark.parametrize('method', ['st_prune', 'mtp', 'st_prune_joint'])
-def test_repeats_of_a_frozen_camera_come_last(method):
-    """A camera froze and woke up: what it repeated takes no token while there is anything else."""
+@pytest.mark.parametrize('skip_frozen', [False, True])
+def test_repeats_of_a_frozen_camera_come_last(method, skip_frozen):
+    """A camera froze and woke up: what it repeated takes no token while there is anything else.
+
+    Volatility has so much weight that without the switch copies of what changed are selected before what stayed.
+    """
     frames = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(5))
     view = ViewTokens('V', frames[[0, 0, 0, 1]], (0, 1, 2, 3))
-    [keep] = SpatioTemporalPruner(PruningConfig(method, 0.5, skip_frozen=True))([view], 4)
+    config = PruningConfig(method, 0.5, lambda_temporal=6.0, joint_volatility=3.0, skip_frozen=skip_frozen)
+    [keep] = SpatioTemporalPruner(config)([view], 4)
     assert int(keep.sum()) == 24
-    assert not keep[:2].any()
+    assert bool(keep[:2].any()) is not skip_frozen
 
 
 def test_frozen_frames_do_not_count_as_a_scene_that_stands_still():
@@ -256,3 +266,68 @@ def test_greedy_handles_no_sets_at_all():
     assert select([], [], []) == []
     empty = greedy_max_min(torch.zeros(1, 0, 0), torch.zeros(1, 0), [0])
     assert empty.shape == (1, 0)
+
+
+def test_the_usage_example_of_the_package_runs():
+    result = doctest.testmod(pruning)
+    assert result.failed == 0 and result.attempted > 5
+
+
+def test_the_settings_of_pruning_need_no_torch():
+    program = "import sys; sys.modules['torch'] = None; import stprune_ros.pruning.config"
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_defaults_of_the_settings():
+    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 0.7, 2.4)
+    assert PruningConfig(joint_volatility=1, joint_recency=2, joint_common=3).joint_weights == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ('ratio', 'count', 'budget'), [(0.1, 24, 2), (0.1, 25, 3), (0.01, 10, 1), (1.0, 7, 7), (0.5, 0, 0), (0.25, 6, 2)]
+)
+def test_token_budgets_round_half_up_and_keep_one(ratio, count, budget):
+    assert token_budget(ratio, count) == budget
+
+
+def test_greedy_by_hand():
+    """Similar pairs 0-1 (0.9) and 2-3 (0.5); the bonus starts with token 2."""
+    similarity = torch.eye(4)
+    similarity[0, 1] = similarity[1, 0] = 0.9
+    similarity[2, 3] = similarity[3, 2] = 0.5
+    bonus = torch.tensor([0.0, 0.1, 0.3, 0.0])
+    order = [2, 1, 3, 0]  # then 1 (1 + 0.1), 3 (0.5), 0 (0.1)
+    for count in range(5):
+        assert select([similarity], [bonus], [count])[0].nonzero().flatten().tolist() == sorted(order[:count])
+    for count in range(5):
+        plain = greedy_plain(similarity[None], bonus[None], torch.tensor([count]), count)
+        assert plain[0].nonzero().flatten().tolist() == sorted(order[:count])
+
+
+def test_a_bonus_may_multiply_the_distance():
+    similarity = torch.tensor([[1, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 1]])
+    changed, start = multiply_by_bonus(similarity, torch.tensor([0.0, math.log(2), math.log(0.5)]))
+    # Row: the selected token; column: the one whose distance its own bonus scales.
+    expected = torch.tensor([[1, 0, 0.5], [0.5, 1, 0.6], [0, -0.6, 1]])
+    assert torch.allclose(changed, expected, atol=1e-6)
+    assert start.tolist() == [0, 1, 0]
+
+
+def test_kept_indices_ascend():
+    assert kept_indices(torch.tensor([False, True, False, True, True]), 3).tolist() == [1, 3, 4]
+    assert kept_indices(torch.zeros(0, dtype=torch.bool), 0).tolist() == []
+
+
+def test_similarities_are_within_each_set():
+    sets = [torch.eye(3)[[0, 1, 0]], torch.eye(3)[:1]]
+    assert [x.tolist() for x in cosine_similarities(sets)] == [[[1, 0, 1], [0, 1, 0], [1, 0, 1]], [[1]]]
+
+
+@pytest.mark.parametrize('scale', [False, True])
+def test_without_numba_the_selection_is_the_same(monkeypatch, scale):
+    config = PruningConfig('st_prune', 0.3, multiplicative_bonus=scale)
+    views = [*ring(seed=9), *(replace(view, tokens=view.tokens[:, :2]) for view in ring(views=2, seed=8))]
+    compiled = SpatioTemporalPruner(config)(views, 3)
+    monkeypatch.setattr(selection, 'greedy_numba', None)
+    assert all(torch.equal(a, b) for a, b in zip(compiled, SpatioTemporalPruner(config)(views, 3)))

@@ -1,0 +1,87 @@
+"""Joint pruning: values worked out by hand, and rings with missing frames against the reference."""
+
+import pytest
+import torch
+from helpers.references import reference_st_prune_joint
+from helpers.token_rings import kept_of, uneven_ring
+
+from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.joint import prune_joint
+from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.view_tokens import ViewSimilarity
+
+E = torch.eye(8)  # tokens that have nothing in common: every distance is 1
+
+
+def tokens(*frames):
+    """(T, P, 8), each token a row of `E`."""
+    return E[torch.tensor(frames)]
+
+
+def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, frozen=None):
+    """Indices kept of a view of two frames, in slots 1 and 3, of two tokens each."""
+    view = ViewSimilarity(E[:4].reshape(2, 2, 8), E[:4] @ E[:4].T)
+    common, volatility = [torch.tensor(common).float()], [torch.tensor(volatility).float()]
+    [kept] = kept_of(prune_joint([view], common, volatility, [(1, 3)], history, [keep], weights, frozen))
+    return kept
+
+
+@pytest.mark.parametrize('scale', [False, True])
+@pytest.mark.parametrize('skip_frozen', [False, True])
+@pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
+def test_any_ring_with_any_switches_equals_the_reference(views, seed, skip_frozen, scale):
+    ring = uneven_ring(views, seed)
+    config = PruningConfig(
+        joint_volatility=0.9,
+        joint_recency=0.5,
+        joint_common=1.5,
+        keep_ratio=0.3,
+        skip_frozen=skip_frozen,
+        multiplicative_bonus=scale,
+    )
+    found = kept_of(SpatioTemporalPruner(config)(ring, 4))
+    assert found == reference_st_prune_joint(ring, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen)
+
+
+def test_recency_counts_the_slots_of_the_history():
+    # Recency 1/2 and 1: a common token of the newest frame loses 0.75 and comes after one of the older frame.
+    assert joint((0, 1, 1), 2, common=(0, 0, 0.75, 0)) == [0, 3]
+    assert joint((0, 1, 1), 2, common=(0, 0, 0.25, 0)) == [2, 3]
+    # In a history of eight slots recency is 1/4 and 1/2.
+    assert joint((0, 1, 1), 2, common=(0, 0, 0.3, 0), history=8) == [0, 3]
+
+
+def test_each_weight_belongs_to_its_term():
+    assert joint((1, 0, 0), 2, common=(1, 0, 0, 0), volatility=(1, 0)) == [0, 2]
+    assert joint((0, 1, 0), 2, common=(0, 0, 1, 1), volatility=(1, 0)) == [2, 3]
+    assert joint((0, 0, 1), 2, common=(1, 0, 0, 1), volatility=(1, 0)) == [1, 2]
+    assert joint((0, 0, 1), 1, common=(-0.1, -0.2, -0.3, 0)) == [2]
+
+
+def test_volatility_may_differ_from_frame_to_frame():
+    assert joint((1, 0, 0), 2, volatility=((0, 1), (1, 0))) == [1, 2]
+
+
+def test_frozen_frames_are_selected_from_last():
+    assert joint((0, 1, 0), 2, frozen=[torch.tensor([False, True])]) == [0, 1]
+
+
+def test_commonness_is_the_mean_of_the_best_similarities():
+    views = [E[[0, 1]], E[[0, 2, 3]], torch.stack([E[0], (E[1] + E[2]) / 2**0.5])]
+    expected = [[1, 2**-0.5 / 2], [1, 2**-0.5 / 2, 0], [1, 2**-0.5]]
+    for common, values in zip(commonness_at_instant(views), expected):
+        assert common.tolist() == pytest.approx(values)
+    assert commonness_at_instant(views[:1])[0].tolist() == [0, 0]
+
+
+def test_commonness_in_one_batch():
+    views = [tokens([0, 1], [2, 3]), tokens([0, 2], [4, 3]), tokens([5, 1], [6, 3])]
+    expected = [[0.5, 0.5, 0, 1], [0.5, 0, 0, 1], [0, 0.5, 0, 1]]
+    assert [common.tolist() for common in commonness_batched(views)] == expected
+
+
+def test_commonness_compares_what_was_taken_at_the_same_time():
+    views = [tokens([0], [1]), tokens([1], [0]), torch.zeros(0, 1, 8)]
+    assert [x.tolist() for x in commonness(views, [(0, 1), (0, 1), ()])] == [[0, 0], [0, 0], []]
+    assert [x.tolist() for x in commonness(views, [(0, 1), (1, 2), ()])] == [[0, 1], [1, 0], []]
