@@ -201,9 +201,9 @@ def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.ringworld.recording import record
+        from stprune_ros.ringworld.recording import record_world
 
-        record(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
+        record_world(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
         print(f"wrote '{options.output}', {options.seconds:g} s at {options.hz:g} Hz, with truth.json in it")
         return 0
 

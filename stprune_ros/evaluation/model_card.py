@@ -21,14 +21,14 @@ from stprune_ros.pruning.view_tokens import PruningConfig
 from stprune_ros.ringworld.questions import (
     DESCRIBE_QUESTION,
     HINT_QUESTION,
-    KINDS,
+    QUESTION_KINDS,
     Question,
     describe,
     hint_question,
     questions_about,
 )
 from stprune_ros.ringworld.scenes import Scene, read_shards
-from stprune_ros.ringworld.truth import DIRECTIONS
+from stprune_ros.ringworld.truth import VIEW_NAMES
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt
 
@@ -67,7 +67,7 @@ class Score:
 
 
 def statements(description: str) -> set[str]:
-    """The single claims of a description: what to do, and each thing with the view that shows it."""
+    """The single claims of a description: what to do, and each actor with the view that shows it."""
     claims = set()
     for sentence in description.split('.'):
         place, mark, rest = sentence.strip().partition(':')
@@ -108,7 +108,7 @@ def evaluate(
 def _form(question: Question) -> str:
     """The question without the view or the colour that it names."""
     text = question.text.split(' between ')[0]
-    for name in sorted(DIRECTIONS, key=len, reverse=True):
+    for name in sorted(VIEW_NAMES, key=len, reverse=True):
         text = text.replace(f' in {name}', '')
     for colour in question.text.split():
         if colour in ('red', 'blue', 'white', 'black', 'yellow', 'green'):
@@ -118,7 +118,7 @@ def _form(question: Question) -> str:
 
 def in_short(results: dict[str, Any]) -> dict[str, Any]:
     """The figures by kind of question only, with the hint and the descriptions."""
-    names = {HINT_QUESTION: 'hint', 'description': 'description', **{kind: kind for kind in KINDS}}
+    names = {HINT_QUESTION: 'hint', 'description': 'description', **{kind: kind for kind in QUESTION_KINDS}}
     return {
         key: {names[name]: figures for name, figures in value.items() if name in names}
         if isinstance(value, dict)

@@ -9,7 +9,7 @@ import pytest
 
 from stprune_ros.evaluation.model_card import evaluate
 from stprune_ros.pruning.view_tokens import PruningConfig
-from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
+from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_scene
 from stprune_ros.ringworld.training.model import make_tokenizer
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
@@ -25,7 +25,7 @@ def backend() -> Backend:
 
 @pytest.fixture(scope='module')
 def scenes() -> list[Scene]:
-    return [scene(HELD_OUT + number) for number in range(5)]
+    return [make_scene(HELD_OUT + number) for number in range(5)]
 
 
 def test_the_folder_is_complete_and_small(backend: Backend) -> None:
