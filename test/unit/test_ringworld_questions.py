@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.evaluation.model_card import statements
+from stprune_ros.evaluation.model_card import claims
 from stprune_ros.ringworld.questions import QUESTION_KINDS, describe, hint_question, questions_about
 from stprune_ros.ringworld.renderer import CLASSES, RING, VIEW_NAMES, render_view
 from stprune_ros.ringworld.scenes import GRID, make_scene, model_image
@@ -79,7 +79,7 @@ def test_descriptions_are_short_true_and_in_the_vocabulary(truths: list[SceneTru
         first = {'none': 'clear ahead'}.get(
             hint_question(truth).answer, f'{hint_question(truth).answer} for {truth.reason}'
         )
-        assert first in statements(text)
+        assert first in claims(text)
         asked = [
             question.text + ' ' + ' '.join(question.candidates)
             for question in questions_about(truth, np.random.default_rng(4), 6)
