@@ -218,9 +218,9 @@ def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.ringworld.recording import record
+        from stprune_ros.ringworld.recording import record_world
 
-        record(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
+        record_world(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
         print(f"wrote '{options.output}', {options.seconds:g} s at {options.hz:g} Hz, with truth.json in it")
         return 0
 
@@ -250,15 +250,16 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.evaluation.fidelity import VARIANTS, Plan, as_text, evaluate, write_plot
+        from stprune_ros.evaluation.fidelity import VARIANTS, EvaluationPlan, evaluate_methods, to_markdown, write_plot
+        from stprune_ros.evaluation.ringworld_cases import RingworldCases
         from stprune_ros.results import write_json
 
         values = load_settings(options.params)
-        plan = Plan(options.methods or (*everything, *VARIANTS), options.keep, options.scenes, options.seeds)
-        result = evaluate(plan, values, options.workers)
+        plan = EvaluationPlan(options.methods or (*everything, *VARIANTS), options.keep, options.seeds)
+        result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
-        print(as_text(result))
+        print(to_markdown(result))
         return 0
 
     command.set_defaults(run=run)

@@ -199,7 +199,7 @@ def read_hints(file: Path) -> list[tuple[int, tuple[Status, Behavior]]]:
 
 
 def _make_world(bag: Path, seed: int, seconds: float) -> None:
-    from stprune_ros.ringworld.recording import record
+    from stprune_ros.ringworld.recording import record_world
 
     print(f'world   seed {seed}, {seconds:g} s at {HZ:g} Hz ...', flush=True)
     if (bag / 'truth.json').is_file():  # the last demo's, and nobody else's
@@ -207,7 +207,7 @@ def _make_world(bag: Path, seed: int, seconds: float) -> None:
     elif bag.exists():
         raise StpruneError(f"'{bag}' is in the way of the demo's world; name another --output")
     bag.parent.mkdir(parents=True, exist_ok=True)
-    record(bag, seed, seconds, HZ)
+    record_world(bag, seed, seconds, HZ)
 
 
 def _environment(output: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Answers kept against tokens kept: every pruning method on questions about held-out scenes whose truth is known.
+"""Accuracy against tokens kept: every pruning method on questions whose true answers are known.
 
 The model always sees the same features and the same questions; only the keep masks differ.
 """
@@ -11,31 +11,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
-from stprune_ros.evaluation.exam import BLANK, FROZEN, PICTURES, Exam, ringworld_rig
+from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy_interval, relative_accuracy
+from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
+from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import table
-from stprune_ros.ringworld.questions import Question, questions_about
-from stprune_ros.ringworld.scenes import HELD_OUT, Scene, scene
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load
 
-QUESTIONS_PER_SCENE = 10
-COLOURS = 10  # that matplotlib tells apart; lines beyond are dashed
+DISTINCT_COLOURS = 10  # of matplotlib's cycle; further lines are dashed
 FULL = 'none'
-BLIND = 'blind'  # everything kept of grey pictures: what guessing gives
-EXAM = HELD_OUT + 10_000  # the held-out scenes before these were looked at while weights and methods were tuned
-FROZEN_KEEP = 0.1  # where cameras that repeat themselves are examined, as a kind of its own
-FROZEN_KIND = 'frozen cameras'
+BLIND = 'blind'  # all tokens of grey images: how far guessing gets
+IMPAIRED_KEEP = 0.1  # the keep ratio at which scenes with impaired cameras are evaluated
 SEEDED = ('random',)  # methods that draw lots: run once per seed
+SEED_STRIDE = 1_000_003  # between the seeds of two runs on the same scene
 SWITCHES = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
 RENAMED_SWITCHES = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}  # old names are understood
@@ -47,27 +43,34 @@ VARIANTS = (
 )
 
 
-Cell = tuple[str, float, int]  # method, keep ratio, seed
-AllCounts = dict[tuple[str, float], dict[str, Counts]]  # by method and keep ratio, then by kind
+class Trial(NamedTuple):
+    """One way to prune: method with its switches, keep ratio, and the number of the run for methods that draw lots."""
+
+    method: str
+    keep: float
+    seed: int
+
+
+FULL_TRIAL = Trial(FULL, 1.0, 0)
+BLIND_TRIAL = Trial(BLIND, 1.0, 0)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to run: methods and keep ratios, number of scenes, seeds for the methods that draw lots."""
+class EvaluationPlan:
+    """What to run: methods, keep ratios, and the number of runs of methods that draw lots."""
 
     methods: tuple[str, ...]
     keeps: tuple[float, ...]
-    scenes: int
     seeds: int
 
-    def cells(self) -> Iterator[Cell]:
-        """What runs; everything kept is the same for every method and runs once."""
-        yield FULL, 1.0, 0
+    def trials(self) -> Iterator[Trial]:
+        """What runs on every scene. Keeping everything is the same for all methods and runs once."""
+        yield FULL_TRIAL
         for method in self.methods:
             for keep in self.keeps:
                 if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
-                        yield method, keep, seed
+                        yield Trial(method, keep, seed)
 
 
 def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
@@ -90,108 +93,109 @@ def name_of(config: PruningConfig) -> str:
 
 
 @dataclass(frozen=True)
-class Graded:
-    """Questions on one scene: the kinds of each, and per cell which were answered rightly."""
+class SceneResult:
+    """Results of one scene: the labels that each question counts under, and per trial which were answered correctly."""
 
-    number: int
-    kinds: list[tuple[str, ...]]
-    hits: dict[Cell, list[bool]]
+    scene_id: int
+    labels: list[tuple[str, ...]]
+    correct: dict[Trial, list[bool]]
 
 
-class Examiner:
-    """Renders, encodes and examines one scene after another; ``prepare`` and ``grade`` run in worker processes."""
+class SceneEvaluator:
+    """Evaluates one scene after another; ``prepare`` and ``run`` are what worker processes call."""
 
-    ready: Examiner | None = None
+    ready: SceneEvaluator | None = None
 
-    def __init__(self, plan: Plan, settings: Settings) -> None:
-        self.plan, self.settings = plan, settings
+    def __init__(self, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
+        self.source, self.plan, self.settings = source, plan, settings
         self.backend, self.prompt = load(settings)
-        self.rig = ringworld_rig()
 
     @classmethod
-    def prepare(cls, plan: Plan, settings: Settings) -> None:
-        """Load the model once per process, on one thread: scenes are the parallel part."""
+    def prepare(cls, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
+        """Load the model once per process, on one thread: scenes run in parallel."""
         torch.set_num_threads(1)
-        cls.ready = cls(plan, settings)
+        cls.ready = cls(source, plan, settings)
 
     @classmethod
-    def grade(cls, seed: int) -> list[Graded]:
-        """Grade a scene with the examiner of this process."""
+    def run(cls, scene_id: int) -> list[SceneResult]:
+        """Evaluate a scene with the evaluator of this process."""
         assert cls.ready is not None
-        return cls.ready.examine(scene(seed))
+        return cls.ready.evaluate(scene_id)
 
-    def examine(self, found: Scene) -> list[Graded]:
-        """Every cell of the plan on one scene, the same questions without pictures, and some with frozen cameras."""
-        cells = list(self.plan.cells())
-        rng = np.random.default_rng([found.seed, 5])
-        questions = questions_about(found.truths[-1], rng, QUESTIONS_PER_SCENE)
-        graded = self._grade(found, PICTURES, questions, cells)
-        blank = self._grade(found, BLANK, questions, [(FULL, 1.0, 0)])
-        graded.hits[BLIND, 1.0, 0] = blank.hits[FULL, 1.0, 0]
-        frozen = [cell for cell in cells if cell[0] == FULL or cell[1] == FROZEN_KEEP]
-        still = questions_about(found.truths[-1], rng, QUESTIONS_PER_SCENE, motion=False)
-        return [graded, self._grade(found, FROZEN, still, frozen)]
+    def evaluate(self, scene_id: int) -> list[SceneResult]:
+        """Every trial of the plan on one scene, also without anything to see; fewer where cameras are impaired."""
+        trials, results = list(self.plan.trials()), []
+        for scene, cases in by_scene(self.source.cases(scene_id)):
+            labels: list[tuple[str, ...]]
+            if scene.condition:
+                labels = [(scene.condition,) for _ in cases]
+                few = [trial for trial in trials if trial == FULL_TRIAL or trial.keep == IMPAIRED_KEEP]
+                correct = self._correct(scene, cases, few)
+            else:
+                labels = [('all', case.kind, scene.ego_motion) for case in cases]
+                correct = self._correct(scene, cases, trials)
+                correct[BLIND_TRIAL] = self._correct(scene.with_grey_images(), cases, [FULL_TRIAL])[FULL_TRIAL]
+            results.append(SceneResult(scene.id, labels, correct))
+        return results
 
-    def _grade(self, found: Scene, shows: str, questions: Sequence[Question], cells: Sequence[Cell]) -> Graded:
-        exam = Exam.of(found, self.backend, self.rig, shows)
-        kinds = [(FROZEN_KIND,) if shows == FROZEN else ('all', q.kind, exam.motion) for q in questions]
-        hits = {}
-        for method, keep, seed in cells:
-            config = config_of(method, keep, seed * 1_000_003 + found.seed, self.settings)
-            hits[method, keep, seed] = self._answer(exam, config, questions)
-        return Graded(found.seed, kinds, hits)
-
-    def _answer(self, exam: Exam, config: PruningConfig, questions: Sequence[Question]) -> list[bool]:
-        """Which questions are answered rightly when the model sees only the kept tokens."""
-        context = exam.prefill(config, self.backend, self.prompt)
-        scores = self.backend.score_all(context, [(question.text, question.candidates) for question in questions])
-        return [q.candidates[int(np.argmax(score))] == q.answer for q, score in zip(questions, scores)]
+    def _correct(self, scene: CaseScene, cases: Sequence[Case], trials: Sequence[Trial]) -> dict[Trial, list[bool]]:
+        """Which cases are answered correctly in each trial."""
+        encoded, correct = EncodedScene.encode(scene, self.backend), {}
+        for trial in trials:
+            config = config_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
+            context = encoded.prefill(config, self.backend, self.prompt)
+            answers = choose_answers(self.backend, context, cases)
+            correct[trial] = [answer == case.answer for answer, case in zip(answers, cases)]
+        return correct
 
 
-def evaluate(plan: Plan, settings: Settings, workers: int) -> dict[str, Any]:
-    """The table of README as a dictionary: one row per method, keep ratio and kind, with 95 % bootstrap intervals.
+CountsByTrial = dict[tuple[str, float], dict[str, SceneCounts]]  # by method and keep ratio, then by label
 
-    Raises StpruneError for a model that cannot be loaded or a method that does not exist.
+
+def evaluate_methods(source: CaseSource, plan: EvaluationPlan, settings: Settings, workers: int) -> dict[str, Any]:
+    """Rows of accuracy per method, keep ratio and kind of question, with 95 % bootstrap intervals; JSON data.
+
+    Raises StpruneError if the model cannot be loaded or a method does not exist.
     """
-    backend, _ = load(settings)  # first here, so that a mistake is one sentence and not one per process
-    for method, keep, seed in plan.cells():
-        SpatioTemporalPruner(config_of(method, keep, seed, settings))
-    counts: AllCounts = defaultdict(lambda: defaultdict(Counts))
-    seeds = range(EXAM, EXAM + plan.scenes)
-    with get_context('spawn').Pool(workers, Examiner.prepare, (plan, settings)) as pool:
-        scenes = pool.imap(Examiner.grade, seeds)
-        for graded in tqdm(scenes, total=plan.scenes, unit='scene', disable=not sys.stderr.isatty()):
-            for found in graded:
-                _add(counts, found)
+    backend, _ = load(settings)  # first in this process, so that a mistake is reported once and not by every worker
+    for trial in plan.trials():
+        SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
+    counts: CountsByTrial = defaultdict(lambda: defaultdict(SceneCounts))
+    total = len(source.scene_ids)
+    with get_context('spawn').Pool(workers, SceneEvaluator.prepare, (source, plan, settings)) as pool:
+        scenes = pool.imap(SceneEvaluator.run, source.scene_ids)
+        for results in tqdm(scenes, total=total, unit='scene', disable=not sys.stderr.isatty()):
+            for result in results:
+                _count(counts, result)
     info = backend.info
     return {
         'default': name_of(settings.pruning),
         'model': {'id': info.model_id, 'revision': info.revision},
-        'scenes': plan.scenes,
+        'scenes': total,
         'seeds': plan.seeds,
         'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts)],
     }
 
 
-def _add(counts: AllCounts, found: Graded) -> None:
-    for (method, keep, _), hits in found.hits.items():
-        for kinds, hit in zip(found.kinds, hits):
-            for kind in kinds:
-                counts[method, keep][kind].add(found.number, hit)
+def _count(counts: CountsByTrial, result: SceneResult) -> None:
+    for trial, correct in result.correct.items():
+        for labels, right in zip(result.labels, correct, strict=True):
+            for label in labels:
+                counts[trial.method, trial.keep][label].add(result.scene_id, right)
 
 
-def _rows(method: str, plan: Plan, counts: AllCounts) -> Iterator[dict[str, Any]]:
+def _rows(method: str, plan: EvaluationPlan, counts: CountsByTrial) -> Iterator[dict[str, Any]]:
     full = counts[FULL, 1.0]
     for keep in (1.0,) if method == BLIND else plan.keeps:
-        cell = counts[method, keep] if keep < 1 or method == BLIND else full
-        for kind, found in sorted(cell.items()):
-            low, high = interval(found)
-            relative, relative_low, relative_high = ratio_of(found, full[kind])
+        by_label = counts[method, keep] if keep < 1 or method == BLIND else full
+        for label, found in sorted(by_label.items()):
+            low, high = accuracy_interval(found)
+            relative, relative_low, relative_high = relative_accuracy(found, full[label])
             yield {
                 'method': method,
                 'keep': keep,
-                'kind': kind,
-                'questions': found.total,
+                'kind': label,
+                'questions': found.questions,
                 'accuracy': round(found.accuracy, 4),
                 'lo': round(low, 4),
                 'hi': round(high, 4),
@@ -201,20 +205,20 @@ def _rows(method: str, plan: Plan, counts: AllCounts) -> Iterator[dict[str, Any]
             }
 
 
-def as_text(result: dict[str, Any], kind: str = 'all') -> str:
-    """The rows of one kind as a table in Markdown: methods down, keep ratios across, accuracy and share of full."""
+def to_markdown(result: dict[str, Any], kind: str = 'all') -> str:
+    """The rows of one kind as a Markdown table: methods down, keep ratios across; accuracy and its share of full."""
     rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != BLIND]
     keeps = sorted({row['keep'] for row in rows}, reverse=True)
     lines = []
     for method in dict.fromkeys(row['method'] for row in rows):
-        cells = {row['keep']: row for row in rows if row['method'] == method}
-        said = [f'{100 * cells[k]["accuracy"]:.1f} ({100 * cells[k]["relative"]:.0f} %)' for k in keeps]
-        lines.append((method, *said))
+        by_keep = {row['keep']: row for row in rows if row['method'] == method}
+        cells = [f'{100 * by_keep[k]["accuracy"]:.1f} ({100 * by_keep[k]["relative"]:.0f} %)' for k in keeps]
+        lines.append((method, *cells))
     return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
 
 
 def write_plot(result: dict[str, Any], path: Path) -> None:
-    """Accuracy over keep ratio, one line per method without switches, the default's interval as a band."""
+    """Plot accuracy over keep ratio: one line per method without switches, the default's interval as a band."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -224,14 +228,14 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != BLIND]
     rows = [row for row in rows if '+' not in row['method'] or row['method'] == result['default']]
     for index, method in enumerate(dict.fromkeys(row['method'] for row in rows)):
-        mine = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
-        keeps = [row['keep'] for row in mine]
-        strong = method == result['default']
-        look = {'lw': 3 if strong else 1.2, 'ls': '-' if index < COLOURS else '--'}
-        [line] = axes.plot(keeps, [row['accuracy'] for row in mine], marker='o', label=method, **look)
-        if strong:
+        points = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
+        keeps = [row['keep'] for row in points]
+        is_default = method == result['default']
+        style: dict[str, Any] = {'lw': 3 if is_default else 1.2, 'ls': '-' if index < DISTINCT_COLOURS else '--'}
+        [line] = axes.plot(keeps, [row['accuracy'] for row in points], marker='o', label=method, **style)
+        if is_default:
             axes.fill_between(
-                keeps, [r['lo'] for r in mine], [r['hi'] for r in mine], alpha=0.2, color=line.get_color()
+                keeps, [r['lo'] for r in points], [r['hi'] for r in points], alpha=0.2, color=line.get_color()
             )
     blind = next(row for row in result['rows'] if row['method'] == BLIND and row['kind'] == 'all')
     axes.axhline(blind['accuracy'], color='grey', ls=':', label='no images')

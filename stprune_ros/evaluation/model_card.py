@@ -1,4 +1,4 @@
-"""How often a model is right on held-out scenes, through the runtime's own backend, prompt and pruning.
+"""How often a model is right on held-out scenes of ringworld, through the runtime's own backend, prompt and pruning.
 
 ``python -m stprune_ros.evaluation.model_card`` writes the figures of the model card.
 """
@@ -8,117 +8,111 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from stprune_ros.evaluation.exam import BLANK, PICTURES, Exam, ringworld_rig
+from stprune_ros.evaluation.case import Case, CaseSource, by_scene
+from stprune_ros.evaluation.exam import EncodedScene, choose_answers
+from stprune_ros.evaluation.ringworld_cases import ModelCardCases
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.ringworld.questions import (
-    DESCRIBE_QUESTION,
-    HINT_QUESTION,
-    KINDS,
-    Question,
-    describe,
-    hint_question,
-    questions_about,
-)
-from stprune_ros.ringworld.scenes import Scene, read_shards
-from stprune_ros.ringworld.truth import DIRECTIONS
-from stprune_ros.vlm.backend import Backend
+from stprune_ros.ringworld.questions import HINT_QUESTION, QUESTION_KINDS
+from stprune_ros.vlm.backend import Backend, Context
 from stprune_ros.vlm.prompt import Prompt
 
 
 @dataclass
 class Score:
-    """Right answers by kind, and statements of the descriptions: true ones, said ones, ones to be said."""
+    """Correct answers by kind and form, and claims of the descriptions: correct, made and expected ones."""
 
-    right: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
-    answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    true: int = 0
-    said: int = 0
-    wanted: int = 0
+    correct: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
+    true_answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    claims_correct: int = 0
+    claims_made: int = 0
+    claims_expected: int = 0
 
-    def add(self, form: str, question: Question, answer: str) -> None:
-        """Count one answer under its kind and its form."""
-        for name in {question.kind, form}:
-            self.right[name].append(answer == question.answer)
-        self.answers[form][question.answer] += 1
+    def add_answer(self, case: Case, answer: str) -> None:
+        """Count the answer to a case with candidates under its kind and its form."""
+        for name in {case.kind, case.form}:
+            self.correct[name].append(answer == case.answer)
+        self.true_answers[case.form][case.answer] += 1
+
+    def add_description(self, case: Case, text: str) -> None:
+        """Count the claims of a description against those of the true one."""
+        made, expected = claims(text), claims(case.answer)
+        self.claims_correct += len(made & expected)
+        self.claims_made += len(made)
+        self.claims_expected += len(expected)
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy by kind and form; majority: what always giving the most frequent answer of each form would get."""
-        table = {
+        """Accuracy by kind and form; ``majority`` is what the most frequent answer of a form would get."""
+        table: dict[str, Any] = {
             name: {'accuracy': round(sum(found) / len(found), 3), 'n': len(found)}
-            for name, found in sorted(self.right.items())
+            for name, found in sorted(self.correct.items())
         }
-        for form, answers in self.answers.items():
+        for form, answers in self.true_answers.items():
             table[form]['majority'] = round(max(answers.values()) / sum(answers.values()), 3)
-        if self.said or self.wanted:
+        if self.claims_made or self.claims_expected:
             table['description'] = {
-                'precision': round(self.true / max(self.said, 1), 3),
-                'recall': round(self.true / max(self.wanted, 1), 3),
-                'n': self.wanted,
+                'precision': round(self.claims_correct / max(self.claims_made, 1), 3),
+                'recall': round(self.claims_correct / max(self.claims_expected, 1), 3),
+                'n': self.claims_expected,
             }
         return table
 
 
-def statements(description: str) -> set[str]:
-    """The single claims of a description: what to do, and each thing with the view that shows it."""
-    claims = set()
+def claims(description: str) -> set[str]:
+    """The single claims of a description: what to do, and each object with the view that shows it."""
+    found = set()
     for sentence in description.split('.'):
-        place, mark, rest = sentence.strip().partition(':')
-        for claim in rest.split(',') if mark else []:
-            claims.add(f'{place}: {claim.strip()}')
-        if place and not mark:
-            claims.add(place)
-    return claims
+        view, mark, contents = sentence.strip().partition(':')
+        for claim in contents.split(',') if mark else []:
+            found.add(f'{view}: {claim.strip()}')
+        if view and not mark:
+            found.add(view)
+    return found
 
 
-def evaluate(
+def evaluate_model(
     backend: Backend,
     prompt: Prompt,
-    scenes: Sequence[Scene],
-    config: PruningConfig,
-    questions: int = 8,
-    shows: str = PICTURES,
-    words: int = 64,
-) -> dict[str, Any]:
-    """Score a model on scenes at a keep ratio; ``shows`` as for `Exam.of`; ``words`` 0 leaves descriptions out."""
-    score, rig = Score(), ringworld_rig()
-    for scene in tqdm(scenes, desc=f'{config.method} {config.keep_ratio:g}', disable=None):
-        truth = scene.truths[-1]
-        context = Exam.of(scene, backend, rig, shows).prefill(config, backend, prompt)
-        rng = np.random.default_rng([scene.seed, 6])
-        for question in [hint_question(truth), *questions_about(truth, rng, questions)]:
-            found = backend.score(context, question.text, question.candidates)
-            score.add(_form(question), question, question.candidates[int(np.argmax(found))])
-        if words:
-            said = statements(backend.generate(context, DESCRIBE_QUESTION, words).text)
-            wanted = statements(describe(truth))
-            score.true += len(said & wanted)
-            score.said += len(said)
-            score.wanted += len(wanted)
-    return score.summary()
+    source: CaseSource,
+    configs: Mapping[str, PruningConfig],
+    max_new_tokens: int = 64,
+    blind: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Score a model on all cases of a source, once for each config, under the config's name.
+
+    Without ``max_new_tokens`` nothing is described. With ``blind`` there is a score for grey images with all tokens.
+    """
+    scores = {name: Score() for name in (*configs, *(['blind'] if blind else []))}
+    everything = PruningConfig('none', 1.0)
+    for scene_id in tqdm(source.scene_ids, desc='scenes', disable=None):
+        for scene, cases in by_scene(source.cases(scene_id)):
+            encoded = EncodedScene.encode(scene, backend)
+            for name, config in configs.items():
+                _ask(scores[name], backend, encoded.prefill(config, backend, prompt), cases, max_new_tokens)
+            if blind:
+                grey = EncodedScene.encode(scene.with_grey_images(), backend)
+                _ask(scores['blind'], backend, grey.prefill(everything, backend, prompt), cases, 0)
+    return {name: score.summary() for name, score in scores.items()}
 
 
-def _form(question: Question) -> str:
-    """The question without the view or the colour that it names."""
-    text = question.text.split(' between ')[0]
-    for name in sorted(DIRECTIONS, key=len, reverse=True):
-        text = text.replace(f' in {name}', '')
-    for colour in question.text.split():
-        if colour in ('red', 'blue', 'white', 'black', 'yellow', 'green'):
-            text = text.replace(f' {colour}', '')
-    return text.replace(' a car', ' the car')
+def _ask(score: Score, backend: Backend, context: Context, cases: list[Case], max_new_tokens: int) -> None:
+    closed = [case for case in cases if case.candidates]
+    for case, answer in zip(closed, choose_answers(backend, context, closed)):
+        score.add_answer(case, answer)
+    for case in cases:
+        if max_new_tokens and not case.candidates:
+            score.add_description(case, backend.generate(context, case.question, max_new_tokens).text)
 
 
-def in_short(results: dict[str, Any]) -> dict[str, Any]:
-    """The figures by kind of question only, with the hint and the descriptions."""
-    names = {HINT_QUESTION: 'hint', 'description': 'description', **{kind: kind for kind in KINDS}}
+def by_kind_only(results: dict[str, Any]) -> dict[str, Any]:
+    """The figures by kind of question, of the hint and of the descriptions; those of the forms are left out."""
+    names = {HINT_QUESTION: 'hint', 'description': 'description', **{kind: kind for kind in QUESTION_KINDS}}
     return {
         key: {names[name]: figures for name, figures in value.items() if name in names}
         if isinstance(value, dict)
@@ -128,35 +122,30 @@ def in_short(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Command line of the evaluation."""
+    """Command line of the model card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--model', type=Path, default=Path('models/ringworld'))
-    parser.add_argument('--scenes', type=Path, default=Path('out/ringworld/held_out'))
-    parser.add_argument('--count', type=int, default=100)
+    parser.add_argument('--count', type=int, default=100, help='held-out scenes')
     parser.add_argument('--keep', type=float, nargs='*', default=[1.0, 0.25, 0.1])
     parser.add_argument('--method', default='st_prune')
     parser.add_argument('--output', type=Path, default=None, help='JSON file; also printed')
     parser.add_argument('--words', type=int, default=64, help='longest description in tokens; 0: none')
-    parser.add_argument('--blind', action='store_true', help='also with grey pictures')
+    parser.add_argument('--blind', action='store_true', help='also with grey images')
     parser.add_argument(
         '--note', action='store_true', help='write the figures by kind into the stprune.json of the model'
     )
     args = parser.parse_args()
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
-    scenes = [scene for shard in read_shards(args.scenes) for scene in shard][: args.count]
     backend, prompt = TransformersBackend.load(args.model, device='cpu'), Prompt.load(args.model / 'prompt.yaml')
-    results: dict[str, Any] = {'scenes': len(scenes), 'method': args.method}
-    for keep in args.keep:
-        config = PruningConfig(args.method, keep)
-        results[f'keep {keep:g}'] = evaluate(backend, prompt, scenes, config, words=args.words)
-    if args.blind:
-        results['blind'] = evaluate(backend, prompt, scenes, PruningConfig('none', 1.0), shows=BLANK, words=0)
+    configs = {f'keep {keep:g}': PruningConfig(args.method, keep) for keep in args.keep}
+    scores = evaluate_model(backend, prompt, ModelCardCases(args.count), configs, args.words, args.blind)
+    results = {'scenes': args.count, 'method': args.method, **scores}
     text = json.dumps(results, indent=1)
     print(text)
     if args.note:
         note = args.model / 'stprune.json'
-        facts = {**json.loads(note.read_text(encoding='utf-8')), 'held_out': in_short(results)}
+        facts = {**json.loads(note.read_text(encoding='utf-8')), 'held_out': by_kind_only(results)}
         note.write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
     if args.output:
         args.output.write_text(text + '\n', encoding='utf-8')

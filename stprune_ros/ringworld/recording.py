@@ -1,4 +1,4 @@
-"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth; the same arguments give the same bytes."""
+"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth; equal arguments give equal bytes."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import BagError, SettingsError
 from stprune_ros.ringworld.questions import describe
-from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, Camera, render
+from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH, Camera, render_view
 from stprune_ros.ringworld.scenes import JPEG_QUALITY
-from stprune_ros.ringworld.truth import DIRECTIONS, Truth, truth_of
+from stprune_ros.ringworld.truth import SceneTruth, scene_truth
 from stprune_ros.ringworld.world import Ego, World
 
 START_NS = 1_700_000_000 * 10**9
 ODOMETRY_HZ = 50
-ROLLING_S = 0.013  # between neighbouring cameras that fire one after another
-HZ = (0.2, 50.0)
-STORE = get_typestore(Stores.ROS2_JAZZY)
+ROLLING_S = 0.013  # from one camera to the next where they fire one after another
+HZ_RANGE = (0.2, 50.0)
+TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
 
-def record(out: Path, seed: int, seconds: float, hz: float, rolling: bool = False) -> None:
+def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool = False) -> None:
     """Record ``seconds`` of the world ``seed`` at ``hz`` images per second and camera into the new folder ``out``.
 
-    With ``rolling`` the cameras fire clockwise one after another, each seeing the world at its own stamp; else all at
-    once. ``out/truth.json`` says per tick (front camera stamp) what is right and what is visible.
-    Raises StpruneError where ``out`` exists or cannot be written, or where seconds or hz are out of range.
+    With ``rolling`` the cameras fire clockwise one after another, and each image shows the world at its own stamp;
+    otherwise all fire at once. ``out/truth.json`` holds the truth of every tick, by the stamp of the front camera.
+
+    Raises BagError if ``out`` exists or cannot be written, SettingsError if ``seconds`` or ``hz`` is out of range.
     """
     out = Path(out)
     if out.exists():
-        raise StpruneError(f"'{out}' exists already; name a new folder for the recording")
-    if not HZ[0] <= hz <= HZ[1]:
-        raise StpruneError(f'a recording at {hz:g} Hz cannot be made; choose {HZ[0]:g} to {HZ[1]:g} Hz')
+        raise BagError(f"'{out}' exists already; name a new folder for the recording")
+    if not HZ_RANGE[0] <= hz <= HZ_RANGE[1]:
+        raise SettingsError(f'a recording at {hz:g} Hz cannot be made; choose {HZ_RANGE[0]:g} to {HZ_RANGE[1]:g} Hz')
     world = World(seed, seconds + ROLLING_S * len(RING))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +49,11 @@ def record(out: Path, seed: int, seconds: float, hz: float, rolling: bool = Fals
         text = json.dumps({'seed': seed, 'seconds': seconds, 'hz': hz, 'rolling': rolling, 'ticks': ticks}, indent=1)
         (out / 'truth.json').write_text(text + '\n', encoding='utf-8')
     except OSError as error:
-        raise StpruneError(f"'{out}' cannot be written: {error.strerror}") from None
+        raise BagError(f"'{out}' cannot be written: {error.strerror}") from None
 
 
 class _Recorder:
-    """One bag being written."""
+    """The topics of one bag while it is written."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
@@ -68,18 +69,18 @@ class _Recorder:
         """Write everything in time order; returns the truth of each tick."""
         self._write(self.transforms, START_NS, static_transforms())
         ticks = []
-        number = max(1, math.floor(seconds * hz + 1e-6))
+        count = max(1, math.floor(seconds * hz + 1e-6))
         odometry = iter(range(math.floor(seconds * ODOMETRY_HZ) + 1))
-        waiting = next(odometry)
-        for tick in tqdm(range(number), desc='world', disable=None):
-            shots, truth = shoot(world, tick / hz, rolling)
-            for camera, t, rgb in shots:
-                while waiting is not None and waiting / ODOMETRY_HZ <= t + 1e-9:
-                    self._odometry(world, waiting)
-                    waiting = next(odometry, None)  # type: ignore[assignment]
+        pending = next(odometry)
+        for tick in tqdm(range(count), desc='world', disable=None):
+            images, truth = render_tick(world, tick / hz, rolling)
+            for camera, t, rgb in images:
+                while pending is not None and pending / ODOMETRY_HZ <= t + 1e-9:
+                    self._odometry(world, pending)
+                    pending = next(odometry, None)  # type: ignore[assignment]
                 self._image(camera, stamp_ns(t), rgb)
-            ticks.append(tick_truth(truth))
-        for rest in [] if waiting is None else [waiting, *odometry]:
+            ticks.append(truth_as_json(truth))
+        for rest in [] if pending is None else [pending, *odometry]:
             self._odometry(world, rest)
         return ticks
 
@@ -97,17 +98,17 @@ class _Recorder:
             time,
             False,
         )
-        return self.writer.add_connection(name, kind, typestore=STORE, offered_qos_profiles=[qos])
+        return self.writer.add_connection(name, kind, typestore=TYPESTORE, offered_qos_profiles=[qos])
 
     def _write(self, topic: Any, t_ns: int, message: Any) -> None:
-        self.writer.write(topic, t_ns, STORE.serialize_cdr(message, topic.msgtype))
+        self.writer.write(topic, t_ns, TYPESTORE.serialize_cdr(message, topic.msgtype))
 
     def _odometry(self, world: World, index: int) -> None:
         t = index / ODOMETRY_HZ
         self._write(self.odometry, stamp_ns(t), odometry(world.snapshot(t).ego, stamp_ns(t)))
 
     def _image(self, camera: Camera, t_ns: int, rgb: np.ndarray) -> None:
-        types = STORE.types
+        types = TYPESTORE.types
         header = _header(t_ns, f'{camera.name}_optical')
         data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self._write(self.infos[camera.name], t_ns, camera_info(camera, header))
@@ -116,29 +117,29 @@ class _Recorder:
         )
 
 
-def shoot(world: World, t: float, rolling: bool) -> tuple[list[tuple[Camera, float, np.ndarray]], Truth]:
-    """(camera, time, RGB picture) of every camera in the tick at ``t`` seconds, and the truth at ``t``."""
+def render_tick(world: World, t: float, rolling: bool) -> tuple[list[tuple[Camera, float, np.ndarray]], SceneTruth]:
+    """(camera, time, RGB image) of every camera in the tick at ``t`` seconds, and the truth at ``t``."""
     times = [t + ROLLING_S * index * rolling for index in range(len(RING))]
-    pictures = [render(world.snapshot(time), camera) for time, camera in zip(times, RING, strict=True)]
-    truth = truth_of(world, world.snapshot(t), RING, pictures)
-    shots = [(camera, time, picture.rgb) for camera, time, picture in zip(RING, times, pictures, strict=True)]
-    return shots, truth
+    rendered = [render_view(world.snapshot(time), camera) for time, camera in zip(times, RING, strict=True)]
+    truth = scene_truth(world, world.snapshot(t), RING, rendered)
+    images = [(camera, time, view.rgb) for camera, time, view in zip(RING, times, rendered, strict=True)]
+    return images, truth
 
 
-def tick_truth(truth: Truth) -> dict[str, Any]:
-    """Truth of a tick as plain data; gap in m, None without a reason."""
+def truth_as_json(truth: SceneTruth) -> dict[str, Any]:
+    """Truth of a tick as truth.json holds it; ``gap`` in m, None without a reason."""
     views = {
         camera.name: [
             {
-                'id': sight.id,
-                'kind': sight.kind,
-                **({'colour': sight.colour} if sight.kind == 'vehicle' else {}),
-                **({'state': sight.state} if sight.state else {}),
-                'pixels': sight.pixels,
-                'distance': round(sight.distance, 2),
-                'moving': sight.moving,
+                'id': actor.id,
+                'kind': actor.kind,
+                **({'colour': actor.colour} if actor.kind == 'vehicle' else {}),
+                **({'state': actor.state} if actor.state else {}),
+                'pixels': actor.pixels,
+                'distance': round(actor.distance, 2),
+                'moving': actor.moving,
             }
-            for sight in view
+            for actor in view
         ]
         for camera, view in zip(RING, truth.views, strict=True)
     }
@@ -147,7 +148,7 @@ def tick_truth(truth: Truth) -> dict[str, Any]:
         'behavior': truth.behavior.name,
         'reason': truth.reason,
         'reason_id': truth.reason_id,
-        'reason_views': [DIRECTIONS[index] for index in truth.reason_views()],
+        'reason_views': [VIEW_NAMES[index] for index in truth.reason_views()],
         'gap': None if math.isinf(truth.gap) else round(truth.gap, 2),
         'speed': round(truth.speed, 3),
         'yaw_rate': round(truth.yaw_rate, 4),
@@ -162,13 +163,13 @@ def stamp_ns(t: float) -> int:
 
 
 def _header(t_ns: int, frame: str) -> Any:
-    stamp = STORE.types['builtin_interfaces/msg/Time'](t_ns // 10**9, t_ns % 10**9)
-    return STORE.types['std_msgs/msg/Header'](stamp, frame)
+    stamp = TYPESTORE.types['builtin_interfaces/msg/Time'](t_ns // 10**9, t_ns % 10**9)
+    return TYPESTORE.types['std_msgs/msg/Header'](stamp, frame)
 
 
 def camera_info(camera: Camera, header: Any) -> Any:
     """CameraInfo of an undistorted pinhole camera."""
-    types = STORE.types
+    types = TYPESTORE.types
     p = np.column_stack([camera.k, np.zeros(3)])
     roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
     matrices = {'k': camera.k.ravel(), 'r': np.eye(3).ravel(), 'p': p.ravel(), 'd': np.zeros(5)}
@@ -185,12 +186,12 @@ def camera_info(camera: Camera, header: Any) -> Any:
 
 
 def odometry(ego: Ego, t_ns: int) -> Any:
-    """Odometry of base_link in odom; exact, so the covariances are tiny."""
-    types = STORE.types
+    """Odometry of base_link in odom; it is exact, so the covariances are tiny."""
+    types = TYPESTORE.types
     vector, tiny = types['geometry_msgs/msg/Vector3'], (np.eye(6) * 1e-6).ravel()
-    place = types['geometry_msgs/msg/Point'](ego.x, ego.y, 0.0)
+    position = types['geometry_msgs/msg/Point'](ego.x, ego.y, 0.0)
     pose = types['geometry_msgs/msg/Pose'](
-        place, _quaternion(np.array([0.0, 0.0, math.sin(ego.yaw / 2), math.cos(ego.yaw / 2)]))
+        position, _quaternion(np.array([0.0, 0.0, math.sin(ego.yaw / 2), math.cos(ego.yaw / 2)]))
     )
     twist = types['geometry_msgs/msg/Twist'](vector(ego.speed, 0.0, 0.0), vector(0.0, 0.0, ego.yaw_rate))
     return types['nav_msgs/msg/Odometry'](
@@ -202,12 +203,12 @@ def odometry(ego: Ego, t_ns: int) -> Any:
 
 
 def static_transforms() -> Any:
-    """base_link to every optical frame."""
-    types = STORE.types
+    """TFMessage from base_link to every optical frame."""
+    types = TYPESTORE.types
     transforms = []
     for camera in RING:
-        shift = types['geometry_msgs/msg/Vector3'](*camera.place)
-        transform = types['geometry_msgs/msg/Transform'](shift, _quaternion(quaternion_of(camera.rotation)))
+        shift = types['geometry_msgs/msg/Vector3'](*camera.position)
+        transform = types['geometry_msgs/msg/Transform'](shift, _quaternion(quaternion_from_matrix(camera.rotation)))
         stamped = types['geometry_msgs/msg/TransformStamped'](
             _header(START_NS, 'base_link'), f'{camera.name}_optical', transform
         )
@@ -215,8 +216,8 @@ def static_transforms() -> Any:
     return types['tf2_msgs/msg/TFMessage'](transforms)
 
 
-def quaternion_of(rotation: np.ndarray) -> np.ndarray:
-    """Unit quaternion (x, y, z, w) of a rotation matrix, from the eigenvector that it leaves alone (Bar-Itzhack)."""
+def quaternion_from_matrix(rotation: np.ndarray) -> np.ndarray:
+    """Unit quaternion (x, y, z, w) with w >= 0 of a rotation matrix (3, 3), by Bar-Itzhack's eigenvector method."""
     (a, b, c), (d, e, f), (g, h, i) = rotation
     upper = [[a - e - i, d + b, g + c, h - f], [d + b, e - a - i, h + f, c - g]]
     k = np.array([*upper, [g + c, h + f, i - a - e, d - b], [h - f, c - g, d - b, a + e + i]])
@@ -226,4 +227,4 @@ def quaternion_of(rotation: np.ndarray) -> np.ndarray:
 
 
 def _quaternion(q: np.ndarray) -> Any:
-    return STORE.types['geometry_msgs/msg/Quaternion'](*(float(value) for value in q))
+    return TYPESTORE.types['geometry_msgs/msg/Quaternion'](*(float(value) for value in q))

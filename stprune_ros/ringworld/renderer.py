@@ -1,4 +1,4 @@
-"""Pinhole pictures of ringworld with dense truth: a depth buffer over flat faces, drawn with OpenCV.
+"""Pinhole images of ringworld with dense truth: a depth buffer over flat faces, drawn with OpenCV.
 
 Base frame as in REP-103; optical frames look along z with x to the right and y down. Pixel centres lie at integers.
 """
@@ -13,13 +13,13 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from stprune_ros.ringworld.world import BLOCK, CURB, ROAD, STOP_LINE, Snapshot, Thing
+from stprune_ros.ringworld.world import BLOCK, CURB, ROAD, STOP_LINE, Actor, Snapshot
 
 WIDTH, HEIGHT = 320, 192
 CLASSES = ('sky', 'ground', 'road', 'marking', 'building', 'vehicle', 'pedestrian', 'red light', 'green light', 'pole')
 SKY, GROUND, PAVED, MARKING, BUILDING, VEHICLE, PEDESTRIAN, RED_LIGHT, GREEN_LIGHT, POLE = range(len(CLASSES))
-NEAR = 0.25
-FAR = 70.0
+NEAR_PLANE = 0.25  # m in front of the camera
+DRAW_DISTANCE = 70.0  # m beyond which actors are not drawn
 
 RGB = {
     'red': (196, 32, 36),
@@ -35,12 +35,12 @@ SUN = np.array([0.45, 0.35, 0.82])
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera: azimuth (rad, left positive), horizontal field of view (rad), place in base_link (m)."""
+    """A pinhole camera: azimuth (rad, left positive), horizontal field of view (rad), position in base_link (m)."""
 
     name: str
     azimuth: float
     fov: float
-    place: tuple[float, float, float]
+    position: tuple[float, float, float]
 
     @property
     def focal(self) -> float:
@@ -60,7 +60,7 @@ class Camera:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Pixels and depth (n, 3) of points (n, 3) in base_link; behind the camera the depth is negative."""
-        local = (points - np.array(self.place)) @ self.rotation
+        local = (points - np.array(self.position)) @ self.rotation
         depth = np.where(np.abs(local[:, 2]) < 1e-9, 1e-9, local[:, 2])
         uv = local[:, :2] / depth[:, None] * self.focal + np.array([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
         return np.column_stack([uv, local[:, 2]])
@@ -83,51 +83,58 @@ def _ring() -> tuple[Camera, ...]:
 
 
 RING = _ring()  # in ring order: clockwise from above, front first
+VIEW_NAMES = ('front', 'front right', 'right', 'back', 'left', 'front left')  # of RING, as CameraRig.direction has it
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One rendered view: ``rgb`` uint8 (H, W, 3); ``classes`` uint8, ``things`` int16 (id, -1 none), ``depth`` float32
-    (m along the optical axis, infinite in the sky), all (H, W).
+class RenderedView:
+    """One rendered view: ``rgb`` uint8 (H, W, 3); the rest (H, W).
+
+    ``classes`` uint8 are indices into `CLASSES`, ``actor_ids`` int16 (-1: none), ``depth`` float32 in metres along the
+    optical axis, infinite in the sky.
     """
 
     rgb: np.ndarray
     classes: np.ndarray
-    things: np.ndarray
+    actor_ids: np.ndarray
     depth: np.ndarray
 
 
 @dataclass(frozen=True)
 class Face:
-    """A flat convex face in world coordinates (n, 3), its colour, class and thing."""
+    """A flat convex face in world coordinates (n, 3), its colour, class (index into `CLASSES`) and actor (-1: none)."""
 
     points: np.ndarray
     rgb: tuple[float, float, float]
-    kind: int
-    thing: int = -1
+    class_index: int
+    actor_id: int = -1
     shaded: bool = True
 
 
-def render(snapshot: Snapshot, camera: Camera) -> Picture:
+def render_view(snapshot: Snapshot, camera: Camera) -> RenderedView:
     """The view of ``camera`` at a snapshot, with its dense truth."""
     ego = snapshot.ego
-    turn = _turn(ego.yaw)
-    origin = np.array([ego.x, ego.y, 0.0]) + turn @ np.array(camera.place)
+    turn = _yaw_rotation(ego.yaw)
+    origin = np.array([ego.x, ego.y, 0.0]) + turn @ np.array(camera.position)
     axes = turn @ camera.rotation
     canvas = _Canvas(camera, origin, axes, snapshot.seed)
     forward = axes[:2, 2]
     for face in _walls(origin, forward, math.tan(camera.fov / 2), snapshot.seed):
         canvas.draw(face)
-    for thing in snapshot.things:
-        offset = np.array([thing.x, thing.y]) - origin[:2]
+    for actor in snapshot.actors:
+        offset = np.array([actor.x, actor.y]) - origin[:2]
         ahead, aside = float(offset @ forward), abs(float(offset[0] * forward[1] - offset[1] * forward[0]))
-        if math.hypot(ahead, aside) < FAR and ahead > -4.0 and aside < max(ahead, 0.0) * math.tan(camera.fov / 2) + 5.0:
-            for face in FACES[thing.kind](thing, origin):
+        if (
+            math.hypot(ahead, aside) < DRAW_DISTANCE
+            and ahead > -4.0
+            and aside < max(ahead, 0.0) * math.tan(camera.fov / 2) + 5.0
+        ):
+            for face in FACES[actor.kind](actor, origin):
                 canvas.draw(face)
     return canvas.finish()
 
 
-def _turn(yaw: float) -> np.ndarray:
+def _yaw_rotation(yaw: float) -> np.ndarray:
     c, s = math.cos(yaw), math.sin(yaw)
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
@@ -141,7 +148,7 @@ class _Canvas:
         self.v = ((np.arange(HEIGHT) - (HEIGHT - 1) / 2) / camera.focal).astype(np.float32)
         self.nearness = np.zeros((HEIGHT, WIDTH), np.float32)
         self.index = np.zeros((HEIGHT, WIDTH), np.int16)
-        self.table: list[tuple[tuple[float, ...], int, int]] = [((0.0, 0.0, 0.0), SKY, -1)]
+        self.materials: list[tuple[tuple[float, ...], int, int]] = [((0.0, 0.0, 0.0), SKY, -1)]
         self._backdrop()
 
     def _backdrop(self) -> None:
@@ -164,7 +171,7 @@ class _Canvas:
         distance = float(normal @ local[0])
         if distance >= -1e-6:  # seen from behind or edge on
             return
-        if local[:, 2].min() < NEAR:
+        if local[:, 2].min() < NEAR_PLANE:
             local = _clip(local)
             if len(local) < 3:
                 return
@@ -180,19 +187,19 @@ class _Canvas:
         here = self.nearness[low[1] : high[1], low[0] : high[0]]
         hit = (near > here) & (mask > 0)
         np.copyto(here, near, where=hit)
-        np.copyto(self.index[low[1] : high[1], low[0] : high[0]], len(self.table), where=hit)
+        np.copyto(self.index[low[1] : high[1], low[0] : high[0]], len(self.materials), where=hit)
         light = 1.0
         if face.shaded:
             world = self.axes @ normal
             light = 0.72 + 0.28 * abs(float(world @ SUN)) / max(math.sqrt(float(world @ world)), 1e-9)
-        self.table.append((tuple(light * channel for channel in face.rgb), face.kind, face.thing))
+        self.materials.append((tuple(light * channel for channel in face.rgb), face.class_index, face.actor_id))
 
-    def finish(self) -> Picture:
+    def finish(self) -> RenderedView:
         drawn = self.index > 0
-        colours = np.array([row[0] for row in self.table], np.float32)
+        colours = np.array([row[0] for row in self.materials], np.float32)
         self.rgb[drawn] = colours[self.index[drawn]]
-        classes = np.where(drawn, np.array([row[1] for row in self.table], np.uint8)[self.index], self.classes)
-        things = np.array([row[2] for row in self.table], np.int16)[self.index]
+        classes = np.where(drawn, np.array([row[1] for row in self.materials], np.uint8)[self.index], self.classes)
+        actor_ids = np.array([row[2] for row in self.materials], np.int16)[self.index]
         with np.errstate(divide='ignore'):
             depth = np.where(self.nearness > 0, 1.0 / self.nearness, np.inf).astype(np.float32)
         self._windows(classes, depth)
@@ -202,7 +209,7 @@ class _Canvas:
         ]
         self.rgb *= haze
         self.rgb += np.array([205, 220, 232], np.float32) * (1 - haze)
-        return Picture(self.rgb.clip(0, 255).astype(np.uint8), classes, things, depth)
+        return RenderedView(self.rgb.clip(0, 255).astype(np.uint8), classes, actor_ids, depth)
 
     def _windows(self, classes: np.ndarray, depth: np.ndarray) -> None:
         v, u = np.nonzero((classes == BUILDING) & (depth < 60.0))
@@ -227,10 +234,10 @@ def _clip(points: np.ndarray) -> np.ndarray:
     """The part of a polygon (n, 3) in front of the near plane."""
     kept = []
     for one, two in zip(points, np.roll(points, -1, axis=0), strict=True):
-        if one[2] >= NEAR:
+        if one[2] >= NEAR_PLANE:
             kept.append(one)
-        if (one[2] >= NEAR) != (two[2] >= NEAR):
-            kept.append(one + (two - one) * (NEAR - one[2]) / (two[2] - one[2]))
+        if (one[2] >= NEAR_PLANE) != (two[2] >= NEAR_PLANE):
+            kept.append(one + (two - one) * (NEAR_PLANE - one[2]) / (two[2] - one[2]))
     return np.array(kept).reshape(-1, 3)
 
 
@@ -299,30 +306,30 @@ def _box(
     size: Sequence[float],
     low: float,
     rgb: Sequence[float],
-    kind: int,
-    thing: int,
+    class_index: int,
+    actor_id: int,
 ) -> list[Face]:
     """Sides and top of a box, faces counter-clockwise from outside: front, left, back, right, top."""
     length, width, height = size
     flat = np.array([[1, -1], [1, 1], [-1, 1], [-1, -1]]) * np.array([length / 2, width / 2])
-    base = np.column_stack([flat, np.full(4, low)]) @ _turn(yaw).T + np.array([centre[0], centre[1], 0.0])
+    base = np.column_stack([flat, np.full(4, low)]) @ _yaw_rotation(yaw).T + np.array([centre[0], centre[1], 0.0])
     lid = base + np.array([0.0, 0.0, height])
     colour = (float(rgb[0]), float(rgb[1]), float(rgb[2]))
     sides = [np.array([base[n], base[(n + 1) % 4], lid[(n + 1) % 4], lid[n]]) for n in range(4)]
-    return [Face(points, colour, kind, thing) for points in [*sides, lid]]
+    return [Face(points, colour, class_index, actor_id) for points in [*sides, lid]]
 
 
-def _vehicle(thing: Thing, origin: np.ndarray) -> list[Face]:
-    paint, glass = RGB[thing.colour], (58, 74, 92)
-    turn = _turn(thing.yaw)
-    centre = np.array([thing.x, thing.y, 0.0])
-    body = _box(centre, thing.yaw, (thing.length, thing.width, 0.65), 0.3, paint, VEHICLE, thing.id)
+def _vehicle(actor: Actor, origin: np.ndarray) -> list[Face]:
+    paint, glass = RGB[actor.colour], (58, 74, 92)
+    turn = _yaw_rotation(actor.yaw)
+    centre = np.array([actor.x, actor.y, 0.0])
+    body = _box(centre, actor.yaw, (actor.length, actor.width, 0.65), 0.3, paint, VEHICLE, actor.id)
     cabin_at = centre + turn @ np.array([-0.25, 0.0, 0.0])
-    cabin = _box(cabin_at, thing.yaw, (2.3, 1.65, 0.6), 0.95, glass, VEHICLE, thing.id)
-    cabin[4] = Face(cabin[4].points, (float(paint[0]), float(paint[1]), float(paint[2])), VEHICLE, thing.id)
+    cabin = _box(cabin_at, actor.yaw, (2.3, 1.65, 0.6), 0.95, glass, VEHICLE, actor.id)
+    cabin[4] = Face(cabin[4].points, (float(paint[0]), float(paint[1]), float(paint[2])), VEHICLE, actor.id)
     shade = np.array([[2.3, -1.05, 0.02], [2.3, 1.05, 0.02], [-2.3, 1.05, 0.02], [-2.3, -1.05, 0.02]]) @ turn.T + centre
     faces = [Face(shade, (46, 47, 50), PAVED, -1, False), *body, *cabin]
-    if math.hypot(thing.x - origin[0], thing.y - origin[1]) > 40.0:
+    if math.hypot(actor.x - origin[0], actor.y - origin[1]) > 40.0:
         return faces
     for side in (1.0, -1.0):
         for along in (1.35, -1.35):
@@ -330,24 +337,24 @@ def _vehicle(thing: Thing, origin: np.ndarray) -> list[Face]:
             ring = np.column_stack(
                 [along + 0.34 * np.cos(angles), np.full(8, side * 0.97), 0.34 + 0.34 * np.sin(angles)]
             )
-            faces.append(Face(ring @ turn.T + centre, (22, 22, 24), VEHICLE, thing.id, False))
+            faces.append(Face(ring @ turn.T + centre, (22, 22, 24), VEHICLE, actor.id, False))
         for end, lamp in ((1.0, (250, 246, 214)), (-1.0, (120, 24, 24))):
             y = np.array([side * 0.9, side * 0.55])
             y = y if end * side < 0 else y[::-1]
             quad = np.array(
                 [[end * 2.22, y[0], 0.6], [end * 2.22, y[1], 0.6], [end * 2.22, y[1], 0.8], [end * 2.22, y[0], 0.8]]
             )
-            faces.append(Face(quad @ turn.T + centre, lamp, VEHICLE, thing.id, False))
+            faces.append(Face(quad @ turn.T + centre, lamp, VEHICLE, actor.id, False))
     return faces
 
 
-def _card(thing: Thing, origin: np.ndarray, shape: np.ndarray, rgb: Sequence[float], kind: int) -> Face:
-    """A flat shape (n, 2: right, up; clockwise) that stands at a thing and turns to the camera."""
-    to = np.array([origin[0] - thing.x, origin[1] - thing.y])
+def _card(actor: Actor, origin: np.ndarray, shape: np.ndarray, rgb: Sequence[float], class_index: int) -> Face:
+    """A flat shape (n, 2: right, up; clockwise) that stands at an actor and turns to the camera."""
+    to = np.array([origin[0] - actor.x, origin[1] - actor.y])
     to /= max(float(np.linalg.norm(to)), 1e-6)
     right = np.array([-to[1], to[0], 0.0])
-    points = np.array([thing.x, thing.y, 0.0]) + shape[:, :1] * right + shape[:, 1:] * np.array([0.0, 0.0, 1.0])
-    return Face(points, (float(rgb[0]), float(rgb[1]), float(rgb[2])), kind, thing.id, False)
+    points = np.array([actor.x, actor.y, 0.0]) + shape[:, :1] * right + shape[:, 1:] * np.array([0.0, 0.0, 1.0])
+    return Face(points, (float(rgb[0]), float(rgb[1]), float(rgb[2])), class_index, actor.id, False)
 
 
 def _disc(x: float, y: float, radius: float) -> np.ndarray:
@@ -355,28 +362,28 @@ def _disc(x: float, y: float, radius: float) -> np.ndarray:
     return np.column_stack([x + radius * np.cos(angles), y + radius * np.sin(angles)])
 
 
-def _pedestrian(thing: Thing, origin: np.ndarray) -> list[Face]:
+def _pedestrian(actor: Actor, origin: np.ndarray) -> list[Face]:
     legs = [np.array([[x - 0.1, 0.0], [x + 0.1, 0.0], [x + 0.1, 0.85], [x - 0.1, 0.85]]) for x in (-0.14, 0.14)]
     torso = np.array([[-0.2, 0.8], [0.2, 0.8], [0.32, 1.4], [-0.32, 1.4]])
-    faces = [_card(thing, origin, leg, (52, 48, 70), PEDESTRIAN) for leg in legs]
-    faces.append(_card(thing, origin, torso, (232, 120, 30), PEDESTRIAN))
-    faces.append(_card(thing, origin, _disc(0.0, 1.6, 0.17), (226, 180, 150), PEDESTRIAN))
+    faces = [_card(actor, origin, leg, (52, 48, 70), PEDESTRIAN) for leg in legs]
+    faces.append(_card(actor, origin, torso, (232, 120, 30), PEDESTRIAN))
+    faces.append(_card(actor, origin, _disc(0.0, 1.6, 0.17), (226, 180, 150), PEDESTRIAN))
     return faces
 
 
-def _light(thing: Thing, origin: np.ndarray) -> list[Face]:
-    faces = _box((thing.x, thing.y), thing.yaw, (0.2, 0.2, 3.4), 0.0, (70, 74, 78), POLE, thing.id)[:4]
-    faces += _box((thing.x, thing.y), thing.yaw, (0.4, 1.3, 2.4), 3.3, (38, 40, 44), POLE, thing.id)
-    turn, centre = _turn(thing.yaw), np.array([thing.x, thing.y, 0.0])
+def _light(actor: Actor, origin: np.ndarray) -> list[Face]:
+    faces = _box((actor.x, actor.y), actor.yaw, (0.2, 0.2, 3.4), 0.0, (70, 74, 78), POLE, actor.id)[:4]
+    faces += _box((actor.x, actor.y), actor.yaw, (0.4, 1.3, 2.4), 3.3, (38, 40, 44), POLE, actor.id)
+    turn, centre = _yaw_rotation(actor.yaw), np.array([actor.x, actor.y, 0.0])
     to = origin[:2] - centre[:2]
     faced = float(to @ turn[:2, 0]) > 0.75 * math.hypot(*to)  # hoods hide the lamps from the side
     for colour, up in (('red', 5.1), ('green', 3.9)):
-        on = faced and thing.state == colour
+        on = faced and actor.state == colour
         disc = _disc(0.0, up, 0.52)
         ring = np.column_stack([np.full(len(disc), 0.22), disc[:, 0], disc[:, 1]]) @ turn.T + centre
         lit = {'red': ((255, 40, 30), RED_LIGHT), 'green': ((40, 255, 110), GREEN_LIGHT)}[colour]
-        rgb, kind = lit if on else ((62, 62, 64), POLE)
-        faces.append(Face(ring, rgb, kind, thing.id, False))
+        rgb, class_index = lit if on else ((62, 62, 64), POLE)
+        faces.append(Face(ring, rgb, class_index, actor.id, False))
     return faces
 
 

@@ -1,4 +1,4 @@
-"""Where the ego vehicle goes, and how drivers keep their distance."""
+"""The path of the ego vehicle, and the car-following model of all drivers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ TURN_RADIUS = {'left': 9.0, 'right': 6.0}
 
 
 class Route:
-    """Where the ego vehicle goes: straight along the first road, or round the corner at the first crossing."""
+    """The path of the ego vehicle: straight along the first road, or round the corner at the first crossing.
+
+    ``turn`` is 'left', 'right' or anything else for straight; ``start`` is x (m) of the first pose.
+    """
 
     def __init__(self, turn: str, start: float) -> None:
         self.turn = turn
@@ -28,7 +31,7 @@ class Route:
         return (1.0 if self.turn == 'left' else -1.0) / TURN_RADIUS[self.turn]
 
     def pose(self, s: float) -> tuple[float, float, float]:
-        """x, y, yaw at progress ``s``."""
+        """Pose (x, y, yaw) in the world at progress ``s`` (m)."""
         if s < self.arc_start:
             return self.start + s, -LANE, 0.0
         side = 1.0 if self.turn == 'left' else -1.0
@@ -40,7 +43,10 @@ class Route:
         return x, y + side * rest, side * angle
 
     def locate(self, x: float, y: float, s: float, reach: float = 40.0) -> tuple[float, float] | None:
-        """Distance ahead of progress ``s`` and lateral offset of a point beside the route; None beyond ``reach``."""
+        """Distance (m) ahead of progress ``s`` along the route, and lateral offset (m, left positive), of a point.
+
+        None for a point that is behind, or farther ahead than ``reach``.
+        """
         if s >= self.arc_end or self.arc_start == math.inf or s + reach < self.arc_start:
             px, py, yaw = self.pose(s)
             ahead = (x - px) * math.cos(yaw) + (y - py) * math.sin(yaw)
@@ -56,9 +62,13 @@ class Route:
         return best
 
 
-def follow(v: float, wish: float, gap: float, closing: float) -> float:
-    """Acceleration (m/s2) of the intelligent driver model."""
-    if wish <= 0.0:
+def idm_acceleration(v: float, desired_speed: float, gap: float, closing: float) -> float:
+    """Acceleration (m/s2) of the intelligent driver model.
+
+    ``v`` and ``desired_speed`` in m/s; ``gap`` (m) to what is ahead, infinite for a free road; ``closing`` is the speed
+    (m/s) at which the gap shrinks.
+    """
+    if desired_speed <= 0.0:
         return -3.0 if v > 0.0 else 0.0
-    wanted = 2.5 + max(0.0, 1.2 * v + v * closing / (2.0 * math.sqrt(1.6 * 2.5)))
-    return max(-6.0, 1.6 * (1.0 - (v / wish) ** 4 - (wanted / max(gap, 0.1)) ** 2))
+    desired_gap = 2.5 + max(0.0, 1.2 * v + v * closing / (2.0 * math.sqrt(1.6 * 2.5)))
+    return max(-6.0, 1.6 * (1.0 - (v / desired_speed) ** 4 - (desired_gap / max(gap, 0.1)) ** 2))

@@ -1,7 +1,8 @@
-"""What is true at one time of a world: what each view shows, what lies in the way, what the ego vehicle should do.
+"""Ground truth at one instant: what each view shows, what blocks the way, and what the ego vehicle should do.
 
-A hint never rests on what no camera sees: only things that are visible in some view count. Beside the truth stands what
-a keener and a duller observer would call true: where they differ, a question has no clear answer and is not asked.
+Only actors that are visible in some view can be the reason for a hint. The truth also holds the opinions of two other
+observers, one who notices more and is more careful and one who notices less. Where they differ, the case is
+borderline, and questions about it are not asked.
 """
 
 from __future__ import annotations
@@ -13,24 +14,41 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.renderer import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE, Camera, Picture
-from stprune_ros.ringworld.world import BLOCK, FRONT_BUMPER, STOP_LINE, Snapshot, Thing, World
+from stprune_ros.ringworld.renderer import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE, Camera, RenderedView
+from stprune_ros.ringworld.world import BLOCK, FRONT_BUMPER, LIGHT_OFFSET, STOP_LINE, Actor, Snapshot, World
 
-VISIBLE = 120  # pixels of a 320 x 192 picture from which a thing counts as seen
-LAMP_VISIBLE = 16
-KEEN, DULL = 0.5, 1.5  # share of these pixels that a keener, a duller observer needs
-DOUBT = 0.07  # how far, as a share, either misjudges distances
+MIN_PIXELS = 120  # pixels of a 320 x 192 image from which a vehicle or pedestrian counts as visible
+MIN_LAMP_PIXELS = 16  # the same for the lit lamp of a traffic light
 STOP_WITHIN = 12.0  # m from the front bumper
 SLOW_WITHIN = 26.0
-CORRIDOR = 1.9  # half width of what the ego vehicle needs, m
-DIRECTIONS = ('front', 'front right', 'right', 'back', 'left', 'front left')  # of the ring, in ring order
+CORRIDOR = 1.9  # half width of the lane that the ego vehicle needs, m
+MAX_RANGE = 50.0  # m, |dx| + |dy|; nothing farther away is a hazard
+MOVING_AWAY = 2.0  # m/s along the ego heading from which a vehicle ahead is only followed
+TURNING = 0.05  # rad/s of yaw rate from which the corridor follows the route
+REASONS = {'light': 'red light', 'vehicle': 'car', 'pedestrian': 'pedestrian'}
+NO_REASON = 'nothing'
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """A thing in a view: pixels, middle and horizontal extent of its pixels, distance from base_link (m), own motion.
+class Observer:
+    """An observer who needs ``pixel_share`` of the usual pixels and takes distance limits times ``range_scale``."""
 
-    ``speed`` and ``sideways``, to the right of the view, are own speeds (m/s), ego motion left out.
+    pixel_share: float
+    range_scale: float
+
+
+REFERENCE = Observer(1.0, 1.0)
+ATTENTIVE = Observer(0.5, 1 + 0.07)
+INATTENTIVE = Observer(1.5, 1 - 0.07)
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleActor:
+    """An actor as one view shows it.
+
+    ``u``, ``v`` are the mean column and row of its pixels, ``left`` and ``right`` their first and last column;
+    ``distance`` (m) is from base_link. ``speed`` and ``sideways`` (to the right of the view) are its own, over ground,
+    in m/s.
     """
 
     id: int
@@ -49,127 +67,137 @@ class Sight:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
-    """Truth of one tick: per view (ring order) what is seen, nearest first; what to do and why (id -1: no reason).
+class SceneTruth:
+    """The truth of one instant.
 
-    ``doubts`` holds what a keener and more careful, and what a duller and bolder observer would call true.
+    ``views`` lists what each view shows, in ring order, nearest first. ``behavior`` is the right hint, ``reason`` names
+    what it is for, ``reason_id`` the actor (-1 without one) and ``gap`` its distance (m) from the front bumper.
+    ``second_opinions`` is the same as `ATTENTIVE` and `INATTENTIVE` observers judge it.
     """
 
     t: float
     speed: float
     yaw_rate: float
-    views: tuple[tuple[Sight, ...], ...]
+    views: tuple[tuple[VisibleActor, ...], ...]
     behavior: Behavior
     reason: str
     reason_id: int
     gap: float
-    doubts: tuple[Truth, ...] = ()
+    second_opinions: tuple[SceneTruth, ...] = ()
 
     def reason_views(self) -> list[int]:
-        """Views that show the reason, the one with most pixels first."""
+        """Indices of the views that show the reason, the one with most pixels first."""
         found = [
-            (sight.pixels, index)
+            (actor.pixels, index)
             for index, view in enumerate(self.views)
-            for sight in view
-            if sight.id == self.reason_id
+            for actor in view
+            if actor.id == self.reason_id
         ]
         return [index for _, index in sorted(found, reverse=True)]
 
 
-def truth_of(world: World, snapshot: Snapshot, cameras: tuple[Camera, ...], pictures: list[Picture]) -> Truth:
-    """Truth at a snapshot from the world and the rendered views (pictures in the order of ``cameras``)."""
-    faint = [_sights(snapshot, camera, picture) for camera, picture in zip(cameras, pictures, strict=True)]
-    doubts = tuple(
-        _judged(world, snapshot, faint, share, scale) for share, scale in ((KEEN, 1 + DOUBT), (DULL, 1 - DOUBT))
-    )
-    return replace(_judged(world, snapshot, faint, 1.0, 1.0), doubts=doubts)
+def scene_truth(
+    world: World, snapshot: Snapshot, cameras: tuple[Camera, ...], rendered: Sequence[RenderedView]
+) -> SceneTruth:
+    """Truth at a snapshot, from the world and its rendered views (in the order of ``cameras``)."""
+    candidates = [visible_actors(snapshot, camera, view) for camera, view in zip(cameras, rendered, strict=True)]
+    opinions = tuple(judge(world, snapshot, candidates, observer) for observer in (ATTENTIVE, INATTENTIVE))
+    return replace(judge(world, snapshot, candidates, REFERENCE), second_opinions=opinions)
 
 
-def _judged(world: World, snapshot: Snapshot, faint: Sequence[tuple[Sight, ...]], share: float, scale: float) -> Truth:
-    """Truth for an observer who needs ``share`` of the usual pixels and takes limits as ``scale`` times as far."""
-    views = tuple(
-        tuple(s for s in view if s.pixels >= share * (LAMP_VISIBLE if s.kind == 'light' else VISIBLE)) for view in faint
-    )
-    behavior, thing, gap = hazard(world, snapshot, {sight.id for view in views for sight in view}, scale)
-    reason = {'light': 'red light', 'vehicle': 'car', 'pedestrian': 'pedestrian'}[thing.kind] if thing else 'nothing'
+def judge(
+    world: World, snapshot: Snapshot, candidates: Sequence[tuple[VisibleActor, ...]], observer: Observer
+) -> SceneTruth:
+    """Truth for one observer, from what the most attentive one sees in each view."""
+    share = observer.pixel_share
+    views = tuple(tuple(actor for actor in view if actor.pixels >= share * _min_pixels(actor)) for view in candidates)
+    visible = {actor.id for view in views for actor in view}
+    behavior, actor, gap = hazard(world, snapshot, visible, observer.range_scale)
+    reason = REASONS[actor.kind] if actor else NO_REASON
     ego = snapshot.ego
-    return Truth(snapshot.t, ego.speed, ego.yaw_rate, views, behavior, reason, thing.id if thing else -1, gap)
+    return SceneTruth(snapshot.t, ego.speed, ego.yaw_rate, views, behavior, reason, actor.id if actor else -1, gap)
 
 
 def hazard(
-    world: World, snapshot: Snapshot, seen: set[int], scale: float = 1.0
-) -> tuple[Behavior, Thing | None, float]:
-    """What to do, the thing that is the reason and its gap (m) to the front bumper; only things in ``seen`` count.
+    world: World, snapshot: Snapshot, visible: set[int], range_scale: float = 1.0
+) -> tuple[Behavior, Actor | None, float]:
+    """The hint, the actor that is its reason, and that actor's gap (m) to the front bumper.
 
-    The corridor is straight ahead; once the ego vehicle turns (yaw rate not zero) it follows the bend. ``scale``
-    stretches the limits, and the corridor three times as much in metres.
+    Only actors whose ids are in ``visible`` count. The corridor is straight ahead; while the ego vehicle turns it
+    follows the route. ``range_scale`` stretches the distance limits; the corridor grows by 3 m times its excess over 1.
     """
-    worst: tuple[Behavior, Thing | None, float] = (Behavior.NONE, None, math.inf)
-    stop, slow = scale * STOP_WITHIN, scale * SLOW_WITHIN
-    for thing in snapshot.things:
-        if thing.id not in seen:
+    worst: tuple[Behavior, Actor | None, float] = (Behavior.NONE, None, math.inf)
+    stop, slow = range_scale * STOP_WITHIN, range_scale * SLOW_WITHIN
+    for actor in snapshot.actors:
+        if actor.id not in visible:
             continue
         gap = (
-            _light_gap(snapshot, thing)
-            if thing.kind == 'light'
-            else _gap(world, snapshot, thing, CORRIDOR + 3 * (scale - 1))
+            _light_gap(snapshot, actor)
+            if actor.kind == 'light'
+            else _corridor_gap(world, snapshot, actor, CORRIDOR + 3 * (range_scale - 1))
         )
         behavior = Behavior.STOP if gap < stop else Behavior.SLOW_DOWN if gap < slow else Behavior.NONE
-        away = thing.vx * math.cos(snapshot.ego.yaw) + thing.vy * math.sin(snapshot.ego.yaw)
-        if thing.kind == 'vehicle' and away > 2.0 and behavior != Behavior.NONE:
+        away = actor.vx * math.cos(snapshot.ego.yaw) + actor.vy * math.sin(snapshot.ego.yaw)
+        if actor.kind == 'vehicle' and away > MOVING_AWAY and behavior != Behavior.NONE:
             behavior = Behavior.SLOW_DOWN if gap < stop else Behavior.NONE
         if behavior != Behavior.NONE and (-int(behavior), gap) < (-int(worst[0]), worst[2]):
-            worst = (behavior, thing, gap)
+            worst = (behavior, actor, gap)
     return worst
 
 
-def _gap(world: World, snapshot: Snapshot, thing: Thing, corridor: float) -> float:
+def _corridor_gap(world: World, snapshot: Snapshot, actor: Actor, corridor: float) -> float:
+    """Distance from the front bumper to an actor in the corridor, infinite for one beside or behind it."""
     ego = snapshot.ego
-    dx, dy = thing.x - ego.x, thing.y - ego.y
-    if abs(dx) + abs(dy) > 50.0:
+    dx, dy = actor.x - ego.x, actor.y - ego.y
+    if abs(dx) + abs(dy) > MAX_RANGE:
         return math.inf
-    along = dx * math.cos(ego.yaw) + dy * math.sin(ego.yaw)
-    place: tuple[float, float] | None = (along, -dx * math.sin(ego.yaw) + dy * math.cos(ego.yaw))
-    if abs(ego.yaw_rate) > 0.05:
-        place = world.route.locate(thing.x, thing.y, world.progress(snapshot.t))
-    if place is None or abs(place[1]) > corridor or place[0] < FRONT_BUMPER - 1.0:
+    ahead = dx * math.cos(ego.yaw) + dy * math.sin(ego.yaw)
+    position: tuple[float, float] | None = (ahead, -dx * math.sin(ego.yaw) + dy * math.cos(ego.yaw))
+    if abs(ego.yaw_rate) > TURNING:
+        position = world.route.locate(actor.x, actor.y, world.progress(snapshot.t))
+    if position is None or abs(position[1]) > corridor or position[0] < FRONT_BUMPER - 1.0:
         return math.inf
-    half = 0.25
-    if thing.kind == 'vehicle':
-        turned = abs(math.cos(thing.yaw - ego.yaw))
-        half = turned * thing.length / 2 + (1.0 - turned) * thing.width / 2
-    return max(0.0, place[0] - half - FRONT_BUMPER)
+    half_length = 0.25
+    if actor.kind == 'vehicle':
+        aligned = abs(math.cos(actor.yaw - ego.yaw))
+        half_length = aligned * actor.length / 2 + (1.0 - aligned) * actor.width / 2
+    return max(0.0, position[0] - half_length - FRONT_BUMPER)
 
 
-def _light_gap(snapshot: Snapshot, light: Thing) -> float:
-    """Distance to the stop line of a red light that faces the ego vehicle."""
+def _light_gap(snapshot: Snapshot, light: Actor) -> float:
+    """Distance to the stop line of a red light that faces the ego vehicle, infinite for any other light."""
     ego = snapshot.ego
     facing = math.cos(light.yaw - ego.yaw) < -0.98
-    if light.state != 'red' or not facing or abs(ego.yaw_rate) > 0.05:
+    if light.state != 'red' or not facing or abs(ego.yaw_rate) > TURNING:
         return math.inf
     ahead = (light.x - ego.x) * math.cos(ego.yaw) + (light.y - ego.y) * math.sin(ego.yaw)
     aside = -(light.x - ego.x) * math.sin(ego.yaw) + (light.y - ego.y) * math.cos(ego.yaw)
-    gap = ahead - 9.0 - STOP_LINE - FRONT_BUMPER
+    gap = ahead - LIGHT_OFFSET - STOP_LINE - FRONT_BUMPER
     return max(gap, 0.0) if gap > -2.0 and abs(aside) < BLOCK / 4 else math.inf
 
 
-def _sights(snapshot: Snapshot, camera: Camera, picture: Picture) -> tuple[Sight, ...]:
-    """All that a keen observer sees in a view, nearest first."""
+def visible_actors(snapshot: Snapshot, camera: Camera, rendered: RenderedView) -> tuple[VisibleActor, ...]:
+    """Every actor that the attentive observer sees in a view, nearest first."""
     ego = snapshot.ego
-    lamp = (picture.classes == RED_LIGHT) | (picture.classes == GREEN_LIGHT)
-    solid = (picture.classes == VEHICLE) | (picture.classes == PEDESTRIAN) | lamp
-    rows, columns = np.nonzero(solid & (picture.things >= 0))
-    ids = picture.things[rows, columns]
-    sights = []
+    lamp = (rendered.classes == RED_LIGHT) | (rendered.classes == GREEN_LIGHT)
+    solid = (rendered.classes == VEHICLE) | (rendered.classes == PEDESTRIAN) | lamp
+    rows, columns = np.nonzero(solid & (rendered.actor_ids >= 0))
+    ids = rendered.actor_ids[rows, columns]
+    visible = []
     right = ego.yaw + camera.azimuth - math.pi / 2
     for number in np.unique(ids):
-        thing, mine = snapshot.things[number], ids == number
-        if mine.sum() < KEEN * (LAMP_VISIBLE if thing.kind == 'light' else VISIBLE):
+        actor, mask = snapshot.actors[number], ids == number
+        if mask.sum() < ATTENTIVE.pixel_share * _min_pixels(actor):
             continue
-        u, v = columns[mine], rows[mine]
-        distance = math.hypot(thing.x - ego.x, thing.y - ego.y)
-        speed = math.hypot(thing.vx, thing.vy)
-        sideways = thing.vx * math.cos(right) + thing.vy * math.sin(right)
-        place = (int(mine.sum()), float(u.mean()), float(v.mean()), int(u.min()), int(u.max()), distance)
-        sights.append(Sight(thing.id, thing.kind, thing.colour, thing.state, *place, thing.moving, speed, sideways))
-    return tuple(sorted(sights, key=lambda sight: (sight.distance, sight.id)))
+        u, v = columns[mask], rows[mask]
+        extent = (int(mask.sum()), float(u.mean()), float(v.mean()), int(u.min()), int(u.max()))
+        distance = math.hypot(actor.x - ego.x, actor.y - ego.y)
+        speed = math.hypot(actor.vx, actor.vy)
+        sideways = actor.vx * math.cos(right) + actor.vy * math.sin(right)
+        motion = (distance, actor.moving, speed, sideways)
+        visible.append(VisibleActor(actor.id, actor.kind, actor.colour, actor.state, *extent, *motion))
+    return tuple(sorted(visible, key=lambda actor: (actor.distance, actor.id)))
+
+
+def _min_pixels(actor: Actor | VisibleActor) -> int:
+    return MIN_LAMP_PIXELS if actor.kind == 'light' else MIN_PIXELS

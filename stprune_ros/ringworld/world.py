@@ -1,6 +1,6 @@
 """A small driving world with known truth: a road grid, traffic that obeys lights, pedestrians, one ego vehicle.
 
-Everything follows from the seed. Metres, seconds and radians; the world frame is the odometry frame (x along the first
+The seed determines everything. Metres, seconds and radians; the world frame is the odometry frame (x along the first
 road, y left, z up), right-hand traffic. base_link of the ego vehicle is the centre of its rear axle on the ground.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stprune_ros.errors import StpruneError
-from stprune_ros.ringworld.route import LANE, TURN_RADIUS, Route, follow
+from stprune_ros.errors import SettingsError
+from stprune_ros.ringworld.route import LANE, TURN_RADIUS, Route, idm_acceleration
 
 BLOCK = 72.0  # distance between parallel roads
-ROAD = 5.5  # half width of a road, parking strip included
-CURB = 8.5  # outer edge of the pavement from the middle of the road
+ROAD = 5.5  # half width of a road with its parking strips
+CURB = 8.5  # outer edge of the pavement, from the middle of the road
 STOP_LINE = 9.2  # from the middle of the crossing road
-LIGHT_OFFSET = 9.0  # lights hang behind the crossing
+LIGHT_OFFSET = 9.0  # from the middle of the crossing road; lights hang behind the crossing
 FRONT_BUMPER = 3.6  # from base_link
 STEP = 0.05  # simulation step
 COLOURS = ('red', 'blue', 'white', 'black', 'yellow', 'green')
@@ -36,8 +36,11 @@ class Ego:
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """A vehicle, pedestrian or light: centre on the ground, heading, size, velocity; ``state`` is a light's colour."""
+class Actor:
+    """A vehicle, pedestrian or traffic light: centre on the ground, heading, size, velocity.
+
+    ``kind`` is 'vehicle', 'pedestrian' or 'light'; ``state`` is a light's colour, '' for anything else.
+    """
 
     id: int
     kind: str
@@ -64,27 +67,34 @@ class Snapshot:
 
     t: float
     ego: Ego
-    things: tuple[Thing, ...]
+    actors: tuple[Actor, ...]
     seed: int
 
 
 @dataclass
 class Driver:
-    """A vehicle on a straight lane: ``axis`` 0 is along x, 1 along y; ``sign`` its direction; ``s`` its progress."""
+    """The driver of a vehicle on a straight lane.
+
+    ``axis`` 0 is along x, 1 along y; ``sign`` is the direction of travel, ``lateral`` the lane's offset, ``s`` the
+    progress (m), ``v`` the speed (m/s); the vehicle stands until ``waits_until`` (s).
+    """
 
     axis: int
     sign: int
     lateral: float
     s: float
     v: float
-    wish: float
+    desired_speed: float
     colour: str
     waits_until: float = 0.0
 
 
 @dataclass
-class Walker:
-    """A pedestrian: stands, walks along the pavement, or crosses the road again and again."""
+class Pedestrian:
+    """A pedestrian whose ``role`` is to 'stand', to walk 'along' the pavement, or to 'cross' the road back and forth.
+
+    Whoever crosses walks to y = ``goal``, rests for ``pause`` seconds and turns round.
+    """
 
     role: str
     x: float
@@ -98,29 +108,29 @@ class Walker:
 class World:
     """A world simulated once for ``seconds``; ``snapshot(t)`` gives its state at any time in [0, seconds].
 
-    Raises StpruneError for a duration that is not positive or beyond ten minutes.
+    Raises SettingsError if the duration is not positive or exceeds ten minutes.
     """
 
     def __init__(self, seed: int, seconds: float = 14.0) -> None:
         if not 0.0 < seconds <= 600.0:
-            raise StpruneError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
+            raise SettingsError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
         self.seed = seed
         self.seconds = seconds
         rng = np.random.default_rng([seed, 1])
-        self.plan = str(rng.choice(['drive', 'drive', 'drive', 'left', 'right', 'right', 'stand']))
-        self.route = Route(self.plan if self.plan in TURN_RADIUS else 'straight', -rng.uniform(12.0, 55.0))
+        self.maneuver = str(rng.choice(['drive', 'drive', 'drive', 'left', 'right', 'right', 'stand']))
+        self.route = Route(self.maneuver if self.maneuver in TURN_RADIUS else 'straight', -rng.uniform(12.0, 55.0))
         self._cycle = rng.uniform(14.0, 22.0)
         self._phase = rng.uniform(0.0, self._cycle)
         self._s = 0.0
-        self._v = 0.0 if self.plan == 'stand' else rng.uniform(0.0, 8.0)
-        self._drivers = _drivers(rng, self.route.start, seconds)
-        self._parked = _parked(rng, self.route.start, seconds)
-        self._walkers = _walkers(rng, self.route.start, seconds)
-        self._track: list[tuple[float, float, float, float]] = []
+        self._v = 0.0 if self.maneuver == 'stand' else rng.uniform(0.0, 8.0)
+        self._drivers = _make_drivers(rng, self.route.start, seconds)
+        self._parked = _make_parked(rng, self.route.start, seconds)
+        self._pedestrians = _make_pedestrians(rng, self.route.start, seconds)
+        self._ego_track: list[tuple[float, float, float, float]] = []
         self._driver_track: list[np.ndarray] = []
-        self._walker_track: list[np.ndarray] = []
+        self._pedestrian_track: list[np.ndarray] = []
         for index in range(math.ceil(seconds / STEP) + 2):
-            self._log()
+            self._record_states()
             self._advance(index * STEP, rng)
 
     def light(self, axis: int, t: float) -> str:
@@ -130,49 +140,53 @@ class World:
         return 'green' if (phase < half - 1.0 if axis == 0 else half <= phase < self._cycle - 1.0) else 'red'
 
     def snapshot(self, t: float) -> Snapshot:
-        """The world at ``t`` seconds; raises StpruneError outside the simulated time."""
+        """The world at ``t`` seconds; raises SettingsError outside the simulated time."""
         if not -1e-6 <= t <= self.seconds + 1e-6:
-            raise StpruneError(f'time {t:g} s lies outside this ringworld of {self.seconds:g} s')
+            raise SettingsError(f'time {t:g} s lies outside this ringworld of {self.seconds:g} s')
         index = int(max(t, 0.0) / STEP)
-        part = max(t, 0.0) / STEP - index
-        s, v, *_ = (1.0 - part) * np.array(self._track[index]) + part * np.array(self._track[index + 1])
+        fraction = max(t, 0.0) / STEP - index
+        s, v, *_ = (1.0 - fraction) * np.array(self._ego_track[index]) + fraction * np.array(self._ego_track[index + 1])
         x, y, yaw = self.route.pose(s)
         ego = Ego(float(x), float(y), float(yaw), float(v), float(v * self.route.curvature(s)))
-        things = [*self._vehicles(index, part), *self._people(index, part), *self._lights(ego, t)]
-        return Snapshot(t, ego, tuple(replace(thing, id=number) for number, thing in enumerate(things)), self.seed)
+        actors = [
+            *self._vehicle_actors(index, fraction),
+            *self._pedestrian_actors(index, fraction),
+            *self._light_actors(ego, t),
+        ]
+        return Snapshot(t, ego, tuple(replace(actor, id=number) for number, actor in enumerate(actors)), self.seed)
 
     def progress(self, t: float) -> float:
         """Distance (m) that the ego vehicle has gone at ``t``."""
         index = int(t / STEP)
-        part = t / STEP - index
-        return (1.0 - part) * self._track[index][0] + part * self._track[index + 1][0]
+        fraction = t / STEP - index
+        return (1.0 - fraction) * self._ego_track[index][0] + fraction * self._ego_track[index + 1][0]
 
-    def _log(self) -> None:
-        self._track.append((self._s, self._v, 0.0, 0.0))
+    def _record_states(self) -> None:
+        self._ego_track.append((self._s, self._v, 0.0, 0.0))
         self._driver_track.append(np.array([(d.s, d.v) for d in self._drivers]).reshape(-1, 2))
-        self._walker_track.append(np.array([(w.x, w.y) for w in self._walkers]).reshape(-1, 2))
+        self._pedestrian_track.append(np.array([(w.x, w.y) for w in self._pedestrians]).reshape(-1, 2))
 
     def _advance(self, t: float, rng: np.random.Generator) -> None:
         ex, ey, _ = self.route.pose(self._s)
         accelerations = [self._driver_acceleration(driver, t, ex, ey) for driver in self._drivers]
-        push = self._ego_acceleration(t)
+        ego_acceleration = self._ego_acceleration(t)
         for driver, acceleration in zip(self._drivers, accelerations, strict=True):
             driver.v = max(0.0, driver.v + acceleration * STEP)
             driver.s += driver.v * STEP
-        self._v = max(0.0, self._v + push * STEP)
+        self._v = max(0.0, self._v + ego_acceleration * STEP)
         self._s += self._v * STEP
-        for walker in self._walkers:
-            self._walk(walker, t, rng)
+        for pedestrian in self._pedestrians:
+            self._walk(pedestrian, t, rng)
 
     def _to_stop_line(self, position: float, t: float, axis: int, v: float) -> float:
-        """Distance to the next red stop line, infinite if green or no longer possible to stop."""
+        """Distance to the next stop line at red; infinite at green or where stopping is no longer possible."""
         crossing = math.ceil((position + STOP_LINE) / BLOCK) * BLOCK
         gap = crossing - STOP_LINE - position
         possible = gap > v * v / 10.0 - 0.5
         return gap if self.light(axis, t) == 'red' and possible else math.inf
 
     def _driver_acceleration(self, driver: Driver, t: float, ex: float, ey: float) -> float:
-        wish = 0.0 if t < driver.waits_until else driver.wish
+        desired_speed = 0.0 if t < driver.waits_until else driver.desired_speed
         gap, closing = self._to_stop_line(driver.s + 2.2, t, driver.axis, driver.v) + 1.0, driver.v
         for other in self._drivers:
             same = other is not driver and (other.axis, other.sign, other.lateral) == (
@@ -186,19 +200,19 @@ class World:
         ahead = driver.sign * (along + 1.3 * (driver.axis == 0)) - driver.s - 4.6
         if -4.0 < ahead < gap and abs(across - driver.lateral) < 2.2:
             gap, closing = ahead, driver.v
-        for walker in self._walkers:
-            along, across = (walker.x, walker.y) if driver.axis == 0 else (walker.y, walker.x)
+        for pedestrian in self._pedestrians:
+            along, across = (pedestrian.x, pedestrian.y) if driver.axis == 0 else (pedestrian.y, pedestrian.x)
             ahead = driver.sign * along - driver.s - 2.8
             if 0.0 < ahead < gap and abs(across - driver.lateral) < 2.4:
                 gap, closing = ahead, driver.v
-        return follow(driver.v, wish, gap, closing)
+        return idm_acceleration(driver.v, desired_speed, gap, closing)
 
     def _ego_acceleration(self, t: float) -> float:
-        if self.plan == 'stand':
+        if self.maneuver == 'stand':
             return -3.0
         s, v = self._s, self._v
         bend = self.route.arc_start - s
-        wish = 8.0 if s > self.route.arc_end else min(8.0, math.sqrt(3.5**2 + 3.0 * max(bend, 0.0)))
+        desired_speed = 8.0 if s > self.route.arc_end else min(8.0, math.sqrt(3.5**2 + 3.0 * max(bend, 0.0)))
         gap, closing = math.inf, v
         x, y, yaw = self.route.pose(s)
         if self.route.curvature(s) == 0.0:
@@ -209,9 +223,9 @@ class World:
             x, y = _driver_xy(driver, driver.s)
             heading = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2
             gap, closing = self._yield_to(x, y, 2.2, 2.0, driver.v if abs(heading - yaw) < 0.1 else 0.0, gap, closing)
-        for walker in self._walkers:
-            gap, closing = self._yield_to(walker.x, walker.y, 0.3, 2.4, 0.0, gap, closing)
-        return follow(v, wish, gap, closing)
+        for pedestrian in self._pedestrians:
+            gap, closing = self._yield_to(pedestrian.x, pedestrian.y, 0.3, 2.4, 0.0, gap, closing)
+        return idm_acceleration(v, desired_speed, gap, closing)
 
     def _yield_to(
         self, x: float, y: float, half: float, width: float, speed: float, gap: float, closing: float
@@ -224,56 +238,58 @@ class World:
             return gap, closing
         return place[0] - half - FRONT_BUMPER, self._v - speed
 
-    def _walk(self, walker: Walker, t: float, rng: np.random.Generator) -> None:
-        if walker.role == 'stand':
+    def _walk(self, pedestrian: Pedestrian, t: float, rng: np.random.Generator) -> None:
+        if pedestrian.role == 'stand':
             return
-        if walker.role == 'along':
-            walker.x += walker.speed * STEP
+        if pedestrian.role == 'along':
+            pedestrian.x += pedestrian.speed * STEP
             return
-        if walker.pause > 0.0:
-            walker.pause -= STEP
+        if pedestrian.pause > 0.0:
+            pedestrian.pause -= STEP
             return
-        at_curb = abs(walker.y) > ROAD
-        if at_curb and walker.goal * walker.y < 0.0 and not self._clear(walker):
+        at_curb = abs(pedestrian.y) > ROAD
+        if at_curb and pedestrian.goal * pedestrian.y < 0.0 and not self._gap_in_traffic(pedestrian):
             return
-        walker.y += math.copysign(walker.speed * STEP, walker.goal - walker.y)
-        if abs(walker.y - walker.goal) < walker.speed * STEP:
-            walker.goal, walker.pause = -walker.goal, rng.uniform(1.0, 5.0)
+        pedestrian.y += math.copysign(pedestrian.speed * STEP, pedestrian.goal - pedestrian.y)
+        if abs(pedestrian.y - pedestrian.goal) < pedestrian.speed * STEP:
+            pedestrian.goal, pedestrian.pause = -pedestrian.goal, rng.uniform(1.0, 5.0)
 
-    def _clear(self, walker: Walker) -> bool:
+    def _gap_in_traffic(self, pedestrian: Pedestrian) -> bool:
         """Whether no vehicle is about to pass where the pedestrian wants to cross."""
         ex, ey, _ = self.route.pose(self._s)
-        ahead = walker.x - ex - FRONT_BUMPER
+        ahead = pedestrian.x - ex - FRONT_BUMPER
         if abs(ey) < ROAD and -6.0 < ahead < 4.0 + self._v * 2.0:
             return False
-        gaps = [(d.sign * walker.x - d.s, d.v) for d in self._drivers if d.axis == 0]
+        gaps = [(d.sign * pedestrian.x - d.s, d.v) for d in self._drivers if d.axis == 0]
         return not any(-6.0 < gap < 5.0 + 2.0 * v for gap, v in gaps)
 
-    def _vehicles(self, index: int, part: float) -> list[Thing]:
-        things = []
-        track = (1.0 - part) * self._driver_track[index] + part * self._driver_track[index + 1]
+    def _vehicle_actors(self, index: int, fraction: float) -> list[Actor]:
+        actors = []
+        track = (1.0 - fraction) * self._driver_track[index] + fraction * self._driver_track[index + 1]
         for driver, (s, v) in zip(self._drivers, track, strict=True):
             x, y = _driver_xy(driver, float(s))
             yaw = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2
             velocity = (driver.sign * float(v), 0.0) if driver.axis == 0 else (0.0, driver.sign * float(v))
-            things.append(Thing(0, 'vehicle', driver.colour, x, y, yaw, 4.4, 1.9, 1.6, *velocity))
-        return things + self._parked
+            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, 4.4, 1.9, 1.6, *velocity))
+        return actors + self._parked
 
-    def _people(self, index: int, part: float) -> list[Thing]:
-        before, after = self._walker_track[index], self._walker_track[index + 1]
-        things = []
-        for walker, old, new in zip(self._walkers, before, after, strict=True):
-            x, y = (1.0 - part) * old + part * new
+    def _pedestrian_actors(self, index: int, fraction: float) -> list[Actor]:
+        before, after = self._pedestrian_track[index], self._pedestrian_track[index + 1]
+        actors = []
+        for pedestrian, old, new in zip(self._pedestrians, before, after, strict=True):
+            x, y = (1.0 - fraction) * old + fraction * new
             vx, vy = (new - old) / STEP
             yaw = math.atan2(vy, vx)
-            things.append(
-                Thing(0, 'pedestrian', walker.colour, float(x), float(y), yaw, 0.5, 0.55, 1.75, float(vx), float(vy))
+            actors.append(
+                Actor(
+                    0, 'pedestrian', pedestrian.colour, float(x), float(y), yaw, 0.5, 0.55, 1.75, float(vx), float(vy)
+                )
             )
-        return things
+        return actors
 
-    def _lights(self, ego: Ego, t: float) -> list[Thing]:
+    def _light_actors(self, ego: Ego, t: float) -> list[Actor]:
         """Lights of the nearest crossings, one for each direction, facing the traffic that obeys it."""
-        things = []
+        actors = []
         base_x, base_y = round(ego.x / BLOCK), round(ego.y / BLOCK)
         for i, j in ((-1, 0), (0, 0), (1, 0), (0, -1), (0, 1)):
             for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
@@ -281,8 +297,8 @@ class World:
                 x, y = (along, across) if axis == 0 else (across, along)
                 yaw = (math.pi if sign == 1 else 0.0) if axis == 0 else -sign * math.pi / 2
                 place = ((base_x + i) * BLOCK + x, (base_y + j) * BLOCK + y, yaw)
-                things.append(Thing(0, 'light', '', *place, 0.4, 1.2, 5.6, state=self.light(axis, t)))
-        return things
+                actors.append(Actor(0, 'light', '', *place, 0.4, 1.2, 5.6, state=self.light(axis, t)))
+        return actors
 
 
 def _driver_xy(driver: Driver, s: float) -> tuple[float, float]:
@@ -293,7 +309,7 @@ def _colour(rng: np.random.Generator) -> str:
     return COLOURS[int(rng.integers(len(COLOURS)))]
 
 
-def _drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Driver]:
+def _make_drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Driver]:
     """Oncoming, leading, double-parked, following and crossing vehicles."""
     drivers: list[Driver] = []
     reach = 90.0 + 8.0 * seconds
@@ -321,36 +337,36 @@ def _drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Dri
     return drivers
 
 
-def _parked(rng: np.random.Generator, start: float, seconds: float) -> list[Thing]:
-    things = []
+def _make_parked(rng: np.random.Generator, start: float, seconds: float) -> list[Actor]:
+    actors = []
     for x in np.arange(start - 50.0, start + 60.0 + 8.0 * seconds, 9.0):
         for side in (1, -1):
             if abs((x + BLOCK / 2) % BLOCK - BLOCK / 2) > 16.0 and rng.random() < 0.16:
                 yaw = 0.0 if side == -1 else math.pi
-                things.append(Thing(0, 'vehicle', _colour(rng), float(x), side * 4.45, yaw, 4.4, 1.9, 1.6))
+                actors.append(Actor(0, 'vehicle', _colour(rng), float(x), side * 4.45, yaw, 4.4, 1.9, 1.6))
     for y in (-44.0, -30.0, 30.0, 44.0):
         for side in (1, -1):
             if rng.random() < 0.2:
-                things.append(Thing(0, 'vehicle', _colour(rng), side * 4.45, y, side * math.pi / 2, 4.4, 1.9, 1.6))
-    return things
+                actors.append(Actor(0, 'vehicle', _colour(rng), side * 4.45, y, side * math.pi / 2, 4.4, 1.9, 1.6))
+    return actors
 
 
-def _walkers(rng: np.random.Generator, start: float, seconds: float) -> list[Walker]:
-    walkers: list[Walker] = []
+def _make_pedestrians(rng: np.random.Generator, start: float, seconds: float) -> list[Pedestrian]:
+    pedestrians: list[Pedestrian] = []
     far = start + 50.0 + 6.0 * seconds
     for side in (1.0, -1.0):
         for x in np.arange(start - 20.0, far, 24.0):
             roll = rng.random()
             place = float(x + rng.uniform(0.0, 16.0))
             if roll < 0.12:
-                walkers.append(Walker('stand', place, side * rng.uniform(6.4, 8.0), _colour(rng)))
+                pedestrians.append(Pedestrian('stand', place, side * rng.uniform(6.4, 8.0), _colour(rng)))
             elif roll < 0.24:
                 speed = float(rng.choice([-1.3, 1.3]))
-                walkers.append(Walker('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
+                pedestrians.append(Pedestrian('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
     for x in np.arange(start + 8.0, far, 26.0):
         if rng.random() < 0.7:
             side = float(rng.choice([-1.0, 1.0]))
             y = side * float(rng.uniform(0.0, 6.5))
             place = float(x + rng.uniform(0.0, 14.0))
-            walkers.append(Walker('cross', place, y, _colour(rng), rng.uniform(1.0, 1.6), -side * 6.8))
-    return walkers
+            pedestrians.append(Pedestrian('cross', place, y, _colour(rng), rng.uniform(1.0, 1.6), -side * 6.8))
+    return pedestrians

@@ -16,6 +16,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -78,7 +79,7 @@ class StpruneNode(Node):
         """Take a loaded model and create the publishers."""
         self._backend, self._prompt = backend, prompt
         self._outputs = Outputs(self, self._warn_once)
-        self._diagnostics = self.create_publisher(diagnostics.DiagnosticArray, '/diagnostics', 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         info = backend.info
         host = f'{info.family}, {info.device}, {info.dtype}'
         self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
@@ -314,7 +315,8 @@ def load_and_activate(node: StpruneNode) -> None:
     node.get_logger().info('loading the model')
     model = load(node.settings)
     # Importing and compiling take a second, for which the executor has no time once images come.
-    from stprune_ros.inference.pipeline import warm_up
+    from stprune_ros.inference.pipeline import Pipeline  # noqa: F401
+    from stprune_ros.pruning.selection import warm_up
 
     warm_up()
     node.configure(*model)

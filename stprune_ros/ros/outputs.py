@@ -50,7 +50,7 @@ class Outputs:
     @property
     def mosaic_wanted(self) -> bool:
         """Whether anyone looks at the mosaic."""
-        return self._mosaics.get_subscription_count() > 0
+        return bool(self._mosaics.get_subscription_count())
 
     def mosaic(self, answer: Answer, settings: Settings) -> None:
         """Publish what the model saw; the pictures are those in the answer's views."""

@@ -7,13 +7,14 @@ import pytest
 
 from stprune_ros import cli
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.bootstrap import Counts, interval, ratio_of
-from stprune_ros.evaluation.fidelity import FROZEN_KIND, SWITCHES, VARIANTS, Plan, as_text, config_of, name_of
+from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy_interval, relative_accuracy
+from stprune_ros.evaluation.case import FROZEN_CAMERAS
+from stprune_ros.evaluation.fidelity import SWITCHES, VARIANTS, EvaluationPlan, config_of, name_of, to_markdown
 from stprune_ros.settings.settings import Settings
 
 
 def counted(rows):
-    counts = Counts()
+    counts = SceneCounts()
     for scene, hits in rows.items():
         for hit in hits:
             counts.add(scene, hit)
@@ -22,7 +23,7 @@ def counted(rows):
 
 def test_accuracy_counts_questions():
     counts = counted({1: [True, False], 2: [True, True, True, False]})
-    assert counts.total == 6
+    assert counts.questions == 6
     assert counts.accuracy == pytest.approx(4 / 6)
 
 
@@ -30,7 +31,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(60):
-        low, high = interval(counted({scene: list(rng.random(5) < 0.7) for scene in range(60)}))
+        low, high = accuracy_interval(counted({scene: list(rng.random(5) < 0.7) for scene in range(60)}))
         covered += low <= 0.7 <= high
     assert 50 <= covered <= 60
 
@@ -39,14 +40,17 @@ def test_relative_accuracy_is_paired_by_scene():
     """Half of the scenes are hard for everybody: unpaired intervals would be wide, paired ones need not be."""
     full = counted({scene: [scene % 2 == 0] * 4 for scene in range(40)})
     pruned = counted({scene: [scene % 2 == 0] * 3 + [False] for scene in range(40)})
-    relative, low, high = ratio_of(pruned, full)
+    relative, low, high = relative_accuracy(pruned, full)
     assert (relative, low, high) == (pytest.approx(0.75), pytest.approx(0.75), pytest.approx(0.75))
 
 
 def test_everything_kept_runs_once_and_lots_are_drawn_per_seed():
-    plan = Plan(('st_prune', 'random'), (1.0, 0.1), scenes=1, seeds=3)
-    cells = list(plan.cells())
-    assert cells == [('none', 1.0, 0), ('st_prune', 0.1, 0), *(('random', 0.1, seed) for seed in range(3))]
+    plan = EvaluationPlan(('st_prune', 'random'), (1.0, 0.1), seeds=3)
+    assert list(plan.trials()) == [
+        ('none', 1.0, 0),
+        ('st_prune', 0.1, 0),
+        *(('random', 0.1, seed) for seed in range(3)),
+    ]
 
 
 def test_switches_by_name():
@@ -83,10 +87,10 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
     assert rows['st_prune_joint', 1.0, 'all']['lo'] > rows['blind', 1.0, 'all']['hi']
     # And what is chosen with care answers far more than what is drawn by lot.
     assert rows['st_prune_joint', 0.1, 'all']['lo'] > rows['random', 0.1, 'all']['hi']
-    assert rows['st_prune_joint', 0.1, FROZEN_KIND]['questions'] > 100
+    assert rows['st_prune_joint', 0.1, FROZEN_CAMERAS]['questions'] > 100
     assert result['default'] == name_of(config_of(result['default'], 0.1, 0, Settings()))
     for row in result['rows']:
         assert row['lo'] <= row['accuracy'] <= row['hi']
     assert output.with_suffix('.png').stat().st_size > 10_000
     assert '| st_prune_joint |' in capsys.readouterr().out
-    assert as_text(result).count('\n') == 3
+    assert to_markdown(result).count('\n') == 3

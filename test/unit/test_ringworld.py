@@ -14,18 +14,18 @@ from stprune_ros.core.rig import RigBuilder
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.ringworld.recording import quaternion_of, record, shoot
-from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, render
+from stprune_ros.ringworld.recording import quaternion_from_matrix, record_world, render_tick
+from stprune_ros.ringworld.renderer import PEDESTRIAN, RED_LIGHT, RING, ROAD, VEHICLE, VIEW_NAMES, render_view
 from stprune_ros.ringworld.route import LANE
-from stprune_ros.ringworld.truth import DIRECTIONS, SLOW_WITHIN, STOP_WITHIN, hazard, truth_of
-from stprune_ros.ringworld.world import STEP, Ego, Snapshot, Thing, World
+from stprune_ros.ringworld.truth import SLOW_WITHIN, STOP_WITHIN, hazard, scene_truth
+from stprune_ros.ringworld.world import STEP, Actor, Ego, Snapshot, World
 
 EGO = Ego(20.0, -LANE, 0.0, 5.0, 0.0)
 
 
-def thing(kind: str, x: float, y: float, **more: object) -> Thing:
+def actor(kind: str, x: float, y: float, **more: object) -> Actor:
     sizes = {'vehicle': (4.4, 1.9, 1.6), 'pedestrian': (0.5, 0.55, 1.75), 'light': (0.4, 1.2, 5.6)}
-    return Thing(0, kind, 'red', x, y, 0.0, *sizes[kind], **more)  # type: ignore[arg-type]
+    return Actor(0, kind, 'red', x, y, 0.0, *sizes[kind], **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope='module')
@@ -37,9 +37,9 @@ def test_a_world_follows_from_its_seed(worlds: list[World]) -> None:
     again = World(3, 8.0)
     assert again.snapshot(5.31) == worlds[3].snapshot(5.31)
     assert again.snapshot(5.31) != worlds[4].snapshot(5.31)
-    one, two = (render(again.snapshot(2.0), RING[0]) for _ in range(2))
+    one, two = (render_view(again.snapshot(2.0), RING[0]) for _ in range(2))
     assert (one.rgb == two.rgb).all()
-    assert (one.things == two.things).all()
+    assert (one.actors == two.actors).all()
 
 
 def test_ego_motion_is_what_its_pose_does(worlds: list[World]) -> None:
@@ -63,13 +63,13 @@ def test_nobody_drives_through_anybody(worlds: list[World]) -> None:
             middle = np.array(
                 [snapshot.ego.x + 1.3 * math.cos(snapshot.ego.yaw), snapshot.ego.y + 1.3 * math.sin(snapshot.ego.yaw)]
             )
-            for other in snapshot.things:
+            for other in snapshot.actors:
                 if other.kind == 'pedestrian':
                     assert np.hypot(*(middle - (other.x, other.y))) > 1.0
 
 
 def test_plans_and_lights_vary() -> None:
-    plans = {World(seed, 0.1).plan for seed in range(30)}
+    plans = {World(seed, 0.1).maneuver for seed in range(30)}
     assert plans == {'drive', 'left', 'right', 'stand'}
     world = World(0, 30.0)
     assert {world.light(axis, t) for axis in (0, 1) for t in np.arange(0, 30, 0.5)} == {'red', 'green'}
@@ -82,29 +82,29 @@ def test_a_thing_appears_where_the_pinhole_says(index: int) -> None:
     for aside in (-0.25, 0.0, 0.3):
         heading = camera.azimuth + aside
         x, y = EGO.x + 1.3 + 6.0 * math.cos(heading), EGO.y + 6.0 * math.sin(heading)
-        picture = render(Snapshot(0.0, EGO, (thing('pedestrian', x, y),), seed=1), camera)
+        picture = render_view(Snapshot(0.0, EGO, (actor('pedestrian', x, y),), seed=1), camera)
         u, v, depth = camera.project(np.array([[x - EGO.x, y - EGO.y, 0.875]]))[0]
-        rows, columns = np.nonzero(picture.things == 0)
+        rows, columns = np.nonzero(picture.actors == 0)
         if not 20 < u < 300:
             continue
         assert columns.mean() == pytest.approx(u, abs=1.0)
         assert (rows.min() + rows.max()) / 2 == pytest.approx(v, abs=1.5)
-        assert np.median(picture.depth[picture.things == 0]) == pytest.approx(depth, abs=0.1)
+        assert np.median(picture.depth[picture.actors == 0]) == pytest.approx(depth, abs=0.1)
         assert (picture.classes[rows, columns] == PEDESTRIAN).all()
 
 
 def test_ground_depth_and_occlusion() -> None:
     camera = RING[0]
-    near, far = thing('vehicle', EGO.x + 12, EGO.y), thing('vehicle', EGO.x + 24, EGO.y)
-    far = Thing(1, *[getattr(far, name) for name in Thing.__slots__[1:]])
-    empty = render(Snapshot(0.0, EGO, (), seed=1), camera)
+    near, far = actor('vehicle', EGO.x + 12, EGO.y), actor('vehicle', EGO.x + 24, EGO.y)
+    far = Actor(1, *[getattr(far, name) for name in Actor.__slots__[1:]])
+    empty = render_view(Snapshot(0.0, EGO, (), seed=1), camera)
     assert empty.depth[-1, 160] == pytest.approx(1.6 / ((191 - 95.5) / camera.focal), rel=1e-3)
     assert np.isinf(empty.depth[0, 160]) or empty.depth[0, 160] > 5
-    both = render(Snapshot(0.0, EGO, (near, far), seed=1), camera)
+    both = render_view(Snapshot(0.0, EGO, (near, far), seed=1), camera)
     assert (both.classes == VEHICLE).any()
-    alone = render(Snapshot(0.0, EGO, (far,), seed=1), camera)
-    assert (both.things == 1).sum() < 0.5 * (alone.things == 1).sum()
-    assert (both.things == 0).sum() > 1000
+    alone = render_view(Snapshot(0.0, EGO, (far,), seed=1), camera)
+    assert (both.actors == 1).sum() < 0.5 * (alone.actors == 1).sum()
+    assert (both.actors == 0).sum() > 1000
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_ground_depth_and_occlusion() -> None:
     [(STOP_WITHIN - 1, Behavior.STOP), (STOP_WITHIN + 1, Behavior.SLOW_DOWN), (SLOW_WITHIN + 1, Behavior.NONE)],
 )
 def test_hint_follows_the_gap(gap: float, expected: Behavior, worlds: list[World]) -> None:
-    blocked = thing('vehicle', EGO.x + 3.6 + gap + 2.2, EGO.y)
+    blocked = actor('vehicle', EGO.x + 3.6 + gap + 2.2, EGO.y)
     behavior, reason, found = hazard(worlds[0], Snapshot(0.0, EGO, (blocked,), 1), {0})
     assert behavior == expected
     if reason is not None:
         assert found == pytest.approx(gap)
     assert hazard(worlds[0], Snapshot(0.0, EGO, (blocked,), 1), set())[0] == Behavior.NONE  # nobody sees it
-    beside = thing('vehicle', blocked.x, EGO.y + 3.5)
+    beside = actor('vehicle', blocked.x, EGO.y + 3.5)
     assert hazard(worlds[0], Snapshot(0.0, EGO, (beside,), 1), {0})[0] == Behavior.NONE
 
 
@@ -127,15 +127,15 @@ def test_every_reason_is_visible_and_real(worlds: list[World]) -> None:
     for world in worlds:
         for t in (3.0, 7.0):
             snapshot = world.snapshot(t)
-            pictures = [render(snapshot, camera) for camera in RING]
-            truth = truth_of(world, snapshot, RING, pictures)
+            pictures = [render_view(snapshot, camera) for camera in RING]
+            truth = scene_truth(world, snapshot, RING, pictures)
             behaviors.add(truth.behavior)
             assert (truth.behavior == Behavior.NONE) == (truth.reason_id < 0) == (truth.reason == 'nothing')
             if truth.reason_id < 0:
                 continue
-            reason = snapshot.things[truth.reason_id]
+            reason = snapshot.actors[truth.reason_id]
             view = truth.reason_views()[0]
-            mine = pictures[view].things == truth.reason_id
+            mine = pictures[view].actors == truth.reason_id
             kinds = {'light': RED_LIGHT, 'vehicle': VEHICLE, 'pedestrian': PEDESTRIAN}
             assert (pictures[view].classes[mine] == kinds[reason.kind]).any()
             assert truth.reason == {'light': 'red light', 'vehicle': 'car', 'pedestrian': 'pedestrian'}[reason.kind]
@@ -145,7 +145,7 @@ def test_every_reason_is_visible_and_real(worlds: list[World]) -> None:
 
 def test_recording_reads_back_and_repeats(tmp_path: Path) -> None:
     for name in ('one', 'two'):
-        record(tmp_path / name / 'bag', 3, 1.0, 2.0)
+        record_world(tmp_path / name / 'bag', 3, 1.0, 2.0)
     files = sorted(path.name for path in (tmp_path / 'one' / 'bag').iterdir())
     assert files == ['bag.mcap', 'metadata.yaml', 'truth.json']
     for file in files:
@@ -170,27 +170,27 @@ def test_recording_reads_back_and_repeats(tmp_path: Path) -> None:
     assert sorted({tick['stamp_ns'] for tick in truth['ticks']}) == sorted(set(stamps))
     rig = builder.build([camera.name for camera in RING][::-1])
     assert rig.ring == tuple(camera.name for camera in RING)
-    assert tuple(rig.direction(name) for name in rig.ring) == DIRECTIONS
+    assert tuple(rig.direction(name) for name in rig.ring) == VIEW_NAMES
     for camera in RING:
         assert np.allclose(rig.cameras[camera.name].rotation, camera.rotation)
-        assert np.allclose(rig.cameras[camera.name].translation, camera.place)
+        assert np.allclose(rig.cameras[camera.name].translation, camera.position)
 
 
 def test_rolling_cameras_see_their_own_time() -> None:
     world = World(5, 3.0)
-    together, _ = shoot(world, 1.0, rolling=False)
-    rolling, _ = shoot(world, 1.0, rolling=True)
+    together, _ = render_tick(world, 1.0, rolling=False)
+    rolling, _ = render_tick(world, 1.0, rolling=True)
     assert {t for _, t, _ in together} == {1.0}
     times = [t for _, t, _ in rolling]
     assert times == sorted(set(times))
     assert times[0] == 1.0
     assert (rolling[0][2] == together[0][2]).all()
-    assert (rolling[-1][2] == render(world.snapshot(times[-1]), RING[-1]).rgb).all()
+    assert (rolling[-1][2] == render_view(world.snapshot(times[-1]), RING[-1]).rgb).all()
 
 
 def test_quaternions_turn_like_their_matrices() -> None:
     for camera in RING:
-        x, y, z, w = quaternion_of(camera.rotation)
+        x, y, z, w = quaternion_from_matrix(camera.rotation)
         axis = np.array([0.0, 0.0, 1.0])
         turned = axis + 2 * np.cross([x, y, z], np.cross([x, y, z], axis) + w * axis)
         assert np.allclose(turned, camera.rotation[:, 2])
@@ -198,23 +198,23 @@ def test_quaternions_turn_like_their_matrices() -> None:
 
 def test_errors_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(StpruneError, match='exists already'):
-        record(tmp_path, 1, 1.0, 5.0)
+        record_world(tmp_path, 1, 1.0, 5.0)
     with pytest.raises(StpruneError, match='at 100 Hz'):
-        record(tmp_path / 'bag', 1, 1.0, 100.0)
+        record_world(tmp_path / 'bag', 1, 1.0, 100.0)
     with pytest.raises(StpruneError, match='of 0 s'):
         World(1, 0.0)
     with pytest.raises(StpruneError, match='outside this ringworld of 2 s'):
         World(1, 2.0).snapshot(3.0)
     (tmp_path / 'file').write_text('')
     with pytest.raises(StpruneError, match='cannot be written'):
-        record(tmp_path / 'file' / 'bag', 1, 1.0, 5.0)
+        record_world(tmp_path / 'file' / 'bag', 1, 1.0, 5.0)
     assert not (tmp_path / 'bag').exists()
 
 
 def test_road_is_where_the_lanes_are() -> None:
     """The pixel below the horizon straight ahead lies on the ego lane; a far look to the side leaves the road."""
-    picture = render(Snapshot(0.0, EGO, (), seed=1), RING[0])
+    picture = render_view(Snapshot(0.0, EGO, (), seed=1), RING[0])
     assert picture.classes[-1, 160] in (2, 3)
-    side = render(Snapshot(0.0, EGO, (), seed=1), RING[5])
+    side = render_view(Snapshot(0.0, EGO, (), seed=1), RING[5])
     ground = side.classes[-1] == 1
     assert not ground[:10].all() or ROAD > 5

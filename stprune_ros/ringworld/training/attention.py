@@ -1,7 +1,7 @@
-"""How much attention goes to visual tokens that show nothing; training keeps it low.
+"""How much attention goes to visual tokens that show no actor; training keeps it low.
 
-A softmax over a thousand background tokens is a sum that a model comes to lean on: what it says then depends on how
-many of them there are. All tokens stay in the sequence; only where attention goes is guided, by the renderer's truth.
+A model comes to rely on the sum of attention over a thousand background tokens, and its answers then depend on how many
+of them there are. All tokens stay in the sequence; only where attention goes is guided, by the renderer's truth.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-QUERIES = 96  # visual tokens per step whose attention is looked at
+SAMPLED_QUERIES = 96  # visual tokens per step whose attention is measured
 
 
-def background_mass(
+def attention_to_background(
     layer: Any,
     hidden: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
@@ -21,10 +21,10 @@ def background_mass(
     visible: torch.Tensor,
     background: torch.Tensor,
 ) -> torch.Tensor:
-    """Attention (B, heads, Q) that ``layer`` gives to ``background`` keys (B, Q or 1, K).
+    """Share of attention (B, heads, Q) that ``layer`` gives to ``background`` keys (B, Q or 1, K).
 
     ``hidden`` (B, Q, D) enters the layer, ``rotary`` holds cosine and sine (B, Q, d) of its positions, ``keys``
-    (B, heads, K, d) carry theirs; ``visible`` (B or 1, Q, K) says which key a query may see.
+    (B, heads, K, d) are rotated already; ``visible`` (B or 1, Q, K) says which keys a query may attend to.
     """
     from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 

@@ -1,4 +1,4 @@
-"""The bundled model before training: Qwen3-VL architecture with small numbers, and a tokenizer of a hundred words.
+"""The bundled model before training: a small Qwen3-VL and a tokenizer of a hundred words.
 
 transformers and tokenizers are imported inside the functions: only training needs this file.
 """
@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT, NUMBERS
-from stprune_ros.ringworld.truth import DIRECTIONS
+from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.world import COLOURS
 
-WIDTH = 128  # of the language model and of the visual tokens
+HIDDEN_SIZE = 128  # of the language model and of the visual tokens
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
 VISION_START, VISION_END, IMAGE = '<|vision_start|>', '<|vision_end|>', '<|image_pad|>'
-SPECIAL = ('<|pad|>', '<|unk|>', TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, '<|video_pad|>')
+SPECIAL_TOKENS = ('<|pad|>', '<|unk|>', TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, '<|video_pad|>')
 SYSTEM = 'six views around the ego vehicle.'
 PROMPT = {
     'name': 'ringworld',
@@ -34,7 +34,7 @@ PROMPT = {
     },
     'describe': {'question': DESCRIBE_QUESTION},
 }
-TEXTS = (
+VOCABULARY_TEXTS = (  # every question and description is made of these words
     'what colour is the nearest car in? how many cars are in? is a pedestrian in? which view shows a car?',
     'what does the traffic light ahead show? does the nearest car in move? is it one car between and?',
     'which way does the nearest pedestrian in walk? left right nowhere how many pedestrians are around?',
@@ -42,7 +42,7 @@ TEXTS = (
     'red green yes no nothing red light car pedestrian clear ahead. stop for. slow down for. moving walking: ,',
     'back right back left user system assistant ego speed turn + - 0123456789',
 )
-CHAT = (
+CHAT_TEMPLATE = (
     "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
     "{% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% for part in turn['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
@@ -51,21 +51,30 @@ CHAT = (
 )
 
 
-def words() -> list[str]:
-    """Every word and mark of the world's language, sorted."""
-    texts = [*TEXTS, SYSTEM, HINT_QUESTION, DESCRIBE_QUESTION, *HINT_TEXT.values(), *NUMBERS, *COLOURS, *DIRECTIONS]
+def vocabulary_words() -> list[str]:
+    """Every word, digit and punctuation mark that the model can read and write, sorted."""
+    texts = [
+        *VOCABULARY_TEXTS,
+        SYSTEM,
+        HINT_QUESTION,
+        DESCRIBE_QUESTION,
+        *HINT_TEXT.values(),
+        *NUMBERS,
+        *COLOURS,
+        *VIEW_NAMES,
+    ]
     texts += [text for text in PROMPT.values() if isinstance(text, str)]
     plain = re.sub(r'\{[^}]*\}', ' ', ' '.join(texts))
     return sorted(set(re.findall(r'[a-z_]+|\d|[^\w\s]', plain.lower())))
 
 
 def make_tokenizer() -> Any:
-    """A word-level PreTrainedTokenizerFast with a chat template; digits and marks are words of their own."""
+    """A word-level PreTrainedTokenizerFast with a chat template; each digit and punctuation mark is a word."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words()])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token='<|unk|>'))
+    token_ids = {word: index for index, word in enumerate([*SPECIAL_TOKENS, *vocabulary_words()])}
+    core = Tokenizer(models.WordLevel(token_ids, unk_token='<|unk|>'))
     core.normalizer = normalizers.Lowercase()
     splits = [
         pre_tokenizers.WhitespaceSplit(),
@@ -83,7 +92,7 @@ def make_tokenizer() -> Any:
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
-    tokenizer.chat_template = CHAT
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
@@ -91,7 +100,7 @@ def make_model(tokenizer: Any) -> Any:
     """A Qwen3VLForConditionalGeneration with random weights."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     vision = {
         'depth': 4,
         'hidden_size': 192,
@@ -100,13 +109,13 @@ def make_model(tokenizer: Any) -> Any:
         'patch_size': 16,
         'temporal_patch_size': 1,
         'spatial_merge_size': 1,
-        'out_hidden_size': WIDTH,
+        'out_hidden_size': HIDDEN_SIZE,
         'num_position_embeddings': 256,
         'deepstack_visual_indexes': [],
     }
     text = {
         'vocab_size': len(tokenizer),
-        'hidden_size': WIDTH,
+        'hidden_size': HIDDEN_SIZE,
         'intermediate_size': 384,
         'num_hidden_layers': 4,
         'num_attention_heads': 4,
@@ -138,7 +147,7 @@ def make_model(tokenizer: Any) -> Any:
 
 
 def make_processor() -> Any:
-    """The image processor: any picture to about 60 patches of 16 x 16 pixels, values to [-1, 1]."""
+    """The image processor: any image to about 60 patches of 16 x 16 pixels, values to [-1, 1]."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil(
@@ -156,8 +165,11 @@ def write_prompt(path: Path) -> None:
     path.write_text(yaml.safe_dump(PROMPT, sort_keys=False, width=120), encoding='utf-8')
 
 
-def export(folder: Path, model: Any, tokenizer: Any, facts: dict[str, Any]) -> None:
-    """Write a model folder that loads offline: weights, configs, tokenizer, prompt and facts; a model card stays."""
+def export_model(folder: Path, model: Any, tokenizer: Any, facts: dict[str, Any]) -> None:
+    """Write a model folder that loads offline: weights, configs, tokenizer, prompt and ``facts``.
+
+    A model card (README.md) that is there already is left alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     (folder / 'model.safetensors').chmod(0o644)  # written for the owner only

@@ -1,4 +1,4 @@
-"""First stage of training: the vision tower learns the renderer's dense truth, image by image."""
+"""First stage of training: the vision tower learns to predict the renderer's dense truth, image by image."""
 
 from __future__ import annotations
 
@@ -13,70 +13,76 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from stprune_ros.ringworld.renderer import CLASSES
-from stprune_ros.ringworld.scenes import GRID, PATCH, read_shards
+from stprune_ros.ringworld.scenes import GRID, PATCH
+from stprune_ros.ringworld.training.scene_cache import read_shards
 
 TOKENS = GRID[0] * GRID[1]
-SEEN = ('share', 'kind', 'colour', 'place', 'heading', 'anchor')
-KIND_WEIGHTS = (0.3, 1.0, 2.0, 2.0, 2.0)  # nothing, vehicle, pedestrian, red, green: most tokens hold nothing
+TARGETS = ('share', 'kind', 'colour', 'position', 'heading', 'anchor')
+KIND_WEIGHTS = (0.3, 1.0, 2.0, 2.0, 2.0)  # nothing, vehicle, pedestrian, red, green; most tokens show no actor
 
 
-class Heads(nn.Module):
-    """Linear read-outs of one visual token; they serve training only and are not exported."""
+class VisionHeads(nn.Module):  # type: ignore[misc]
+    """Linear probes on single visual tokens; used in training only and not exported."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.share = nn.Linear(width, len(CLASSES))
         self.kind = nn.Linear(width, len(KIND_WEIGHTS))
         self.colour = nn.Linear(width, 6)
-        self.place = nn.Linear(width, 5)
+        self.position = nn.Linear(width, 5)
         self.heading = nn.Linear(width, 2)
         self.anchor = nn.Linear(width, 2)
 
 
-def patches(images: np.ndarray) -> torch.Tensor:
-    """Pixels as the image processor gives them: (n, 96, 160, 3) uint8 to (n * 60, 3 * 16 * 16) in [-1, 1]."""
+def to_patches(images: np.ndarray) -> torch.Tensor:
+    """Pixels as the image processor returns them: (n, 96, 160, 3) uint8 to (n * 60, 3 * 16 * 16) in [-1, 1]."""
     n, (rows, columns) = len(images), GRID
     x = torch.from_numpy(np.ascontiguousarray(images)).view(n, rows, PATCH, columns, PATCH, 3)
     return x.permute(0, 1, 3, 5, 2, 4).reshape(n * TOKENS, -1).float() / 127.5 - 1.0
 
 
-def encode(model: Any, images: np.ndarray) -> torch.Tensor:
+def visual_tokens(model: Any, images: np.ndarray) -> torch.Tensor:
     """Visual tokens (n, 60, D) of uint8 images (n, 96, 160, 3)."""
     grid = torch.tensor([[1, *GRID]] * len(images))
-    tokens: torch.Tensor = model.model.visual(patches(images), grid_thw=grid).pooler_output
+    tokens: torch.Tensor = model.model.visual(to_patches(images), grid_thw=grid).pooler_output
     return tokens.view(len(images), TOKENS, -1)
 
 
-def loss_of(heads: Heads, tokens: torch.Tensor, truth: dict[str, np.ndarray]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Loss of tokens (n, 60, D) against dense truth (n, 60, ...), and how often kind and colour are right."""
+def vision_loss(
+    heads: VisionHeads, tokens: torch.Tensor, truth: dict[str, np.ndarray]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Loss of tokens (n, 60, D) against dense truth (n, 60, ...), and metrics.
+
+    The metrics are the accuracies of kind, colour and anchor, and the median error of the log depth.
+    """
     x = tokens.reshape(-1, tokens.shape[-1])
     flat = {name: torch.from_numpy(value.reshape(len(x), -1)) for name, value in truth.items()}
     share = flat['share'].float()
     share = share / share.sum(1, keepdim=True).clamp(min=1.0)
     kind = flat['kind'][:, 0].long() + 1
-    said = heads.kind(x)
-    some, car = kind > 0, kind == 1
+    kind_logits = heads.kind(x)
+    is_actor, is_car = kind > 0, kind == 1
     loss = functional.cross_entropy(heads.share(x), share) + functional.cross_entropy(
-        said, kind, torch.tensor(KIND_WEIGHTS)
+        kind_logits, kind, torch.tensor(KIND_WEIGHTS)
     )
-    loss = loss + functional.smooth_l1_loss(heads.place(x)[some], flat['place'][some].float(), beta=0.2)
-    hue, colours = heads.colour(x)[car], flat['colour'][:, 0].long()[car]
-    loss = loss + 0.7 * functional.cross_entropy(hue, colours)
-    loss = loss + 0.5 * functional.smooth_l1_loss(heads.heading(x)[car], flat['heading'][car].float())
-    anchor, anchored = heads.anchor(x), flat['anchor'][:, 0].long()
-    loss = loss + 0.5 * functional.cross_entropy(anchor, anchored, torch.tensor((1.0, 4.0)))
+    loss = loss + functional.smooth_l1_loss(heads.position(x)[is_actor], flat['position'][is_actor].float(), beta=0.2)
+    colour_logits, colours = heads.colour(x)[is_car], flat['colour'][:, 0].long()[is_car]
+    loss = loss + 0.7 * functional.cross_entropy(colour_logits, colours)
+    loss = loss + 0.5 * functional.smooth_l1_loss(heads.heading(x)[is_car], flat['heading'][is_car].float())
+    anchor_logits, is_anchor = heads.anchor(x), flat['anchor'][:, 0].long()
+    loss = loss + 0.5 * functional.cross_entropy(anchor_logits, is_anchor, torch.tensor((1.0, 4.0)))
     with torch.no_grad():
-        hit = (said.argmax(1) == kind)[some].float().mean().item()
-        tone = (hue.argmax(1) == colours).float().mean().item()
-        depth = (heads.place(x)[some, 4] - flat['place'][some, 4].float()).abs().median().item()
-        middle = (anchor.argmax(1) == anchored)[anchored == 1].float().mean().item()
-    return loss, {'kind': hit, 'colour': tone, 'depth': depth, 'anchor': middle}
+        kind_accuracy = (kind_logits.argmax(1) == kind)[is_actor].float().mean().item()
+        colour_accuracy = (colour_logits.argmax(1) == colours).float().mean().item()
+        depth_error = (heads.position(x)[is_actor, 4] - flat['position'][is_actor, 4].float()).abs().median().item()
+        anchor_accuracy = (anchor_logits.argmax(1) == is_anchor)[is_anchor == 1].float().mean().item()
+    return loss, {'kind': kind_accuracy, 'colour': colour_accuracy, 'depth': depth_error, 'anchor': anchor_accuracy}
 
 
 def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed: int) -> None:
-    """Train ``model.model.visual``; goes on from ``out`` where it exists."""
+    """Train ``model.model.visual`` on the scenes in ``data``; continues from the checkpoint ``out`` where it exists."""
     torch.manual_seed(seed)
-    heads = Heads(model.config.text_config.hidden_size)
+    heads = VisionHeads(model.config.text_config.hidden_size)
     tower = model.model.visual
     weights = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=1.5e-3, betas=(0.9, 0.95), weight_decay=0.05)
@@ -98,8 +104,8 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
             for scene in (pool[int(n)] for n in rng.integers(len(pool), size=batch))
         ]
         images = np.stack([scene.images[frame, view] for scene, frame, view in picks])
-        truth = {name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks]) for name in SEEN}
-        loss, right = loss_of(heads, encode(model, images), truth)
+        truth = {name: np.stack([scene.tokens[name][frame, view] for scene, frame, view in picks]) for name in TARGETS}
+        loss, metrics = vision_loss(heads, visual_tokens(model, images), truth)
         rate = 1.5e-3 * min(1.0, (step + 1) / 40) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group['lr'] = rate
@@ -108,7 +114,7 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         bar.set_postfix(
-            loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in right.items()}, refresh=False
+            loss=f'{loss.item():.3f}', **{name: f'{value:.2f}' for name, value in metrics.items()}, refresh=False
         )
         if (step + 1) % 100 == 0 or step + 1 == steps:
             state = {
@@ -122,8 +128,9 @@ def train_vision(model: Any, data: Path, out: Path, steps: int, batch: int, seed
             tqdm.write(f'step {step + 1} {bar.postfix}')
 
 
-@torch.no_grad()
-def features(model: Any, images: np.ndarray) -> torch.Tensor:
-    """Tokens (T, V, 60, D), half precision, of a scene's images (T, V, 96, 160, 3)."""
+def encode_images(model: Any, images: np.ndarray) -> torch.Tensor:
+    """Visual tokens (F, V, 60, D), half precision, of a scene's images (F, V, 96, 160, 3)."""
     frames, views = images.shape[:2]
-    return encode(model, images.reshape(-1, *images.shape[2:])).view(frames, views, TOKENS, -1).half()
+    with torch.no_grad():
+        tokens = visual_tokens(model, images.reshape(-1, *images.shape[2:]))
+    return tokens.view(frames, views, TOKENS, -1).half()

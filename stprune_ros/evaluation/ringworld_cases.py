@@ -1,0 +1,96 @@
+"""Cases from held-out scenes of ringworld: those of ``stprune eval``, and those of the bundled model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stprune_ros.core.rig import CameraModel, CameraRig
+from stprune_ros.core.types import EgoState
+from stprune_ros.evaluation.case import Case, CaseScene
+from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, Question, describe, hint_question, questions_about
+from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH
+from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_scene
+from stprune_ros.ringworld.world import COLOURS
+
+UNTOUCHED = HELD_OUT + 10_000  # held-out scenes before this one were looked at while weights and methods were tuned
+QUESTIONS_PER_SCENE = 10
+CARD_QUESTIONS_PER_SCENE = 8
+DESCRIPTION = 'description'  # kind of the case whose answer is a text
+
+
+@dataclass(frozen=True)
+class RingworldCases:
+    """Ten questions about each of ``count`` scenes, and ten that need no history with frozen cameras."""
+
+    count: int
+    first: int = UNTOUCHED
+
+    @property
+    def scene_ids(self) -> Sequence[int]:
+        """Seeds of the scenes."""
+        return range(self.first, self.first + self.count)
+
+    def cases(self, scene_id: int) -> list[Case]:
+        """Render a scene and draw its questions."""
+        scene = make_scene(scene_id)
+        truth, rng = scene.truths[-1], np.random.default_rng([scene_id, 5])
+        shown = case_scene(scene)
+        cases = [_case(shown, question) for question in questions_about(truth, rng, QUESTIONS_PER_SCENE)]
+        frozen = shown.with_frozen_cameras()
+        still = questions_about(truth, rng, QUESTIONS_PER_SCENE, motion=False)
+        return cases + [_case(frozen, question) for question in still]
+
+
+@dataclass(frozen=True)
+class ModelCardCases:
+    """The hint, eight questions and the description for each of ``count`` scenes."""
+
+    count: int
+    first: int = HELD_OUT
+
+    @property
+    def scene_ids(self) -> Sequence[int]:
+        """Seeds of the scenes."""
+        return range(self.first, self.first + self.count)
+
+    def cases(self, scene_id: int) -> list[Case]:
+        """Render a scene and draw its questions."""
+        scene = make_scene(scene_id)
+        truth, rng = scene.truths[-1], np.random.default_rng([scene_id, 6])
+        shown = case_scene(scene)
+        questions = [hint_question(truth), *questions_about(truth, rng, CARD_QUESTIONS_PER_SCENE)]
+        text = Case(shown, DESCRIBE_QUESTION, (), describe(truth), DESCRIPTION, DESCRIBE_QUESTION)
+        return [*(_case(shown, question) for question in questions), text]
+
+
+def ringworld_rig() -> CameraRig:
+    """The camera ring that ringworld is rendered with."""
+    return CameraRig(CameraModel(c.name, WIDTH, HEIGHT, c.k, c.rotation, np.array(c.position)) for c in RING)
+
+
+def case_scene(scene: Scene) -> CaseScene:
+    """The four frames of a scene with one window."""
+    images = {camera.name: list(scene.images[:, view]) for view, camera in enumerate(RING)}
+    egos = [
+        EgoState(round(truth.t * 1e9), None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
+        for truth in scene.truths
+    ]
+    return CaseScene(scene.seed, ringworld_rig(), images, egos)
+
+
+def question_form(text: str) -> str:
+    """A question without the view or the colour that it names."""
+    text = text.split(' between ')[0]
+    for name in sorted(VIEW_NAMES, key=len, reverse=True):
+        text = text.replace(f' in {name}', '')
+    for word in text.split():
+        if word in COLOURS:
+            text = text.replace(f' {word}', '')
+    return text.replace(' a car', ' the car')
+
+
+def _case(scene: CaseScene, question: Question) -> Case:
+    return Case(scene, question.text, question.candidates, question.answer, question.kind, question_form(question.text))
