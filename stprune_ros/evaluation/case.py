@@ -28,7 +28,7 @@ class CaseScene:
 
     ``images`` holds, for every camera of ``rig``, one RGB image uint8 (height, width, 3) per instant, oldest first,
     None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown. ``id``
-    pairs results of the same scene and seeds methods that draw lots. ``condition`` names what is wrong with the cameras.
+    pairs results of the same scene and seeds methods that draw lots. ``condition`` says what is wrong with the cameras.
 
     Raises StpruneError if a camera of the rig is missing or has not one entry per instant.
     """

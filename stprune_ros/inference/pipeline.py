@@ -27,7 +27,7 @@ from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.selection import warm_up
+from stprune_ros.pruning.selection import warm_up as warm_up  # also for whoever waits before the first tick
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame

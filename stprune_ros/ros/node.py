@@ -315,8 +315,7 @@ def load_and_activate(node: StpruneNode) -> None:
     node.get_logger().info('loading the model')
     model = load(node.settings)
     # Importing and compiling take a second, for which the executor has no time once images come.
-    from stprune_ros.inference.pipeline import Pipeline  # noqa: F401
-    from stprune_ros.pruning.selection import warm_up
+    from stprune_ros.inference.pipeline import warm_up
 
     warm_up()
     node.configure(*model)
