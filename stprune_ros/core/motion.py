@@ -1,7 +1,7 @@
 """Where a static patch of an image was before the vehicle moved: what is left after that is motion of its own (ours).
 
-Depth is not known: below the horizon a patch is taken to lie on the ground through base_link, above it and beyond FAR
-at the distance FAR.
+Depth is not known: below the horizon a patch is taken to lie on the ground through base_link, above it and beyond FAR_RANGE_M
+at the distance FAR_RANGE_M.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from stprune_ros.core.rig import CameraModel
 from stprune_ros.core.types import EgoState
 
-FAR = 40.0  # m
+FAR_RANGE_M = 40.0  # m
 
 
 def planar_motion(then: EgoState, now: EgoState) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def patch_points(camera: CameraModel, rows: int, columns: int) -> np.ndarray:
     rays = camera.rays(pixels_u, pixels_v)
     height = max(float(camera.translation[2]), 0.1)
     down = np.maximum(-rays[:, 2], 1e-9)
-    distance = np.minimum(height / down, FAR)
+    distance = np.minimum(height / down, FAR_RANGE_M)
     return np.asarray(rays * distance[:, None] + camera.translation)
 
 

@@ -18,7 +18,7 @@ from stprune_ros.core.distortion import distort, undistort
 from stprune_ros.errors import StpruneError
 
 DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
-NEAR = 5.0  # m; objects nearer than this are too large for the question where they are
+NEAR_RANGE_M = 5.0  # m; objects nearer than this are too large for the question where they are
 OPTICAL_FROM_LINK = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # REP-103, columns: optical axes
 
 
@@ -125,7 +125,7 @@ class CameraRig:
 
         Generous: near and far, so that an object counts wherever it stands.
         """
-        seen = self.columns_seen(camera, other) | self.columns_seen(camera, other, NEAR)
+        seen = self.columns_seen(camera, other) | self.columns_seen(camera, other, NEAR_RANGE_M)
         parts = np.arange(len(seen)) * columns // len(seen)
         return np.asarray(np.bincount(parts, seen, columns) > 0)
 

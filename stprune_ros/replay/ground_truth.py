@@ -12,7 +12,7 @@ from typing import Any
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import StpruneError
 
-NEAR_NS = 20_000_000
+MATCH_NS = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GroundTruth:
     def at(self, stamp_ns: int) -> TickTruth:
         """What is right within 20 ms of ``stamp_ns``; an empty behavior where the file says nothing."""
         index = bisect_left(self._stamps, stamp_ns)
-        near = [stamp for stamp in self._stamps[max(0, index - 1) : index + 1] if abs(stamp - stamp_ns) <= NEAR_NS]
+        near = [stamp for stamp in self._stamps[max(0, index - 1) : index + 1] if abs(stamp - stamp_ns) <= MATCH_NS]
         return self._ticks[min(near, key=lambda stamp: abs(stamp - stamp_ns))] if near else NO_TRUTH
 
 

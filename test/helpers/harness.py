@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tf2_msgs.msg import TFMessage
 from stprune_ros.msg import PlanningHint, SceneDescription
 from stprune_ros.ros import qos
 
+TEST = Path(__file__).resolve().parents[1]  # where a program of ours finds `helpers`
 WIDTH, HEIGHT = 64, 48
 AZIMUTH_DEG = {'front': 0.0, 'right': -70.0, 'left': 70.0}
 PERIOD_NS = 100_000_000
@@ -171,10 +172,15 @@ class Vehicle(Listener):
 
 
 class NodeProcess:
-    """The node in a process of its own, with parameters in a file."""
+    """The node in a process of its own, with parameters in a file; ``program`` is what Python runs."""
 
     def __init__(
-        self, folder: Path, listener: Listener, values: Mapping[str, Any], remaps: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        listener: Listener,
+        values: Mapping[str, Any],
+        remaps: Mapping[str, str] | None = None,
+        program: Sequence[str] = ('-m', 'stprune_ros.ros.node'),
     ) -> None:
         namespace = listener.node_name.rpartition('/')[0]
         params = folder / 'params.yaml'
@@ -183,14 +189,25 @@ class NodeProcess:
         ros = ['--ros-args', '-r', f'__ns:={namespace}', '--params-file', str(params)]
         ros += [word for source, target in (remaps or {}).items() for word in ('-r', f'{source}:={target}')]
         env = {**os.environ, 'ROS_DOMAIN_ID': str(listener.domain_id), 'ROS_LOG_DIR': str(folder)}
+        env['PYTHONPATH'] = os.pathsep.join([str(TEST), *filter(None, [os.environ.get('PYTHONPATH')])])
         with self._log.open('wb') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'stprune_ros.ros.node', *ros], stdout=log, stderr=subprocess.STDOUT, env=env
+                [sys.executable, *program, *ros],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=env,
             )
 
     def output(self) -> str:
         """What it has printed so far."""
         return self._log.read_text(encoding='utf-8', errors='replace')
+
+    def tell(self, line: str) -> None:
+        """Write a line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f'{line}\n'.encode())
+        self.process.stdin.flush()
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """Send a signal, if it still runs, and return the exit code."""

@@ -195,7 +195,7 @@ def test_our_messages_survive_the_way_through_a_bag(tmp_path: Path):
     )  # fmt: skip
     message = make(
         'stprune_ros/PlanningHint', header(START_NS), duration, 1, 3, hint['float32'], 1, message_array([3], 'u1'),
-        message_array([0.25]), float('nan'), float('nan'), info,
+        message_array([0.25]), info,
     )  # fmt: skip
     with Bag(write_bag(tmp_path / 'bag', [Item('/hint', START_NS, message)])) as bag:
         found = bag.first('/hint')

@@ -5,6 +5,8 @@ from __future__ import annotations
 from queue import SimpleQueue
 from threading import Event
 
+import pytest
+
 from stprune_ros.ros.worker import Worker
 
 TIMEOUT_S = 30.0
@@ -94,3 +96,21 @@ def test_stop_says_when_the_work_does_not_end():
     assert not worker.stop(0.01)
     go_on.set()
     assert worker.stop(TIMEOUT_S)
+
+
+def test_a_worker_that_was_stopped_starts_again():
+    seen = SimpleQueue()
+    worker = Worker(lambda item, cancel: seen.put(item), lambda item, error: None)
+    assert not worker.running
+    assert worker.stop(TIMEOUT_S)
+    for item in (1, 2):
+        worker.start()
+        assert worker.running
+        with pytest.raises(RuntimeError, match='running already'):
+            worker.start()
+        worker.put(item)
+        assert seen.get(timeout=TIMEOUT_S) == item
+        assert worker.stop(TIMEOUT_S)
+        assert not worker.running
+        worker.put(-item)  # comes too late, and must not be the first thing done after the next start
+    assert seen.empty()
