@@ -221,11 +221,23 @@ def test_nan_features_are_refused_with_a_sentence():
         prune(views, 3)
 
 
-@pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0), (-1, 0, 1)])
 def test_wrong_slots_are_refused(slots):
     [view] = ring(views=1)
     with pytest.raises(StpruneError, match="view 'V0'"):
         prune([ViewTokens('V0', view.tokens, slots)], 3)
+
+
+def test_tokens_without_a_grid_are_refused():
+    with pytest.raises(StpruneError, match="view 'V': features of shape .3, 12, 16. do not match 3 slots; expected"):
+        prune([ViewTokens('V', torch.zeros(3, 12, 16), (0, 1, 2))], 3)
+
+
+def test_features_may_be_as_large_as_floats_go():
+    """The square of 1e30 is no float32."""
+    [plain] = prune(ring(views=1), 3)
+    [large] = prune([replace(view, tokens=view.tokens * 1e30) for view in ring(views=1)], 3)
+    assert int(large.sum()) == int(plain.sum())
 
 
 @pytest.mark.parametrize('ratio', [0.0, -1.0, 1.01, math.nan])
