@@ -155,6 +155,17 @@ def test_budgets_are_exact(views, ratio, method):
         assert sum(int(mask.sum()) for mask in masks) == sum(budgets)
 
 
+@pytest.mark.parametrize('missing', [0, 1])
+def test_a_single_frame_of_a_single_view_is_pruned_by_diversity(missing):
+    """Neither stage has anything to compare with."""
+    [view] = ring(views=1, frames=1)
+    gone = [ViewTokens('gone', torch.zeros(0, 0, 0, 0), ())] * missing
+    [kept, *nothing] = prune([view, *gone], 3, 'st_prune', 0.25)
+    [diverse] = select(cosine_similarities([unit_rows(view)[0]]), [torch.zeros(12)], [3])
+    assert torch.equal(kept.flatten(), diverse)
+    assert [mask.numel() for mask in nothing] == [0] * missing
+
+
 @pytest.mark.parametrize('method', sorted(METHODS))
 def test_features_are_compared_in_float32(method):
     coarse = ring(dtype=torch.bfloat16)
