@@ -216,3 +216,13 @@ def test_frames_of_a_frozen_camera_do_not_count_along_the_motion():
     # Of four frames the pairs of position 0 differ by 4 * 0.9 / 6, those of 1 by 3 / 6; of three by 0.6 and 2 / 3.
     assert kept_of(prune([view], 4, 'mtp', 3 / 16, **config)) == [[10, 12, 14]]
     assert kept_of(prune([view], 4, 'mtp', 3 / 16, skip_frozen=True, **config)) == [[10, 13, 14]]
+
+
+def test_a_patch_seen_in_fewer_frames_is_judged_by_their_pairs():
+    """Positions 1 and 2 never show the same twice, and 1 is out of the image in the oldest frame."""
+    x = torch.stack([E[[0, 1, 2, 3]], E[[0, 4, 5, 3]], E[[0, 6, 7, 3]]])
+    flow = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(3, 1, 1)
+    flow[0, 1] = math.nan
+    assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1, 0], abs=1e-6)
+    flow[:2, 2] = math.nan  # seen once: the mean of the others
+    assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1 / 3, 0], abs=1e-6)
