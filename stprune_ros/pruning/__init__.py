@@ -6,7 +6,7 @@ Pure functions from features to keep masks. They know torch and nothing of model
     >>> from stprune_ros.pruning.config import PruningConfig
     >>> from stprune_ros.pruning.pruner import SpatioTemporalPruner
     >>> from stprune_ros.pruning.view_tokens import ViewTokens
-    >>> ring = ('FRONT', 'FRONT_LEFT', 'BACK_LEFT', 'BACK', 'BACK_RIGHT', 'FRONT_RIGHT')  # in order around the vehicle
+    >>> ring = ('FRONT_LEFT', 'FRONT', 'FRONT_RIGHT', 'BACK_RIGHT', 'BACK', 'BACK_LEFT')  # each right neighbour is next
     >>> features = {name: torch.randn(4, 14, 14, 64) for name in ring}  # (frames, rows, columns, D), oldest frame first
     >>> views = [ViewTokens(name, tokens, slots=(0, 1, 2, 3)) for name, tokens in features.items()]
     >>> masks = SpatioTemporalPruner(PruningConfig(keep_ratio=0.1))(views, history=4)  # per view bool (4, 14, 14)

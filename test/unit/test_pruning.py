@@ -154,6 +154,17 @@ def test_budgets_are_exact(views, ratio, method):
         assert sum(int(mask.sum()) for mask in masks) == sum(budgets)
 
 
+@pytest.mark.parametrize('missing', [0, 1])
+def test_a_single_frame_of_a_single_view_is_pruned_by_diversity(missing):
+    """Neither stage has anything to compare with."""
+    [view] = ring(views=1, frames=1)
+    gone = [ViewTokens('gone', torch.zeros(0, 0, 0, 0), ())] * missing
+    [kept, *nothing] = prune([view, *gone], 3, 'st_prune', 0.25)
+    [diverse] = select(cosine_similarities([unit_rows(view)[0]]), [torch.zeros(12)], [3])
+    assert torch.equal(kept.flatten(), diverse)
+    assert [mask.numel() for mask in nothing] == [0] * missing
+
+
 @pytest.mark.parametrize('method', sorted(METHODS))
 def test_features_are_compared_in_float32(method):
     coarse = ring(dtype=torch.bfloat16)
@@ -220,11 +231,23 @@ def test_nan_features_are_refused_with_a_sentence():
         prune(views, 3)
 
 
-@pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0)])
+@pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0), (-1, 0, 1)])
 def test_wrong_slots_are_refused(slots):
     [view] = ring(views=1)
     with pytest.raises(StpruneError, match="view 'V0'"):
         prune([ViewTokens('V0', view.tokens, slots)], 3)
+
+
+def test_tokens_without_a_grid_are_refused():
+    with pytest.raises(StpruneError, match="view 'V': features of shape .3, 12, 16. do not match 3 slots; expected"):
+        prune([ViewTokens('V', torch.zeros(3, 12, 16), (0, 1, 2))], 3)
+
+
+def test_features_may_be_as_large_as_floats_go():
+    """The square of 1e30 is no float32."""
+    [plain] = prune(ring(views=1), 3)
+    [large] = prune([replace(view, tokens=view.tokens * 1e30) for view in ring(views=1)], 3)
+    assert int(large.sum()) == int(plain.sum())
 
 
 @pytest.mark.parametrize('ratio', [0.0, -1.0, 1.01, math.nan])

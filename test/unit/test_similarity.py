@@ -226,3 +226,41 @@ def test_off_the_cpu_the_host_reads_no_value():
     assert cache.bytes > 0
     cache.clear()
     assert cache.bytes == 0
+
+
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint', 'evs'])
+def test_the_pruner_fills_its_cache_where_the_method_gains_from_it(method):
+    cache = SimilarityCache()
+    SpatioTemporalPruner(PruningConfig(method), cache)([a_view('a', [torch.randn(2, 2, 8)] * 2)], HISTORY)
+    assert (cache.bytes > 0) is (method != 'evs')
+
+
+def test_the_pruner_asks_its_cache_for_commonness_in_joint_pruning(monkeypatch):
+    views = [a_view(name, [torch.randn(2, 3, 8)]) for name in 'ab']
+    cache = SimilarityCache()
+    pruner = SpatioTemporalPruner(PruningConfig('st_prune_joint'), cache)
+    first = pruner(views, HISTORY)
+    instants = []
+    monkeypatch.setattr(commonness, 'commonness_at_instant', instants.append)
+    assert all(torch.equal(a, b) for a, b in zip(pruner(views, HISTORY), first))
+    assert instants == []
+
+
+def test_what_was_cleared_is_computed_anew(monkeypatch):
+    views = [a_view(name, [torch.randn(2, 3, 8)]) for name in 'ab']
+    cache = SimilarityCache()
+    cache.attach(views, with_commonness=True)
+    cache.clear()
+    instants, compute = [], commonness.commonness_at_instant
+    monkeypatch.setattr(commonness, 'commonness_at_instant', lambda units: instants.append(1) or compute(units))
+    cache.attach(views, with_commonness=True)
+    assert instants == [1]
+
+
+def test_a_ring_that_moves_to_another_device_leaves_nothing_behind():
+    cache = SimilarityCache()
+    cache.attach([a_view('a', [torch.randn(2, 3, 8)])])
+    cache.attach([a_view('a', [torch.zeros(2, 3, 8, device='meta')])])
+    assert cache.bytes == 4 * (6 * 8 + 6 * 6)  # one frame of six tokens: rows and similarities
+    cache.clear()
+    assert cache.bytes == 0

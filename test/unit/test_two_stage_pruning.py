@@ -190,3 +190,39 @@ def test_what_the_neighbour_dropped_is_no_copy():
     ring = [(1, 2, 0), (0, 3, 4), (5, 6, 7), (8, 9, 10)]  # the first view drops its last token
     assert spatial(ring, [2] * 4, keep_one_copy=True)[:2] == [[0, 1], [0, 1]]
     assert spatial(ring, [3, 2, 2, 2], keep_one_copy=True)[:2] == [[0, 1, 2], [1, 2]]
+
+
+def test_the_switch_measures_volatility_along_the_motion():
+    """The patches of `test_volatility_follows_static_patches_to_where_they_were`, and volatility decides."""
+    tokens = torch.stack([E[[1, 2, 9, 8]], E[[0, 1, 2, 3]]]).reshape(2, 1, 4, 24)
+    flow = torch.tensor([[[0, math.nan], [0, 0], [0, 1], [0, 2]], [[0, 0], [0, 1], [0, 2], [0, 3]]]).float()
+    view = ViewTokens('V', tokens, (0, 1), flow=flow)
+    found = [
+        kept_of(prune([view], 2, 'mtp', 3 / 8, lambda_temporal=10.0, compensate_motion=on)) for on in (False, True)
+    ]
+    # Off, all positions differ alike and the newest frame wins; on, bonuses are 10, 7.5 and 6.7 where 2.5 to 5 follow.
+    assert found == [[[4, 5, 6]], [[2, 4, 7]]]
+
+
+def test_frames_of_a_frozen_camera_do_not_count_along_the_motion():
+    """Position 0 moves on by a distance of 0.9, 1 moves by 1 and back, 2 shows something else each time, 3 nothing."""
+    step = 0.1 * E[0] + math.sqrt(0.99) * E[10]
+    first, second = E[[0, 1, 2, 3]], torch.stack([step, E[11], E[12], E[3]])
+    third = torch.stack([step, E[1], E[13], E[3]])
+    tokens = torch.stack([first, first, second, third]).reshape(4, 1, 4, 24)
+    flow = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(4, 1, 1)
+    view = ViewTokens('V', tokens, (0, 1, 2, 3), flow=flow)
+    config = {'lambda_temporal': 10.0, 'compensate_motion': True}
+    # Of four frames the pairs of position 0 differ by 4 * 0.9 / 6, those of 1 by 3 / 6; of three by 0.6 and 2 / 3.
+    assert kept_of(prune([view], 4, 'mtp', 3 / 16, **config)) == [[10, 12, 14]]
+    assert kept_of(prune([view], 4, 'mtp', 3 / 16, skip_frozen=True, **config)) == [[10, 13, 14]]
+
+
+def test_a_patch_seen_in_fewer_frames_is_judged_by_their_pairs():
+    """Positions 1 and 2 never show the same twice, and 1 is out of the image in the oldest frame."""
+    x = torch.stack([E[[0, 1, 2, 3]], E[[0, 4, 5, 3]], E[[0, 6, 7, 3]]])
+    flow = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(3, 1, 1)
+    flow[0, 1] = math.nan
+    assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1, 0], abs=1e-6)
+    flow[:2, 2] = math.nan  # seen once: the mean of the others
+    assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1 / 3, 0], abs=1e-6)
