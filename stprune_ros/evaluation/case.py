@@ -27,8 +27,9 @@ class CaseScene:
     """What the model is shown: a few instants of a camera ring, the last one current.
 
     ``images`` holds, for every camera of ``rig``, one RGB image uint8 (height, width, 3) per instant, oldest first,
-    None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown. ``id`` pairs
-    results of the same scene and seeds methods that draw lots. ``condition`` names what is wrong with the cameras.
+    None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown.
+    ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and
+    seeds methods that draw lots.
 
     Raises StpruneError if a camera of the rig is missing or has not one entry per instant.
     """
