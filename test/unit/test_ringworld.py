@@ -14,7 +14,7 @@ from stprune_ros.core.rig import RigBuilder
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.ringworld.recording import quaternion_from_matrix, record_world, render_tick
+from stprune_ros.ringworld.recording import ROLLING_S, odometry, quaternion_from_matrix, record_world, render_tick
 from stprune_ros.ringworld.renderer import (
     GROUND,
     HEIGHT,
@@ -81,6 +81,21 @@ def test_nobody_drives_through_anybody(worlds: list[World]) -> None:
             for other in snapshot.actors:
                 if other.kind == 'pedestrian':
                     assert np.hypot(*(middle - (other.x, other.y))) > 1.0
+
+
+def test_traffic_obeys_the_light_of_its_axis() -> None:
+    """No driver crosses a stop line at red, but for those who start too near to it to stop."""
+    crossings = 0
+    for seed in range(12):
+        world = World(seed, 20.0)
+        for index, driver in enumerate(world._drivers):
+            front = [float(states[index][0]) + 2.2 for states in world._driver_track]
+            for step in range(round(3.0 / STEP), len(front) - 1):
+                line = math.ceil((front[step] + STOP_LINE) / BLOCK) * BLOCK - STOP_LINE
+                if front[step] < line <= front[step + 1]:
+                    crossings += 1
+                    assert world.light(driver.axis, step * STEP) == 'green'
+    assert crossings > 10
 
 
 def test_plans_and_lights_vary() -> None:
@@ -203,12 +218,56 @@ def test_rolling_cameras_see_their_own_time() -> None:
     assert (rolling[-1][2] == render_view(world.snapshot(times[-1]), RING[-1]).rgb).all()
 
 
+def test_recorded_images_carry_their_own_stamps_and_colours(tmp_path: Path) -> None:
+    record_world(tmp_path / 'bag', 5, 0.5, 2.0, rolling=True)
+    world = World(5, 0.5 + 6 * ROLLING_S)
+    stamps = []
+    with Bag(tmp_path / 'bag') as bag:
+        for index, camera in enumerate(RING):
+            [entry] = bag.messages([f'/camera/{camera.name}/image_raw/compressed'])
+            message = entry.message()
+            stamps.append(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+            assert message.header.frame_id == f'{camera.name}_optical'
+            rgb = cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR)[..., ::-1].astype(int)
+            drawn = render_view(world.snapshot(index * ROLLING_S), camera).rgb
+            assert np.abs(rgb - drawn).mean() < 4
+    assert np.diff(stamps).tolist() == [13_000_000] * 5
+
+
+def test_odometry_message_is_the_ego_state() -> None:
+    message = odometry(Ego(3.0, -2.0, 1.2, 5.0, 0.3), 1_700_000_000_250_000_000)
+    assert (message.header.frame_id, message.child_frame_id) == ('odom', 'base_link')
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1_700_000_000, 250_000_000)
+    pose, twist = message.pose.pose, message.twist.twist
+    assert (pose.position.x, pose.position.y, pose.position.z) == (3.0, -2.0, 0.0)
+    q = pose.orientation
+    assert 2 * math.atan2(q.z, q.w) == pytest.approx(1.2)
+    assert (q.x, q.y) == (0.0, 0.0)
+    assert (twist.linear.x, twist.linear.y, twist.angular.z) == (5.0, 0.0, 0.3)
+
+
+def test_odometry_comes_before_the_images_of_its_time(tmp_path: Path) -> None:
+    record_world(tmp_path / 'bag', 3, 0.5, 10.0)
+    latest = -1
+    with Bag(tmp_path / 'bag') as bag:
+        for entry in bag.messages():
+            if entry.topic == '/odom':
+                latest = entry.receive_ns
+            elif entry.topic.endswith('compressed'):
+                assert latest == entry.receive_ns  # 50 Hz and 10 Hz meet at every image
+
+
 def test_quaternions_turn_like_their_matrices() -> None:
-    for camera in RING:
-        x, y, z, w = quaternion_from_matrix(camera.rotation)
-        axis = np.array([0.0, 0.0, 1.0])
-        turned = axis + 2 * np.cross([x, y, z], np.cross([x, y, z], axis) + w * axis)
-        assert np.allclose(turned, camera.rotation[:, 2])
+    rotations = [camera.rotation for camera in RING]
+    for yaw in np.linspace(-3.0, 3.0, 7):
+        c, s = math.cos(yaw), math.sin(yaw)
+        rotations.append(np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]))
+    for rotation in rotations:
+        q = quaternion_from_matrix(rotation)
+        assert q[3] >= 0
+        xyz, w = q[:3], q[3]
+        for axis in np.eye(3):
+            assert np.allclose(axis + 2 * np.cross(xyz, np.cross(xyz, axis) + w * axis), rotation @ axis)
 
 
 def test_errors_are_sentences(tmp_path: Path) -> None:
