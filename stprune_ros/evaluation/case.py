@@ -16,8 +16,8 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import StpruneError
 
-TURNING = 0.05  # rad/s
-STANDING = 0.3  # m/s
+TURNING_RAD_S = 0.05
+STANDING_M_S = 0.3
 GREY = 128
 FROZEN_CAMERAS = 'frozen cameras'
 
@@ -55,9 +55,9 @@ class CaseScene:
         ego = self.egos[-1]
         if ego is None:
             return 'ego unknown'
-        if abs(ego.angular[2]) > TURNING:
+        if abs(ego.angular[2]) > TURNING_RAD_S:
             return 'ego turning'
-        return 'ego standing' if ego.speed < STANDING else 'ego driving'
+        return 'ego standing' if ego.speed < STANDING_M_S else 'ego driving'
 
     def with_grey_images(self) -> CaseScene:
         """The same scene with nothing to see, which tells how far guessing gets."""

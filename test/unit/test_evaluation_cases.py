@@ -208,14 +208,15 @@ def test_cases_are_grouped_by_the_scene_they_share() -> None:
 
 @dataclass(frozen=True)
 class TwoScenes:
-    """A data set that is not ringworld: three cases about a scene, and one about the same with frozen cameras."""
+    """A data set that is not ringworld: three questions and a text about a scene, one more with frozen cameras."""
 
     scene_ids: tuple[int, ...] = (7, 8)
 
     def cases(self, scene_id: int) -> list[Case]:
         shown = scene(id=scene_id)
         frozen = shown.with_frozen_cameras()
-        return [case(shown), case(shown, '0', 'motion'), case(shown, '128'), case(frozen)]
+        text = Case(shown, 'describe.', (), 'clear ahead.', DESCRIPTION)
+        return [case(shown), case(shown, '0', 'motion'), text, case(shown, '128'), case(frozen)]
 
 
 def evaluator(plan: EvaluationPlan) -> SceneEvaluator:
