@@ -24,7 +24,7 @@ from stprune_ros.ringworld.renderer import (
     render_view,
 )
 from stprune_ros.ringworld.route import LANE
-from stprune_ros.ringworld.scenes import token_truth
+from stprune_ros.ringworld.scenes import draw_time, token_truth
 from stprune_ros.ringworld.truth import (
     ATTENTIVE,
     INATTENTIVE,
@@ -308,6 +308,25 @@ def test_truth_file_says_what_is_true(world: World) -> None:
     assert (light['kind'], light['state'], 'colour' in light) == ('light', 'red', False)
     assert [name for name, view in tick['views'].items() if view] == ['CAM_FRONT']
     assert truth_as_json(replace(truth, gap=math.inf))['gap'] is None
+
+
+class HalfAndHalf:
+    """A world in which a pedestrian blocks the way in the first half, a car in the second, and nothing in the end."""
+
+    seconds = 9.0
+
+    def snapshot(self, t: float) -> Snapshot:
+        return snapshot(*([ahead('pedestrian', 5.0)] if t < 4.0 else [ahead('vehicle', 5.0)] if t < 8.0 else []))
+
+
+def test_times_are_drawn_by_behavior_and_pedestrians_six_times_as_often() -> None:
+    rng = np.random.default_rng(0)
+    stops = [draw_time(HalfAndHalf(), 2, rng, 0.0) for _ in range(300)]  # type: ignore[arg-type]
+    assert max(stops) < 8.0
+    assert np.mean(np.array(stops) < 4.0) == pytest.approx(6 / 7, abs=0.06)
+    clear = [draw_time(HalfAndHalf(), 3, rng, 0.0) for _ in range(50)]  # type: ignore[arg-type]
+    assert np.mean(np.array(clear) >= 8.0) > 0.9  # unless none of forty times is clear
+    assert min(draw_time(HalfAndHalf(), 2, rng, 7.0) for _ in range(20)) >= 7.0  # type: ignore[arg-type]
 
 
 def test_dense_truth_of_a_view(world: World) -> None:
