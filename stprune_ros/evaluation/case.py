@@ -16,8 +16,8 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import StpruneError
 
-TURNING = 0.05  # rad/s
-STANDING = 0.3  # m/s
+TURNING_RAD_S = 0.05
+STANDING_M_S = 0.3
 GREY = 128
 FROZEN_CAMERAS = 'frozen cameras'
 
@@ -27,8 +27,9 @@ class CaseScene:
     """What the model is shown: a few instants of a camera ring, the last one current.
 
     ``images`` holds, for every camera of ``rig``, one RGB image uint8 (height, width, 3) per instant, oldest first,
-    None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown. ``id``
-    pairs results of the same scene and seeds methods that draw lots. ``condition`` says what is wrong with the cameras.
+    None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown.
+    ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and
+    seeds methods that draw lots.
 
     Raises StpruneError if a camera of the rig is missing or has not one entry per instant.
     """
@@ -54,9 +55,9 @@ class CaseScene:
         ego = self.egos[-1]
         if ego is None:
             return 'ego unknown'
-        if abs(ego.angular[2]) > TURNING:
+        if abs(ego.angular[2]) > TURNING_RAD_S:
             return 'ego turning'
-        return 'ego standing' if ego.speed < STANDING else 'ego driving'
+        return 'ego standing' if ego.speed < STANDING_M_S else 'ego driving'
 
     def with_grey_images(self) -> CaseScene:
         """The same scene with nothing to see, which tells how far guessing gets."""

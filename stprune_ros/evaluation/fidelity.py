@@ -123,9 +123,13 @@ class SceneEvaluator:
         return cls.ready.evaluate(scene_id)
 
     def evaluate(self, scene_id: int) -> list[SceneResult]:
-        """Every trial of the plan on one scene, also without anything to see; fewer where cameras are impaired."""
+        """Every trial of the plan on one scene, and grey images; fewer trials where cameras are impaired.
+
+        Cases without candidates are left out: a text is not right or wrong.
+        """
         trials, results = list(self.plan.trials()), []
-        for scene, cases in by_scene(self.source.cases(scene_id)):
+        closed = [case for case in self.source.cases(scene_id) if case.candidates]
+        for scene, cases in by_scene(closed):
             labels: list[tuple[str, ...]]
             if scene.condition:
                 labels = [(scene.condition,) for _ in cases]

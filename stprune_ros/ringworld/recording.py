@@ -70,17 +70,17 @@ class _Recorder:
         self._write(self.transforms, START_NS, static_transforms())
         ticks = []
         count = max(1, math.floor(seconds * hz + 1e-6))
-        odometry = iter(range(math.floor(seconds * ODOMETRY_HZ) + 1))
-        pending = next(odometry)
+        samples = iter(range(math.floor(seconds * ODOMETRY_HZ) + 1))
+        pending: int | None = next(samples)
         for tick in tqdm(range(count), desc='world', disable=None):
             images, truth = render_tick(world, tick / hz, rolling)
             for camera, t, rgb in images:
                 while pending is not None and pending / ODOMETRY_HZ <= t + 1e-9:
                     self._odometry(world, pending)
-                    pending = next(odometry, None)  # type: ignore[assignment]
+                    pending = next(samples, None)
                 self._image(camera, stamp_ns(t), rgb)
             ticks.append(truth_as_json(truth))
-        for rest in [] if pending is None else [pending, *odometry]:
+        for rest in [] if pending is None else [pending, *samples]:
             self._odometry(world, rest)
         return ticks
 

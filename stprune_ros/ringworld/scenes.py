@@ -58,7 +58,7 @@ def make_scene(seed: int) -> Scene:
     """One window, its time drawn such that the three behaviors are about equally frequent; used for evaluation."""
     world = World(seed, SCENE_SECONDS)
     rng = np.random.default_rng([seed, 3])
-    now = _draw_time(world, seed, rng, 1.6)
+    now = draw_time(world, seed, rng, 1.6)
     gap = 0.5 if rng.random() < 0.75 else float(rng.integers(1, 5)) / 10
     return _render_scene(world, seed, [now - gap - 1.0, now - gap - 0.5, now - gap, now], ((0, 1, 2, 3),))
 
@@ -67,7 +67,7 @@ def make_drive(seed: int) -> Scene:
     """Many windows of one world, used for training: ten frames 0.5 s apart, and two that follow one sooner."""
     world = World(seed, DRIVE_SECONDS)
     rng = np.random.default_rng([seed, 3])
-    start = min(max(_draw_time(world, seed, rng, 0.0) - 2.5, 0.0), DRIVE_SECONDS - 4.6)
+    start = min(max(draw_time(world, seed, rng, 0.0) - 2.5, 0.0), DRIVE_SECONDS - 4.6)
     times = [start + 0.5 * n for n in range(10)]
     windows = [(n - 3, n - 2, n - 1, n) for n in range(3, 10)]
     for _ in range(2):
@@ -90,7 +90,7 @@ def _render_scene(world: World, seed: int, times: Sequence[float], windows: tupl
     return Scene(seed, np.array(images), stacked, tuple(truths), windows)
 
 
-def _draw_time(world: World, seed: int, rng: np.random.Generator, earliest: float) -> float:
+def draw_time(world: World, seed: int, rng: np.random.Generator, earliest: float) -> float:
     """A time at which the hint is the one whose turn it is by seed; pedestrians as its reason count six times."""
     times = rng.uniform(earliest, world.seconds, 40)
     wanted = (Behavior.NONE, Behavior.SLOW_DOWN, Behavior.STOP)[seed % 3]

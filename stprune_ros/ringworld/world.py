@@ -20,7 +20,9 @@ CURB = 8.5  # outer edge of the pavement, from the middle of the road
 STOP_LINE = 9.2  # from the middle of the crossing road
 LIGHT_OFFSET = 9.0  # from the middle of the crossing road; lights hang behind the crossing
 FRONT_BUMPER = 3.6  # from base_link
-STEP = 0.05  # simulation step
+STEP = 0.05  # s of simulation
+VEHICLE_SIZE = (4.4, 1.9, 1.6)  # length, width, height
+PEDESTRIAN_SIZE = (0.5, 0.55, 1.75)
 COLOURS = ('red', 'blue', 'white', 'black', 'yellow', 'green')
 
 
@@ -126,7 +128,7 @@ class World:
         self._drivers = _make_drivers(rng, self.route.start, seconds)
         self._parked = _make_parked(rng, self.route.start, seconds)
         self._pedestrians = _make_pedestrians(rng, self.route.start, seconds)
-        self._ego_track: list[tuple[float, float, float, float]] = []
+        self._ego_track: list[tuple[float, float]] = []  # progress and speed
         self._driver_track: list[np.ndarray] = []
         self._pedestrian_track: list[np.ndarray] = []
         for index in range(math.ceil(seconds / STEP) + 2):
@@ -145,7 +147,7 @@ class World:
             raise SettingsError(f'time {t:g} s lies outside this ringworld of {self.seconds:g} s')
         index = int(max(t, 0.0) / STEP)
         fraction = max(t, 0.0) / STEP - index
-        s, v, *_ = (1.0 - fraction) * np.array(self._ego_track[index]) + fraction * np.array(self._ego_track[index + 1])
+        s, v = (1.0 - fraction) * np.array(self._ego_track[index]) + fraction * np.array(self._ego_track[index + 1])
         x, y, yaw = self.route.pose(s)
         ego = Ego(float(x), float(y), float(yaw), float(v), float(v * self.route.curvature(s)))
         actors = [
@@ -162,9 +164,9 @@ class World:
         return (1.0 - fraction) * self._ego_track[index][0] + fraction * self._ego_track[index + 1][0]
 
     def _record_states(self) -> None:
-        self._ego_track.append((self._s, self._v, 0.0, 0.0))
+        self._ego_track.append((self._s, self._v))
         self._driver_track.append(np.array([(d.s, d.v) for d in self._drivers]).reshape(-1, 2))
-        self._pedestrian_track.append(np.array([(w.x, w.y) for w in self._pedestrians]).reshape(-1, 2))
+        self._pedestrian_track.append(np.array([(p.x, p.y) for p in self._pedestrians]).reshape(-1, 2))
 
     def _advance(self, t: float, rng: np.random.Generator) -> None:
         ex, ey, _ = self.route.pose(self._s)
@@ -176,7 +178,7 @@ class World:
         self._v = max(0.0, self._v + ego_acceleration * STEP)
         self._s += self._v * STEP
         for pedestrian in self._pedestrians:
-            self._walk(pedestrian, t, rng)
+            self._walk(pedestrian, rng)
 
     def _to_stop_line(self, position: float, t: float, axis: int, v: float) -> float:
         """Distance to the next stop line at red; infinite at green or where stopping is no longer possible."""
@@ -230,15 +232,16 @@ class World:
     def _yield_to(
         self, x: float, y: float, half: float, width: float, speed: float, gap: float, closing: float
     ) -> tuple[float, float]:
+        """Gap to what lies ahead and the speed at which it shrinks, after looking at one more road user."""
         ex, ey, _ = self.route.pose(self._s)
         if abs(x - ex) + abs(y - ey) > 50.0:
             return gap, closing
-        place = self.route.locate(x, y, self._s)
-        if place is None or abs(place[1]) > width or place[0] - half - FRONT_BUMPER > gap:
+        position = self.route.locate(x, y, self._s)
+        if position is None or abs(position[1]) > width or position[0] - half - FRONT_BUMPER > gap:
             return gap, closing
-        return place[0] - half - FRONT_BUMPER, self._v - speed
+        return position[0] - half - FRONT_BUMPER, self._v - speed
 
-    def _walk(self, pedestrian: Pedestrian, t: float, rng: np.random.Generator) -> None:
+    def _walk(self, pedestrian: Pedestrian, rng: np.random.Generator) -> None:
         if pedestrian.role == 'stand':
             return
         if pedestrian.role == 'along':
@@ -270,7 +273,7 @@ class World:
             x, y = _driver_xy(driver, float(s))
             yaw = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2
             velocity = (driver.sign * float(v), 0.0) if driver.axis == 0 else (0.0, driver.sign * float(v))
-            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, 4.4, 1.9, 1.6, *velocity))
+            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, *VEHICLE_SIZE, *velocity))
         return actors + self._parked
 
     def _pedestrian_actors(self, index: int, fraction: float) -> list[Actor]:
@@ -282,7 +285,7 @@ class World:
             yaw = math.atan2(vy, vx)
             actors.append(
                 Actor(
-                    0, 'pedestrian', pedestrian.colour, float(x), float(y), yaw, 0.5, 0.55, 1.75, float(vx), float(vy)
+                    0, 'pedestrian', pedestrian.colour, float(x), float(y), yaw, *PEDESTRIAN_SIZE, float(vx), float(vy)
                 )
             )
         return actors
@@ -343,11 +346,11 @@ def _make_parked(rng: np.random.Generator, start: float, seconds: float) -> list
         for side in (1, -1):
             if abs((x + BLOCK / 2) % BLOCK - BLOCK / 2) > 16.0 and rng.random() < 0.16:
                 yaw = 0.0 if side == -1 else math.pi
-                actors.append(Actor(0, 'vehicle', _colour(rng), float(x), side * 4.45, yaw, 4.4, 1.9, 1.6))
+                actors.append(Actor(0, 'vehicle', _colour(rng), float(x), side * 4.45, yaw, *VEHICLE_SIZE))
     for y in (-44.0, -30.0, 30.0, 44.0):
         for side in (1, -1):
             if rng.random() < 0.2:
-                actors.append(Actor(0, 'vehicle', _colour(rng), side * 4.45, y, side * math.pi / 2, 4.4, 1.9, 1.6))
+                actors.append(Actor(0, 'vehicle', _colour(rng), side * 4.45, y, side * math.pi / 2, *VEHICLE_SIZE))
     return actors
 
 
@@ -356,11 +359,11 @@ def _make_pedestrians(rng: np.random.Generator, start: float, seconds: float) ->
     far = start + 50.0 + 6.0 * seconds
     for side in (1.0, -1.0):
         for x in np.arange(start - 20.0, far, 24.0):
-            roll = rng.random()
+            draw = rng.random()
             place = float(x + rng.uniform(0.0, 16.0))
-            if roll < 0.12:
+            if draw < 0.12:
                 pedestrians.append(Pedestrian('stand', place, side * rng.uniform(6.4, 8.0), _colour(rng)))
-            elif roll < 0.24:
+            elif draw < 0.24:
                 speed = float(rng.choice([-1.3, 1.3]))
                 pedestrians.append(Pedestrian('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
     for x in np.arange(start + 8.0, far, 26.0):

@@ -44,6 +44,37 @@ def test_relative_accuracy_is_paired_by_scene():
     assert (relative, low, high) == (pytest.approx(0.75), pytest.approx(0.75), pytest.approx(0.75))
 
 
+def test_scenes_are_drawn_and_not_questions():
+    """Ten scenes all right, ten all wrong: the interval is that of twenty scenes, however many questions each has."""
+    few = accuracy_interval(counted({scene: [scene < 10] for scene in range(20)}))
+    many = accuracy_interval(counted({scene: [scene < 10] * 50 for scene in range(20)}))
+    assert few == many == (pytest.approx(0.3, abs=0.03), pytest.approx(0.7, abs=0.03))
+
+
+def test_intervals_are_those_of_a_plain_bootstrap():
+    """By its definition: draw scenes with replacement, take the ratio of accuracies, sort, cut 2.5 % at either end."""
+    rng = np.random.default_rng(3)
+    rows = {scene: (list(rng.random(3) < 0.6), list(rng.random(5) < 0.9)) for scene in range(30)}
+    pruned, full = counted({n: a for n, (a, _) in rows.items()}), counted({n: b for n, (_, b) in rows.items()})
+    ratios, accuracies = [], []
+    for _ in range(4000):
+        drawn = [rows[scene] for scene in rng.integers(30, size=30)]
+        mine, whole = (np.mean([hit for row in drawn for hit in row[side]]) for side in (0, 1))
+        ratios.append(mine / whole)
+        accuracies.append(mine)
+    relative, low, high = relative_accuracy(pruned, full)
+    assert relative == pytest.approx(pruned.accuracy / full.accuracy)
+    assert (low, high) == pytest.approx(np.percentile(ratios, (2.5, 97.5)), abs=0.02)
+    assert accuracy_interval(pruned) == pytest.approx(np.percentile(accuracies, (2.5, 97.5)), abs=0.02)
+    assert relative_accuracy(pruned, full) == relative_accuracy(pruned, full)
+
+
+def test_relative_accuracy_leaves_out_scenes_that_were_not_pruned():
+    full = counted({1: [True], 2: [True], 3: [False] * 8})
+    pruned = counted({1: [True], 2: [True]})
+    assert relative_accuracy(pruned, full)[1:] == (1.0, 1.0)
+
+
 def test_everything_kept_runs_once_and_lots_are_drawn_per_seed():
     plan = EvaluationPlan(('st_prune', 'random'), (1.0, 0.1), seeds=3)
     assert list(plan.trials()) == [

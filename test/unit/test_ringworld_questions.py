@@ -108,7 +108,8 @@ def test_scenes_repeat_and_carry_dense_truth() -> None:
     assert set(behaviors.values()) <= {Behavior.NONE, Behavior.SLOW_DOWN, Behavior.STOP}
 
 
-def test_pictures_reach_the_model_in_its_size() -> None:
-    picture = model_image(np.full((192, 320, 3), 90, np.uint8))
-    assert picture.shape == (96, 160, 3)
-    assert np.abs(picture.astype(int) - 90).max() <= 2
+def test_images_reach_the_model_in_its_size_and_colours() -> None:
+    colour = np.array([200, 90, 30], np.uint8)
+    image = model_image(np.broadcast_to(colour, (192, 320, 3)))
+    assert image.shape == (96, 160, 3)
+    assert np.abs(image.astype(int) - colour).max() <= 4

@@ -1,0 +1,387 @@
+"""Cases from any data set: scenes with gaps, exams that encode once, and the two sources that ringworld yields."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stprune_ros.core.rig import CameraModel, CameraRig
+from stprune_ros.core.types import Behavior, EgoState
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation import fidelity, ringworld_cases
+from stprune_ros.evaluation.case import FROZEN_CAMERAS, Case, CaseScene, by_scene
+from stprune_ros.evaluation.exam import EncodedScene, choose_answers
+from stprune_ros.evaluation.fidelity import (
+    BLIND_TRIAL,
+    FULL_TRIAL,
+    EvaluationPlan,
+    SceneEvaluator,
+    SceneResult,
+    Trial,
+    _count,
+    _rows,
+    to_markdown,
+)
+from stprune_ros.evaluation.model_card import Score, by_kind_only, claims, evaluate_model
+from stprune_ros.evaluation.ringworld_cases import (
+    DESCRIPTION,
+    UNTOUCHED,
+    ModelCardCases,
+    RingworldCases,
+    case_scene,
+    question_form,
+    ringworld_rig,
+)
+from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.ringworld.questions import HINT_QUESTION, describe, questions_about
+from stprune_ros.ringworld.renderer import RING
+from stprune_ros.ringworld.scenes import HELD_OUT, make_scene
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
+
+GREY = (128, 128, 128)
+
+
+def camera(name: str, degrees: float) -> CameraModel:
+    k = np.array([[40.0, 0, 31.5], [0, 40.0, 15.5], [0, 0, 1]])
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return CameraModel(name, 64, 32, k, np.array([[s, 0, c], [-c, 0, s], [0, -1, 0.0]]), np.zeros(3))
+
+
+RIG = CameraRig([camera('front', 0.0), camera('right', -70.0), camera('left', 70.0)])
+
+
+def ego(speed: float = 5.0, yaw_rate: float = 0.0) -> EgoState:
+    return EgoState(0, None, None, (speed, 0.0, 0.0), (0.0, 0.0, yaw_rate))
+
+
+def image(value: int) -> np.ndarray:
+    return np.full((32, 64, 3), value, np.uint8)
+
+
+def scene(**changes: Any) -> CaseScene:
+    """Three instants of three cameras; every image has a brightness of its own."""
+    images = {name: [image(10 * index + t) for t in range(3)] for index, name in enumerate(('front', 'right', 'left'))}
+    return replace(CaseScene(7, RIG, images, [ego()] * 3), **changes)
+
+
+@dataclass
+class Prefilled:
+    """What a prompt showed: brightness of each image, and how many of its tokens were kept."""
+
+    images: list[int]
+    kept: list[int]
+
+
+class BrightnessModel:
+    """A model of its own making: it answers every question with the brightness of the brightest image it sees."""
+
+    info = None
+    model_pixels = 0
+
+    def __init__(self) -> None:
+        self.encoded: list[list[int]] = []
+
+    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
+        self.encoded.append([int(picture[0, 0, 0]) for picture in images])
+        rng = np.random.default_rng(0)
+        features = []
+        for picture in images:
+            tokens = torch.from_numpy(rng.standard_normal((8, 4)).astype(np.float32))
+            tokens[:, 0] = float(picture[0, 0, 0])
+            features.append(ImageFeatures(tokens, (2, 4)))
+        return features
+
+    def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
+        frames = [part for part in content if isinstance(part, VisualFrame)]
+        shown = Prefilled([int(f.features.tokens[0, 0]) for f in frames], [int(f.keep.sum()) for f in frames])
+        return Context(0, sum(shown.kept), shown)
+
+    def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
+        return [0.0 if text == str(max(context.state.images)) else -1.0 for text in candidates]
+
+    def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
+        return [self.score(context, question, candidates) for question, candidates in asked]
+
+    def generate(self, context: Context, question: str, max_new_tokens: int, *_: Any) -> Generated:
+        return Generated(f'clear ahead. front: {max(context.state.images)}.', 3, True)
+
+    def free(self) -> None:
+        pass
+
+
+class Prompt:
+    system = ''
+
+    def content(self, views: Sequence[Any], state: EgoState | None) -> list[str | VisualFrame]:
+        return [part for view in views for part in (f'{view.direction} {len(view.frames)}', *view.frames)]
+
+
+def case(shown: CaseScene, answer: str = '22', kind: str = 'perception') -> Case:
+    return Case(shown, f'how bright, {kind}?', ('22', '128', '0'), answer, kind, 'how bright?')
+
+
+def test_scenes_must_fit_their_rig() -> None:
+    with pytest.raises(StpruneError, match='scene 7: images of front; the rig has front, right, left'):
+        scene(images={'front': [image(0)] * 3})
+    with pytest.raises(StpruneError, match="scene 7: camera 'front' has 3 images, ego 2"):
+        scene(egos=[ego()] * 2)
+    with pytest.raises(StpruneError, match="the answer 'blue' to 'what colour\\?' is not one of its candidates"):
+        Case(scene(), 'what colour?', ('red', 'green'), 'blue', 'perception')
+    assert Case(scene(), 'describe.', (), 'a car.', 'description').candidates == ()
+
+
+@pytest.mark.parametrize(
+    ('state', 'motion'),
+    [
+        (ego(5.0), 'ego driving'),
+        (ego(0.31), 'ego driving'),
+        (ego(0.29), 'ego standing'),
+        (ego(5.0, 0.06), 'ego turning'),
+        (ego(5.0, -0.06), 'ego turning'),
+        (ego(5.0, 0.04), 'ego driving'),
+        (None, 'ego unknown'),
+    ],
+)
+def test_motion_is_that_of_the_current_instant(state: EgoState | None, motion: str) -> None:
+    assert scene(egos=[ego(0.0, 1.0), ego(0.0, 1.0), state]).ego_motion == motion
+
+
+def test_impaired_scenes() -> None:
+    gap = scene()
+    gap.images['left'][1] = None  # type: ignore[index]
+    grey = gap.with_grey_images()
+    assert grey.images['left'][1] is None
+    assert all((picture == GREY).all() for row in grey.images.values() for picture in row if picture is not None)
+    assert (grey.id, grey.condition) == (7, '')
+    frozen = scene().with_frozen_cameras()
+    assert [int(picture[0, 0, 0]) for picture in frozen.images['right']] == [10, 10, 12]
+    assert (frozen.id, frozen.condition, frozen.ego_motion) == (7, FROZEN_CAMERAS, 'ego driving')
+    assert [int(picture[0, 0, 0]) for picture in scene().images['right']] == [10, 11, 12]
+
+
+def test_a_scene_is_encoded_oldest_first_and_shown_by_view() -> None:
+    backend = BrightnessModel()
+    encoded = EncodedScene.encode(scene(), backend)
+    assert backend.encoded == [[0, 10, 20, 1, 11, 21, 2, 12, 22]]
+    assert [view.name for view in encoded.views] == ['front', 'right', 'left']
+    context = encoded.prefill(PruningConfig('none', 1.0), backend, Prompt())
+    assert context.state.images == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+    assert context.state.kept == [8] * 9
+    masks = encoded.keep_masks(PruningConfig('uniform', 0.25))
+    assert [tuple(mask.shape) for mask in masks] == [(3, 2, 4)] * 3
+    pruned = encoded.prefill(PruningConfig('uniform', 0.25), backend, Prompt())
+    assert pruned.state.kept == [int(frame.sum()) for mask in masks for frame in mask]
+    assert sum(pruned.state.kept) == 18
+    assert len(backend.encoded) == 1  # however often it is prefilled
+
+
+def test_images_that_are_missing_leave_their_slots_empty() -> None:
+    backend = BrightnessModel()
+    gaps = {'front': [None, image(1), image(2)], 'right': [None] * 3, 'left': [image(20), None, image(22)]}
+    encoded = EncodedScene.encode(scene(images=gaps), backend)
+    assert backend.encoded == [[20, 1, 2, 22]]
+    assert [view.slots for view in encoded.views] == [(1, 2), (), (0, 2)]
+    assert encoded.history == 3
+    context = encoded.prefill(PruningConfig('st_prune', 0.5), backend, Prompt())
+    assert context.state.images == [1, 2, 20, 22]
+
+
+def test_the_most_likely_candidate_is_the_answer() -> None:
+    backend = BrightnessModel()
+    context = Context(0, 0, Prefilled([3, 128], [8, 8]))
+    cases = [case(scene()), Case(scene(), '?', ('128', '3'), '3', 'motion')]
+    assert choose_answers(backend, context, cases) == ['128', '128']
+
+
+def test_cases_are_grouped_by_the_scene_they_share() -> None:
+    one, two = scene(), scene()
+    cases = [case(one), case(one), case(two)]
+    assert [(shown is one, len(group)) for shown, group in by_scene(cases)] == [(True, 2), (False, 1)]
+
+
+@dataclass(frozen=True)
+class TwoScenes:
+    """A data set that is not ringworld: three questions and a text about a scene, one more with frozen cameras."""
+
+    scene_ids: tuple[int, ...] = (7, 8)
+
+    def cases(self, scene_id: int) -> list[Case]:
+        shown = scene(id=scene_id)
+        frozen = shown.with_frozen_cameras()
+        text = Case(shown, 'describe.', (), 'clear ahead.', DESCRIPTION)
+        return [case(shown), case(shown, '0', 'motion'), text, case(shown, '128'), case(frozen)]
+
+
+def evaluator(plan: EvaluationPlan) -> SceneEvaluator:
+    made = SceneEvaluator.__new__(SceneEvaluator)
+    made.source, made.plan, made.settings = TwoScenes(), plan, Settings()
+    made.backend, made.prompt = BrightnessModel(), Prompt()  # type: ignore[assignment]
+    return made
+
+
+def test_every_trial_of_a_scene_is_graded() -> None:
+    plan = EvaluationPlan(('uniform', 'random'), (1.0, 0.5, 0.1), seeds=2)
+    whole, frozen = evaluator(plan).evaluate(7)
+    assert whole.labels == [
+        ('all', 'perception', 'ego driving'),
+        ('all', 'motion', 'ego driving'),
+        ('all', 'perception', 'ego driving'),
+    ]
+    right = [True, False, False]
+    expected = dict.fromkeys(plan.trials(), right)
+    assert whole.correct == {**expected, BLIND_TRIAL: [False, False, True]}  # grey is 128
+    assert len(expected) == 1 + 2 + 4
+    assert frozen.labels == [(FROZEN_CAMERAS,)]
+    tenths = [Trial('uniform', 0.1, 0), Trial('random', 0.1, 0), Trial('random', 0.1, 1)]
+    assert list(frozen.correct) == [FULL_TRIAL, *tenths]
+    assert (whole.scene_id, frozen.scene_id) == (7, 7)
+
+
+def test_lots_are_drawn_anew_per_scene_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    config_of = fidelity.config_of
+
+    def spy(method: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+        seeds.append((method, seed))
+        return config_of(method, keep, seed, settings)
+
+    monkeypatch.setattr(fidelity, 'config_of', spy)
+    evaluator(EvaluationPlan(('random',), (0.5,), seeds=2)).evaluate(8)
+    assert {seed for method, seed in seeds if method == 'random'} == {8, 1_000_003 + 8}
+
+
+def test_rows_count_questions_by_label() -> None:
+    plan = EvaluationPlan(('uniform',), (1.0, 0.1), seeds=1)
+    counts: Any = fidelity.defaultdict(lambda: fidelity.defaultdict(fidelity.SceneCounts))
+    tenth = Trial('uniform', 0.1, 0)
+    for number in (1, 2):
+        labels = [('all', 'motion'), ('all', 'planning')]
+        correct = {FULL_TRIAL: [True, True], tenth: [number == 1, True], BLIND_TRIAL: [False, True]}
+        _count(counts, SceneResult(number, labels, correct))
+    rows = {(row['method'], row['keep'], row['kind']): row for row in _rows('uniform', plan, counts)}
+    assert set(rows) == {('uniform', keep, kind) for keep in (1.0, 0.1) for kind in ('all', 'motion', 'planning')}
+    row = rows['uniform', 0.1, 'all']
+    assert (row['questions'], row['accuracy'], row['relative']) == (4, 0.75, 0.75)
+    assert (row['lo'], row['hi'], row['relative_lo'], row['relative_hi']) == (0.5, 1.0, 0.5, 1.0)
+    assert rows['uniform', 0.1, 'motion']['accuracy'] == 0.5
+    assert rows['uniform', 1.0, 'all']['accuracy'] == 1.0
+    [blind] = [row for row in _rows('blind', plan, counts) if row['kind'] == 'all']
+    assert (blind['keep'], blind['accuracy'], blind['relative']) == (1.0, 0.5, 0.5)
+    result = {'rows': [*rows.values(), blind]}
+    assert to_markdown(result) == '\n'.join(
+        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 100.0 (100 %) | 75.0 (75 %) |']
+    )
+    assert '50.0 (50 %)' in to_markdown(result, 'motion')
+
+
+def test_a_model_is_scored_by_kind_and_form() -> None:
+    backend = BrightnessModel()
+
+    class Source(TwoScenes):
+        def cases(self, scene_id: int) -> list[Case]:
+            shown = scene(id=scene_id)
+            text = Case(shown, 'describe.', (), 'clear ahead. front: 22, 3. left: 4.', DESCRIPTION, 'describe.')
+            return [case(shown), case(shown, '0'), case(shown, '22', 'motion'), text]
+
+    configs = {'all': PruningConfig('none', 1.0), 'half': PruningConfig('uniform', 0.5)}
+    table = evaluate_model(backend, Prompt(), Source(), configs, blind=True)  # type: ignore[arg-type]
+    assert set(table) == {'all', 'half', 'blind'}
+    assert table['all'] == table['half']
+    assert table['all']['perception'] == {'accuracy': 0.5, 'n': 4}
+    assert table['all']['motion'] == {'accuracy': 1.0, 'n': 2}
+    assert table['all']['how bright?'] == {'accuracy': 0.667, 'n': 6, 'majority': 0.667}
+    assert table['all']['description'] == {'precision': 1.0, 'recall': 0.5, 'n': 8}
+    assert table['blind']['perception']['accuracy'] == 0.0
+    assert 'description' not in table['blind']
+    assert len(backend.encoded) == 4  # two scenes, once as they are and once grey
+    silent = evaluate_model(backend, Prompt(), Source(), configs, max_new_tokens=0)  # type: ignore[arg-type]
+    assert set(silent) == {'all', 'half'}
+    assert 'description' not in silent['all']
+
+
+def test_precision_counts_what_was_said_and_recall_what_should_be() -> None:
+    score = Score()
+    text = Case(scene(), 'describe.', (), 'stop for car. front: red car.', DESCRIPTION)
+    score.add_description(text, 'stop for car. front: red car, pedestrian. left: blue car.')
+    assert score.summary() == {'description': {'precision': 0.5, 'recall': 1.0, 'n': 2}}
+
+
+def test_claims_of_a_description() -> None:
+    text = 'stop for red light. front: red light, blue car. front left: pedestrian.'
+    assert claims(text) == {'stop for red light', 'front: red light', 'front: blue car', 'front left: pedestrian'}
+    assert claims('') == set()
+
+
+def test_figures_by_kind_only() -> None:
+    figures = {'accuracy': 1.0}
+    table = {HINT_QUESTION: figures, 'motion': figures, 'how many cars are?': figures, 'description': {'n': 2}}
+    assert by_kind_only({'scenes': 5, 'keep 1': table}) == {
+        'scenes': 5,
+        'keep 1': {'hint': figures, 'motion': figures, 'description': {'n': 2}},
+    }
+
+
+@pytest.mark.parametrize(
+    ('text', 'form'),
+    [
+        ('what colour is the nearest car in front left?', 'what colour is the nearest car?'),
+        ('how many cars are in back?', 'how many cars are?'),
+        ('which view shows a yellow car?', 'which view shows the car?'),
+        ('is it one car between left and front left?', 'is it one car'),
+        ('what is the reason to slow down or stop?', 'what is the reason to slow down or stop?'),
+    ],
+)
+def test_a_form_leaves_out_views_and_colours(text: str, form: str) -> None:
+    assert question_form(text) == form
+
+
+def test_ringworld_yields_questions_and_frozen_cameras() -> None:
+    source = pickle.loads(pickle.dumps(RingworldCases(2)))
+    assert list(source.scene_ids) == [UNTOUCHED, UNTOUCHED + 1]
+    cases = source.cases(UNTOUCHED)
+    (whole, asked), (frozen, still) = by_scene(cases)
+    assert (whole.condition, frozen.condition) == ('', FROZEN_CAMERAS)
+    assert len(asked) == len(still) == 10
+    assert not any(item.kind == 'motion' for item in still)
+    made = make_scene(UNTOUCHED)
+    rng = np.random.default_rng([UNTOUCHED, 5])
+    drawn = [questions_about(made.truths[-1], rng, 10), questions_about(made.truths[-1], rng, 10, motion=False)]
+    assert [[(c.question, c.answer, c.candidates, c.kind) for c in group] for group in (asked, still)] == [
+        [(q.text, q.answer, q.candidates, q.kind) for q in group] for group in drawn
+    ]
+
+
+def test_ringworld_scenes_as_case_scenes() -> None:
+    made = make_scene(HELD_OUT + 1)
+    shown = case_scene(made)
+    assert shown.id == made.seed
+    assert shown.rig.ring == tuple(camera.name for camera in RING)
+    for view, name in enumerate(shown.rig.ring):
+        assert all((shown.images[name][t] == made.images[t, view]).all() for t in range(4))
+    for state, truth in zip(shown.egos, made.truths, strict=True):
+        assert state is not None
+        assert (state.speed, state.angular[2]) == (truth.speed, truth.yaw_rate)
+        assert state.stamp_ns == round(truth.t * 1e9)
+    for name in shown.rig.ring:
+        found, drawn = ringworld_rig().cameras[name], next(camera for camera in RING if camera.name == name)
+        assert (found.k == drawn.k).all() and (found.rotation == drawn.rotation).all()
+
+
+def test_cases_of_the_model_card() -> None:
+    cases = ModelCardCases(1).cases(HELD_OUT + 2)
+    truth = make_scene(HELD_OUT + 2).truths[-1]
+    assert list(ModelCardCases(1).scene_ids) == [HELD_OUT]
+    assert len({id(item.scene) for item in cases}) == 1
+    assert (cases[0].question, cases[0].kind) == (HINT_QUESTION, 'planning')
+    names = {Behavior.NONE: 'none', Behavior.SLOW_DOWN: 'slow down', Behavior.STOP: 'stop'}
+    assert cases[0].answer == names[truth.behavior]
+    assert (cases[-1].candidates, cases[-1].answer, cases[-1].kind) == ((), describe(truth), DESCRIPTION)
+    drawn = questions_about(truth, np.random.default_rng([HELD_OUT + 2, 6]), ringworld_cases.CARD_QUESTIONS_PER_SCENE)
+    assert [item.question for item in cases[1:-1]] == [question.text for question in drawn]
