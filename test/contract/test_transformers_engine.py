@@ -129,8 +129,10 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
         return [call['input_ids'].shape[1] for call in calls], backend.score(context, QUESTION, CANDIDATES)
 
     (static, rest), scores = run(SYSTEM, content)
-    before = backend._chat.ids(SYSTEM)
-    assert static >= len(before), 'the system text is part of it'
+    assert static >= len(backend._chat.ids(SYSTEM)), 'the system text is part of it'
+    bare, full = (backend._chat.prompt(SYSTEM, part).ids.tolist() for part in ([], content))
+    assert bare[:static] == full[:static]
+    assert bare[static : static + 1] != full[static : static + 1], 'everything that is alike'
     assert run(SYSTEM, content) == ([rest], scores)
     (other,), others = run(SYSTEM, [text])
     assert other < rest
