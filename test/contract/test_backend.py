@@ -29,6 +29,7 @@ from helpers.engines import (
 )
 from helpers.plain_models import QWEN, STYLES, PlainModel
 from helpers.tiny_models import make_tiny_model
+from tokenizers import Tokenizer, processors
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import Backend
@@ -123,6 +124,29 @@ def test_text_only_prompt(backend: Backend) -> None:
     context = backend.prefill(SYSTEM, ['The front view has no data.\n'])
     assert context.tokens_visual == 0
     assert backend.generate(context, QUESTION, 4).tokens <= 4
+
+
+def test_an_empty_system_text_leaves_the_turn_out(backend: Backend, plain: PlainModel) -> None:
+    context = backend.prefill('', content_of(frames_of(backend)))
+    whole = plain_prompt(plain, QUESTION, system='')
+    assert context.tokens_text + context.tokens_visual == whole.length - whole.asked
+    assert backend.generate(context, QUESTION, 3).text == plain.text(whole.generate(3))
+
+
+def test_tokens_that_a_tokenizer_adds_to_any_text_stay_out(
+    case: tuple[str, str], folder: Path, backend: Backend, tmp_path: Path
+) -> None:
+    """Such as the <bos> of Llama and Gemma: a prompt is tokenised piece by piece, and its template has written it."""
+    other = Path(shutil.copytree(folder, tmp_path / 'model'))
+    tokenizer = Tokenizer.from_file(str(other / 'tokenizer.json'))
+    token, number = next((token, number) for token, number in tokenizer.get_vocab().items() if number == 1)
+    tokenizer.post_processor = processors.TemplateProcessing(f'{token} $A', special_tokens=[(token, number)])
+    tokenizer.save(str(other / 'tokenizer.json'))
+    assert PlainModel(other).tokenizer('a').input_ids[0] == number
+    adding = load_tiny(case[0], other)
+    contexts = [one.prefill(SYSTEM, content_of(frames_of(one, 0.4))) for one in (backend, adding)]
+    assert contexts[0].tokens_text == contexts[1].tokens_text
+    assert adding.score(contexts[1], QUESTION, CANDIDATES) == backend.score(contexts[0], QUESTION, CANDIDATES)
 
 
 def test_the_order_of_the_content_counts(backend: Backend) -> None:

@@ -114,6 +114,22 @@ def test_a_recorded_step_writes_what_a_plain_one_does(backend: TransformersBacke
     assert recorder.replays > 3 * TOKENS
 
 
+def test_a_step_is_recorded_in_an_empty_cache(backend: TransformersBackend) -> None:
+    """Behind a prompt that fills the cache there would be no room for it."""
+    writer, lengths = again(backend), []
+
+    def recorder(work: Callable[[], Tensor], held: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
+        assert writer._kv_cache is not None
+        lengths.append(int(writer._kv_cache._cache.get_seq_length()))
+        return lambda values: work()
+
+    writer._recorder = recorder
+    prefix = context_of(backend).state
+    cache = writer._kv_cache_behind(prefix, 8)
+    assert lengths == [0]
+    assert int(cache._cache.get_seq_length()) == cache.filled == len(prefix.ids)
+
+
 def test_memory_grows_and_shrinks_with_what_is_written(backend: TransformersBackend) -> None:
     writer, recorder = again(backend), Recorder()
     writer._recorder = recorder

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.engines import CANDIDATES, OTHER, QUESTION, SYSTEM, content_of, frames_of, keeps_of, plain_prompt
+from helpers.engines import CANDIDATES, OTHER, QUESTION, SYSTEM, content_of, frames_of, images, keeps_of, plain_prompt
 from helpers.plain_models import QWEN, STYLES, PlainModel
 from helpers.tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import backend as hf_backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.hf.tower import VisionTower
 
 TOKENS = 24
 
@@ -127,8 +129,10 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
         return [call['input_ids'].shape[1] for call in calls], backend.score(context, QUESTION, CANDIDATES)
 
     (static, rest), scores = run(SYSTEM, content)
-    before = backend._chat.ids(SYSTEM)
-    assert static >= len(before), 'the system text is part of it'
+    assert static >= len(backend._chat.ids(SYSTEM)), 'the system text is part of it'
+    bare, full = (backend._chat.prompt(SYSTEM, part).ids.tolist() for part in ([], content))
+    assert bare[:static] == full[:static]
+    assert bare[static : static + 1] != full[static : static + 1], 'everything that is alike'
     assert run(SYSTEM, content) == ([rest], scores)
     (other,), others = run(SYSTEM, [text])
     assert other < rest
@@ -141,3 +145,16 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
     whole, alike = run(SYSTEM, content)
     assert whole == [static + rest]
     assert scores == pytest.approx(alike, rel=1e-5, abs=1e-3)
+
+
+def test_the_vision_tower_needs_no_language_half(backend: TransformersBackend, plain: PlainModel) -> None:
+    """So another engine may run the language model: its weights here are shapes only."""
+    model = deepcopy(plain.model)
+    model.get_decoder().to('meta')
+    model.lm_head.to('meta')
+    tower = VisionTower(model, plain.processor, backend._family, torch.device('cpu'))
+    assert tower.model_pixels == backend.model_pixels
+    for found, known in zip(tower.encode(images()), backend.encode(images()), strict=True):
+        assert found.grid == known.grid
+        for tokens, expected in zip((found.tokens, *found.deep), (known.tokens, *known.deep), strict=True):
+            assert torch.equal(tokens, expected)

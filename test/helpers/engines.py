@@ -54,11 +54,11 @@ def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
     return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
 
 
-def plain_prompt(plain: PlainModel, question: str, answer: str | None = None) -> Plain:
+def plain_prompt(plain: PlainModel, question: str, answer: str | None = None, system: str = SYSTEM) -> Plain:
     """The same prompt for the plain model, images and all."""
     first, second, third, fourth = images()
     content = ['The front view:\n', first, second, '\nThe left view:\n', third, fourth]
-    return Plain(plain, SYSTEM, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer)
+    return Plain(plain, system, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer)
 
 
 def plain_score(plain: PlainModel, question: str, candidate: str, keeps: list[torch.Tensor]) -> float:

@@ -113,7 +113,8 @@ class Plain:
         parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
         if style.written:
             parts = [{'type': 'text', 'text': ''.join(part.get('text', style.placeholder) for part in parts)}]
-        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}, {'role': 'user', 'content': parts}]
+        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
+        turns.append({'role': 'user', 'content': parts})
         rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         text, *pieces = rendered.split(style.placeholder)
         for count, piece in zip(counts, pieces, strict=True):
