@@ -100,6 +100,7 @@ def test_values_come_from_where_they_should(types):
     info = text.info
     assert (info.sequence, info.tokens_full, info.tokens_kept, info.output_latency) == (7, 500, 53, 0.5)
     assert info.model_trained is False
+    assert info.keep_ratio == pytest.approx(0.1)  # what was asked for, not what was kept
     assert list(info.notes) == ['one', 'two']
     assert (list(info.stage_names), list(info.stage_ms)) == (['prune', 'encode', 'describe'], [2.5, 20.0, 30.0])
     left, right = info.cameras
