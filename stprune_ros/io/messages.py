@@ -89,15 +89,15 @@ def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, outpu
 
 
 def scene_description(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
-    """A SceneDescription; empty unless its status is OK, DEGRADED or TIMEOUT (text that the deadline cut)."""
+    """The SceneDescription of an answer: without text unless its status is OK, DEGRADED or TIMEOUT (cut short)."""
     description = answer.description
-    said = description.has_text
+    has_text = description.has_text
     return types.scene_description(
         header=header(answer, settings, types),
-        valid_for=_valid_for(said, settings, types),
+        valid_for=_valid_for(has_text, settings, types),
         status=int(description.status),
-        description=description.text if said else '',
-        truncated=description.truncated and said,
+        description=description.text if has_text else '',
+        truncated=description.truncated and has_text,
         info=inference_info(answer, types, output_latency),
     )
 
@@ -139,7 +139,7 @@ def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
 
 
 def header(answer: Answer, settings: Settings, types: MessageTypes) -> Any:
-    """The Header of every output: acquisition time of the anchor frame, in the vehicle frame."""
+    """The Header of every output: the acquisition time of the anchor frame and the vehicle's base frame."""
     return types.header(stamp=_time(answer.stamp_ns, types), frame_id=settings.cameras.base_frame)
 
 

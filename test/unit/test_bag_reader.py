@@ -12,6 +12,7 @@ from helpers.small_bags import (
     PERIOD_NS,
     START_NS,
     STORAGES,
+    STORE,
     Item,
     camera_info,
     drive,
@@ -24,13 +25,17 @@ from helpers.small_bags import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import Writer
 
 from stprune_ros.errors import BagError
-from stprune_ros.io.bag_reader import Bag, Topic, message_store
-from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_reader import Bag, message_store
+from stprune_ros.io.bag_topics import find_odometry
 from stprune_ros.io.mcap_writer import McapWriter
 
 FRONT = '/camera/front/image_raw/compressed'
+QOS_HEAD = (QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE)
+QOS_TAIL = (QosTime(0, 0), QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
 
 
 def storage_file(bag: Path) -> Path:
@@ -42,14 +47,6 @@ def contents(bag: Bag) -> list[tuple[str, int, bytes]]:
     return [(record.topic, record.receive_ns, bytes(record.data)) for record in bag.messages()]
 
 
-def topic(name: str, msgtype: str = 'sensor_msgs/msg/CompressedImage', count: int = 1) -> Topic:
-    return Topic(name, msgtype, count)
-
-
-def named(*topics: Topic) -> dict[str, Topic]:
-    return {item.name: item for item in topics}
-
-
 @pytest.mark.parametrize('storage', STORAGES)
 def test_messages_come_in_recorded_order(tmp_path: Path, storage):
     items = drive(3)
@@ -58,6 +55,7 @@ def test_messages_come_in_recorded_order(tmp_path: Path, storage):
         assert [(record.topic, record.receive_ns) for record in bag.messages()] == [
             (i.topic, i.stamp_ns) for i in items
         ]
+        assert bag.topics['/odom'].digest == STORE.hash_rihs01('nav_msgs/msg/Odometry')
         found = list(bag.messages([FRONT]))
         assert [record.topic for record in found] == [FRONT] * 3
         message = found[1].message()
@@ -90,6 +88,44 @@ def test_recorded_odometry_without_definitions(test_data: Path):
         unknown = next(bag.messages(['/vehicle_command_ackermann']))
         with pytest.raises(BagError, match='no definition of this type'):
             unknown.message()
+
+
+def write_part(folder: Path, ticks: range, latched: bool) -> Path:
+    """One file of a bag: a message per tick on /status; returns the file."""
+    header_type = 'std_msgs/msg/Header'
+    qos = [Qos(*QOS_HEAD, QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE, *QOS_TAIL)]
+    with Writer(folder, version=9, storage_plugin=STORAGES[0]) as writer:
+        connection = writer.add_connection('/status', header_type, typestore=STORE, offered_qos_profiles=qos)
+        for tick in ticks:
+            message = header(START_NS + tick, str(tick))
+            writer.write(connection, START_NS + tick, STORE.serialize_cdr(message, header_type))
+    return storage_file(folder)
+
+
+def test_files_of_a_bag_are_read_as_one(tmp_path: Path):
+    folder = tmp_path / 'bag'
+    folder.mkdir()
+    for number, (ticks, latched) in enumerate([(range(0, 12, 3), True), (range(1, 12), False)]):
+        shutil.copy(write_part(tmp_path / str(number), ticks, latched), folder / f'{number}.mcap')
+    with Bag(folder) as bag:
+        stamps = [stamp for _, stamp, _ in contents(bag)]
+        assert stamps == sorted(stamps) and len(stamps) == 15
+        topic = bag.topics['/status']
+        assert (topic.count, topic.latched) == (15, True)
+    with Bag(folder / '1.mcap') as bag:
+        assert not bag.topics['/status'].latched
+
+
+def test_damage_in_the_middle_is_noted_once(tmp_path: Path):
+    folder = write_bag(tmp_path / 'bag', [Item('/odom', START_NS + i, odometry(START_NS + i)) for i in range(4000)])
+    file = storage_file(folder)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 5000] = bytes(5000)
+    file.write_bytes(data)
+    with Bag(folder) as bag:
+        first, second = contents(bag), contents(bag)
+        assert first == second and len(first) < 4000
+        assert len(bag.notes) == 1
 
 
 def test_missing_metadata_is_said_and_got_over(tmp_path: Path):
@@ -185,7 +221,7 @@ def test_writer_without_its_end_loses_nothing_that_was_flushed(tmp_path: Path):
         assert [record.message().frame_id for record in bag.messages()] == ['frame 0', 'frame 1', 'frame 2']
 
 
-def test_our_messages_survive_the_way_through_a_bag(tmp_path: Path):
+def test_messages_of_this_package_survive_the_way_through_a_bag(tmp_path: Path):
     hint = {'uint8': 0, 'float32': 0.25}
     duration = make('builtin_interfaces/Duration', 1, 0)
     camera = make('stprune_ros/CameraStatus', 'front', 1, header(START_NS).stamp, 4, 72, 7)
@@ -268,87 +304,8 @@ def test_message_that_does_not_fit_its_type_is_named(tmp_path: Path):
     with Bag(folder) as bag:
         record = next(bag.messages(['/odom']))
         cut = type(record)(record.topic, record.msgtype, record.receive_ns, bytes(record.data)[:40], record.store)
-        with pytest.raises(
-            BagError, match="message on '/odom' recorded at .* is not a readable nav_msgs/msg/Odometry"
-        ):
+        with pytest.raises(BagError, match="message on '/odom' recorded at .* is not a readable nav_msgs/msg/Odometry"):
             cut.message()
-
-
-def test_cameras_are_named_by_what_tells_them_apart():
-    topics = named(
-        topic('/sensing/camera/camera0/image_rect_color/compressed'),
-        topic('/sensing/camera/camera1/image_rect_color/compressed'),
-        topic('/sensing/camera/camera0/camera_info', 'sensor_msgs/msg/CameraInfo'),
-    )
-    assert find_cameras(topics) == {
-        'camera0': CameraTopics(
-            '/sensing/camera/camera0/image_rect_color/compressed', '/sensing/camera/camera0/camera_info'
-        ),
-        'camera1': CameraTopics('/sensing/camera/camera1/image_rect_color/compressed', ''),
-    }
-
-
-@pytest.mark.parametrize(
-    ('names', 'expected'),
-    [
-        (['/front/left/image_raw', '/front/right/image_raw'], ['left', 'right']),
-        (['/robot/front_left/image', '/robot/rear/image'], ['front_left', 'rear']),
-        (['/camera/image_raw'], ['camera']),
-        (['/image_raw'], ['image_raw']),
-        (['/a/x/image', '/b/x/image'], ['a', 'b']),
-        (
-            ['/cam/front/wide/image', '/cam/front/tele/image', '/cam/back/wide/image'],
-            ['back_wide', 'front_tele', 'front_wide'],
-        ),
-    ],
-)
-def test_names_of_many_layouts(names: list[str], expected: list[str]):
-    assert sorted(find_cameras(named(*(topic(name, 'sensor_msgs/msg/Image') for name in names)))) == expected
-
-
-@pytest.mark.parametrize(('transport', 'suffix'), [('compressed', '/compressed'), ('raw', '')])
-def test_the_preferred_transport_is_taken(transport: str, suffix: str):
-    topics = named(topic('/front/image_raw', 'sensor_msgs/msg/Image'), topic('/front/image_raw/compressed'))
-    assert find_cameras(topics, transport=transport)['front'].image == f'/front/image_raw{suffix}'
-
-
-def test_depth_images_and_silent_topics_are_no_cameras():
-    topics = named(topic('/front/image_raw'), topic('/front/depth/compressedDepth'), topic('/back/image_raw', count=0))
-    assert list(find_cameras(topics)) == ['front']
-
-
-def test_given_names_keep_their_order_and_must_fit():
-    topics = named(topic('/a/front/image'), topic('/a/back/image'), topic('/b/back/image'))
-    assert list(find_cameras(topics, ['front'])) == ['front']
-    with pytest.raises(BagError, match="camera 'top' is not in the bag; its image topics are /a/back/image"):
-        find_cameras(topics, ['top'])
-    with pytest.raises(BagError, match="camera 'back' fits 2 image topics"):
-        find_cameras(topics, ['back'])
-
-
-def test_a_bag_without_cameras_says_what_it_has():
-    topics = named(topic('/odom', 'nav_msgs/msg/Odometry'))
-    with pytest.raises(BagError, match=r'no camera: .* only /odom \(nav_msgs/msg/Odometry\)'):
-        find_cameras(topics)
-
-
-def test_odometry_and_static_transforms_are_found():
-    topics = named(
-        topic('/z/odom', 'nav_msgs/msg/Odometry'),
-        topic('/a/odom', 'nav_msgs/msg/Odometry'),
-        topic('/tf', 'tf2_msgs/msg/TFMessage'),
-        topic('/car/tf_static', 'tf2_msgs/msg/TFMessage'),
-    )
-    assert find_odometry(topics) == '/a/odom'
-    assert find_static_transforms(topics) == ['/car/tf_static']
-    assert find_odometry({}) == ''
-
-
-def test_real_ring(test_data: Path):
-    with Bag(test_data / 'pandaset_002' / 'bag') as bag:
-        cameras = find_cameras(bag.topics)
-    assert sorted(cameras) == ['CAM_BACK', 'CAM_FRONT', 'CAM_FRONT_LEFT', 'CAM_FRONT_RIGHT', 'CAM_LEFT', 'CAM_RIGHT']
-    assert all(topics.info == f'/camera/{camera}/camera_info' for camera, topics in cameras.items())
 
 
 def test_topic_with_two_types_is_read_as_one(tmp_path: Path):

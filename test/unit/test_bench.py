@@ -126,6 +126,16 @@ def test_what_takes_too_long_or_too_much_memory_is_said(monkeypatch):
     assert all('GiB are free' in row['reason'] for row in rows)
 
 
+def test_times_are_extrapolated_from_the_largest_size(monkeypatch):
+    monkeypatch.setattr(selection, '_run_times', lambda run, limits: [1000.0])
+    sizes = [RingSize(1, 2, 2, 2, 8), RingSize(3, 2, 4, 4, 16), RingSize(3, 2, 8, 4, 16), RingSize(3, 2, 32, 32, 16)]
+    found = [row for rows in selection.measure_selections(sizes, TimeLimits(0.0, 30.0)) for row in rows]
+    rows = [row for row in found if row['method'] == 'evs']
+    # 24 times the work took no longer than the smallest size, so twice as much again takes 2 s and not 48.
+    assert ['reason' in row for row in rows] == [False, False, False, True]
+    assert rows[3]['reason'].startswith('about 32 s')
+
+
 def test_tables_say_what_is_missing():
     row = {'views': 3, 'frames': 3, 'tokens': 108, 'dim': 16, 'keep': 0.25}
     measured = {**row, 'method': 'tfps', 'ms_median': 1.0, 'ms_min': 0.5, 'ms_max': 2.0, 'over_floor': None}

@@ -12,6 +12,7 @@ import pytest
 
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
+from stprune_ros.io import images
 from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction_factor
 
 HEIGHT, WIDTH = 6, 8
@@ -205,6 +206,7 @@ def test_size_of_what_is_no_jpeg(data):
         (1080, 1920, (60, 100), 8),
         (900, 1600, (30, 50), 4),  # 900 is no multiple of 8
         (899, 1600, (30, 50), 1),
+        (900, 1602, (96, 160), 2),  # 1602 is no multiple of 4
         (900, 1600, (450, 800), 1),
         (900, 1600, (0, 0), 1),
     ],
@@ -232,3 +234,13 @@ def test_a_reduced_picture_is_the_same_picture():
 def test_only_jpeg_is_reduced():
     assert decode_for_model(frame(compressed(np.zeros((64, 64, 3), np.uint8), '.png', 'png')), 16)[1] == 1
     assert decode_for_model(frame(raw('rgb8', flat())), 1)[1] == 1
+
+
+def test_a_cv_bridge_built_for_another_numpy_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / 'cv_bridge.py').write_text("raise AttributeError('_ARRAY_API not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    images._converter.cache_clear()
+    try:
+        assert np.array_equal(decode(frame(raw('bgr8', flat(COLOUR[::-1])))), flat())
+    finally:
+        images._converter.cache_clear()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers.answers import make_answer
+from rosbags.interfaces import Nodetype
 
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.io.bag_reader import message_store
@@ -18,33 +21,32 @@ SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0})
 NOTHING = (Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.TIMEOUT, Status.INVALID, Status.ERROR)
 
 
-def answer(status: Status = Status.OK, description_status: Status = Status.OK) -> Answer:
+def answer(status: Status = Status.OK, description_status: Status = Status.OK, **changes: Any) -> Answer:
     views = (
         ViewReport('front', CameraState.OK, STAMP, 4, 1200, 120, np.ones((4, 15, 20), bool)),
         ViewReport('back', CameraState.MISSING),
     )
-    return make_answer(
-        sequence=7,
-        stamp_ns=STAMP,
-        status=status,
-        behavior=Behavior.YIELD,
-        distribution=((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
-        confidence=0.75,
-        confidence_source=ConfidenceSource.TOKEN_PROBABILITY,
-        description_status=description_status,
-        text='A van waits on the left.',
-        truncated=True,
-        views=views,
-        tokens_text=90,
-        model_id='tiny',
-        model_revision='0123abcd',
-        model_trained=True,
-        prompt_id='driving-1',
-        method='st_prune',
-        keep_ratio=0.1,
-        stage_ms={'decode': 1.5, 'encode': 20.0},
-        notes=('no odometry',),
-    )
+    values = {
+        'sequence': 7,
+        'stamp_ns': STAMP,
+        'behavior': Behavior.YIELD,
+        'distribution': ((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
+        'confidence': 0.75,
+        'confidence_source': ConfidenceSource.TOKEN_PROBABILITY,
+        'text': 'A van waits on the left.',
+        'truncated': True,
+        'views': views,
+        'tokens_text': 90,
+        'model_id': 'tiny',
+        'model_revision': '0123abcd',
+        'model_trained': True,
+        'prompt_id': 'driving-1',
+        'method': 'st_prune',
+        'keep_ratio': 0.1,
+        'stage_ms': {'decode': 1.5, 'encode': 20.0},
+        'notes': ('no odometry',),
+    }
+    return make_answer(status=status, description_status=description_status, **{**values, **changes})
 
 
 def classes(name: str) -> MessageTypes:
@@ -79,6 +81,58 @@ def test_hint_says_everything(types):
     assert (front.name, front.state, front.frames, front.tokens_full, front.tokens_kept) == ('front', 1, 4, 1200, 120)
     assert (front.stamp.sec, front.stamp.nanosec) == (1_700_000_000, 123_456_789)
     assert (back.name, back.state, back.stamp.sec, back.tokens_kept) == ('back', 2, 0, 0)
+
+
+def test_values_come_from_where_they_should(types):
+    """No two of them alike, so that none can stand for another."""
+    views = (
+        ViewReport('left', CameraState.OK, STAMP + 10**9 + 5, 3, 300, 31),
+        ViewReport('right', CameraState.STALE, STAMP - 10**9, 2, 200, 22),
+    )
+    stages = {'prune': 2.5, 'encode': 20.0, 'describe': 30.0}
+    given = answer(views=views, stage_ms=stages, model_trained=False, truncated=False, notes=('one', 'two'))
+    settings = SETTINGS.changed({'cameras.base_frame': 'rear_axle'})
+    text = scene_description(given, settings, types, 0.5)
+    assert (text.header.stamp.sec, text.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
+    assert text.header.frame_id == planning_hint(given, settings, types).header.frame_id == 'rear_axle'
+    assert (text.valid_for.sec, text.valid_for.nanosec) == (1, 500_000_000)
+    assert text.truncated is False
+    info = text.info
+    assert (info.sequence, info.tokens_full, info.tokens_kept, info.output_latency) == (7, 500, 53, 0.5)
+    assert info.model_trained is False
+    assert info.keep_ratio == pytest.approx(0.1)  # what was asked for, not what was kept
+    assert list(info.notes) == ['one', 'two']
+    assert (list(info.stage_names), list(info.stage_ms)) == (['prune', 'encode', 'describe'], [2.5, 20.0, 30.0])
+    left, right = info.cameras
+    assert (left.stamp.sec, left.stamp.nanosec) == (1_700_000_001, 123_456_794)
+    assert (left.frames, left.tokens_full, left.tokens_kept) == (3, 300, 31)
+    assert (right.stamp.sec, right.state, right.frames, right.tokens_full) == (1_699_999_999, 3, 2, 200)
+
+
+def unfilled(message: Any, msgtype: str, path: str = '') -> list[str]:
+    """Fields of a message, and of the messages in it, that say no more than a default-constructed one."""
+    store = message_store()
+    found = []
+    for name, (kind, inner) in store.fielddefs[msgtype][1]:
+        value = getattr(message, name)
+        if kind == Nodetype.NAME:
+            found += unfilled(value, inner, f'{path}{name}.')
+        elif kind == Nodetype.SEQUENCE and inner[0][0] == Nodetype.NAME:
+            found += unfilled(value[0], inner[0][1], f'{path}{name}[0].') if value else [f'{path}{name}']
+        elif not (len(value) if hasattr(value, '__len__') else value):
+            found.append(path + name)
+    return found
+
+
+def test_every_field_of_every_message_is_filled():
+    types = classes('store')
+    assert unfilled(planning_hint(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/PlanningHint') == []
+    assert unfilled(scene_description(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/SceneDescription') == []
+
+
+def test_output_latency_is_unknown_in_a_replay(types):
+    assert math.isnan(planning_hint(answer(), SETTINGS, types).info.output_latency)
+    assert math.isnan(scene_description(answer(), SETTINGS, types).info.output_latency)
 
 
 @pytest.mark.parametrize('status', NOTHING)
@@ -130,9 +184,13 @@ def test_answers_expire_by_their_stamp():
     assert planning_hint(late, SETTINGS, classes('store')).behavior == Behavior.UNKNOWN
 
 
-def test_failures_stay_failures_however_late():
-    late = expire(answer(Status.ERROR, Status.INVALID), STAMP + 10**12, SETTINGS)
-    assert (late.hint.status, late.description.status) == (Status.ERROR, Status.INVALID)
+@pytest.mark.parametrize('status', [status for status in NOTHING if status != Status.STALE])
+def test_only_what_was_valid_becomes_stale(status):
+    late = expire(answer(status, Status.INVALID), STAMP + 10**12, SETTINGS)
+    assert (late.hint.status, late.description.status) == (status, Status.INVALID)
+    cut = expire(answer(status, Status.TIMEOUT), STAMP + 10**12, SETTINGS)
+    assert (cut.hint.status, cut.description.status) == (status, Status.STALE)
+    assert expire(answer(Status.DEGRADED, status), STAMP + 10**12, SETTINGS).hint.status == Status.STALE
 
 
 def test_nothing_expires_before_simulated_time_runs():
