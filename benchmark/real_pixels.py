@@ -32,7 +32,7 @@ from stprune_ros.io.images import decode_for_model
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.results import table, write_json
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 KEEP_RATIOS = (0.5, 0.25, 0.1, 0.05)
 MAX_RANGE_M = 50.0  # farther objects are smaller than a patch of this model
@@ -65,7 +65,7 @@ def measure_kept_objects(
     with Bag(bag_path) as bag:
         windows = BagWindows(bag, settings)
         rig = windows.rig
-        backend, prompt = load(settings)
+        backend, prompt = load_model(settings)
         pipeline = Pipeline(settings, backend, rig, prompt, decode_for_model)
         for window in tqdm(list(windows.read()), unit='tick', disable=not sys.stderr.isatty()):
             for method in methods:

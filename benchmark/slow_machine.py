@@ -28,7 +28,7 @@ from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.results import table, write_json
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 WARM_UP = 5  # ticks that do not count: the first compile, in the next ones the governor learns
 TARGET_MARGIN = 1.3  # default target over the median of quiet ticks with all tokens
@@ -66,7 +66,7 @@ def run_ticks(path: Path, settings: Settings, load_processes: int) -> dict[str, 
     with Bag(path) as bag:
         bag_windows = BagWindows(bag, settings)
         shown = list(bag_windows.read())
-        backend, prompt = load(settings)
+        backend, prompt = load_model(settings)
         pipeline = Pipeline(settings, backend, bag_windows.rig, prompt, decode_for_model)
         half = len(shown) // 2
         for name, part, load_now in (('quiet', shown[:half], 0), ('loaded', shown[half:], load_processes)):

@@ -6,7 +6,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from stprune_ros.resources import resource_path
-from stprune_ros.settings.parameter_file import load
+from stprune_ros.settings.parameter_file import load_settings
 
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),
@@ -23,7 +23,7 @@ ARGUMENTS = {
 def start_node(context: LaunchContext) -> list[Node]:
     """The node, its topics remapped as the arguments say."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    settings = load(values['params_file'])
+    settings = load_settings(values['params_file'])
     transport = '' if settings.cameras.transport == 'raw' else '/compressed'
     remaps = []
     for camera in settings.cameras.names:

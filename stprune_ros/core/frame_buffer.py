@@ -1,4 +1,4 @@
-"""Rolling history of frame sets (ours).
+"""Rolling history of frame sets.
 
 Keyframes are the first set in each stride of absolute time, whoever looks and however late: so live and replay see the
 same history, and a tick has to encode only its own images while those of the keyframes are still cached.

@@ -1,7 +1,7 @@
-"""Where a static patch of an image was before the vehicle moved: what is left after that is motion of its own (ours).
+"""Where a static patch of an image was before the vehicle moved: what is left after that is motion of its own.
 
-Depth is not known: below the horizon a patch is taken to lie on the ground through base_link, above it and beyond FAR_RANGE_M
-at the distance FAR_RANGE_M.
+Depth is not known: below the horizon a patch is taken to lie on the ground through base_link, above it and beyond
+FAR_RANGE_M at the distance FAR_RANGE_M.
 """
 
 from __future__ import annotations

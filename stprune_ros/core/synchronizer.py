@@ -1,4 +1,4 @@
-"""Frame sets from a ring of cameras that fire when they like (ours; README, "How a tick works").
+"""Frame sets from a ring of cameras that fire when they like (docs/design.md says how).
 
 An anchor camera opens a set with each of its frames; every other camera brings its nearest frame within the tolerance.
 A set closes when it cannot get better, or when a stamp of anchor + max_wait has been seen anywhere. There is no clock

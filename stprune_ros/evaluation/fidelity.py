@@ -24,7 +24,7 @@ from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 DISTINCT_COLOURS = 10  # of matplotlib's cycle; further lines are dashed
 FULL = 'none'
@@ -108,7 +108,7 @@ class SceneEvaluator:
 
     def __init__(self, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
         self.source, self.plan, self.settings = source, plan, settings
-        self.backend, self.prompt = load(settings)
+        self.backend, self.prompt = load_model(settings)
 
     @classmethod
     def prepare(cls, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
@@ -161,7 +161,7 @@ def evaluate_methods(source: CaseSource, plan: EvaluationPlan, settings: Setting
 
     Raises StpruneError if the model cannot be loaded or a method does not exist.
     """
-    backend, _ = load(settings)  # first in this process, so that a mistake is reported once and not by every worker
+    backend, _ = load_model(settings)  # in this process first: a mistake is reported once, not by every worker
     for trial in plan.trials():
         SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
     counts: CountsByTrial = defaultdict(lambda: defaultdict(SceneCounts))

@@ -67,7 +67,7 @@ class FeatureCache:
         self._decode = decode
         self._frames: dict[FrameKey, EncodedFrame | None] = {}  # of the last window; None: could not be decoded
 
-    def load(
+    def update(
         self, window: Window, clock: StageClock, with_images: bool = False
     ) -> tuple[list[ViewFeatures], list[str]]:
         """Features of every view of the window in ring order, and sentences about images that could not be decoded.

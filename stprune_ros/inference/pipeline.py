@@ -70,7 +70,7 @@ class Pipeline:
         """
         clock = StageClock()
         deadline_ms = self.settings.inference.deadline_ms
-        views, notes = self._features.load(window, clock, with_images)
+        views, notes = self._features.update(window, clock, with_images)
         provenance = provenance_of(self.settings, self.backend.info, self.prompt.id)
         lost = [view.camera for view in views if view.camera in self.roles.critical and not view.state.has_frame]
         if lost:

@@ -1,4 +1,4 @@
-"""Commonness (ours): how similar a token is to what the other views show at the same time.
+"""Commonness, which is not in the paper: how similar a token is to what the other views show at the same time.
 
 Shapes: V views, T frames of a view, P tokens of a frame, D values of a token.
 """

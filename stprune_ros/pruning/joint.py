@@ -1,4 +1,4 @@
-"""Joint pruning (ours): both ideas of ST-Prune in one selection, with similarity to any other view.
+"""Joint pruning, which is not in the paper: both ideas of ST-Prune in one selection, with similarity to any other view.
 
 Two things differ from the paper's two stages. A token is common where any other view shows something similar at the
 same time, not only a neighbour: road, sky and walls repeat all around the ring, and what stands out from them matters.

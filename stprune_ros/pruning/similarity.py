@@ -71,7 +71,7 @@ class _Entry:
 
 
 class SimilarityCache:
-    """Keeps similarities of frames that stay in the history (ours): a tick multiplies only the rows of new frames.
+    """Keeps similarities of frames that stay in the history: a tick multiplies only the rows of new frames.
 
     A frame is recognized by the identity of its tensor in ``ViewTokens.frames``, which must not be written to; a view
     without ``frames`` passes through uncached. On the CPU the keep masks are bit-exact with those without a cache;

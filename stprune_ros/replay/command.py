@@ -14,7 +14,7 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.replay.replay import replay
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 
 def run(path: Path, output: Path, settings: Settings) -> int:
@@ -24,7 +24,7 @@ def run(path: Path, output: Path, settings: Settings) -> int:
     """
     with Bag(path) as bag:
         windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
-        backend, prompt = load(settings)
+        backend, prompt = load_model(settings)
         with tqdm(total=windows.message_count, unit='msg', disable=not sys.stderr.isatty()) as progress:
             summary = replay(windows, backend, prompt, output, say=_say, on_message=progress.update)
     print(summary_text(summary, output))

@@ -310,10 +310,10 @@ def on_signals(handler: Callable[[int, Any], Any]) -> None:
 
 def load_and_activate(node: StpruneNode) -> None:
     """Load what the node's parameters ask for and activate it. Raises StpruneError."""
-    from stprune_ros.vlm.loading import load
+    from stprune_ros.vlm.loading import load_model
 
     node.get_logger().info('loading the model')
-    model = load(node.settings)
+    model = load_model(node.settings)
     # Importing and compiling take a second, for which the executor has no time once images come.
     from stprune_ros.inference.pipeline import warm_up
 

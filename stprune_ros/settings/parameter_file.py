@@ -70,7 +70,7 @@ def problems_in(values: Mapping[str, object]) -> list[str]:
     return problems + contradictions(groups['cameras'], groups['sync'], groups['pruning'], groups['latency'])
 
 
-def load(path: str | Path) -> Settings:
+def load_settings(path: str | Path) -> Settings:
     """Settings from a parameter file; every wrong name and value is named in one SettingsError, one a line."""
     values, _ = current_names(read_file(path))
     return checked(values, f'{path}: ')

@@ -20,7 +20,7 @@ DEFAULT_PROMPT = 'config/prompts/driving.yaml'
 DEFAULT_VIEWS = 6  # of a ring whose cameras are not named yet
 
 
-def load(settings: Settings) -> tuple[Backend, Prompt]:
+def load_model(settings: Settings) -> tuple[Backend, Prompt]:
     """Backend and prompt of ``model.*`` and ``prompt.file``.
 
     Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
@@ -64,7 +64,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
 
     Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
-    Raises ModelError where the model folder is not what `load` would take.
+    Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
         _model_path(settings),

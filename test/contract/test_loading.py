@@ -316,15 +316,15 @@ def test_every_model_parameter_reaches_the_engine(engine: str, folder: Path, mon
 
 
 def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder: Path) -> None:
-    assert loading.load(settings_of(folder))[1].id.startswith('driving-')
+    assert loading.load_model(settings_of(folder))[1].id.startswith('driving-')
     given = loading.share(loading.DEFAULT_PROMPT).read_text()
     (folder / 'prompt.yaml').write_text(given.replace('name: driving', 'name: own'))
-    assert loading.load(settings_of(folder))[1].id.startswith('own-')
+    assert loading.load_model(settings_of(folder))[1].id.startswith('own-')
     other = folder / 'other.yaml'
     other.write_text(given.replace('name: driving', 'name: other'))
-    assert loading.load(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
+    assert loading.load_model(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
 
 
 def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='prompt file'):
-        loading.load(settings_of(tmp_path / 'nowhere', **{'prompt.file': str(tmp_path / 'none.yaml')}))
+        loading.load_model(settings_of(tmp_path / 'nowhere', **{'prompt.file': str(tmp_path / 'none.yaml')}))

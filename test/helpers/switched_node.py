@@ -10,14 +10,14 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 
 from stprune_ros.ros.node import StpruneNode
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 
 def main() -> int:
     """Run until the end of standard input; the exit code says how often a worker did not end."""
     rclpy.init(args=sys.argv)
     node = StpruneNode()
-    node.configure(*load(node.settings))
+    node.configure(*load_model(node.settings))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     stuck, active = 0, False

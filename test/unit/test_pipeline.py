@@ -20,7 +20,7 @@ from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures
-from stprune_ros.vlm.loading import load
+from stprune_ros.vlm.loading import load_model
 
 MS = 1_000_000
 NAMES = ('FRONT', 'RIGHT', 'LEFT')
@@ -34,7 +34,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def loaded(model):
-    return load(Settings.from_values({'model.path': str(model), 'model.device': 'cpu'}))
+    return load_model(Settings.from_values({'model.path': str(model), 'model.device': 'cpu'}))
 
 
 class Counting:
@@ -286,11 +286,11 @@ def test_pictures_are_in_the_answer_where_somebody_asks(make):
 def test_slots_count_from_the_end_of_the_history(make):
     """At a cold start the frames that are there take the newest slots: recency must not call an old frame new."""
     pipeline = make()
-    views, _ = pipeline._features.load(window(frame_set(1000), frame_set(1500, without=('LEFT',))), StageClock())
+    views, _ = pipeline._features.update(window(frame_set(1000), frame_set(1500, without=('LEFT',))), StageClock())
     assert [view.slots for view in views] == [(2, 3), (2, 3), ()]
     egos = [replace(EGO, stamp_ns=ms * MS) for ms in (1000, 1500, 2000, 2500)]
     sets = [frame_set(ms, ego=ego) for ms, ego in zip((1000, 1500, 2000, 2500), egos)]
-    views, _ = pipeline._features.load(window(*sets), StageClock())
+    views, _ = pipeline._features.update(window(*sets), StageClock())
     assert [view.slots for view in views] == [(0, 1, 2, 3)] * 3
     assert [view.egos for view in views] == [tuple(egos)] * 3
 

@@ -16,7 +16,7 @@ from stprune_ros.errors import SettingsError, StpruneError
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.generate_files import EXAMPLES, page, param_file, schema
-from stprune_ros.settings.parameter_file import current_names, load, problems_in, read_file
+from stprune_ros.settings.parameter_file import current_names, load_settings, problems_in, read_file
 from stprune_ros.settings.parameters import BY_NAME, PARAMETERS, RENAMED, HistorySettings, SyncSettings
 from stprune_ros.settings.settings import Settings, nanoseconds
 
@@ -85,13 +85,13 @@ def test_names_of_the_last_release_still_work():
 
 def test_old_names_in_a_file(tmp_path):
     path = write(tmp_path / 'p.yaml', '/**: {ros__parameters: {pruning: {scaled_terms: true}}}')
-    assert load(path).pruning.multiplicative_bonus
+    assert load_settings(path).pruning.multiplicative_bonus
 
 
 def test_what_rclpy_dumps_beside_ours_is_left_alone(tmp_path):
     text = '/n: {ros__parameters: {use_sim_time: false, start_type_description_service: true, history: {frames: 2},'
     text += ' qos_overrides: {/tf: {subscription: {depth: 3}}}}}'
-    assert load(write(tmp_path / 'p.yaml', text)).history.frames == 2
+    assert load_settings(write(tmp_path / 'p.yaml', text)).history.frames == 2
 
 
 def test_values_are_brought_to_the_type_of_the_table():
@@ -148,13 +148,13 @@ def test_values_that_contradict_each_other_are_refused(values, words):
 def test_parameter_file_nested_or_dotted(tmp_path):
     nested = write(tmp_path / 'a.yaml', '/**: {ros__parameters: {use_sim_time: true, pruning: {keep_ratio: 0.2}}}')
     dotted = write(tmp_path / 'b.yaml', 'stprune_node: {ros__parameters: {pruning.keep_ratio: 0.2}}')
-    assert load(nested).pruning.keep_ratio == load(dotted).pruning.keep_ratio == 0.2
+    assert load_settings(nested).pruning.keep_ratio == load_settings(dotted).pruning.keep_ratio == 0.2
 
 
 def test_every_problem_of_a_file_is_named(tmp_path):
     text = '/**: {ros__parameters: {pruning: {keep_ratio: 2.0, methud: mtp}, history: {frames: 0}}}'
     with pytest.raises(StpruneError) as caught:
-        load(write(tmp_path / 'p.yaml', text))
+        load_settings(write(tmp_path / 'p.yaml', text))
     assert len(str(caught.value).splitlines()) == 3
     assert "did you mean 'pruning.method'" in str(caught.value)
 
@@ -170,7 +170,7 @@ def test_files_that_are_none(tmp_path, text, word):
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(StpruneError, match=r"nowhere\.yaml' cannot be read"):
-        load(tmp_path / 'nowhere.yaml')
+        load_settings(tmp_path / 'nowhere.yaml')
 
 
 def test_shipped_files_are_those_of_the_table():
@@ -181,7 +181,7 @@ def test_shipped_files_are_those_of_the_table():
 
 
 def test_shipped_file_holds_every_default():
-    settings = load(resource_path('config/stprune.param.yaml'))
+    settings = load_settings(resource_path('config/stprune.param.yaml'))
     assert settings == Settings.from_values(EXAMPLES)
 
 

@@ -21,7 +21,7 @@ from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model
-from stprune_ros.vlm.hf.pretrained import load_model, random_model, read_parts
+from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
 from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
@@ -84,7 +84,7 @@ class TransformersBackend:
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
         check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
-        model = load_model(folder, parts.config, torch_device, torch_dtype, quantization)
+        model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
         info = ModelInfo(
             model_id=folder.model_id,
             revision=folder.revision,

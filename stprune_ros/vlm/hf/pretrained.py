@@ -47,7 +47,7 @@ def read_parts(folder: ModelFolder) -> Parts:
     return Parts(config, tokenizer, processor)
 
 
-def load_model(
+def load_pretrained(
     folder: ModelFolder, config: Any, device: torch.device, dtype: torch.dtype | None, quantization: str
 ) -> Any:
     """The model of ``folder`` with its weights, from safetensors only; ``dtype`` None is that of the weights.
