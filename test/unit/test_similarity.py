@@ -13,7 +13,7 @@ from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import CACHED_METHODS, METHODS, SpatioTemporalPruner
 from stprune_ros.pruning.similarity import SimilarityCache, self_similarity, view_similarities
 from stprune_ros.pruning.similarity_batched import BatchedSimilarityCache
-from stprune_ros.pruning.view_tokens import ViewTokens
+from stprune_ros.pruning.view_tokens import ViewTokens, previous_indices
 
 HISTORY = 4
 
@@ -264,3 +264,10 @@ def test_a_ring_that_moves_to_another_device_leaves_nothing_behind():
     assert cache.bytes == 4 * (6 * 8 + 6 * 6)  # one frame of six tokens: rows and similarities
     cache.clear()
     assert cache.bytes == 0
+
+
+def test_frames_are_recognized_by_identity_and_in_order():
+    a, b, c = (torch.zeros(1) for _ in range(3))
+    assert previous_indices((b, c), (a, b)) == [1, None]
+    assert previous_indices((b, a), (a, b)) == [None, None]
+    assert previous_indices((a, a), (a, b)) == [None, None]

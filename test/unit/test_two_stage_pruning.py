@@ -226,3 +226,12 @@ def test_a_patch_seen_in_fewer_frames_is_judged_by_their_pairs():
     assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1, 0], abs=1e-6)
     flow[:2, 2] = math.nan  # seen once: the mean of the others
     assert motion_compensated_volatility(x, (1, 4), flow)[2].tolist() == pytest.approx([0, 1, 1 / 3, 0], abs=1e-6)
+
+
+def test_a_patch_between_two_cells_belongs_to_the_nearer():
+    """Position 0 was at 0.6 and looked different, 3 stayed; 1 and 2 were out of the image and get the mean."""
+    x = torch.stack([E[[9, 9, 9, 9]], E[[0, 9, 9, 9]]])
+    flow = torch.tensor([[0.0, 0], [0, 1], [0, 2], [0, 3]]).repeat(2, 1, 1)
+    flow[0, :3, 1] = torch.tensor([0.6, math.nan, math.nan])
+    found = motion_compensated_volatility(x, (1, 4), flow)
+    assert found.flatten().tolist() == pytest.approx([0.5, 1, 0.5, 0, 1, 0.5, 0.5, 0], abs=1e-6)
