@@ -209,11 +209,19 @@ def test_rows_count_questions_by_label() -> None:
     assert rows['uniform', 1.0, 'all']['accuracy'] == 1.0
     [blind] = [row for row in _rows('blind', plan, counts) if row['kind'] == 'all']
     assert (blind['keep'], blind['accuracy'], blind['relative']) == (1.0, 0.5, 0.5)
-    result = {'rows': [*rows.values(), blind]}
+
+
+def test_a_table_shows_accuracy_and_its_share_of_full() -> None:
+    def row(method: str, keep: float, kind: str, accuracy: float, relative: float) -> dict[str, Any]:
+        return {'method': method, 'keep': keep, 'kind': kind, 'accuracy': accuracy, 'relative': relative}
+
+    rows = [row('uniform', 0.1, 'all', 0.6, 0.75), row('uniform', 1.0, 'all', 0.8, 1.0)]
+    others = [row('blind', 1.0, 'all', 0.3, 0.4), row('uniform', 1.0, 'motion', 0.5, 1.0)]
+    result = {'rows': rows + others}
     assert to_markdown(result) == '\n'.join(
-        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 100.0 (100 %) | 75.0 (75 %) |']
+        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 80.0 (100 %) | 60.0 (75 %) |']
     )
-    assert '50.0 (50 %)' in to_markdown(result, 'motion')
+    assert to_markdown(result, 'motion').endswith('| uniform | 50.0 (100 %) |')
 
 
 def test_a_model_is_scored_by_kind_and_form() -> None:
