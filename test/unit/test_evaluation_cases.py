@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from helpers.bright_scenes import RIG, BrightnessModel, BrightnessPrompt, Prefilled, case, ego, image, scene
 
-from stprune_ros.core.rig import CameraModel, CameraRig
+from stprune_ros.core.motion import static_flow
 from stprune_ros.core.types import Behavior, EgoState
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation import fidelity, ringworld_cases
-from stprune_ros.evaluation.case import FROZEN_CAMERAS, Case, CaseScene, by_scene
+from stprune_ros.evaluation.case import FROZEN_CAMERAS, Case, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.fidelity import (
     BLIND_TRIAL,
@@ -43,88 +42,9 @@ from stprune_ros.ringworld.questions import HINT_QUESTION, describe, questions_a
 from stprune_ros.ringworld.renderer import RING
 from stprune_ros.ringworld.scenes import HELD_OUT, make_scene
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
+from stprune_ros.vlm.backend import Context
 
 GREY = (128, 128, 128)
-
-
-def camera(name: str, degrees: float) -> CameraModel:
-    k = np.array([[40.0, 0, 31.5], [0, 40.0, 15.5], [0, 0, 1]])
-    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return CameraModel(name, 64, 32, k, np.array([[s, 0, c], [-c, 0, s], [0, -1, 0.0]]), np.zeros(3))
-
-
-RIG = CameraRig([camera('front', 0.0), camera('right', -70.0), camera('left', 70.0)])
-
-
-def ego(speed: float = 5.0, yaw_rate: float = 0.0) -> EgoState:
-    return EgoState(0, None, None, (speed, 0.0, 0.0), (0.0, 0.0, yaw_rate))
-
-
-def image(value: int) -> np.ndarray:
-    return np.full((32, 64, 3), value, np.uint8)
-
-
-def scene(**changes: Any) -> CaseScene:
-    """Three instants of three cameras; every image has a brightness of its own."""
-    images = {name: [image(10 * index + t) for t in range(3)] for index, name in enumerate(('front', 'right', 'left'))}
-    return replace(CaseScene(7, RIG, images, [ego()] * 3), **changes)
-
-
-@dataclass
-class Prefilled:
-    """What a prompt showed: brightness of each image, and how many of its tokens were kept."""
-
-    images: list[int]
-    kept: list[int]
-
-
-class BrightnessModel:
-    """A model of its own making: it answers every question with the brightness of the brightest image it sees."""
-
-    info = None
-    model_pixels = 0
-
-    def __init__(self) -> None:
-        self.encoded: list[list[int]] = []
-
-    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        self.encoded.append([int(picture[0, 0, 0]) for picture in images])
-        rng = np.random.default_rng(0)
-        features = []
-        for picture in images:
-            tokens = torch.from_numpy(rng.standard_normal((8, 4)).astype(np.float32))
-            tokens[:, 0] = float(picture[0, 0, 0])
-            features.append(ImageFeatures(tokens, (2, 4)))
-        return features
-
-    def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
-        frames = [part for part in content if isinstance(part, VisualFrame)]
-        shown = Prefilled([int(f.features.tokens[0, 0]) for f in frames], [int(f.keep.sum()) for f in frames])
-        return Context(0, sum(shown.kept), shown)
-
-    def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        return [0.0 if text == str(max(context.state.images)) else -1.0 for text in candidates]
-
-    def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        return [self.score(context, question, candidates) for question, candidates in asked]
-
-    def generate(self, context: Context, question: str, max_new_tokens: int, *_: Any) -> Generated:
-        return Generated(f'clear ahead. front: {max(context.state.images)}.', 3, True)
-
-    def free(self) -> None:
-        pass
-
-
-class Prompt:
-    system = ''
-
-    def content(self, views: Sequence[Any], state: EgoState | None) -> list[str | VisualFrame]:
-        return [part for view in views for part in (f'{view.direction} {len(view.frames)}', *view.frames)]
-
-
-def case(shown: CaseScene, answer: str = '22', kind: str = 'perception') -> Case:
-    return Case(shown, f'how bright, {kind}?', ('22', '128', '0'), answer, kind, 'how bright?')
 
 
 def test_scenes_must_fit_their_rig() -> None:
@@ -171,12 +91,12 @@ def test_a_scene_is_encoded_oldest_first_and_shown_by_view() -> None:
     encoded = EncodedScene.encode(scene(), backend)
     assert backend.encoded == [[0, 10, 20, 1, 11, 21, 2, 12, 22]]
     assert [view.name for view in encoded.views] == ['front', 'right', 'left']
-    context = encoded.prefill(PruningConfig('none', 1.0), backend, Prompt())
+    context = encoded.prefill(PruningConfig('none', 1.0), backend, BrightnessPrompt())
     assert context.state.images == [0, 1, 2, 10, 11, 12, 20, 21, 22]
     assert context.state.kept == [8] * 9
     masks = encoded.keep_masks(PruningConfig('uniform', 0.25))
     assert [tuple(mask.shape) for mask in masks] == [(3, 2, 4)] * 3
-    pruned = encoded.prefill(PruningConfig('uniform', 0.25), backend, Prompt())
+    pruned = encoded.prefill(PruningConfig('uniform', 0.25), backend, BrightnessPrompt())
     assert pruned.state.kept == [int(frame.sum()) for mask in masks for frame in mask]
     assert sum(pruned.state.kept) == 18
     assert len(backend.encoded) == 1  # however often it is prefilled
@@ -189,8 +109,23 @@ def test_images_that_are_missing_leave_their_slots_empty() -> None:
     assert backend.encoded == [[20, 1, 2, 22]]
     assert [view.slots for view in encoded.views] == [(1, 2), (), (0, 2)]
     assert encoded.history == 3
-    context = encoded.prefill(PruningConfig('st_prune', 0.5), backend, Prompt())
+    context = encoded.prefill(PruningConfig('st_prune', 0.5), backend, BrightnessPrompt())
     assert context.state.images == [1, 2, 20, 22]
+
+
+def test_views_know_calibration_and_the_motion_between_their_frames() -> None:
+    states = [EgoState(n * 10**9, None, None, (0.3 * (n + 1), 0.0, 0.0), (0.0, 0.0, 0.1 * n)) for n in range(3)]
+    gaps = {'front': [image(0), None, image(2)], 'right': [image(10)] * 3, 'left': [image(20)] * 3}
+    encoded = EncodedScene.encode(scene(images=gaps, egos=states), BrightnessModel())
+    front, right, _ = encoded.views
+    for view, egos in ((front, [states[0], states[2]]), (right, states)):
+        expected = static_flow(RIG.cameras[view.name], 2, 4, egos).astype(np.float32)
+        assert np.array_equal(view.flow, expected, equal_nan=True)
+    assert encoded.ego == states[2]
+    assert front.shared is not None
+    assert [part.tolist() for part in front.shared] == [
+        RIG.shared('front', name, 4).tolist() for name in ('left', 'right')
+    ]
 
 
 def test_the_most_likely_candidate_is_the_answer() -> None:
@@ -222,7 +157,7 @@ class TwoScenes:
 def evaluator(plan: EvaluationPlan) -> SceneEvaluator:
     made = SceneEvaluator.__new__(SceneEvaluator)
     made.source, made.plan, made.settings = TwoScenes(), plan, Settings()
-    made.backend, made.prompt = BrightnessModel(), Prompt()  # type: ignore[assignment]
+    made.backend, made.prompt = BrightnessModel(), BrightnessPrompt()  # type: ignore[assignment]
     return made
 
 
@@ -274,11 +209,19 @@ def test_rows_count_questions_by_label() -> None:
     assert rows['uniform', 1.0, 'all']['accuracy'] == 1.0
     [blind] = [row for row in _rows('blind', plan, counts) if row['kind'] == 'all']
     assert (blind['keep'], blind['accuracy'], blind['relative']) == (1.0, 0.5, 0.5)
-    result = {'rows': [*rows.values(), blind]}
+
+
+def test_a_table_shows_accuracy_and_its_share_of_full() -> None:
+    def row(method: str, keep: float, kind: str, accuracy: float, relative: float) -> dict[str, Any]:
+        return {'method': method, 'keep': keep, 'kind': kind, 'accuracy': accuracy, 'relative': relative}
+
+    rows = [row('uniform', 0.1, 'all', 0.6, 0.75), row('uniform', 1.0, 'all', 0.8, 1.0)]
+    others = [row('blind', 1.0, 'all', 0.3, 0.4), row('uniform', 1.0, 'motion', 0.5, 1.0)]
+    result = {'rows': rows + others}
     assert to_markdown(result) == '\n'.join(
-        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 100.0 (100 %) | 75.0 (75 %) |']
+        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 80.0 (100 %) | 60.0 (75 %) |']
     )
-    assert '50.0 (50 %)' in to_markdown(result, 'motion')
+    assert to_markdown(result, 'motion').endswith('| uniform | 50.0 (100 %) |')
 
 
 def test_a_model_is_scored_by_kind_and_form() -> None:
@@ -291,7 +234,7 @@ def test_a_model_is_scored_by_kind_and_form() -> None:
             return [case(shown), case(shown, '0'), case(shown, '22', 'motion'), text]
 
     configs = {'all': PruningConfig('none', 1.0), 'half': PruningConfig('uniform', 0.5)}
-    table = evaluate_model(backend, Prompt(), Source(), configs, blind=True)  # type: ignore[arg-type]
+    table = evaluate_model(backend, BrightnessPrompt(), Source(), configs, blind=True)  # type: ignore[arg-type]
     assert set(table) == {'all', 'half', 'blind'}
     assert table['all'] == table['half']
     assert table['all']['perception'] == {'accuracy': 0.5, 'n': 4}
@@ -301,7 +244,7 @@ def test_a_model_is_scored_by_kind_and_form() -> None:
     assert table['blind']['perception']['accuracy'] == 0.0
     assert 'description' not in table['blind']
     assert len(backend.encoded) == 4  # two scenes, once as they are and once grey
-    silent = evaluate_model(backend, Prompt(), Source(), configs, max_new_tokens=0)  # type: ignore[arg-type]
+    silent = evaluate_model(backend, BrightnessPrompt(), Source(), configs, max_new_tokens=0)  # type: ignore[arg-type]
     assert set(silent) == {'all', 'half'}
     assert 'description' not in silent['all']
 

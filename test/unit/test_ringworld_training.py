@@ -84,6 +84,16 @@ def test_drives_have_windows_of_rising_frames() -> None:
     assert all(0.09 < gap < 0.41 for gap in gaps[7:])
 
 
+def test_scenes_end_with_the_current_frame() -> None:
+    sooner = 0
+    for seed in range(8):
+        gaps = np.diff([truth.t for truth in make_scene(seed).truths])
+        assert gaps[:2] == pytest.approx([0.5, 0.5])
+        assert 0.09 < gaps[2] < 0.51
+        sooner += gaps[2] < 0.45
+    assert 0 < sooner < 8
+
+
 def test_patches_are_those_of_the_image_processor() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3)).astype(np.uint8)
     processed = make_processor()(images=list(images), return_tensors='pt')['pixel_values']

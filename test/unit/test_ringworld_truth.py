@@ -352,6 +352,8 @@ def test_dense_truth_of_a_view(world: World) -> None:
     angle = math.pi / 2 - math.atan2(0.0, car.x - EGO.x)
     assert dense['heading'][23].tolist() == pytest.approx([math.cos(angle), math.sin(angle)], abs=1e-3)
     assert dense['position'][24, 0] == pytest.approx((135.5 - (4 * 32 + 15.5)) / 16, abs=0.01)
+    assert dense['position'][23, 2] == pytest.approx((actors[1].u - (3 * 32 + 15.5)) / 32, abs=0.01)
+    assert dense['position'][23, 3] == pytest.approx((actors[1].v - (2 * 32 + 15.5)) / 32, abs=0.01)
     assert dense['position'][24, 4] == pytest.approx(math.log(10.0 / RING[0].focal), abs=0.01)
     assert set(np.flatnonzero(dense['anchor']).tolist()) == {23}
     for lamp, kind in ((RED_LIGHT, 2), (GREEN_LIGHT, 3)):
