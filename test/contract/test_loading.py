@@ -325,6 +325,19 @@ def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder:
     assert loading.load(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
 
 
+def test_the_prompt_of_a_hub_model_is_that_of_its_revision(tmp_path: Path) -> None:
+    given = loading.share(loading.DEFAULT_PROMPT).read_text()
+    commits = {'main': '0' * 40, 'v2': '1' * 40}
+    repository = tmp_path / 'hub' / 'models--maker--some-model'
+    (repository / 'refs').mkdir(parents=True)
+    for name, commit in commits.items():
+        (repository / 'snapshots' / commit).mkdir(parents=True)
+        (repository / 'snapshots' / commit / 'prompt.yaml').write_text(given.replace('driving', name, 2))
+        (repository / 'refs' / name).write_text(commit)
+    for revision, commit in (('', '0' * 40), ('v2', '1' * 40)):
+        assert loading.prompt_file('maker/some-model', revision).parent.name == commit
+
+
 def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='prompt file'):
         loading.load(settings_of(tmp_path / 'nowhere', **{'prompt.file': str(tmp_path / 'none.yaml')}))
