@@ -325,17 +325,23 @@ def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder:
     assert loading.load(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
 
 
-def test_the_prompt_of_a_hub_model_is_that_of_its_revision(tmp_path: Path) -> None:
+def test_the_prompt_of_a_hub_model_is_that_of_its_revision(folder: Path, tmp_path: Path) -> None:
     given = loading.share(loading.DEFAULT_PROMPT).read_text()
-    commits = {'main': '0' * 40, 'v2': '1' * 40}
     repository = tmp_path / 'hub' / 'models--maker--some-model'
     (repository / 'refs').mkdir(parents=True)
-    for name, commit in commits.items():
-        (repository / 'snapshots' / commit).mkdir(parents=True)
-        (repository / 'snapshots' / commit / 'prompt.yaml').write_text(given.replace('driving', name, 2))
-        (repository / 'refs' / name).write_text(commit)
-    for revision, commit in (('', '0' * 40), ('v2', '1' * 40)):
-        assert loading.prompt_file('maker/some-model', revision).parent.name == commit
+    for revision, commit in (('main', '0' * 40), ('v2', '1' * 40)):
+        snapshot = Path(shutil.copytree(folder, repository / 'snapshots' / commit))
+        (snapshot / 'prompt.yaml').write_text(given.replace('name: driving', f'name: {revision}'))
+        (repository / 'refs' / revision).write_text(commit)
+    for values, name in (({}, 'main'), ({'model.revision': 'v2'}, 'v2')):
+        prompt = loading.load(settings_of(Path('maker/some-model'), **values))[1]
+        assert prompt.id.startswith(f'{name}-')
+
+
+def test_a_model_that_cannot_be_loaded_so_fails_the_memory_check_too(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / 'llava', 'llava_onevision')
+    with pytest.raises(ModelError, match="'model.max_image_pixels' is 2048, but family"):
+        loading.check_memory(settings_of(folder, **{'model.max_image_pixels': 2048}), (90, 160))
 
 
 def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
