@@ -325,6 +325,25 @@ def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder:
     assert loading.load_model(settings_of(folder, **{'prompt.file': str(other)}))[1].id.startswith('other-')
 
 
+def test_the_prompt_of_a_hub_model_is_that_of_its_revision(folder: Path, tmp_path: Path) -> None:
+    given = loading.share(loading.DEFAULT_PROMPT).read_text()
+    repository = tmp_path / 'hub' / 'models--maker--some-model'
+    (repository / 'refs').mkdir(parents=True)
+    for revision, commit in (('main', '0' * 40), ('v2', '1' * 40)):
+        snapshot = Path(shutil.copytree(folder, repository / 'snapshots' / commit))
+        (snapshot / 'prompt.yaml').write_text(given.replace('name: driving', f'name: {revision}'))
+        (repository / 'refs' / revision).write_text(commit)
+    for values, name in (({}, 'main'), ({'model.revision': 'v2'}, 'v2')):
+        prompt = loading.load(settings_of(Path('maker/some-model'), **values))[1]
+        assert prompt.id.startswith(f'{name}-')
+
+
+def test_a_model_that_cannot_be_loaded_so_fails_the_memory_check_too(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / 'llava', 'llava_onevision')
+    with pytest.raises(ModelError, match="'model.max_image_pixels' is 2048, but family"):
+        loading.check_memory(settings_of(folder, **{'model.max_image_pixels': 2048}), (90, 160))
+
+
 def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match='prompt file'):
         loading.load_model(settings_of(tmp_path / 'nowhere', **{'prompt.file': str(tmp_path / 'none.yaml')}))

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from stprune_ros.cli import main
 from stprune_ros.errors import StpruneError
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
@@ -146,6 +147,23 @@ def test_a_model_that_does_not_fit_fails_the_check(
     streams = capsys.readouterr()
     assert '1.00 MiB  MemAvailable' in streams.out
     assert streams.err.startswith('stprune: the model does not fit: ')
+
+
+def test_what_is_kept_must_fit_not_what_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two sums of the table, a model fits; its numbers are those of the parameters."""
+    settings = Settings({'model.device': 'cpu', 'pruning.keep_ratio': 0.5, 'pruning.method': 'random'})
+    text, fits = loading.check_memory(settings, (192, 320))
+    assert fits
+    assert '6 views of 4 frames' in text
+    together = {line.split()[1]: float(line.split()[3]) for line in text.splitlines() if line.startswith('together')}
+    assert [*together] == ['0.5', 'all'], 'the keep ratio of the parameters'
+    kept, full = together.values()
+    assert kept != full
+    monkeypatch.setattr(device, 'proc_bytes', lambda path, key: int((kept + full) / 2 * 2**20))
+    assert loading.check_memory(settings, (192, 320))[1] == (kept < full)
+    capped = Settings({'model.device': 'cpu', 'model.max_image_pixels': 5_000})
+    assert '24 images of 60 tokens' in text
+    assert '24 images of 60 tokens' not in loading.check_memory(capped, (192, 320))[0]
 
 
 def test_a_wrong_model_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
