@@ -140,7 +140,7 @@ class CameraRig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> CameraRig:
-        """Rig from a YAML file such as config/rigs/nuscenes.yaml. Raises StpruneError naming the file and the camera."""
+        """Rig from a YAML file such as config/rigs/nuscenes.yaml. StpruneError names the file and the camera."""
         try:
             tree = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

@@ -334,7 +334,7 @@ def test_the_prompt_of_a_hub_model_is_that_of_its_revision(folder: Path, tmp_pat
         (snapshot / 'prompt.yaml').write_text(given.replace('name: driving', f'name: {revision}'))
         (repository / 'refs' / revision).write_text(commit)
     for values, name in (({}, 'main'), ({'model.revision': 'v2'}, 'v2')):
-        prompt = loading.load(settings_of(Path('maker/some-model'), **values))[1]
+        prompt = loading.load_model(settings_of(Path('maker/some-model'), **values))[1]
         assert prompt.id.startswith(f'{name}-')
 
 

@@ -151,7 +151,7 @@ def test_a_model_that_does_not_fit_fails_the_check(
 
 def test_what_is_kept_must_fit_not_what_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the two sums of the table, a model fits; its numbers are those of the parameters."""
-    settings = Settings({'model.device': 'cpu', 'pruning.keep_ratio': 0.5, 'pruning.method': 'random'})
+    settings = Settings.from_values({'model.device': 'cpu', 'pruning.keep_ratio': 0.5, 'pruning.method': 'random'})
     text, fits = loading.check_memory(settings, (192, 320))
     assert fits
     assert '6 views of 4 frames' in text
@@ -161,7 +161,7 @@ def test_what_is_kept_must_fit_not_what_could_be(monkeypatch: pytest.MonkeyPatch
     assert kept != full
     monkeypatch.setattr(device, 'proc_bytes', lambda path, key: int((kept + full) / 2 * 2**20))
     assert loading.check_memory(settings, (192, 320))[1] == (kept < full)
-    capped = Settings({'model.device': 'cpu', 'model.max_image_pixels': 5_000})
+    capped = Settings.from_values({'model.device': 'cpu', 'model.max_image_pixels': 5_000})
     assert '24 images of 60 tokens' in text
     assert '24 images of 60 tokens' not in loading.check_memory(capped, (192, 320))[0]
 
