@@ -317,7 +317,7 @@ def test_every_model_parameter_reaches_the_engine(engine: str, folder: Path, mon
 
 def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder: Path) -> None:
     assert loading.load_model(settings_of(folder))[1].id.startswith('driving-')
-    given = loading.share(loading.DEFAULT_PROMPT).read_text()
+    given = loading.resource_path(loading.DEFAULT_PROMPT).read_text()
     (folder / 'prompt.yaml').write_text(given.replace('name: driving', 'name: own'))
     assert loading.load_model(settings_of(folder))[1].id.startswith('own-')
     other = folder / 'other.yaml'

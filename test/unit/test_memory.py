@@ -134,7 +134,7 @@ def test_check_of_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert 'ringworld (qwen3_vl) on cpu: 2 views of 3 frames\n' in out
     assert '6 images of 60 tokens' in out
-    size = sum(path.stat().st_size for path in Path(loading.share(loading.BUNDLED_MODEL)).glob('*.safetensors'))
+    size = sum(path.stat().st_size for path in Path(loading.resource_path(loading.BUNDLED_MODEL)).glob('*.safetensors'))
     held = float(out.split('weights')[1].split()[0])
     assert held == pytest.approx(size / 2**20, rel=0.02)
 
