@@ -40,6 +40,25 @@ class CameraSettings:
 
 
 @dataclass(frozen=True)
+class TopicSettings:
+    """``topics``: where node, replay, player and launch files look; ``{camera}`` stands for a camera's name."""
+
+    image: str = parameter(
+        '',
+        'image topic of each camera, with {camera}; empty: ~/input/{camera}/image, with /compressed by'
+        ' cameras.transport, in the node, and found in the bag in replay',
+    )
+    camera_info: str = parameter(
+        '',
+        'camera_info topic of each camera, with {camera}; empty: ~/input/{camera}/camera_info in the node, and found'
+        ' in the bag in replay',
+    )
+    odometry: str = parameter(
+        '', 'odometry topic; empty: ~/input/kinematic_state in the node, and found in the bag in replay'
+    )
+
+
+@dataclass(frozen=True)
 class SyncSettings:
     """``sync``: which frames make a set."""
 
@@ -141,6 +160,7 @@ class OutputSettings:
 
 GROUPS: Mapping[str, type] = {
     'cameras': CameraSettings,
+    'topics': TopicSettings,
     'sync': SyncSettings,
     'history': HistorySettings,
     'ego': EgoSettings,

@@ -24,6 +24,7 @@ from stprune_ros.settings.parameters import (
     OutputSettings,
     PromptSettings,
     SyncSettings,
+    TopicSettings,
     lookup,
 )
 
@@ -36,6 +37,7 @@ class Settings:
     """
 
     cameras: CameraSettings = field(default_factory=CameraSettings)
+    topics: TopicSettings = field(default_factory=TopicSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     ego: EgoSettings = field(default_factory=EgoSettings)
