@@ -236,7 +236,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         '--methods',
         type=names,
         metavar='A,B',
-        help='methods, with switches as in st_prune+one_pays or st_prune+all; default: every method, every switch '
+        help='methods, with switches as in st_prune+keep_one_copy or st_prune+all; default: every method, every switch '
         'alone, and all together',
     )
     command.add_argument(
