@@ -1,0 +1,63 @@
+"""What a recording or a running vehicle shows of its rig: topics, calibration, transforms, stamps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from stprune_ros.errors import BagError
+from stprune_ros.io.bag_reader import Bag, Topic
+from stprune_ros.io.bag_topics import CAMERA_INFO, COMPRESSED, ODOMETRY, RAW, find_static_transforms
+
+MAX_STAMPS = 200  # per image topic: enough to measure trigger offsets
+MAX_ODOMETRY = 50  # per odometry topic
+
+
+@dataclass
+class RigSurvey:
+    """Messages and stamps by topic; messages are duck-typed, rclpy's or a bag's.
+
+    ``stamps`` holds the first acquisition stamps of each image topic in ns, ``odometry`` the first messages of each
+    odometry topic, ``transforms`` all TFMessages with static transforms.
+    """
+
+    topics: dict[str, Topic] = field(default_factory=dict)
+    camera_infos: dict[str, Any] = field(default_factory=dict)
+    transforms: list[Any] = field(default_factory=list)
+    stamps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    odometry: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, topic: str, msgtype: str, message: Any) -> None:
+        """Take one message; those of other types are left alone."""
+        if msgtype in (RAW, COMPRESSED) and len(self.stamps[topic]) < MAX_STAMPS:
+            stamp = message.header.stamp
+            self.stamps[topic].append(int(stamp.sec) * 10**9 + int(stamp.nanosec))
+        elif msgtype == CAMERA_INFO:
+            self.camera_infos[topic] = message
+        elif msgtype == ODOMETRY and len(self.odometry[topic]) < MAX_ODOMETRY:
+            self.odometry[topic].append(message)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image topic has as many stamps as are ever looked at."""
+        images = [topic.name for topic in self.topics.values() if topic.msgtype in (RAW, COMPRESSED) and topic.count]
+        return all(len(self.stamps[topic]) >= MAX_STAMPS for topic in images)
+
+
+def survey_bag(bag: Bag) -> RigSurvey:
+    """Read what a bag shows of its rig: its beginning, and every static transform."""
+    survey = RigSurvey(dict(bag.topics))
+    for record in bag.messages(find_static_transforms(bag.topics) or ['']):
+        survey.transforms.append(record.message())
+    wanted = [
+        topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)
+    ]
+    for record in bag.messages(wanted or ['']):
+        try:
+            survey.add(record.topic, record.msgtype, record.message())
+        except BagError:
+            continue  # a broken message says nothing about the rig; replay counts it
+        if survey.complete:
+            break
+    return survey
