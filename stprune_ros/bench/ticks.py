@@ -16,7 +16,8 @@ import torch
 
 from stprune_ros.bench.architectures import MERGE_SIZE, QWEN3_2B, QWEN3_4B, QWEN25_3B, SPECIAL_TOKENS, Architecture
 from stprune_ros.bench.costs import FLOAT16_BYTES, LanguageShape
-from stprune_ros.core.rig import OPTICAL_FROM_LINK, CameraModel, CameraRig
+from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel
+from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Window
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stprune_ros.core.rig import CameraModel
+from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.types import EgoState
 
 FAR_RANGE_M = 40.0  # m

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stprune_ros.core.rig import CameraModel, CameraRig
+from stprune_ros.core.camera_model import CameraModel
+from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, Question, describe, hint_question, questions_about

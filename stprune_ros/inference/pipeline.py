@@ -45,6 +45,7 @@ class Pipeline:
         self.settings = settings
         self.backend = backend
         self.rig = rig
+        self.doubt = ''  # why the ring is not what it should be, set by the owner: every answer is then DEGRADED
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
         self._features = FeatureCache(backend, rig, decode)
@@ -91,7 +92,7 @@ class Pipeline:
         reports = tuple(view.report(keep.cpu().numpy()) for view, keep in zip(views, kept))
         provenance = replace(provenance, keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
-        degraded = _is_degraded(window, views)
+        degraded = bool(self.doubt) or _is_degraded(window, views)
         timing = Timing(dict(clock.stage_ms), wait_ms, choice=choice)
         answer = Answer.without_result(Status.UNKNOWN, window, provenance, reports, timing, notes)
         cancelled = _is_set(cancel)
@@ -179,7 +180,7 @@ class Pipeline:
 
     def _notes(self, window: Window, views: Sequence[ViewFeatures], choice: Choice | None) -> list[str]:
         """What to say about incomplete input, a model whose answers mean little, and a target out of reach."""
-        notes = [view.note for view in views if view.note]
+        notes = [*filter(None, [self.doubt]), *(view.note for view in views if view.note)]
         for view in views:
             if view.state in (CameraState.MISSING, CameraState.STALE):
                 notes.append(f"camera '{view.camera}' has no frame in this set")

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
-from stprune_ros.core.rig import CameraRig, RigBuilder
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.rig_builder import RigBuilder, rectified_cameras
 from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_topics import (
+    ODOMETRY,
+    TRANSFORMS,
+    CameraTopics,
+    components,
+    find_cameras,
+    find_odometry,
+    find_static_transforms,
+)
 from stprune_ros.settings.settings import Settings
+
+MOVING_LOOKED_AT = 2000  # messages on /tf that are searched for what is missing on /tf_static
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,15 @@ class BagTopics:
         cameras = find_cameras(bag.topics, names, settings.cameras.transport)
         return cls(cameras, find_odometry(bag.topics), find_static_transforms(bag.topics))
 
+    def only(self, cameras: Collection[str]) -> BagTopics:
+        """The same without the topics of other cameras."""
+        return replace(self, cameras={name: topics for name, topics in self.cameras.items() if name in cameras})
+
+    @property
+    def infos(self) -> dict[str, str]:
+        """Camera by camera_info topic, where there is one."""
+        return {topics.info: camera for camera, topics in self.cameras.items() if topics.info}
+
     @property
     def images(self) -> dict[str, str]:
         """Camera by image topic."""
@@ -46,18 +67,23 @@ class BagWindows:
     """What the model would see at each tick of a bag.
 
     ``notes`` grows while the bag is read with sentences about its content, ``errors`` with messages that could not be
-    read; whoever iterates may take them out between two windows.
+    read; whoever iterates may take them out between two windows. ``transforms`` are the static ones of the bag.
     Raises StpruneError where the topics, the geometry of the ring or the roles of the cameras cannot be found.
     """
 
     def __init__(self, bag: Bag, settings: Settings) -> None:
         self.bag = bag
         self.settings = settings
-        self.topics = BagTopics.from_bag(bag, settings)
-        self.rig = find_rig(bag, self.topics, settings)
+        topics = BagTopics.from_bag(bag, settings)
+        self._builder = read_calibration(bag, topics, settings)
+        self.transforms = self._builder.transforms
+        self.rig = find_rig(bag, topics, settings, self._builder)
+        self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
         self.stream = SensorStream(settings, self.rig)
-        self.notes: list[str] = self._other_odometry()
+        self.notes: list[str] = [*self.rig.notes, *self._other_odometry()]
+        self._infos = {} if settings.cameras.rig_file else self.topics.infos
+        self._changed: set[str] = set()  # cameras whose camera_info changed while reading
         self.errors: list[str] = []
 
     @property
@@ -75,7 +101,7 @@ class BagWindows:
         self.notes += [*self.stream.take_notes(), *self.bag.notes]
 
     def _wanted(self) -> list[str]:
-        return [*self.topics.images, *filter(None, [self.topics.odometry])]
+        return [*self.topics.images, *self._infos, *filter(None, [self.topics.odometry])]
 
     def _take(self, record: Record) -> list[Window]:
         try:
@@ -85,7 +111,17 @@ class BagWindows:
             return []
         if record.topic == self.topics.odometry:
             return self.stream.add_odometry(message)
+        if record.topic in self._infos:
+            self._compare(self._infos[record.topic], message)
+            return []
         return self.stream.add_image(self.topics.images[record.topic], message)
+
+    def _compare(self, camera: str, info: Any) -> None:
+        if camera not in self._changed and self._builder.differs(camera, info):
+            self._changed.add(camera)
+            self.notes.append(
+                f"camera_info of camera '{camera}' changes within the bag; the first one that can be used counts"
+            )
 
     def _other_odometry(self) -> list[str]:
         found = [topic.name for topic in self.bag.topics.values() if topic.msgtype == ODOMETRY]
@@ -93,23 +129,40 @@ class BagWindows:
         return [f"odometry is read from '{self.topics.odometry}', not from {', '.join(others)}"] if others else []
 
 
-def find_rig(bag: Bag, topics: BagTopics, settings: Settings) -> CameraRig:
+def read_calibration(bag: Bag, topics: BagTopics, settings: Settings) -> RigBuilder:
+    """All static transforms of a bag, so that the last one counts, and of each camera the first usable camera_info."""
+    images = {camera: found.image for camera, found in topics.cameras.items()}
+    builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
+    if topics.transforms:
+        for record in bag.messages(topics.transforms):
+            builder.add_transforms(record.message())
+    wanted = set() if settings.cameras.rig_file else set(topics.infos.values())
+    if wanted:
+        for record in bag.messages(topics.infos):
+            camera = topics.infos[record.topic]
+            if camera in wanted:
+                builder.add_camera_info(camera, record.message())
+                wanted -= {camera} if builder.has_optics(camera) else set()
+            if not wanted:
+                break
+    return builder
+
+
+def find_rig(bag: Bag, topics: BagTopics, settings: Settings, builder: RigBuilder | None = None) -> CameraRig:
     """The ring of the bag's cameras from the rig file or from the bag; StpruneError with what is missing."""
     if settings.cameras.rig_file:
-        known = CameraRig.from_file(settings.cameras.rig_file).cameras
+        named = {*settings.cameras.names, *settings.cameras.critical, settings.cameras.anchor}
+        rig = CameraRig.from_file(settings.cameras.rig_file, named)
+        known = rig.cameras
         unknown = [camera for camera in topics.cameras if camera not in known]
         if unknown:
             raise BagError(
                 f"rig file '{settings.cameras.rig_file}' has no camera '{unknown[0]}'; it has {', '.join(known)}"
             )
-        return CameraRig(known[camera] for camera in topics.cameras)
-    builder = RigBuilder(settings.cameras.base_frame)
-    infos = {found.info: camera for camera, found in topics.cameras.items() if found.info}
-    for record in bag.messages([*infos, *topics.transforms]):
-        if record.topic in infos:
-            builder.add_camera_info(infos[record.topic], record.message())
-        else:
-            builder.add_transforms(record.message())
-        if not builder.missing(list(topics.cameras)):
-            break
+        return CameraRig((known[camera] for camera in topics.cameras), rig.notes)
+    builder = builder or read_calibration(bag, topics, settings)
+    if builder.missing(list(topics.cameras)):
+        moving = [t.name for t in bag.topics.values() if t.msgtype == TRANSFORMS and components(t.name)[-1] == 'tf']
+        for record in islice(bag.messages(moving), MOVING_LOOKED_AT) if moving else ():
+            builder.transforms.add_moving(record.message())
     return builder.build(list(topics.cameras))

@@ -245,7 +245,7 @@ def _ring(rig: CameraRig, summary: Mapping[str, Any]) -> str:
     """The rig from above, front up: one sector for each camera's field of view."""
     parts = []
     for index, camera in enumerate(rig.ring):
-        left, right = (math.atan2(ray[1], ray[0]) for ray in rig.cameras[camera].horizon_rays()[[0, -1]])
+        left, right = rig.cameras[camera].azimuth_span()
         wide = int((left - right) % math.tau > math.pi)
         (x0, y0), (x1, y1) = _polar(left, 100), _polar(right, 100)
         path = f'M0 0 L{x0:.1f} {y0:.1f} A100 100 0 {wide} 1 {x1:.1f} {y1:.1f} Z'

@@ -19,6 +19,7 @@ OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.E
 NOT_AVAILABLE = 'n/a'
 ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
+OUTDATED = 'calibration changed, the ring did not'
 UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
@@ -39,6 +40,7 @@ class Health:
     cameras: dict[str, float | None]  # last image
     odometry: float | None = None  # last message
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
+    outdated: str = ''  # in what way the ring is not that of the newest calibration
     answer: Answer | None = None
     latency_s: float = float('nan')
     skipped: int = 0  # windows that a newer one replaced
@@ -97,7 +99,9 @@ def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticAr
 
 def _rig(health: Health) -> Report:
     values = {str(number): sentence for number, sentence in enumerate(health.waiting)}
-    return Report('rig', WARN, WAITING, values) if health.waiting else Report('rig', OK, ALL_WELL)
+    if health.waiting:
+        return Report('rig', WARN, WAITING, values)
+    return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
 
 
 def _model(answer: Answer | None) -> Report:

@@ -30,7 +30,8 @@ from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from stprune_ros.core.rig import CameraRig, RigBuilder
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.rig_builder import RigBuilder, rectified_cameras
 from stprune_ros.core.stream import SensorStream
 from stprune_ros.core.types import Answer, Status, Window
 from stprune_ros.errors import StpruneError
@@ -63,14 +64,16 @@ class StpruneNode(Node):
         super().__init__(NODE_NAME)
         self.settings = parameters.declare(self)
         parameters.on_change(self, lambda: self.settings, self._change_settings)
-        path = self.settings.cameras.rig_file
-        self._rig = CameraRig.from_file(path) if path else None
+        cameras = self.settings.cameras
+        named = {*cameras.names, *cameras.critical, cameras.anchor}
+        self._rig = CameraRig.from_file(cameras.rig_file, named) if cameras.rig_file else None
         self._cameras = camera_names(self.settings, self._rig)
         self._warned: set[str] = set()
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
         self._window: Window | None = None  # the newest one
         self._jumps = 0
+        self._moving: Subscription[Any] | None = None  # /tf, while the ring is not known
         self._subscriptions_in: list[Subscription[Any]] = []
         self._active_timers: list[Timer] = []
         self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
@@ -87,9 +90,10 @@ class StpruneNode(Node):
     def activate(self) -> None:
         """Subscribe and begin to work; after `configure`. Raises StpruneError where the rig lacks a named camera."""
         self._health = diagnostics.Health(dict.fromkeys(self._cameras))
-        self._builder = RigBuilder(self.settings.cameras.base_frame)
+        images = {camera: self.resolve_topic_name(self._image_topic(camera)) for camera in self._cameras}
+        self._builder = RigBuilder(self.settings.cameras, rectified_cameras(self.settings.cameras, images))
         if self._rig is not None:
-            self._use_rig(CameraRig(self._rig.cameras[camera] for camera in self._cameras))
+            self._use_rig(CameraRig((self._rig.cameras[camera] for camera in self._cameras), self._rig.notes))
         else:
             self._subscribe_calibration()
         self._subscribe_sensors()
@@ -115,7 +119,7 @@ class StpruneNode(Node):
         ended = self._worker.stop(STOP_TIMEOUT_S)
         if ended and self._pipeline is not None:
             self._pipeline.free()
-        self._stream = self._pipeline = self._window = None
+        self._stream = self._pipeline = self._window = self._moving = None
         self._jumps = 0
         return ended
 
@@ -126,14 +130,19 @@ class StpruneNode(Node):
         self._subscriptions_in.append(
             self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
         )
+        # Only to say what comes there and should come on /tf_static; until the ring is known.
+        self._moving = self.create_subscription(TFMessage, '/tf', self._on_moving_transforms, qos.SENSOR)
+        self._subscriptions_in.append(self._moving)
         self._complete_rig()
 
     def _subscribe_sensors(self) -> None:
-        raw = self.settings.cameras.transport == 'raw'
         for camera in self._cameras:
-            topic = f'~/input/{camera}/image' if raw else f'~/input/{camera}/image/compressed'
-            self._listen(Image if raw else CompressedImage, topic, partial(self._on_image, camera), qos.SENSOR)
+            kind = Image if self.settings.cameras.transport == 'raw' else CompressedImage
+            self._listen(kind, self._image_topic(camera), partial(self._on_image, camera), qos.SENSOR)
         self._listen(Odometry, '~/input/kinematic_state', self._on_odometry, qos.ODOMETRY)
+
+    def _image_topic(self, camera: str) -> str:
+        return f'~/input/{camera}/image{"" if self.settings.cameras.transport == "raw" else "/compressed"}'
 
     def _listen(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
         options = qos.overridable()
@@ -146,29 +155,60 @@ class StpruneNode(Node):
     def _use_rig(self, rig: CameraRig) -> None:
         from stprune_ros.inference.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
 
+        self._worker.drop()  # what was asked of another ring
+        self._window, self._jumps = None, 0
         self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
         self._stream = SensorStream(self.settings, rig)
         self._health.counters = self._stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self.get_logger().info(f'ring, clockwise: {ring}; anchor {self._stream.roles.anchor}')
+        for note in rig.notes:
+            self._warn_once(note)
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
         if not self._builder.add_camera_info(camera, message):
             return
-        if self._stream is not None:
-            self._warn_once(f"camera_info of camera '{camera}' changed; restart the node to use it")
-        self._complete_rig()
+        if self._pipeline is not None:
+            self._compare_rig(f"camera_info of camera '{camera}' changed; restart the node to use it", self._pipeline)
+        else:
+            self._complete_rig()
 
     def _on_transforms(self, message: TFMessage) -> None:
-        self._builder.add_transforms(message)
-        self._complete_rig()
+        if not self._builder.add_transforms(message):
+            return
+        if self._pipeline is not None:
+            self._compare_rig('', self._pipeline)
+        else:
+            self._complete_rig()
+
+    def _on_moving_transforms(self, message: TFMessage) -> None:
+        if self._pipeline is None and self._builder.transforms.add_moving(message):
+            self._complete_rig()
 
     def _complete_rig(self) -> None:
-        if self._stream is not None:
-            return
         self._health.waiting = tuple(self._builder.missing(self._cameras))
-        if not self._health.waiting:
-            self._use_rig(self._builder.build(self._cameras))
+        if self._health.waiting:
+            return
+        if self._moving is not None:
+            self._subscriptions_in.remove(self._moving)
+            self.destroy_subscription(self._moving)
+            self._moving = None
+        self._use_rig(self._builder.build(self._cameras))
+
+    def _compare_rig(self, keep: str, pipeline: Pipeline) -> None:
+        """Calibration came after the ring was known: build it anew, or keep it and say ``keep`` where that is given."""
+        try:
+            rig = self._builder.build(self._cameras)
+        except StpruneError as error:
+            self._health.outdated = f'the ring stays as it was, for its new calibration cannot be used: {error}'
+        else:
+            same = rig.same_as(pipeline.rig)
+            self._health.outdated = '' if same else keep
+            if not same and not keep:
+                self._use_rig(rig)
+        pipeline.doubt = self._health.outdated
+        if self._health.outdated:
+            self._warn_once(self._health.outdated)
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._health.cameras[camera] = time.monotonic()

@@ -36,6 +36,18 @@ class CameraSettings:
         '', 'rig file with the geometry of the ring, for rigs without tf; empty: camera_info and /tf_static'
     )
     base_frame: str = parameter('base_link', 'vehicle frame in which the ring order is found')
+    frame_convention: str = parameter(
+        'optical',
+        'axes of the frames that camera_info names: optical (z forward, x right), body (x forward, y left) or'
+        ' body_frd (x forward, y right)',
+        choices=('optical', 'body', 'body_frd'),
+    )
+    rectified: str = parameter(
+        'auto',
+        'whether images are rectified, so that P and R of camera_info count instead of K and D; auto: where the image'
+        ' topic says so, as image_rect or image_rect_color',
+        choices=('auto', 'always', 'never'),
+    )
     stale_after_ms: float = parameter(1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.core.rig import CameraModel, CameraRig
+from stprune_ros.core.camera_model import CameraModel
+from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame

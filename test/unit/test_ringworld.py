@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stprune_ros.core.rig import RigBuilder
+from stprune_ros.core.rig_builder import RigBuilder
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
