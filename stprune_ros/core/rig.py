@@ -182,6 +182,13 @@ class RigBuilder:
                 child = stamped.child_frame_id.lstrip('/')
                 self._edges[child] = (stamped.header.frame_id.lstrip('/'), matrix, offset)
 
+    def to_base(self, frame: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rotation (3, 3) and translation (3,) from ``frame`` into the base frame; None where no way leads there."""
+        try:
+            return self._chain('', frame)
+        except StpruneError:
+            return None
+
     def missing(self, cameras: Sequence[str]) -> list[str]:
         """What still stands between the messages so far and a rig, one sentence each; empty when all is there."""
         problems = []

@@ -11,26 +11,32 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_static_transforms
+from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
 from stprune_ros.settings.settings import Settings
 
 
 @dataclass(frozen=True)
 class BagTopics:
-    """The topics of a bag that are used: per camera image and camera_info, odometry ('' without), static transforms."""
+    """The topics of a bag that are used: per camera image and camera_info, odometry ('' without), static transforms.
+
+    ``notes`` say what was chosen among several.
+    """
 
     cameras: dict[str, CameraTopics]
     odometry: str
     transforms: list[str]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_bag(cls, bag: Bag, settings: Settings) -> BagTopics:
-        """Look the topics up; raises StpruneError where a camera is missing or doubtful."""
+    def from_bag(cls, bag: Bag, settings: Settings, frames: StaticFrames | None = None) -> BagTopics:
+        """Look the topics up; raises StpruneError where a camera is missing or doubtful, or named odometry is not there."""
         names = list(settings.cameras.names)
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)
         cameras = find_cameras(bag.topics, names, settings.cameras.transport)
-        return cls(cameras, find_odometry(bag.topics), find_static_transforms(bag.topics))
+        odometry = find_odometry(bag, settings, frames or StaticFrames(bag, settings.cameras.base_frame))
+        return cls(cameras, odometry.name, find_static_transforms(bag.topics), odometry.notes)
 
     @property
     def images(self) -> dict[str, str]:
@@ -53,11 +59,12 @@ class BagWindows:
     def __init__(self, bag: Bag, settings: Settings) -> None:
         self.bag = bag
         self.settings = settings
-        self.topics = BagTopics.from_bag(bag, settings)
+        frames = StaticFrames(bag, settings.cameras.base_frame)
+        self.topics = BagTopics.from_bag(bag, settings, frames)
         self.rig = find_rig(bag, self.topics, settings)
         self.roles = CameraRoles.from_settings(settings, self.rig)
-        self.stream = SensorStream(settings, self.rig)
-        self.notes: list[str] = self._other_odometry()
+        self.stream = SensorStream(settings, self.rig, frames.to_base)
+        self.notes: list[str] = [*self.topics.notes]
         self.errors: list[str] = []
 
     @property
@@ -86,11 +93,6 @@ class BagWindows:
         if record.topic == self.topics.odometry:
             return self.stream.add_odometry(message)
         return self.stream.add_image(self.topics.images[record.topic], message)
-
-    def _other_odometry(self) -> list[str]:
-        found = [topic.name for topic in self.bag.topics.values() if topic.msgtype == ODOMETRY]
-        others = [name for name in found if name != self.topics.odometry]
-        return [f"odometry is read from '{self.topics.odometry}', not from {', '.join(others)}"] if others else []
 
 
 def find_rig(bag: Bag, topics: BagTopics, settings: Settings) -> CameraRig:

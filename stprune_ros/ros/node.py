@@ -92,6 +92,7 @@ class StpruneNode(Node):
             self._use_rig(CameraRig(self._rig.cameras[camera] for camera in self._cameras))
         else:
             self._subscribe_calibration()
+        self._listen_to_transforms()
         self._subscribe_sensors()
         self._worker.start()
 
@@ -123,10 +124,13 @@ class StpruneNode(Node):
         for camera in self._cameras:
             topic = f'~/input/{camera}/camera_info'
             self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
+        self._complete_rig()
+
+    def _listen_to_transforms(self) -> None:
+        """Where the cameras are, unless a rig file says it, and where the frame is that odometry speaks of."""
         self._subscriptions_in.append(
             self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
         )
-        self._complete_rig()
 
     def _subscribe_sensors(self) -> None:
         raw = self.settings.cameras.transport == 'raw'
@@ -147,7 +151,7 @@ class StpruneNode(Node):
         from stprune_ros.inference.pipeline import Pipeline  # brings torch, which a wrong parameter need not wait for
 
         self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
-        self._stream = SensorStream(self.settings, rig)
+        self._stream = SensorStream(self.settings, rig, self._builder.to_base)
         self._health.counters = self._stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self.get_logger().info(f'ring, clockwise: {ring}; anchor {self._stream.roles.anchor}')
@@ -184,6 +188,7 @@ class StpruneNode(Node):
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
             self._worker.drop()  # an answer in flight is of the old time
+        self._health.odometry_fault = stream.odometry_fault
         for note in stream.take_notes():
             self._warn_once(note)
         for window in windows:
