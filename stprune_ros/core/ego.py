@@ -2,49 +2,83 @@
 
 from __future__ import annotations
 
-import math
+import re
 from bisect import bisect_left, insort
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+from stprune_ros.core.odometry import Reading, ToBase, Triple, nowhere, read_odometry, unit
+from stprune_ros.core.odometry_check import OdometryCheck
 from stprune_ros.core.types import EgoState
 
 KEEP_NS = 10_000_000_000  # history of samples
 JUMP_NS = 1_000_000_000  # stamps that step back farther than this mean that the source started anew
+SETTLING_NS = 500_000_000  # how long the first samples are worth waiting for others to judge them by
+
+# What varies in a sentence about one and the same trouble.
+NUMBERS = re.compile(
+    r'[-+]?\d[\d.]* m/s (forward|backward)(, \d[\d.]* m/s to the (left|right))?|[-+]?\d[\d.]*( ms| s| days)?\b'
+)
 
 _stamp = attrgetter('stamp_ns')
 
 
 class EgoTrack:
-    """Recent odometry, interpolated at a stamp; ``max_age_ns`` is the farthest a sample may be from it."""
+    """Recent motion of the vehicle frame, interpolated at a stamp.
 
-    def __init__(self, max_age_ns: int, base_frame: str = 'base_link') -> None:
+    ``max_age_ns`` is the farthest a sample may be from it; ``to_base`` gives the way of another frame to ``base_frame``.
+    A sample is judged when it comes, the first ones as soon as there are enough or one of them is asked for.
+    """
+
+    def __init__(self, max_age_ns: int, base_frame: str = 'base_link', to_base: ToBase = nowhere) -> None:
         self.max_age_ns = max_age_ns
         self.base_frame = base_frame
-        self._samples: list[EgoState] = []
+        self.fault = ''  # why the newest message is not used
+        self._to_base = to_base
+        self._check = OdometryCheck()
+        self._states: list[EgoState] = []  # what may be used, by stamp
+        self._refused: list[tuple[int, str]] = []  # stamp and reason of what may not, by stamp
+        self._pending: list[Reading] = []
+        self._first_ns: int | None = None
+        self._newest_ns: int | None = None
+        self._notes: list[str] = []
         self._said: set[str] = set()
 
     @property
     def newest_ns(self) -> int | None:
-        """Stamp of the newest sample, None before the first."""
-        return self._samples[-1].stamp_ns if self._samples else None
+        """Stamp of the newest readable sample, None before the first."""
+        return self._newest_ns
+
+    def is_settling(self, stamp_ns: int) -> bool:
+        """Whether the first samples wait for others to be judged by, and ``stamp_ns`` is near enough for that."""
+        return bool(self._pending) and self._first_ns is not None and abs(stamp_ns - self._first_ns) < SETTLING_NS
 
     def add(self, message: Any) -> list[str]:
         """Take a duck-typed Odometry; returns what is new to say about it, each thing once per track."""
-        state, notes = read_odometry(message, self.base_frame)
-        if state is not None:
-            if self._samples and state.stamp_ns < self._samples[-1].stamp_ns - JUMP_NS:
-                self._samples.clear()
-            insort(self._samples, state, key=_stamp)
-            while self._samples[0].stamp_ns < self._samples[-1].stamp_ns - KEEP_NS:
-                self._samples.pop(0)
-        return self._new(notes)
+        reading, notes, refusal = read_odometry(message, self.base_frame, self._to_base)
+        self._notes += [*notes, *filter(None, [refusal])]
+        if reading is None:
+            self.fault = refusal
+            stamp = message.header.stamp
+            self._refuse(stamp.sec * 10**9 + stamp.nanosec, refusal)
+            return self.take_notes()
+        if self._newest_ns is not None and reading.stamp_ns < self._newest_ns - JUMP_NS:
+            self.clear()
+        self._first_ns = reading.stamp_ns if self._first_ns is None else self._first_ns
+        self._newest_ns = max(self._newest_ns or 0, reading.stamp_ns)
+        self._check.add(reading)
+        self._pending.append(reading)
+        if self._check.is_settled:
+            self._judge()
+        while self._states and self._states[0].stamp_ns < self._newest_ns - KEEP_NS:
+            self._states.pop(0)
+        return self.take_notes()
 
     def at(self, stamp_ns: int) -> EgoState | None:
         """Ego state at a stamp: interpolated between two samples, else the nearest; None beyond ``max_age_ns``."""
-        at = bisect_left(self._samples, stamp_ns, key=_stamp)
-        before, after = self._samples[max(at - 1, 0) : at], self._samples[at : at + 1]
+        self._judge()
+        at = bisect_left(self._states, stamp_ns, key=_stamp)
+        before, after = self._states[max(at - 1, 0) : at], self._states[at : at + 1]
         near = [state for state in (*before, *after) if abs(state.stamp_ns - stamp_ns) <= self.max_age_ns]
         if len(near) == 2:
             return interpolate(near[0], near[1], stamp_ns)
@@ -52,60 +86,72 @@ class EgoTrack:
 
     def why_none(self, stamp_ns: int) -> list[str]:
         """Why `at` finds nothing, said once."""
-        if not self._samples:
-            return self._new(['no odometry: hints come without ego motion'])
-        nearest = min(self._samples, key=lambda state: abs(state.stamp_ns - stamp_ns))
-        away = (stamp_ns - nearest.stamp_ns) / 1e9
-        if abs(away) * 1e9 <= self.max_age_ns:
-            return []
-        side = 'behind' if away > 0 else 'ahead of'
-        return self._new(
-            [
-                f'odometry is {in_words(abs(away))} {side} the images, more than {self.max_age_ns / 1e9:g} s:'
-                ' not used; check the clocks'
-            ],
-            kind=f'odometry {side}',
+        reason = self.reason(stamp_ns)
+        if reason:
+            self._notes.append(reason)
+        return self.take_notes()
+
+    def reason(self, stamp_ns: int) -> str:
+        """Why `at` finds nothing at a stamp; '' where it finds something."""
+        self._judge()
+        stamps = [state.stamp_ns for state in self._states]
+        if any(abs(stamp - stamp_ns) <= self.max_age_ns for stamp in stamps):
+            return ''
+        refused = [(abs(stamp - stamp_ns), why) for stamp, why in self._refused]
+        if refused and min(refused)[0] <= self.max_age_ns:
+            return min(refused)[1]
+        stamps += [stamp for stamp, _ in self._refused]
+        if not stamps:
+            return self.fault or 'no odometry: hints come without ego motion'
+        away = (stamp_ns - min(stamps, key=lambda stamp: abs(stamp - stamp_ns))) / 1e9
+        return (
+            f'odometry is {in_words(abs(away))} {"behind" if away > 0 else "ahead of"} the images, more than'
+            f' {self.max_age_ns / 1e9:g} s: not used; check the clocks'
         )
 
     def clear(self) -> None:
         """Forget all samples: the clock jumped."""
-        self._samples.clear()
+        self._check.clear()
+        self._states.clear()
+        self._refused.clear()
+        self._pending.clear()
+        self._first_ns = self._newest_ns = None
+        self.fault = ''
 
-    def _new(self, notes: Sequence[str], kind: str = '') -> list[str]:
-        fresh = [note for note in notes if (kind or note) not in self._said]
-        self._said.update(kind or note for note in notes)
+    def _judge(self) -> None:
+        """Judge the samples that were not judged yet."""
+        for reading in self._pending:
+            verdict = self._check.judge(reading)
+            self._notes += verdict.notes
+            if verdict.state is not None:
+                insort(self._states, verdict.state, key=_stamp)
+            else:
+                self._notes.append(verdict.refusal)
+                self._refuse(reading.stamp_ns, verdict.refusal)
+            if reading.stamp_ns == self._newest_ns:
+                self.fault = verdict.refusal
+        self._pending.clear()
+
+    def _refuse(self, stamp_ns: int, why: str) -> None:
+        if stamp_ns:
+            insort(self._refused, (stamp_ns, why))
+            while self._refused[0][0] < self._refused[-1][0] - KEEP_NS:
+                self._refused.pop(0)
+
+    def take_notes(self) -> list[str]:
+        """New notes; the same with other numbers is not new."""
+        fresh = []
+        for note in self._notes:
+            kind = _kind(note)
+            if kind not in self._said:
+                self._said.add(kind)
+                fresh.append(note)
+        self._notes.clear()
         return fresh
 
 
-def read_odometry(message: Any, base_frame: str) -> tuple[EgoState | None, list[str]]:
-    """An Odometry message as an EgoState (None where it is unusable), and notes on what was refused or assumed."""
-    stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-    position = _triple(message.pose.pose.position)
-    linear, angular = _triple(message.twist.twist.linear), _triple(message.twist.twist.angular)
-    if stamp_ns == 0:
-        return None, ['odometry without a stamp is refused; its driver must set header.stamp']
-    if not all(map(math.isfinite, (*linear, *angular))):
-        return None, ['odometry with NaN or infinite twist is refused']
-    notes = []
-    if not message.child_frame_id:
-        notes.append(f"odometry has an empty child_frame_id: its twist is taken to be in '{base_frame}'")
-    elif message.child_frame_id.lstrip('/') != base_frame:
-        notes.append(f"odometry gives its twist in '{message.child_frame_id}', not '{base_frame}': taken as it is")
-    if not any(message.twist.covariance):
-        notes.append('odometry covariances are all zero: its accuracy is unknown')
-    if not all(map(math.isfinite, position)) or not any(position):
-        notes.append(
-            'odometry samples whose position is not finite or exactly (0, 0, 0) count as having none:'
-            ' motion comes from the twist'
-        )
-        usable_position = None
-    else:
-        usable_position = position
-    rotation = message.pose.pose.orientation
-    orientation = _unit((rotation.x, rotation.y, rotation.z, rotation.w))
-    if orientation is None:
-        notes.append('odometry orientation is zero or not finite: not used')
-    return EgoState(stamp_ns, usable_position, orientation, linear, angular), notes
+def _kind(note: str) -> str:
+    return NUMBERS.sub('#', note)
 
 
 def interpolate(a: EgoState, b: EgoState, stamp_ns: int) -> EgoState:
@@ -115,7 +161,7 @@ def interpolate(a: EgoState, b: EgoState, stamp_ns: int) -> EgoState:
     if a.orientation is not None and b.orientation is not None:
         sign = 1.0 if sum(p * q for p, q in zip(a.orientation, b.orientation)) >= 0 else -1.0
         x, y, z, w = (p + share * (sign * q - p) for p, q in zip(a.orientation, b.orientation))
-        orientation = _unit((x, y, z, w)) or a.orientation
+        orientation = unit((x, y, z, w)) or a.orientation
     return EgoState(
         stamp_ns,
         None if a.position is None or b.position is None else _mix(a.position, b.position, share),
@@ -132,16 +178,5 @@ def in_words(seconds: float) -> str:
     return f'{seconds:.1f} s' if seconds < 86400 else f'{seconds / 86400:.1f} days'
 
 
-def _triple(vector: Any) -> tuple[float, float, float]:
-    return float(vector.x), float(vector.y), float(vector.z)
-
-
-def _mix(a: tuple[float, float, float], b: tuple[float, float, float], share: float) -> tuple[float, float, float]:
+def _mix(a: Triple, b: Triple, share: float) -> Triple:
     return a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1]), a[2] + share * (b[2] - a[2])
-
-
-def _unit(q: tuple[float, float, float, float]) -> tuple[float, float, float, float] | None:
-    norm = math.sqrt(sum(value * value for value in q))
-    if not math.isfinite(norm) or norm < 1e-6:
-        return None
-    return q[0] / norm, q[1] / norm, q[2] / norm, q[3] / norm

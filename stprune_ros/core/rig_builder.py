@@ -47,6 +47,10 @@ class RigBuilder:
         """Take a TFMessage of /tf_static; True where it changes the tree."""
         return self.transforms.add(message)
 
+    def to_base(self, frame: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rotation (3, 3) and translation (3,) from ``frame`` into the base frame; None where no way leads there."""
+        return self.transforms.way(self.base_frame, frame)
+
     def differs(self, camera: str, info: Any) -> bool:
         """Whether a CameraInfo says something else than the one taken last."""
         return camera in self._infos and calibration_key(self._infos[camera]) != calibration_key(info)

@@ -11,6 +11,7 @@ from typing import Any
 
 from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.frame_buffer import FrameBuffer
+from stprune_ros.core.odometry import ToBase, nowhere
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.synchronizer import RingSynchronizer
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
@@ -51,7 +52,8 @@ class SensorStream:
     ``flushes``, ``frames_unstamped`` and ``ticks``.
     """
 
-    def __init__(self, settings: Settings, rig: CameraRig) -> None:
+    def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere) -> None:
+        """``to_base`` gives the way from a frame that odometry names to ``cameras.base_frame``, None without one."""
         self.rig = rig
         self.roles = CameraRoles.from_settings(settings, rig)
         names, offsets = settings.cameras.names, settings.cameras.offsets_ms
@@ -64,7 +66,8 @@ class SensorStream:
             offsets_ns={name: round(offset * 1e6) for name, offset in zip(names, offsets)},
             min_views=settings.sync.min_views,
         )
-        self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame)
+        self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame, to_base)
+        self._tick_fault = ''  # why the last set has no ego state
         self._buffer = FrameBuffer(
             settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
         )
@@ -79,6 +82,11 @@ class SensorStream:
     def counters(self) -> Counter[str]:
         """Counts since start."""
         return self._sync.counters
+
+    @property
+    def odometry_fault(self) -> str:
+        """Why the newest odometry, or the odometry of the last set, is not used; '' where it is."""
+        return self._ego.fault or self._tick_fault
 
     def newest_ns(self, camera: str) -> int | None:
         """Newest offset-corrected stamp of a camera, None before its first frame."""
@@ -119,6 +127,7 @@ class SensorStream:
         self._buffer.flush()
         self._waiting.clear()
         self._start_ns = self._tick_cell = None
+        self._tick_fault = ''
         self._notes.append(f'history flushed: {reason}')
 
     def _release(self, ended: bool = False) -> list[Window]:
@@ -132,6 +141,8 @@ class SensorStream:
     def _odometry_may_come(self, stamp_ns: int) -> bool:
         """Whether a sample after ``stamp_ns`` is still worth waiting for, to interpolate instead of hold."""
         newest, watermark = self._ego.newest_ns, self._sync.watermark_ns
+        if watermark is not None and self._ego.is_settling(watermark):
+            return True
         if self._start_ns is None:
             self._start_ns = stamp_ns
         if newest is None:  # it may only be slow to start
@@ -142,8 +153,8 @@ class SensorStream:
 
     def _tick(self, frame_set: FrameSet) -> Window | None:
         ego = self._ego.at(frame_set.stamp_ns)
-        if ego is None:
-            self._notes += self._ego.why_none(frame_set.stamp_ns)
+        self._tick_fault = '' if ego is not None else self._ego.reason(frame_set.stamp_ns)
+        self._notes += self._ego.take_notes() if ego is not None else self._ego.why_none(frame_set.stamp_ns)
         frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set))
         reason = self._buffer.add(frame_set)
         if reason is not None:

@@ -92,6 +92,14 @@ class StaticTransforms:
             raise self._no_way(target, source, list(up), list(down))
         return down[common].inverse.after(up[common])
 
+    def way(self, target: str, source: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rotation (3, 3) and translation (3,) of `lookup`; None where no way leads there."""
+        try:
+            pose = self.lookup(target, source)
+        except StpruneError:
+            return None
+        return pose.rotation, pose.translation
+
     def _ancestors(self, frame: str) -> dict[str, Pose]:
         """A frame and all above it, nearest first, each with the pose that takes the frame's vectors there."""
         found = {frame: Pose.identity()}

@@ -89,10 +89,10 @@ class CameraFrame:
 
 @dataclass(frozen=True, slots=True)
 class EgoState:
-    """Motion of base_link at ``stamp_ns`` (REP-103: x forward, y left, z up).
+    """Motion of the vehicle frame ``cameras.base_frame`` at ``stamp_ns`` (REP-103: x forward, y left, z up).
 
     ``position`` is (3,) metres in the odometry frame or None where the source gives no usable position;
-    ``orientation`` is a unit quaternion x, y, z, w or None; ``linear`` (m/s) and ``angular`` (rad/s) are in base_link.
+    ``orientation`` is a unit quaternion x, y, z, w or None; ``linear`` (m/s) and ``angular`` (rad/s) are in its axes.
     """
 
     stamp_ns: int
@@ -103,8 +103,18 @@ class EgoState:
 
     @property
     def speed(self) -> float:
-        """Speed over ground in m/s."""
+        """Speed over ground in m/s, never negative."""
         return float(np.hypot(self.linear[0], self.linear[1]))
+
+    @property
+    def forward(self) -> float:
+        """Speed along the vehicle in m/s, negative in reverse."""
+        return self.linear[0]
+
+    @property
+    def is_reversing(self) -> bool:
+        """Whether it goes backward, and more so than sideways."""
+        return self.forward < 0 and -self.forward > abs(self.linear[1])
 
 
 @dataclass(frozen=True, slots=True)

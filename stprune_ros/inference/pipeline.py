@@ -185,7 +185,7 @@ class Pipeline:
             if view.state in (CameraState.MISSING, CameraState.STALE):
                 notes.append(f"camera '{view.camera}' has no frame in this set")
         if window.current.ego is None:
-            notes.append('no odometry near the frame: the prompt says nothing about ego motion')
+            notes.append('no usable odometry near the frame: the prompt says nothing about ego motion')
         info = self.backend.info
         if not info.trained:
             notes.append(f"model '{info.model_id}' has random weights: its answers mean nothing")

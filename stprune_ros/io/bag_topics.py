@@ -57,11 +57,6 @@ def find_cameras(
     return {name: CameraTopics(image, _camera_info_of(name, image, infos)) for name, image in named.items()}
 
 
-def find_odometry(topics: Mapping[str, Topic]) -> str:
-    """The first Odometry topic by name, '' if there is none."""
-    return min((topic.name for topic in topics.values() if topic.msgtype == ODOMETRY), default='')
-
-
 def find_static_transforms(topics: Mapping[str, Topic]) -> list[str]:
     """Topics with static transforms, sorted by name: ``tf_static`` in any namespace."""
     transforms = [topic.name for topic in topics.values() if topic.msgtype == TRANSFORMS]

@@ -13,15 +13,8 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import (
-    ODOMETRY,
-    TRANSFORMS,
-    CameraTopics,
-    components,
-    find_cameras,
-    find_odometry,
-    find_static_transforms,
-)
+from stprune_ros.io.bag_topics import TRANSFORMS, CameraTopics, components, find_cameras, find_static_transforms
+from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
 from stprune_ros.settings.settings import Settings
 
 MOVING_LOOKED_AT = 2000  # messages on /tf that are searched for what is missing on /tf_static
@@ -29,20 +22,25 @@ MOVING_LOOKED_AT = 2000  # messages on /tf that are searched for what is missing
 
 @dataclass(frozen=True)
 class BagTopics:
-    """The topics of a bag that are used: per camera image and camera_info, odometry ('' without), static transforms."""
+    """The topics of a bag that are used: per camera image and camera_info, odometry ('' without), static transforms.
+
+    ``notes`` say what was chosen among several.
+    """
 
     cameras: dict[str, CameraTopics]
     odometry: str
     transforms: list[str]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def from_bag(cls, bag: Bag, settings: Settings) -> BagTopics:
-        """Look the topics up; raises StpruneError where a camera is missing or doubtful."""
+        """Look the topics up; raises StpruneError where a camera is missing or doubtful, or named odometry is not there."""
         names = list(settings.cameras.names)
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)
         cameras = find_cameras(bag.topics, names, settings.cameras.transport)
-        return cls(cameras, find_odometry(bag.topics), find_static_transforms(bag.topics))
+        odometry = find_odometry(bag, settings, StaticFrames(bag, settings.cameras.base_frame))
+        return cls(cameras, odometry.name, find_static_transforms(bag.topics), odometry.notes)
 
     def only(self, cameras: Collection[str]) -> BagTopics:
         """The same without the topics of other cameras."""
@@ -80,8 +78,8 @@ class BagWindows:
         self.rig = find_rig(bag, topics, settings, self._builder)
         self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
-        self.stream = SensorStream(settings, self.rig)
-        self.notes: list[str] = [*self.rig.notes, *self._other_odometry()]
+        self.stream = SensorStream(settings, self.rig, self._builder.to_base)
+        self.notes: list[str] = [*self.rig.notes, *self.topics.notes]
         self._infos = {} if settings.cameras.rig_file else self.topics.infos
         self._changed: set[str] = set()  # cameras whose camera_info changed while reading
         self.errors: list[str] = []
@@ -122,12 +120,6 @@ class BagWindows:
             self.notes.append(
                 f"camera_info of camera '{camera}' changes within the bag; the first one that can be used counts"
             )
-
-    def _other_odometry(self) -> list[str]:
-        found = [topic.name for topic in self.bag.topics.values() if topic.msgtype == ODOMETRY]
-        others = [name for name in found if name != self.topics.odometry]
-        return [f"odometry is read from '{self.topics.odometry}', not from {', '.join(others)}"] if others else []
-
 
 def read_calibration(bag: Bag, topics: BagTopics, settings: Settings) -> RigBuilder:
     """All static transforms of a bag, so that the last one counts, and of each camera the first usable camera_info."""

@@ -26,6 +26,7 @@ CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
 CAMERA_MISCALIBRATED = 'camera_info is for images of another aspect'
 NO_ODOMETRY = 'no odometry'
+ODOMETRY_NOT_USED = 'odometry is not used'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
 FAILED = 'inference failed'
 NOTHING_YET = 'no answer yet'
@@ -39,6 +40,7 @@ class Health:
 
     cameras: dict[str, float | None]  # last image
     odometry: float | None = None  # last message
+    odometry_fault: str = ''  # why it is not used
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
     outdated: str = ''  # in what way the ring is not that of the newest calibration
     answer: Answer | None = None
@@ -132,7 +134,10 @@ def _odometry(health: Health, now: float) -> Report:
     if health.odometry is None or now - health.odometry > 1.0:
         age = NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}'
         return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age})
-    return Report('odometry', OK, ALL_WELL, {'age_s': f'{now - health.odometry:.3f}'})
+    values = {'age_s': f'{now - health.odometry:.3f}'}
+    if health.odometry_fault:
+        return Report('odometry', WARN, ODOMETRY_NOT_USED, {**values, 'reason': health.odometry_fault})
+    return Report('odometry', OK, ALL_WELL, values)
 
 
 def _inference(health: Health) -> Report:

@@ -96,6 +96,7 @@ class StpruneNode(Node):
             self._use_rig(CameraRig((self._rig.cameras[camera] for camera in self._cameras), self._rig.notes))
         else:
             self._subscribe_calibration()
+        self._listen_to_transforms()
         self._subscribe_sensors()
         self._worker.start()
 
@@ -127,13 +128,17 @@ class StpruneNode(Node):
         for camera in self._cameras:
             topic = f'~/input/{camera}/camera_info'
             self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
+        self._complete_rig()
+
+    def _listen_to_transforms(self) -> None:
+        """Where the cameras are, unless a rig file says it, and where the frame is that odometry speaks of."""
         self._subscriptions_in.append(
             self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
         )
-        # Only to say what comes there and should come on /tf_static; until the ring is known.
-        self._moving = self.create_subscription(TFMessage, '/tf', self._on_moving_transforms, qos.SENSOR)
-        self._subscriptions_in.append(self._moving)
-        self._complete_rig()
+        if self._rig is None:
+            # Only to say what comes there and should come on /tf_static; until the ring is known.
+            self._moving = self.create_subscription(TFMessage, '/tf', self._on_moving_transforms, qos.SENSOR)
+            self._subscriptions_in.append(self._moving)
 
     def _subscribe_sensors(self) -> None:
         for camera in self._cameras:
@@ -158,7 +163,7 @@ class StpruneNode(Node):
         self._worker.drop()  # what was asked of another ring
         self._window, self._jumps = None, 0
         self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
-        self._stream = SensorStream(self.settings, rig)
+        self._stream = SensorStream(self.settings, rig, self._builder.to_base)
         self._health.counters = self._stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self.get_logger().info(f'ring, clockwise: {ring}; anchor {self._stream.roles.anchor}')
@@ -224,6 +229,7 @@ class StpruneNode(Node):
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
             self._worker.drop()  # an answer in flight is of the old time
+        self._health.odometry_fault = stream.odometry_fault
         for note in stream.take_notes():
             self._warn_once(note)
         for window in windows:

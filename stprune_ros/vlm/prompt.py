@@ -11,8 +11,9 @@ A prompt file holds exactly these keys:
     hint: {question: text, candidates: [{behavior: STOP, text: stop}, ...]}
     describe: {question: text}
 
-{speed} is in m/s, {yaw_rate} in rad/s counter-clockwise, {motion} one of 'standing', 'driving straight', 'turning
-left', 'turning right'. A format may follow, as in {speed:.1f}.
+{speed} is in m/s and never negative, {yaw_rate} in rad/s counter-clockwise, {motion} one of 'standing', 'driving
+straight', 'turning left', 'turning right', 'reversing', 'reversing to the left', 'reversing to the right'. In reverse
+the side is that to which the rear goes. A format may follow, as in {speed:.1f}.
 """
 
 from __future__ import annotations
@@ -117,12 +118,16 @@ class Prompt:
 
 
 def motion(ego: EgoState) -> str:
-    """The motion of the car in two words."""
+    """The motion of the car in words."""
     if ego.speed < STANDING:
         return 'standing'
-    if abs(ego.angular[2]) < TURNING:
+    straight, yaw_rate = abs(ego.angular[2]) < TURNING, ego.angular[2]
+    if ego.is_reversing:  # with the wheels to the left, the car then turns clockwise
+        side = 'left' if yaw_rate < 0 else 'right'
+        return 'reversing' if straight else f'reversing to the {side}'
+    if straight:
         return 'driving straight'
-    return 'turning left' if ego.angular[2] > 0 else 'turning right'
+    return 'turning left' if yaw_rate > 0 else 'turning right'
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stprune_ros.core.ego import EgoTrack, in_words, interpolate, read_odometry
+from stprune_ros.core.ego import EgoTrack, in_words, interpolate
+from stprune_ros.core.odometry import read_odometry
 from stprune_ros.core.types import EgoState
 
 MS = 1_000_000
@@ -23,7 +24,7 @@ def odometry(
 ):
     stamp = round(ms * MS)
     return Box(
-        header=Box(stamp=Box(sec=stamp // 10**9, nanosec=stamp % 10**9)),
+        header=Box(stamp=Box(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id='map'),
         child_frame_id=child,
         pose=Box(pose=Box(position=vector(*position), orientation=Box(x=q[0], y=q[1], z=q[2], w=q[3]))),
         twist=Box(twist=Box(linear=vector(speed), angular=vector(z=yaw_rate)), covariance=[covariance] * 36),

@@ -1,0 +1,150 @@
+"""Velocity and turn rate from successive poses: over a short window, so that no single pose decides.
+
+Positions and orientations are looked at apart from each other, for one may be renewed less often than the other. A pose
+that is repeated while its source has no newer one counts once; one that is repeated for longer stands still. A jump, as
+localisation makes when it corrects itself, is no motion.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from stprune_ros.core.odometry import Quaternion, Triple, unit
+
+WINDOW_NS = 300_000_000  # what a velocity is taken over
+KEEP_NS = 3_000_000_000  # how far back it may reach for poses that are renewed seldom
+MIN_POINTS = 4  # three steps: one that jumps is then outvoted
+MAX_POINTS = 12
+MIN_STEP_NS = 10_000_000  # poses nearer than this to the last one add noise only
+PATIENCE = 2.5  # how many usual intervals a pose may stay the same before it stands still
+MIN_HELD_NS = 100_000_000
+SAME_M = 1e-6  # m or rad; a pose that differs by less is the same
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A motion by the pose between two stamps: ``vector`` (3,) in the axes of the child frame, None where unknown.
+
+    ``size`` is its length, which does not need an orientation: m/s, or rad/s.
+    """
+
+    start_ns: int
+    end_ns: int
+    vector: np.ndarray | None
+    size: float
+
+
+class PoseSeries:
+    """The different values of one part of the pose, and how long the newest has been there."""
+
+    def __init__(self, is_position: bool) -> None:
+        self._is_position = is_position
+        self._jump = (3.0, 0.3) if is_position else (1.5, 0.15)  # faster (m/s, rad/s) and farther (m, rad) than the rest
+        self.moved = False  # whether the part ever changed
+        self._points: deque[tuple[int, tuple[float, ...], Quaternion | None]] = deque()
+        self._held_ns = 0
+
+    def add(self, stamp_ns: int, value: Triple | Quaternion, orientation: Quaternion | None) -> None:
+        """Take a newer value; for positions with the orientation at that place."""
+        if self._points and _distance(self._points[-1][1], value) < SAME_M:
+            self._held_ns = stamp_ns
+            return
+        if self._points:
+            self.moved = True
+            if stamp_ns - self._points[-1][0] < MIN_STEP_NS:
+                return
+        self._points.append((stamp_ns, value, orientation))
+        self._held_ns = stamp_ns
+        while self._points[0][0] < stamp_ns - KEEP_NS:
+            self._points.popleft()
+
+    def restart(self) -> None:
+        """Forget the values, but not whether there was motion: there is a gap."""
+        self._points.clear()
+
+    def rate(self) -> Rate | None:
+        """The motion of late; None before there are two values, or one that has stood for a while."""
+        if not self._points:
+            return None
+        last_ns = self._points[-1][0]
+        gaps = [b[0] - a[0] for a, b in pairwise(list(self._points)[-MAX_POINTS:])]
+        usual = median(gaps) if gaps else 0
+        if self._held_ns - last_ns > max(PATIENCE * usual, MIN_HELD_NS):
+            return Rate(last_ns, self._held_ns, np.zeros(3), 0.0)
+        if not gaps:
+            return None
+        points = self._recent(last_ns)
+        vectors, sizes, seconds = self._steps(points)
+        size = _typical(sizes[:, None], seconds, *self._jump)
+        vector = None if vectors is None else _typical(vectors, seconds, *self._jump)
+        return Rate(points[0][0], last_ns, vector, float(size[0]) if vector is None else float(np.linalg.norm(vector)))
+
+    def _recent(self, last_ns: int) -> list[tuple[int, tuple[float, ...], Quaternion | None]]:
+        points = list(self._points)
+        count = sum(point[0] >= last_ns - WINDOW_NS for point in points)
+        points = points[-max(count, MIN_POINTS) :]
+        if len(points) <= MAX_POINTS:
+            return points
+        return [points[round(index * (len(points) - 1) / (MAX_POINTS - 1))] for index in range(MAX_POINTS)]
+
+    def _steps(
+        self, points: list[tuple[int, tuple[float, ...], Quaternion | None]]
+    ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+        """Rates from point to point: (n, 3) in child axes or None, their sizes (n,), and the seconds they took (n,)."""
+        vectors: list[np.ndarray] = []
+        sizes, seconds = [], []
+        for (start_ns, a, a_turn), (end_ns, b, b_turn) in pairwise(points):
+            dt = (end_ns - start_ns) / 1e9
+            seconds.append(dt)
+            if not self._is_position:
+                vectors.append(_turn_between(np.array(a), np.array(b)) / dt)
+                sizes.append(float(np.linalg.norm(vectors[-1])))
+                continue
+            step = np.subtract(b, a) / dt
+            sizes.append(float(np.linalg.norm(step)))
+            if a_turn is not None and b_turn is not None:
+                vectors.append(_inverse_rotate(_middle(a_turn, b_turn), step))
+        complete = len(vectors) == len(sizes)
+        return np.array(vectors) if complete else None, np.array(sizes), np.array(seconds)
+
+
+def _typical(steps: np.ndarray, seconds: np.ndarray, speed: float, length: float) -> np.ndarray:
+    """Mean rate (k,) of steps (n, k), jumps counted as the median step."""
+    middle = np.median(steps, axis=0)
+    away = np.linalg.norm(steps - middle, axis=1)
+    if len(steps) >= MIN_POINTS - 1:
+        steps = np.where(((away > speed) & (away * seconds > length))[:, None], middle, steps)
+    return np.asarray((steps * seconds[:, None]).sum(axis=0) / seconds.sum())
+
+
+def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """The largest difference of two positions or, either sign being the same turn, of two quaternions."""
+    same = max(abs(p - q) for p, q in zip(a, b))
+    return min(same, max(abs(p + q) for p, q in zip(a, b))) if len(a) == 4 else same
+
+
+def _turn_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rotation vector (3,) in rad from quaternion a to b, in the axes of a: the shorter way."""
+    vector = a[3] * b[:3] - b[3] * a[:3] - np.cross(a[:3], b[:3])
+    w = float(a @ b)
+    if w < 0:
+        vector, w = -vector, -w
+    sine = float(np.linalg.norm(vector))
+    return np.asarray(vector * (2.0 * np.arctan2(sine, w) / sine if sine > 1e-12 else 2.0))
+
+
+def _middle(a: Quaternion, b: Quaternion) -> np.ndarray:
+    sign = 1.0 if sum(p * q for p, q in zip(a, b)) >= 0 else -1.0
+    x, y, z, w = (p + sign * q for p, q in zip(a, b))
+    return np.array(unit((x, y, z, w)) or a)
+
+
+def _inverse_rotate(q: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """A vector (3,) of the parent frame in the axes that the quaternion describes."""
+    cross = 2.0 * np.cross(-q[:3], vector)
+    return np.asarray(vector + q[3] * cross + np.cross(-q[:3], cross))

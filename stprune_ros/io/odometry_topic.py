@@ -1,0 +1,136 @@
+"""Which topic of a bag is the vehicle's odometry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from stprune_ros.core.odometry import Triple, is_world_frame
+from stprune_ros.core.transforms import StaticTransforms
+from stprune_ros.errors import BagError, SettingsError
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms
+from stprune_ros.settings.settings import Settings
+
+PEEKED = 50  # messages of each topic that are looked at where there are several
+GROUND_TRUTH = re.compile(r'truth|(^|[^a-z])gt([^a-z]|$)')
+
+
+@dataclass(frozen=True)
+class OdometryTopic:
+    """The topic that is read ('' where the bag has none), and what to say about the choice."""
+
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+class StaticFrames:
+    """The static transforms of a bag, read when they are first asked for."""
+
+    def __init__(self, bag: Bag, base_frame: str) -> None:
+        self._bag = bag
+        self._base_frame = base_frame
+        self._transforms: StaticTransforms | None = None
+
+    def to_base(self, frame: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rotation (3, 3) and translation (3,) from ``frame`` into the base frame; None where no way leads there."""
+        if self._transforms is None:
+            self._transforms = StaticTransforms()
+            topics = find_static_transforms(self._bag.topics)
+            for record in self._bag.messages(topics) if topics else ():
+                self._transforms.add(record.message())
+        return self._transforms.way(self._base_frame, frame)
+
+
+@dataclass(frozen=True)
+class _Peek:
+    """What the first messages of a topic are like."""
+
+    parent: str
+    child: str
+    moves: bool  # a twist other than zero was among them
+
+
+def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames) -> OdometryTopic:
+    """The topic that ``topics.odometry`` names, else the one that tells most about the vehicle frame.
+
+    Nothing that is named a ground truth comes before others; then counts whether the twist stands in the vehicle frame
+    or can be turned into it, and whether it is filled. Raises SettingsError where the bag lacks the named topic.
+    """
+    names = sorted(topic.name for topic in bag.topics.values() if topic.msgtype == ODOMETRY)
+    wanted = settings.topics.odometry
+    if wanted:
+        return OdometryTopic(_named(wanted, names, bag))
+    if len(names) < 2:
+        return OdometryTopic(names[0] if names else '')
+    base_frame = settings.cameras.base_frame
+    peeks = {name: _peek(bag, name) for name in names}
+
+    @cache
+    def rank(name: str) -> tuple[bool, int, bool]:
+        peek = peeks[name]
+        truth = GROUND_TRUTH.search(name.lower()) is not None
+        return truth, _frame_rank(peek, base_frame, frames), peek is None or not peek.moves
+
+    best, second = sorted(names, key=lambda name: (rank(name), name))[:2]
+    others = ', '.join(name for name in names if name != best)
+    if rank(best) == rank(second):
+        why = 'the first by name'
+    else:
+        peek = peeks[best]
+        why = f"with the child frame '{peek.child}'" if peek is not None else 'the best of them'
+    return OdometryTopic(
+        best, (f"odometry is read from '{best}', {why}, not from {others}: set 'topics.odometry' to choose",)
+    )
+
+
+def _named(wanted: str, names: list[str], bag: Bag) -> str:
+    name = wanted if wanted.startswith('/') else f'/{wanted}'
+    if name in names:
+        return name
+    if name in bag.topics:
+        kind = bag.topics[name].msgtype
+        raise SettingsError(f"topic '{name}' in 'topics.odometry' carries {kind}, not {ODOMETRY}")
+    known = f'its odometry topics are {", ".join(names)}' if names else 'it has no odometry topic'
+    raise SettingsError(f"topic '{name}' in 'topics.odometry' is not in the bag; {known}")
+
+
+def _frame_rank(peek: _Peek | None, base_frame: str, frames: StaticFrames) -> int:
+    """0 for a twist in the vehicle frame, then one that can be turned into it, one without a frame, the rest."""
+    if peek is None:
+        return 4
+    if peek.child == base_frame:
+        return 0
+    if not peek.child:
+        return 2
+    if is_world_frame(peek.child, peek.parent) or frames.to_base(peek.child) is None:
+        return 3
+    return 1
+
+
+def _peek(bag: Bag, name: str) -> _Peek | None:
+    """The first messages of a topic; None where it has none that is readable."""
+    first: Any = None
+    moves = False
+    for record in islice(bag.messages([name]), PEEKED):
+        try:
+            message = record.message()
+        except BagError:
+            continue
+        first = first or message
+        twist = message.twist.twist
+        moves = moves or any(_values(twist.linear) + _values(twist.angular))
+        if moves:
+            break
+    if first is None:
+        return None
+    return _Peek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), moves)
+
+
+def _values(vector: Any) -> Triple:
+    return float(vector.x), float(vector.y), float(vector.z)
