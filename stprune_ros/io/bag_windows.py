@@ -11,7 +11,7 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms, passed_over
 from stprune_ros.settings.settings import Settings
 
 
@@ -57,7 +57,7 @@ class BagWindows:
         self.rig = find_rig(bag, self.topics, settings)
         self.roles = CameraRoles.from_settings(settings, self.rig)
         self.stream = SensorStream(settings, self.rig)
-        self.notes: list[str] = self._other_odometry()
+        self.notes: list[str] = [*self._other_odometry(), *self._no_cameras()]
         self.errors: list[str] = []
 
     @property
@@ -86,6 +86,12 @@ class BagWindows:
         if record.topic == self.topics.odometry:
             return self.stream.add_odometry(message)
         return self.stream.add_image(self.topics.images[record.topic], message)
+
+    def _no_cameras(self) -> list[str]:
+        names = [name for name in passed_over(self.bag.topics) if name not in self.topics.images]
+        if not names or self.settings.cameras.names or self.settings.cameras.rig_file:
+            return []
+        return [f"taken for no cameras: {', '.join(names)}; a camera among them must be named in 'cameras.names'"]
 
     def _other_odometry(self) -> list[str]:
         found = [topic.name for topic in self.bag.topics.values() if topic.msgtype == ODOMETRY]
