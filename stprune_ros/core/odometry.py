@@ -55,9 +55,7 @@ def nowhere(_frame: str) -> None:
     """The way to the vehicle frame where there are no transforms."""
 
 
-def read_odometry(
-    message: Any, base_frame: str, to_base: ToBase = nowhere
-) -> tuple[Reading | None, list[str], str]:
+def read_odometry(message: Any, base_frame: str, to_base: ToBase = nowhere) -> tuple[Reading | None, list[str], str]:
     """A duck-typed Odometry as a Reading, notes on what was assumed, and why it is refused ('' where it is not).
 
     A refused message has no Reading.
@@ -109,9 +107,7 @@ def unit(q: Quaternion) -> Quaternion | None:
     return q[0] / norm, q[1] / norm, q[2] / norm, q[3] / norm
 
 
-def _frame(
-    parent: str, child: str, base_frame: str, to_base: ToBase
-) -> tuple[np.ndarray, np.ndarray, list[str], str]:
+def _frame(parent: str, child: str, base_frame: str, to_base: ToBase) -> tuple[np.ndarray, np.ndarray, list[str], str]:
     """How to turn the twist into the vehicle frame: rotation, translation, notes and refusal."""
     stays = np.eye(3), np.zeros(3)
     if not child:

@@ -14,7 +14,7 @@ import numpy as np
 
 from stprune_ros.core.odometry import Quaternion, Reading, Triple
 from stprune_ros.core.pose_motion import KEEP_NS, MIN_STEP_NS, WINDOW_NS, PoseSeries, Rate
-from stprune_ros.core.rig import matrix_from_quaternion
+from stprune_ros.core.transforms import matrix_from_quaternion
 from stprune_ros.core.types import EgoState
 
 MAX_SPEED = 100.0  # m/s
@@ -171,9 +171,7 @@ class OdometryCheck:
             self._direction_given = False
             notes.append('odometry orientation never changes although the vehicle turns: it counts as not given')
 
-    def _contradiction(
-        self, reading: Reading, going: Rate | None, turning: Rate | None, notes: list[str]
-    ) -> str:
+    def _contradiction(self, reading: Reading, going: Rate | None, turning: Rate | None, notes: list[str]) -> str:
         """Where pose and twist tell different motions, the sentence with both; '' where they agree or one is silent."""
         if not self.is_settled:
             return ''
@@ -275,7 +273,9 @@ def _excess(linear: np.ndarray, angular: np.ndarray) -> str:
     speed, turn = float(np.linalg.norm(linear)), float(np.linalg.norm(angular))
     if speed <= MAX_SPEED and turn <= MAX_TURN:
         return ''
-    value, limit = (f'{speed:.1f} m/s', f'{MAX_SPEED:g}') if speed > MAX_SPEED else (f'{turn:.1f} rad/s', f'{MAX_TURN:g}')
+    value, limit = (
+        (f'{speed:.1f} m/s', f'{MAX_SPEED:g}') if speed > MAX_SPEED else (f'{turn:.1f} rad/s', f'{MAX_TURN:g}')
+    )
     return f'odometry says {value}, more than the {limit} that a road vehicle can do: not used; check its units'
 
 

@@ -44,7 +44,9 @@ class PoseSeries:
 
     def __init__(self, is_position: bool) -> None:
         self._is_position = is_position
-        self._jump = (3.0, 0.3) if is_position else (1.5, 0.15)  # faster (m/s, rad/s) and farther (m, rad) than the rest
+        self._jump = (
+            (3.0, 0.3) if is_position else (1.5, 0.15)
+        )  # faster (m/s, rad/s) and farther (m, rad) than the rest
         self.moved = False  # whether the part ever changed
         self._points: deque[tuple[int, tuple[float, ...], Quaternion | None]] = deque()
         self._held_ns = 0

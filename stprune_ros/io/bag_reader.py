@@ -16,7 +16,9 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from stprune_ros.errors import BagError, one_line
-from stprune_ros.io.bag_salvage import Salvage
+from stprune_ros.io.bag_salvage import CDR, Salvage
+from stprune_ros.io.foreign_files import ZSTD_START, no_bag, unzstd
+from stprune_ros.io.sqlite_log import WriteAheadLog, has_hot_journal
 from stprune_ros.resources import resource_path
 
 PACKAGE_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
@@ -32,6 +34,7 @@ DISTRIBUTION_BY_VERSION = {
     8: 'jazzy',
 }
 STORAGES = ('.mcap', '.db3')
+ROS2_PROFILE = 'ros2'
 
 
 def register_package_messages(store: Typestore) -> Typestore:
@@ -53,7 +56,7 @@ class Topic:
     """A topic of a bag: name, type ('pkg/msg/Name') and number of messages.
 
     ``digest`` is the RIHS01 type hash, '' where the bag has none; ``latched`` is True where the topic was offered as
-    transient local.
+    transient local; ``form`` is how its messages are serialized, which only as 'cdr' can be read.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Topic:
     count: int
     digest: str = ''
     latched: bool = False
+    form: str = CDR
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,38 +145,62 @@ class Bag:
         if not self.path.exists():
             raise BagError(f"bag '{self.path}' does not exist")
         if self.path.is_file():
+            self._note_journal(self.path)
             self._open_file(self.path)
             return
-        if (self.path / 'metadata.yaml').is_file():
+        files = sorted(file for file in self.path.iterdir() if file.suffix in STORAGES)
+        for file in files:
+            self._note_journal(file)
+        logged = [file for file in files if file.suffix == '.db3' and WriteAheadLog.beside(file) != WriteAheadLog()]
+        if (self.path / 'metadata.yaml').is_file() and not logged:
             problem = self._open_reader(self.path)
             if not problem:
                 return
             self.notes.append(
                 f"metadata.yaml of bag '{self.path}' cannot be followed ({problem}); reading the files themselves"
             )
-        files = sorted(file for file in self.path.iterdir() if file.suffix in STORAGES)
         if not files:
-            raise BagError(f"'{self.path}' is not a rosbag2 bag: it holds no .mcap or .db3 file{self._reason()}")
-        if not self.notes:
+            raise no_bag(self.path, self._reason())
+        if not (self.path / 'metadata.yaml').is_file():
             self.notes.append(f"bag '{self.path}' has no metadata.yaml; reading the files themselves")
         for file in files:
             self._open_file(file)
 
     def _open_file(self, file: Path) -> None:
-        if file.suffix == '.bag':
-            raise BagError(f"'{file}' is a ROS 1 bag; convert it with rosbags-convert first")
         if file.suffix not in STORAGES:
-            raise BagError(f"'{file}' is not a rosbag2 bag: neither a bag folder nor a .mcap or .db3 file")
-        problem = self._open_reader(file)
-        if not problem:
+            raise no_bag(file)
+        log = WriteAheadLog.beside(file) if file.suffix == '.db3' else WriteAheadLog()
+        if log.lost:
+            self.notes.append(
+                f"the last {log.lost} pages of '{file.name}-wal' were never finished or are damaged; the messages in"
+                ' them are lost'
+            )
+        problem = '' if log.committed else self._open_reader(file)
+        if not log.committed and not problem:
             return
-        salvage = Salvage.scan(file)
+        salvage = Salvage.scan(file, with_log=bool(log.committed))
         if not salvage.topics:
-            raise BagError(f"'{file}' is not a readable bag: {problem}")
+            raise BagError(f"'{file}' is not a readable bag: {problem or salvage.problem or 'it has no message'}")
         self._salvages.append(salvage)
-        self.notes.append(
-            f"'{file}' is damaged ({problem}); {sum(salvage.topics.values())} messages before the damage are read"
-        )
+        count = sum(salvage.topics.values())
+        if salvage.problem or (problem and salvage.profile == ROS2_PROFILE) or (file.suffix == '.db3' and problem):
+            self.notes.append(
+                f"'{file}' is damaged ({problem or salvage.problem}); {count} messages before the damage are read"
+            )
+        elif problem:
+            self.notes.append(
+                f"'{file}' has the MCAP profile '{salvage.profile}' and not '{ROS2_PROFILE}'; its {count} messages are read"
+                ' in the order of the file'
+            )
+        else:
+            self.notes.append(f"'{file}' is read together with '{file.name}-wal', {count} messages in all")
+
+    def _note_journal(self, file: Path) -> None:
+        if file.suffix == '.db3' and has_hot_journal(file):
+            self.notes.append(
+                f"'{file.name}-journal' lies beside: the recorder was killed while it wrote, and what it wrote last may be"
+                f" damaged; sqlite3 '{file}' 'PRAGMA quick_check' rolls it back"
+            )
 
     def _open_reader(self, path: Path) -> str:
         """Open with the reader of rosbags; returns what is wrong, '' if nothing is."""
@@ -200,7 +228,11 @@ class Bag:
         }
         for salvage in self._salvages:
             definitions.update(
-                {t.msgtype: (t.encoding != 'ros2msg', t.definition) for t in salvage.topics if t.definition}
+                {
+                    t.msgtype: (t.encoding != 'ros2msg', t.definition)
+                    for t in salvage.topics
+                    if t.definition and t.form == CDR
+                }
             )
         for msgtype, (is_idl, text) in sorted(definitions.items()):
             try:
@@ -208,7 +240,8 @@ class Bag:
                 store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
             except Exception as error:  # the parser's grammar errors have no common base
                 self.notes.append(f'the definition of {msgtype} in the bag is not readable ({one_line(error)})')
-        recorded = {c.msgtype for c in self._connections()} | {t.msgtype for s in self._salvages for t in s.topics}
+        recorded = {c.msgtype for c in self._connections()}
+        recorded |= {t.msgtype for s in self._salvages for t in s.topics if t.form == CDR}
         if not recorded <= store.fielddefs.keys():
             standard = get_typestore(self._distribution())
             store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
@@ -236,14 +269,20 @@ class Bag:
 
     def _topics(self) -> dict[str, Topic]:
         topics: dict[str, Topic] = {}
-        found = [(c.topic, c.msgtype, c.msgcount, c.digest, _latched(c)) for c in self._connections()]
-        found += [(t.topic, t.msgtype, count, '', False) for s in self._salvages for t, count in s.topics.items()]
-        for name, msgtype, count, digest, latched in sorted(found):
-            known = topics.get(name, Topic(name, msgtype, 0, digest, latched))
+        found = [(c.topic, c.msgtype, c.msgcount, c.digest, _latched(c), _form(c)) for c in self._connections()]
+        found += [
+            (t.topic, t.msgtype, count, t.digest, t.latched, t.form)
+            for salvage in self._salvages
+            for t, count in salvage.topics.items()
+        ]
+        for name, msgtype, count, digest, latched, form in sorted(found):
+            known = topics.get(name, Topic(name, msgtype, 0, digest, latched, form))
             if known.msgtype != msgtype:
                 self.notes.append(f"topic '{name}' has the types {known.msgtype} and {msgtype}; only the first is read")
                 continue
-            topics[name] = Topic(name, msgtype, known.count + count, known.digest or digest, known.latched or latched)
+            topics[name] = Topic(
+                name, msgtype, known.count + count, known.digest or digest, known.latched or latched, known.form
+            )
         return topics
 
     def _read(self, reader: Reader, wanted: set[str]) -> Iterator[Record]:
@@ -253,22 +292,41 @@ class Bag:
         count = 0
         try:
             for connection, stamp, data in reader.messages(connections):
-                yield Record(connection.topic, connection.msgtype, stamp, data, self.store)
+                yield Record(connection.topic, connection.msgtype, stamp, _unpacked(data), self.store)
                 count += 1
         except Exception as error:  # see _open_reader
-            note = f"'{reader.path}' is damaged after {count} messages ({one_line(error)}); the rest is lost"
-            if note not in self.notes:
-                self.notes.append(note)
+            self._note_once(f"'{reader.path}' is damaged after {count} messages ({one_line(error)}); the rest is lost")
+            return
+        expected = sum(connection.msgcount for connection in connections)
+        if count < expected:
+            topics = ', '.join(sorted({connection.topic for connection in connections}))
+            self._note_once(
+                f"'{reader.path}' says that it holds {expected} messages of {topics}, but {expected - count} of them are"
+                ' lost'
+            )
+
+    def _note_once(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _read_salvage(self, salvage: Salvage, wanted: set[str]) -> Iterator[Record]:
         for topic, stamp, data in salvage.messages():
             if topic.topic in wanted and self.topics[topic.topic].msgtype == topic.msgtype:
-                yield Record(topic.topic, topic.msgtype, stamp, data, self.store)
+                yield Record(topic.topic, topic.msgtype, stamp, _unpacked(data), self.store)
 
 
 def _latched(connection: Connection) -> bool:
     profiles = getattr(connection.ext, 'offered_qos_profiles', [])
     return any(profile.durability.name == 'TRANSIENT_LOCAL' for profile in profiles)
+
+
+def _form(connection: Connection) -> str:
+    return getattr(connection.ext, 'serialization_format', '') or CDR
+
+
+def _unpacked(data: bytes) -> bytes:
+    """A message that rosbag2 may have compressed by itself, which only metadata.yaml would tell; CDR begins with 0."""
+    return unzstd(data) if data[:4] == ZSTD_START else data
 
 
 def _parse_idl(text: str) -> dict[str, Any]:

@@ -13,7 +13,14 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import TRANSFORMS, CameraTopics, components, find_cameras, find_static_transforms
+from stprune_ros.io.bag_topics import (
+    TRANSFORMS,
+    CameraTopics,
+    components,
+    find_cameras,
+    find_static_transforms,
+    passed_over,
+)
 from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
 from stprune_ros.settings.settings import Settings
 
@@ -79,7 +86,7 @@ class BagWindows:
         self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
         self.stream = SensorStream(settings, self.rig, self._builder.to_base)
-        self.notes: list[str] = [*self.rig.notes, *self.topics.notes]
+        self.notes: list[str] = [*self.rig.notes, *self.topics.notes, *self._no_cameras()]
         self._infos = {} if settings.cameras.rig_file else self.topics.infos
         self._changed: set[str] = set()  # cameras whose camera_info changed while reading
         self.errors: list[str] = []
@@ -120,6 +127,13 @@ class BagWindows:
             self.notes.append(
                 f"camera_info of camera '{camera}' changes within the bag; the first one that can be used counts"
             )
+
+    def _no_cameras(self) -> list[str]:
+        names = [name for name in passed_over(self.bag.topics) if name not in self.topics.images]
+        if not names or self.settings.cameras.names or self.settings.cameras.rig_file:
+            return []
+        return [f"taken for no cameras: {', '.join(names)}; a camera among them must be named in 'cameras.names'"]
+
 
 def read_calibration(bag: Bag, topics: BagTopics, settings: Settings) -> RigBuilder:
     """All static transforms of a bag, so that the last one counts, and of each camera the first usable camera_info."""

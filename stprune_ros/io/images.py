@@ -1,7 +1,7 @@
 """Decode image messages to RGB. Messages are duck-typed: those of rclpy and of rosbags decode alike; needs no ROS.
 
-Raw images go through cv_bridge where it can be imported and through rosbags-image elsewhere (bit-equal for 8-bit
-encodings); compressed ones through OpenCV, which is what both of them use.
+Raw images go through cv_bridge where it can be imported and through OpenCV, which cv_bridge uses too, elsewhere: the
+same pixels (a test compares them). Compressed ones go through OpenCV.
 """
 
 from __future__ import annotations
@@ -16,26 +16,7 @@ import numpy as np
 
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError, one_line
-
-# Bytes per pixel. Encodings such as 8UC3 are left out: they do not say the order of their colours.
-BYTES_PER_PIXEL = {
-    'rgb8': 3,
-    'bgr8': 3,
-    'rgba8': 4,
-    'bgra8': 4,
-    'mono8': 1,
-    'rgb16': 6,
-    'bgr16': 6,
-    'mono16': 2,
-    'bayer_rggb8': 1,
-    'bayer_bggr8': 1,
-    'bayer_gbrg8': 1,
-    'bayer_grbg8': 1,
-    'yuv422': 2,
-    'uyvy': 2,
-    'yuv422_yuy2': 2,
-    'yuyv': 2,
-}
+from stprune_ros.io.image_format import ENCODINGS, PLAIN_ARRAY, VIDEO, VIDEO_START, ImageFormat, is_depth
 
 OVERSAMPLING = 2  # how much larger, per side, a reduced image must be than what the model resizes it to (measured)
 REDUCED_DECODING = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -69,9 +50,9 @@ def decode_raw(message: Any) -> np.ndarray:
     height, width, step, encoding = message.height, message.width, message.step, message.encoding
     if height == 0 or width == 0:
         raise StpruneError(f'the image is empty: {width}x{height} pixels')
-    if encoding not in BYTES_PER_PIXEL:
-        raise StpruneError(f"encoding '{encoding}' is not supported; use one of {', '.join(BYTES_PER_PIXEL)}")
-    row = width * BYTES_PER_PIXEL[encoding]
+    _check_encoding(encoding)
+    kind = ENCODINGS[encoding]
+    row = width * kind.bytes_per_pixel
     if step < row:
         raise StpruneError(f'step is {step} bytes, but a row of {width} {encoding} pixels takes {row}')
     data = np.frombuffer(message.data, np.uint8)
@@ -80,35 +61,32 @@ def decode_raw(message: Any) -> np.ndarray:
     rows = data[: step * height].reshape(height, step)[:, :row]
     if encoding == 'rgb8':
         return rows.reshape(height, width, 3)
-    data = np.ascontiguousarray(rows).reshape(-1)  # rosbags-image knows no padding
-    plain = SimpleNamespace(
-        height=height, width=width, step=row, encoding=encoding, is_bigendian=message.is_bigendian, data=data
-    )
-    try:
-        return _converter()(plain)
-    except cv2.error as error:
-        raise StpruneError(f'{width}x{height} {encoding} cannot be converted to RGB: {one_line(error)}') from None
+    pixels = np.ascontiguousarray(rows)
+    if kind.bits == 16:
+        pixels = pixels.view('>u2' if message.is_bigendian else '<u2').astype(np.uint16)
+    shape = (height, width) if kind.channels == 1 else (height, width, kind.channels)
+    return _to_rgb(pixels.reshape(shape), encoding, _converter())
 
 
 def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
     """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and the factor as in `decode_for_model`.
 
-    Raises StpruneError if the bytes are missing, truncated, or no image that OpenCV decodes.
+    Raises StpruneError if the bytes are missing, truncated, no image that OpenCV decodes, or no picture.
     """
-    data = np.frombuffer(message.data, np.uint8)
-    if len(data) == 0:
-        raise StpruneError('the compressed image has no bytes')
-    content = data.tobytes()
-    if is_truncated(content):
-        raise StpruneError(f"the compressed image ('{message.format}', {len(data)} bytes) is truncated")
+    content = np.frombuffer(message.data, np.uint8).tobytes()
+    kind = ImageFormat.parse(message.format)
+    _check_compressed(message.format, kind, content)
+    reducible = content.startswith(JPEG_START) and not kind.mosaic  # a reduced mosaic is none
+    reduced_by = reduction_factor(content, model_pixels) if reducible else 1
+    flags = REDUCED_DECODING.get(reduced_by, cv2.IMREAD_COLOR) if reducible else cv2.IMREAD_UNCHANGED
     try:
-        reduced_by = reduction_factor(content, model_pixels)
-        image = cv2.imdecode(data, REDUCED_DECODING.get(reduced_by, cv2.IMREAD_COLOR))
+        # camera_info is for the pixels as they were sent, whichever way up a header says that they are.
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
-        raise StpruneError(f"{len(data)} bytes of format '{message.format}' are no image that OpenCV can decode")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), reduced_by
+        raise StpruneError(f"{len(content)} bytes of format '{message.format}' are no image that OpenCV can decode")
+    return _to_rgb(image, _decoded_encoding(image, kind, message.format), _with_opencv), reduced_by
 
 
 def reduction_factor(data: bytes, model_pixels: int) -> int:
@@ -152,14 +130,95 @@ def is_truncated(data: bytes) -> bool:
     return False
 
 
+def _check_encoding(encoding: str) -> None:
+    """Raise StpruneError where an Image of this encoding is no picture, or none that can be read."""
+    if encoding in ENCODINGS:
+        return
+    if is_depth(encoding):
+        raise StpruneError(
+            f"encoding '{encoding}' is depth or another measurement, which is no view; leave this topic out of the ring"
+        )
+    if PLAIN_ARRAY.fullmatch(encoding):
+        raise StpruneError(
+            f"encoding '{encoding}' does not say what its channels are; let the driver publish bgr8, rgb8, mono8 or"
+            ' bayer_*'
+        )
+    raise StpruneError(f"encoding '{encoding}' is not supported; use one of {', '.join(ENCODINGS)}")
+
+
+def _check_compressed(text: str, kind: ImageFormat, content: bytes) -> None:
+    """Raise StpruneError where the bytes of a CompressedImage with format string ``text`` are no picture."""
+    if not content:
+        raise StpruneError('the compressed image has no bytes')
+    if kind.is_depth or 'compresseddepth' in text.lower():
+        raise StpruneError(f"format '{text}' is depth, which is no view; leave this topic out of the ring")
+    if VIDEO.match(text) or content.startswith(VIDEO_START):
+        raise StpruneError(
+            f"format '{text}' is a piece of a video stream, not an image: let the driver send jpeg; what is recorded"
+            " becomes a video file when the data of all its messages are joined, and 'ffmpeg -i FILE OUT_%06d.png'"
+            ' makes pictures of that'
+        )
+    if is_truncated(content):
+        raise StpruneError(f"the compressed image ('{text}', {len(content)} bytes) is truncated")
+    if content.startswith(JPEG_START) and kind.is_16_bit:
+        raise StpruneError(
+            f"format '{text}' is a JPEG of 16-bit pixels, which were cut off at 255 and not scaled; publish png, or"
+            ' an 8-bit encoding'
+        )
+
+
+def _decoded_encoding(image: np.ndarray, kind: ImageFormat, text: str) -> str:
+    """The encoding of pixels that OpenCV decoded: BGR unless the encoder was given something else."""
+    channels, bits = (1 if image.ndim == 2 else image.shape[2]), 8 * image.dtype.itemsize
+    if channels == 1 and bits == 16 and not kind.is_16_bit:
+        raise StpruneError(
+            f"format '{text}' is a 16-bit grey image that may be depth; publish it as mono16 ('mono16; png compressed ')"
+        )
+    order = {3: 'rgb' if kind.is_red_first else 'bgr', 4: 'rgba' if kind.is_red_first else 'bgra'}
+    encoding = f'{kind.mosaic or "mono" if channels == 1 else order.get(channels, "")}{bits}'
+    if encoding not in ENCODINGS or image.dtype.kind != 'u':
+        raise StpruneError(f"format '{text}' holds {channels} channels of {image.dtype}, which is no picture")
+    return encoding
+
+
+def _to_rgb(pixels: np.ndarray, encoding: str, convert: Callable[[np.ndarray, str], np.ndarray]) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    try:
+        return convert(pixels, encoding)
+    except (cv2.error, TypeError, RuntimeError) as error:  # cv_bridge raises a TypeError of its own
+        raise StpruneError(f'{width}x{height} {encoding} cannot be converted to RGB: {one_line(error)}') from None
+
+
+def _with_opencv(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    """RGB uint8 of pixels uint8 or uint16 (height, width) or (height, width, channels) in one of ENCODINGS.
+
+    16 bits are scaled by their whole range, as in cv_bridge.
+    """
+    code = ENCODINGS[encoding].to_rgb
+    image = pixels if code is None else cv2.cvtColor(pixels, code)
+    return image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=255 / 65535)
+
+
 @cache
-def _converter() -> Callable[[Any], np.ndarray]:
-    """The function that converts a checked Image without row padding to RGB."""
+def _converter() -> Callable[[np.ndarray, str], np.ndarray]:
+    """The function that converts the pixels of an Image to RGB, as `_with_opencv` does."""
     try:
         from cv_bridge import CvBridge
     except (ImportError, AttributeError):  # AttributeError: built for another NumPy (vision_opencv #535)
-        from rosbags.image import image_to_cvimage
-
-        return lambda message: image_to_cvimage(message, 'rgb8')
+        return _with_opencv
     bridge = CvBridge()
-    return lambda message: bridge.imgmsg_to_cv2(message, 'rgb8')
+    known = {'uyvy': 'yuv422', 'yuyv': 'yuv422_yuy2'}  # the only names that cv_bridge has for these
+
+    def convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        plain = SimpleNamespace(
+            height=height,
+            width=width,
+            step=width * ENCODINGS[encoding].bytes_per_pixel,
+            encoding=known.get(encoding, encoding),
+            is_bigendian=0,
+            data=pixels.reshape(-1).view(np.uint8),
+        )
+        return np.asarray(bridge.imgmsg_to_cv2(plain, 'rgb8'))
+
+    return convert

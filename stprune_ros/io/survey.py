@@ -50,9 +50,7 @@ def survey_bag(bag: Bag) -> RigSurvey:
     survey = RigSurvey(dict(bag.topics))
     for record in bag.messages(find_static_transforms(bag.topics) or ['']):
         survey.transforms.append(record.message())
-    wanted = [
-        topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)
-    ]
+    wanted = [topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)]
     for record in bag.messages(wanted or ['']):
         try:
             survey.add(record.topic, record.msgtype, record.message())

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from stprune_ros.core.types import Status
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
@@ -16,11 +17,14 @@ from stprune_ros.replay.replay import replay
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
+# A model with random weights, or one that is too slow, has inferred all the same.
+NOTHING_INFERRED = {Status.ERROR.name, Status.NO_HINT.name}
+
 
 def run(path: Path, output: Path, settings: Settings) -> int:
     """Replay the bag at ``path`` into the folder ``output`` and print a summary; returns 0.
 
-    Raises StpruneError where nothing can be run or no frame set came about.
+    Raises StpruneError where nothing can be run, no frame set came about, or nothing could be inferred in any of them.
     """
     with Bag(path) as bag:
         windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
@@ -30,6 +34,10 @@ def run(path: Path, output: Path, settings: Settings) -> int:
     print(summary_text(summary, output))
     if not summary['ticks']:
         raise BagError(f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}")
+    if set(summary['status']) <= NOTHING_INFERRED:
+        raise BagError(
+            f"nothing could be inferred in any of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
+        )
     return 0
 
 
@@ -64,6 +72,12 @@ def summary_text(summary: Mapping[str, Any], output: Path) -> str:
 
 def _say(sentence: str) -> None:
     tqdm.write(f'stprune: {sentence}', file=sys.stderr)
+
+
+def _why_nothing(summary: Mapping[str, Any]) -> str:
+    """The first error, which names the remedy, or else what the last ticks said."""
+    told = [*summary['error_sentences'], *reversed(summary['notes'])]
+    return told[0] if told else 'see the notes in summary.json'
 
 
 def _why_no_tick(summary: Mapping[str, Any]) -> str:

@@ -13,7 +13,8 @@ import pytest
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
 from stprune_ros.io import images
-from stprune_ros.io.images import BYTES_PER_PIXEL, decode, decode_for_model, is_truncated, jpeg_size, reduction_factor
+from stprune_ros.io.image_format import ENCODINGS
+from stprune_ros.io.images import decode, decode_for_model, is_truncated, jpeg_size, reduction_factor
 
 HEIGHT, WIDTH = 6, 8
 COLOUR = (200, 120, 40)  # RGB
@@ -104,8 +105,8 @@ def test_yuv(encoding, order):
 
 
 def test_every_encoding_decodes():
-    for encoding, size in BYTES_PER_PIXEL.items():
-        image = decode(frame(raw(encoding, np.full((HEIGHT, WIDTH * size), 128, np.uint8))))
+    for encoding, kind in ENCODINGS.items():
+        image = decode(frame(raw(encoding, np.full((HEIGHT, WIDTH * kind.bytes_per_pixel), 128, np.uint8))))
         assert (image.shape, image.dtype) == ((HEIGHT, WIDTH, 3), np.uint8), encoding
 
 
