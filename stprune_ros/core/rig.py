@@ -148,15 +148,13 @@ class CameraRig:
         cameras = tree.get('cameras') if isinstance(tree, dict) else None
         if not isinstance(cameras, dict) or not cameras:
             raise StpruneError(f"rig file '{path}' has no 'cameras' mapping")
-        models, problems = [], []
+        models = []
         for name, entry in cameras.items():
             try:
                 models.append(_model_from_entry(str(name), entry))
             except (KeyError, TypeError, ValueError, StpruneError) as error:
                 what = f'{error} is missing' if isinstance(error, KeyError) else str(error)
-                problems.append(f"rig file '{path}', camera '{name}': {what}")
-        if problems:
-            raise StpruneError('\n'.join(problems))
+                raise StpruneError(f"rig file '{path}', camera '{name}': {what}") from None
         return cls(models)
 
 

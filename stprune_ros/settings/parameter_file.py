@@ -41,9 +41,8 @@ class ParameterFile:
             raise SettingsError(f"parameter file '{path}' cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise SettingsError(f"parameter file '{path}' is not YAML: {one_line(error)}") from None
-        if not tree.sections:
-            without = f"parameter file '{path}' has no 'ros__parameters' under a node name such as '/**'"
-            raise SettingsError('\n'.join([without, *tree.problems]))
+        if not tree.sections and not tree.nameless:
+            raise SettingsError(f"parameter file '{path}' has no 'ros__parameters' under a node name such as '/**'")
         values, problems = _values_of_node(tree.sections)
         values = {name: value for name, value in values.items() if not belongs_to_rclpy(name)}
         current, notes, twice = _renamed(values)
@@ -61,7 +60,7 @@ def read_file(path: str | Path) -> dict[str, object]:
 def _values_of_node(sections: Sequence[Section]) -> tuple[dict[str, object], list[str]]:
     """What rclpy gives a node called stprune_node, in any namespace: exact names win over wildcards."""
     reaching = [section for section in sections if section.node.rpartition('/')[2] in (NODE_NAME, '*', '**')]
-    if not reaching:
+    if sections and not reaching:
         others = ', '.join(f"'{section.node}'" for section in sections)
         return {}, [f"no section is for the node '{NODE_NAME}', only for {others}: name it '/**' or '{NODE_NAME}'"]
     exact = [section for section in reaching if '*' not in section.node]

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
@@ -36,10 +37,14 @@ class Section:
 
 @dataclass
 class RosYaml:
-    """The sections of a file in its order, and what is wrong with its form, one sentence each."""
+    """The sections of a file in its order, and what is wrong with its form, one sentence each.
+
+    ``nameless`` says that parameters stand under no node name.
+    """
 
     sections: list[Section] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    nameless: bool = False
 
     @classmethod
     def parse(cls, text: str, path: object) -> RosYaml:
@@ -61,7 +66,7 @@ class RosYaml:
             found._find_sections(root, '')
         return found
 
-    def _say(self, mark: yaml.Mark, sentence: str) -> None:
+    def _say(self, mark: Any, sentence: str) -> None:
         self.problems.append(f'line {mark.line + 1}: {sentence}')
 
     def _find_sections(self, tree: yaml.MappingNode, name: str) -> None:
@@ -83,6 +88,7 @@ class RosYaml:
 
     def _read_section(self, key: yaml.ScalarNode, tree: yaml.Node, name: str) -> None:
         if not name:
+            self.nameless = True
             self._say(key.start_mark, f"'{PARAMETERS_KEY}' has no node name above it; write '/**:' above and indent")
             return
         section = next((one for one in self.sections if full_name(one.node) == full_name(name)), None)
@@ -159,7 +165,7 @@ def _has_tab(text: str, line: int) -> bool:
     return line < len(lines) and '\t' in lines[line][: len(lines[line]) - len(lines[line].lstrip())]
 
 
-def _value(node: yaml.Node) -> object:
+def _value(node: Any) -> object:
     if isinstance(node, yaml.SequenceNode):
         return [_value(item) for item in node.value]
     if isinstance(node, yaml.MappingNode):

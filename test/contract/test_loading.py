@@ -326,7 +326,7 @@ def test_the_prompt_is_the_given_one_else_the_model_s_else_the_package_s(folder:
 
 
 def test_the_prompt_of_a_hub_model_is_that_of_its_revision(folder: Path, tmp_path: Path) -> None:
-    given = loading.share(loading.DEFAULT_PROMPT).read_text()
+    given = loading.resource_path(loading.DEFAULT_PROMPT).read_text()
     repository = tmp_path / 'hub' / 'models--maker--some-model'
     (repository / 'refs').mkdir(parents=True)
     for revision, commit in (('main', '0' * 40), ('v2', '1' * 40)):

@@ -54,8 +54,8 @@ def tensors(path: Path) -> Iterator[Tensor]:
             held = path.stat().st_size
             if length > held - 8:
                 raise ModelError(
-                    f"weights file '{path}' is damaged or cut short: its header takes {length} bytes, the file has"
-                    f' {held}; fetch it again'
+                    f"weights file '{path}' has no readable header: it would take {length} bytes, the file has {held};"
+                    ' fetch it again'
                 )
             header = json.loads(file.read(length))
         found = [(name, entry) for name, entry in header.items() if name != '__metadata__']

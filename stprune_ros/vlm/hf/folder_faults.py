@@ -173,7 +173,9 @@ def _tokenizer_faults(path: Path) -> list[str]:
         faults += _unusable(template)
     elif (path / 'chat_template.json').is_file():
         _json(path / 'chat_template.json', faults)
-    elif settings is not None and not settings.get('chat_template') and not (path / 'additional_chat_templates').is_dir():
+    elif (
+        settings is not None and not settings.get('chat_template') and not (path / 'additional_chat_templates').is_dir()
+    ):
         faults.append(f"tokenizer of '{path}' has no chat template")
     return faults
 
@@ -198,17 +200,22 @@ def _processor_faults(path: Path, model_type: str) -> list[str]:
         return faults
     surplus = [key for key in given if key not in wanted]
     missing = [key for key in wanted if key not in given]
-    remedy = [f'delete {" and ".join(surplus)}'] if surplus else []
-    remedy += [f'give {" and ".join(missing)}{_meaning(wanted)}'] if missing else []
-    faults.append(
-        f"'{file}' has {', '.join(map(str, given)) or 'nothing'} in its size, family '{model_type}' reads"
-        f' {" and ".join(wanted)}: {", ".join(remedy)}'
-    )
+    if missing:
+        remedy = f'; delete {" and ".join(surplus)}' if surplus else ''
+        faults.append(
+            f"'{file}' has no {' and '.join(missing)} in its size, which family '{model_type}' reads{_meaning(wanted)}:"
+            f' give them there{remedy}'
+        )
+    else:
+        faults.append(
+            f"'{file}' has {' and '.join(surplus)} in its size beside {' and '.join(wanted)}, which are what family"
+            f" '{model_type}' reads: delete {' and '.join(surplus)} there"
+        )
     return faults
 
 
 def _meaning(wanted: tuple[str, ...]) -> str:
-    return ' (the least and the most pixels of an image)' if wanted == PIXEL_LIMITS else ''
+    return ' (least and most pixels of an image)' if wanted == PIXEL_LIMITS else ''
 
 
 def _json(file: Path, faults: list[str]) -> dict[str, Any] | None:
