@@ -27,7 +27,7 @@ def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningC
     """
     method, *switches = name.split('+')
     if method not in METHOD_NAMES:
-        raise StpruneError(f"there is no pruning method '{method}'; choose from {', '.join(METHOD_NAMES)}")
+        raise StpruneError(f"there is no pruning method '{method}'; choose one of {', '.join(METHOD_NAMES)}")
     on = SWITCHES if switches == ['all'] else tuple(RENAMED_SWITCHES.get(switch, switch) for switch in switches)
     for switch in on:
         if switch not in SWITCHES:

@@ -105,8 +105,8 @@ class RosYaml:
     def _read_group(self, tree: yaml.MappingNode, prefix: str, section: Section) -> None:
         for key, node in self._entries(tree):
             name = f'{prefix}{key.value}'
+            again = name in section.lines
             first = section.lines.setdefault(name, key.start_mark.line + 1)
-            again = first != key.start_mark.line + 1
             if isinstance(node, yaml.MappingNode) and node.value:
                 if again:
                     self._say(
