@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.preflight import require_file, require_folder
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
 from stprune_ros.settings import parameter_file
@@ -34,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except StpruneError as error:
-        print(f'stprune: {error}', file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f'stprune: {line}', file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"stprune: '{error.filename}': {error.strerror}", file=sys.stderr)
+        where = f"'{error.filename}': " if error.filename is not None else ''
+        print(f'stprune: {where}{error.strerror or error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print('stprune: interrupted', file=sys.stderr)
@@ -93,17 +96,25 @@ def size(text: str) -> tuple[int, int]:
     return count(width), count(height)
 
 
-def read_parameters(path: Path | None) -> dict[str, object]:
-    """Parameters of a file by today's names, unchecked; says on stderr which names are of the last release."""
-    values, notes = parameter_file.current_names(parameter_file.read_file(path) if path is not None else {})
-    for note in notes:
-        print(f'{path}: {note}', file=sys.stderr)
-    return values
+def seed(text: str) -> int:
+    """An integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 0')
+    return value
 
 
 def load_settings(path: Path | None) -> Settings:
-    """The settings of a parameter file, the defaults where there is none; SettingsError naming all that is wrong."""
-    return parameter_file.checked(read_parameters(path), f'{path}: ')
+    """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
+
+    Raises SettingsError naming all that is wrong.
+    """
+    if path is None:
+        return Settings()
+    found = parameter_file.ParameterFile.read(path)
+    for note in found.notes:
+        print(f'{path}: {note}', file=sys.stderr)
+    return parameter_file.settings_of(found, f'{path}: ')
 
 
 def require_rclpy(command: str) -> None:
@@ -130,15 +141,24 @@ def remap(text: str) -> tuple[str, str]:
     return source, target
 
 
+def demo_values(path: Path | None) -> dict[str, object]:
+    """The values of a parameter file that is right; SettingsError naming all that is wrong. Others stay the demo's."""
+    if path is None:
+        return {}
+    load_settings(path)
+    return parameter_file.read_file(path)
+
+
 def _demo(command: argparse.ArgumentParser) -> None:
     command.add_argument('--output', type=Path, default=Path('demo_output'), metavar='DIR', help='default: %(default)s')
-    command.add_argument('--seed', type=int, default=DEMO_SEED, help='which world; default: %(default)s')
+    command.add_argument('--seed', type=seed, default=DEMO_SEED, help='which world; default: %(default)s')
     command.add_argument('--seconds', type=positive, default=12.0, help='how long a drive; default: %(default)s')
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file for node and replay')
 
     def run(options: argparse.Namespace) -> int:
-        values = read_parameters(options.params)
+        values = demo_values(options.params)
         require_rclpy('demo')
+        require_folder(options.output)
         # The bundled model is too small for two threads to help it, and node and replay shall compute alike.
         os.environ.setdefault('OMP_NUM_THREADS', '1')
         from stprune_ros.demo import demo
@@ -158,13 +178,14 @@ def _replay(command: argparse.ArgumentParser) -> None:
     command.add_argument('--method', choices=METHOD_NAMES, help='how tokens are selected')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.replay import command as replay_command
-
         values = load_settings(options.params)
         if options.keep is not None:
             values = values.changed({'pruning.keep_ratio': options.keep})
         if options.method is not None:
             values = values.changed({'pruning.method': options.method})
+        require_folder(options.output, options.bag)
+        from stprune_ros.replay import command as replay_command
+
         return replay_command.run(options.bag, options.output, values)
 
     command.set_defaults(run=run)
@@ -212,7 +233,7 @@ def _play(command: argparse.ArgumentParser) -> None:
 
 def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('output', type=Path, metavar='OUT', help='folder of the new bag')
-    command.add_argument('--seed', type=int, default=DEMO_SEED, help='which world; default: %(default)s')
+    command.add_argument('--seed', type=seed, default=DEMO_SEED, help='which world; default: %(default)s')
     command.add_argument('--seconds', type=positive, default=20.0, help='how long a drive; default: %(default)s')
     command.add_argument('--hz', type=positive, default=10.0, help='images per second and camera; default: %(default)s')
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
@@ -250,12 +271,20 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.evaluation.fidelity import VARIANTS, EvaluationPlan, evaluate_methods, to_markdown, write_plot
+        from stprune_ros.evaluation.variants import VARIANTS, config_of
+        from stprune_ros.vlm.loading import require_model
+
+        values = load_settings(options.params)
+        require_file(options.output)
+        methods = options.methods or (*everything, *VARIANTS)
+        for method in methods:
+            config_of(method, 1.0, 0, values)
+        require_model(values)
+        from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods, to_markdown, write_plot
         from stprune_ros.evaluation.ringworld_cases import RingworldCases
         from stprune_ros.results import write_json
 
-        values = load_settings(options.params)
-        plan = EvaluationPlan(options.methods or (*everything, *VARIANTS), options.keep, options.seeds)
+        plan = EvaluationPlan(methods, options.keep, options.seeds)
         result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
@@ -276,8 +305,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
     )
 
     def run(options: argparse.Namespace) -> int:
-        if not options.output.parent.is_dir():
-            raise StpruneError(f"there is no folder '{options.output.parent}' for '{options.output.name}'; make it")
+        require_file(options.output)
         from stprune_ros.bench.bench import bench
         from stprune_ros.bench.report import to_markdown, write_plot
         from stprune_ros.results import write_json
@@ -303,23 +331,10 @@ def _check(command: argparse.ArgumentParser) -> None:
     )
 
     def run(options: argparse.Namespace) -> int:
-        values = read_parameters(options.file)
-        problems = parameter_file.problems_in(values)
-        for problem in problems:
-            print(f'{options.file}: {problem}', file=sys.stderr)
-        if problems:
-            return 1
-        print(f'{options.file}: all parameters are known and in range')
-        if not options.model:
-            return 0
-        from stprune_ros.vlm.loading import check_memory
+        from stprune_ros.check import check
 
         width, height = options.image
-        text, fits = check_memory(Settings.from_values(values), (height, width))
-        print(text)
-        if not fits:
-            raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
-        return 0
+        return check(options.file, options.model, (height, width))
 
     command.set_defaults(run=run)
 

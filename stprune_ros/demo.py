@@ -26,10 +26,10 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagTopics
 from stprune_ros.replay import command
 from stprune_ros.replay.ground_truth import GroundTruth
-from stprune_ros.replay.replay import HINT_TOPIC
 from stprune_ros.resources import dds_profile
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.loading import require_model
 
 NODE = '/stprune_node'
 HZ = 5.0
@@ -44,7 +44,7 @@ def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] |
     """
     bag = output / 'world'
     values = {'output.valid_for_ms': 10000.0, **(values or {})}  # long: the demo shall also work on a slow machine
-    Settings.from_values(values)  # names a wrong one before anything is made
+    require_model(Settings.from_values(values))  # names a wrong one before anything is made
     _make_world(bag, seed, seconds)
     print(f'live    node, player and recorder over DDS, {seconds:g} s in real time ...', flush=True)
     live(bag, output, seconds, values)
@@ -189,6 +189,8 @@ def compare(live_file: Path, replayed: Path, truth: GroundTruth | None) -> dict[
 
 def read_hints(file: Path) -> list[tuple[int, tuple[Status, Behavior]]]:
     """(stamp in ns, (status, behavior)) of every planning hint in a results file."""
+    from stprune_ros.replay.replay import HINT_TOPIC  # brings torch, for which a refusal need not wait
+
     hints = []
     with Bag(file) as bag:
         for record in bag.messages([HINT_TOPIC]):

@@ -7,6 +7,7 @@ whoever declares it to ROS, checks a file or writes the documentation.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -15,6 +16,8 @@ from stprune_ros.errors import SettingsError
 T = TypeVar('T')
 Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
 WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a string'}
+NO_ITEMS = ['']  # how an empty list is written where ROS wants to know of what
+READS_AS_VALUE = re.compile(r'[+-]?[0-9.]+([eE][+-]?[0-9]+)?|true|false', re.IGNORECASE)
 PLURALS = {str: 'strings', float: 'numbers'}
 
 
@@ -73,12 +76,28 @@ class Parameter:
 
         Raises SettingsError naming the parameter, the value and what is allowed.
         """
+        if self.many and value in (NO_ITEMS, tuple(NO_ITEMS)):
+            return ()
         items = list(value) if self.many and isinstance(value, (list, tuple)) else [value]
         good = self.many == isinstance(value, (list, tuple)) and all(map(self._allows, items))
         if not good:
-            raise SettingsError(f"parameter '{self.name}' is {value!r}; allowed is {self.allowed}")
+            raise SettingsError(f"parameter '{self.name}' is {value!r}; allowed is {self.allowed}{self._hint(value)}")
         parsed: list[Any] = [self.kind(item) for item in items]
         return tuple(parsed) if self.many else parsed[0]
+
+    def _hint(self, value: Any) -> str:
+        """What to change, where the kind of ``value`` is wrong and not its content; '' elsewhere."""
+        many = isinstance(value, (list, tuple))
+        if many and not self.many:
+            return ': give one value, without brackets' if len(value) == 1 else ''
+        if self.many and not many and value is not None:
+            return ': put it in brackets'
+        items = value if many else [value]
+        if self.kind is str and any(isinstance(item, (bool, int, float)) for item in items):
+            return ': put it in quotes'
+        if self.kind is not str and any(isinstance(item, str) and READS_AS_VALUE.fullmatch(item) for item in items):
+            return ': remove the quotes'
+        return ''
 
     def _allows(self, item: Any) -> bool:
         if self.kind is str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy_interval, relative_accuracy
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.evaluation.variants import config_of, name_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
@@ -32,15 +31,6 @@ BLIND = 'blind'  # all tokens of grey images: how far guessing gets
 IMPAIRED_KEEP = 0.1  # the keep ratio at which scenes with impaired cameras are evaluated
 SEEDED = ('random',)  # methods that draw lots: run once per seed
 SEED_STRIDE = 1_000_003  # between the seeds of two runs on the same scene
-SWITCHES = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
-JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
-RENAMED_SWITCHES = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}  # old names are understood
-VARIANTS = (
-    *(f'st_prune+{switch}' for switch in SWITCHES),
-    'st_prune+all',
-    *(f'st_prune_joint+{switch}' for switch in JOINT_SWITCHES),
-    'st_prune_joint+all',
-)
 
 
 class Trial(NamedTuple):
@@ -71,25 +61,6 @@ class EvaluationPlan:
                 if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
                         yield Trial(method, keep, seed)
-
-
-def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
-    """A method with switches, such as 'st_prune+keep_one_copy'; '+all' sets every switch.
-
-    Raises StpruneError if a switch does not exist.
-    """
-    method, *switches = name.split('+')
-    on = SWITCHES if switches == ['all'] else tuple(RENAMED_SWITCHES.get(switch, switch) for switch in switches)
-    for switch in on:
-        if switch not in SWITCHES:
-            raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
-    changes: dict[str, Any] = {switch: switch in on for switch in SWITCHES}
-    return replace(settings.pruning, method=method, keep_ratio=keep, seed=seed, **changes)
-
-
-def name_of(config: PruningConfig) -> str:
-    """The name of a method with its switches, as `config_of` reads it."""
-    return '+'.join([config.method, *(switch for switch in SWITCHES if getattr(config, switch))])
 
 
 @dataclass(frozen=True)

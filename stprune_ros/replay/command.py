@@ -13,9 +13,8 @@ from stprune_ros.core.types import Status
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
-from stprune_ros.replay.replay import replay
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load_model
+from stprune_ros.vlm.loading import load_model, require_model
 
 # A model with random weights, or one that is too slow, has inferred all the same.
 NOTHING_INFERRED = {Status.ERROR.name, Status.NO_HINT.name}
@@ -28,7 +27,12 @@ def run(path: Path, output: Path, settings: Settings) -> int:
     """
     with Bag(path) as bag:
         windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
+        require_model(settings)
+        from stprune_ros.replay.replay import replay  # brings torch, for which a refusal need not wait
+
         backend, prompt = load_model(settings)
+        for note in backend.info.notes:
+            _say(note)
         with tqdm(total=windows.message_count, unit='msg', disable=not sys.stderr.isatty()) as progress:
             summary = replay(windows, backend, prompt, output, say=_say, on_message=progress.update)
     print(summary_text(summary, output))

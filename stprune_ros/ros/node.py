@@ -86,6 +86,8 @@ class StpruneNode(Node):
         info = backend.info
         host = f'{info.family}, {info.device}, {info.dtype}'
         self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
+        for note in info.notes:
+            self._warn_once(note)
 
     def activate(self) -> None:
         """Subscribe and begin to work; after `configure`. Raises StpruneError where the rig lacks a named camera."""

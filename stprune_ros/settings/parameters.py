@@ -198,6 +198,8 @@ def lookup(name: str) -> Parameter:
     """The parameter called ``name``; SettingsError naming the nearest known one if there is none."""
     if name in BY_NAME:
         return BY_NAME[name]
+    if name in GROUPS:
+        raise SettingsError(f"'{name}' is a group of parameters, no parameter: give parameters below it, or remove it")
     near = difflib.get_close_matches(name, BY_NAME, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ''
     raise SettingsError(f"there is no parameter '{name}'{hint}")

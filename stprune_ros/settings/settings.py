@@ -51,7 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, value in self.values().items():
             lookup(name).parse(value)
-        problems = contradictions(self.cameras, self.sync, self.pruning, self.latency)
+        problems = contradictions({group: getattr(self, group) for group in GROUPS})
         if problems:
             raise SettingsError('\n'.join(problems))
 
@@ -83,24 +83,48 @@ def groups_of(values: Mapping[str, object]) -> dict[str, Any]:
     return {group: GROUPS[group](**fields) for group, fields in given.items()}
 
 
-def contradictions(
-    cameras: CameraSettings, sync: SyncSettings, pruning: PruningConfig, latency: LatencySettings
-) -> list[str]:
-    """What is wrong between two parameters, one sentence each, both values named."""
+def contradictions(groups: Mapping[str, Any]) -> list[str]:
+    """What is wrong between two parameters of the groups, one sentence each that names both parameters and values."""
+    return [
+        *_camera_contradictions(groups['cameras'], groups['sync']),
+        *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
+    ]
+
+
+def _camera_contradictions(cameras: CameraSettings, sync: SyncSettings) -> list[str]:
     problems = []
+    listed = ', '.join(cameras.names)
     if len(set(cameras.names)) != len(cameras.names):
-        problems.append(f"parameter 'cameras.names' names a camera twice: {', '.join(cameras.names)}")
+        problems.append(f"parameter 'cameras.names' names a camera twice: {listed}")
+    if len(set(cameras.critical)) != len(cameras.critical):
+        problems.append(f"parameter 'cameras.critical' names a camera twice: {', '.join(cameras.critical)}")
     if cameras.offsets_ms and len(cameras.offsets_ms) != len(cameras.names):
         problems.append(
             f"parameter 'cameras.offsets_ms' has {len(cameras.offsets_ms)} entries for {len(cameras.names)} cameras"
             " in 'cameras.names'"
         )
-    for known in filter(None, [cameras.anchor, *cameras.critical]):
+    for known in dict.fromkeys(filter(None, [cameras.anchor, *cameras.critical])):
         if cameras.names and known not in cameras.names:
             problems.append(
-                f"camera '{known}' in 'cameras.anchor' or 'cameras.critical' is not in 'cameras.names':"
-                f' {", ".join(cameras.names)}'
+                f"camera '{known}' in 'cameras.anchor' or 'cameras.critical' is not in 'cameras.names': {listed}"
             )
+    if cameras.names and sync.min_views > len(cameras.names):
+        problems.append(
+            f"parameter 'sync.min_views' is {sync.min_views}, but 'cameras.names' has only {len(cameras.names)}:"
+            ' every set would be skipped'
+        )
+    offset = max(map(abs, cameras.offsets_ms), default=0.0)
+    if sync.max_wait_ms < sync.tolerance_ms + offset:
+        problems.append(
+            f"parameter 'sync.max_wait_ms' is {sync.max_wait_ms:g}, less than 'sync.tolerance_ms' plus the largest of"
+            f" 'cameras.offsets_ms', {sync.tolerance_ms:g} + {offset:g}: frames would be given up before they can"
+            ' arrive'
+        )
+    return problems
+
+
+def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:
+    problems = []
     if latency.keep_min > latency.keep_max:
         problems.append(
             f"parameter 'latency.keep_min' is {latency.keep_min:g}, more than 'latency.keep_max', {latency.keep_max:g}"
@@ -110,10 +134,9 @@ def contradictions(
             f"parameter 'latency.target_ms' is {latency.target_ms:g}, but the method 'none' keeps every"
             " token: choose another 'pruning.method', or 0"
         )
-    reach = sync.tolerance_ms + max(map(abs, cameras.offsets_ms), default=0.0)
-    if sync.max_wait_ms < reach:
+    if latency.target_ms > output.valid_for_ms:
         problems.append(
-            f"parameter 'sync.max_wait_ms' is {sync.max_wait_ms:g}, less than tolerance plus offset,"
-            f' {reach:g}: frames would be given up before they can arrive'
+            f"parameter 'latency.target_ms' is {latency.target_ms:g}, more than 'output.valid_for_ms',"
+            f' {output.valid_for_ms:g}: hints would have expired when they come'
         )
     return problems

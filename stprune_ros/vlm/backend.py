@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # a prompt file is checked where there is no torch
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class ModelInfo:
     """Identity of a loaded model; ``trained`` is False where the weights are random.
 
     ``domain`` names the only world that the model was trained on; empty for a general one.
+    ``notes`` are sentences about what the model folder holds and is not used.
     """
 
     model_id: str
@@ -29,6 +32,7 @@ class ModelInfo:
     device: str
     dtype: str
     domain: str = ''
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
-from stprune_ros.vlm.hf.model_folder import hub_snapshot, locate_model
+from stprune_ros.vlm.hf.folder_faults import packed_bits
+from stprune_ros.vlm.hf.model_folder import hub_snapshot, inspect_folder, locate_folder, locate_model, packing_fault
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
@@ -20,12 +21,24 @@ DEFAULT_PROMPT = 'config/prompts/driving.yaml'
 DEFAULT_VIEWS = 6  # of a ring whose cameras are not named yet
 
 
+def require_model(settings: Settings) -> None:
+    """Raise what `load_model` would say about the files that it reads, before torch is imported.
+
+    Raises ModelError naming all that is wrong with the prompt file or the model folder.
+    """
+    if settings.prompt.file:
+        Prompt.load(settings.prompt.file)
+    faults, _ = inspect_model(settings)
+    if faults:
+        raise ModelError('\n'.join(faults))
+
+
 def load_model(settings: Settings) -> tuple[Backend, Prompt]:
     """Backend and prompt of ``model.*`` and ``prompt.file``.
 
     Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
     """
-    path = _model_path(settings)
+    path = model_path(settings)
     # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
     backend = load_engine(settings.model.engine, settings)
@@ -46,7 +59,7 @@ def _load_transformers(settings: Settings) -> Backend:
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
     return TransformersBackend.load(
-        _model_path(settings),
+        model_path(settings),
         device=settings.model.device,
         dtype=settings.model.dtype,
         revision=settings.model.revision,
@@ -60,6 +73,21 @@ def _load_transformers(settings: Settings) -> Backend:
 ENGINES: Mapping[str, Callable[[Settings], Backend]] = {'transformers': _load_transformers}
 
 
+def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
+    """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
+
+    Imports neither torch nor transformers.
+    """
+    try:
+        folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
+    except ModelError as error:
+        return [str(error)], []
+    faults, notes = inspect_folder(folder)
+    if not faults:
+        faults = packing_fault(folder, packed_bits(folder), settings.model.quantization)
+    return faults, notes
+
+
 def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
 
@@ -67,10 +95,12 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
-        _model_path(settings),
+        model_path(settings),
         settings.model.revision,
         settings.model.allow_download,
     )
+    for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
+        raise ModelError(fault)
     from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
     from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
     from stprune_ros.vlm.hf.pretrained import read_parts
@@ -88,7 +118,8 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits
 
 
-def _model_path(settings: Settings) -> str:
+def model_path(settings: Settings) -> str:
+    """The model folder or hub id of ``model.path``, that of the bundled model where it is empty."""
     return settings.model.path or str(resource_path(BUNDLED_MODEL))
 
 

@@ -25,7 +25,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('io', 'vlm'),
     ('inference', 'ringworld'),
     ('ros', 'replay', 'evaluation', 'bench'),
-    ('demo', 'cli'),
+    ('preflight',),
+    ('demo', 'check', 'cli'),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Beside the rule of the floors.
@@ -33,6 +34,7 @@ EXCEPTIONS = {
     ('parameter', 'errors'),
     ('resources', 'errors'),
     ('cli', 'demo'),
+    ('cli', 'check'),
 }
 PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph'}
 ROS = {
@@ -62,7 +64,21 @@ ALONE = {
         *('evaluation/', 'bench/'),
     ),
 }
-TORCH_FREE = ('pruning/__init__.py', 'pruning/config.py', 'vlm/__init__.py', 'vlm/parsing.py', 'inference/stages.py')
+TORCH_FREE = (
+    'check.py',
+    'vlm/loading.py',
+    'vlm/prompt.py',
+    'vlm/hf/files.py',
+    'vlm/hf/folder_faults.py',
+    'vlm/hf/weight_faults.py',
+    'vlm/hf/model_folder.py',
+    'evaluation/variants.py',
+    'pruning/__init__.py',
+    'pruning/config.py',
+    'vlm/__init__.py',
+    'vlm/parsing.py',
+    'inference/stages.py',
+)
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -180,6 +196,9 @@ def test_no_file_is_too_long():
         ('stprune_ros.io.messages', 'rclpy,transformers,torch,std_msgs,stprune_ros.msg'),
         ('stprune_ros.io.bag_windows', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.replay.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
+        ('stprune_ros.check', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
+        ('stprune_ros.vlm.loading', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
+        ('stprune_ros.replay.command', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.cli', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
     ],
 )

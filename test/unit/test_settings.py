@@ -89,8 +89,8 @@ def test_old_names_in_a_file(tmp_path):
 
 
 def test_what_rclpy_dumps_beside_ours_is_left_alone(tmp_path):
-    text = '/n: {ros__parameters: {use_sim_time: false, start_type_description_service: true, history: {frames: 2},'
-    text += ' qos_overrides: {/tf: {subscription: {depth: 3}}}}}'
+    text = '/here/stprune_node: {ros__parameters: {use_sim_time: false, start_type_description_service: true,'
+    text += ' history: {frames: 2}, qos_overrides: {/tf: {subscription: {depth: 3}}}}}'
     assert load_settings(write(tmp_path / 'p.yaml', text)).history.frames == 2
 
 

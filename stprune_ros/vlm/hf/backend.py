@@ -14,13 +14,14 @@ import numpy as np
 import torch
 
 from stprune_ros.cuda_graph import capture_graph
+from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
-from stprune_ros.vlm.hf.model_folder import find_model
+from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
 from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
@@ -80,19 +81,23 @@ class TransformersBackend:
         memory too small.
         """
         folder = find_model(path_or_id, revision, allow_download)
+        for fault in packing_fault(folder.path, folder.packed, quantization):
+            raise ModelError(fault)
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
         check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
         model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
+        bits = folder.packed or quantization
         info = ModelInfo(
             model_id=folder.model_id,
             revision=folder.revision,
             family=folder.family.model_type,
             trained=folder.trained,
             device=str(torch_device),
-            dtype=dtype_name(model.dtype) + (f', {quantization}' if quantization != 'none' else ''),
+            dtype=dtype_name(model.dtype) + (f', {bits}' if bits != 'none' else ''),
             domain=folder.domain,
+            notes=folder.notes,
         )
         return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
 

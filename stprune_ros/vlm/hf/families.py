@@ -16,6 +16,7 @@ import torch
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair, value
+from stprune_ros.vlm.hf.folder_faults import ARCHITECTURES
 from stprune_ros.vlm.token_tree import additive_mask
 
 
@@ -251,16 +252,16 @@ class Gemma3(Family):
         }
 
 
+CLASSES: Mapping[str, type[Family]] = {
+    'qwen2_vl': QwenVL,
+    'qwen2_5_vl': QwenVL,
+    'qwen3_vl': Qwen3VL,
+    'llava_onevision': LlavaOnevision,
+    'internvl': InternVL,
+    'smolvlm': SmolVLM,
+    'idefics3': SmolVLM,
+    'gemma3': Gemma3,
+}
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family
-    for family in (
-        QwenVL('qwen2_vl', 'Qwen2VLForConditionalGeneration'),
-        QwenVL('qwen2_5_vl', 'Qwen2_5_VLForConditionalGeneration'),
-        Qwen3VL('qwen3_vl', 'Qwen3VLForConditionalGeneration'),
-        LlavaOnevision('llava_onevision', 'LlavaOnevisionForConditionalGeneration'),
-        InternVL('internvl', 'InternVLForConditionalGeneration'),
-        SmolVLM('smolvlm', 'SmolVLMForConditionalGeneration'),
-        SmolVLM('idefics3', 'Idefics3ForConditionalGeneration'),
-        Gemma3('gemma3', 'Gemma3ForConditionalGeneration'),
-    )
+    model_type: CLASSES[model_type](model_type, architecture) for model_type, architecture in ARCHITECTURES.items()
 }

@@ -5,18 +5,16 @@ Counted are weights, feature cache, similarities and KV cache. Activations and t
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import ModelError, one_line
+from stprune_ros.errors import ModelError
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.family import Family, Size, value
+from stprune_ros.vlm.hf.files import Tensor, tensors
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -24,21 +22,6 @@ from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """One tensor of a safetensors file: ``kind`` is its dtype there (F32, BF16 ...)."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    size: int
-
-    @property
-    def count(self) -> int:
-        """How many numbers."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +62,6 @@ class MemoryEstimate:
     def full(self) -> int:
         """Everything together without pruning."""
         return self.weights + self.features + self.full_kv
-
-
-def tensors(path: Path) -> Iterator[Tensor]:
-    """The tensors of a safetensors file, from its header. Raises ModelError where it is broken."""
-    try:
-        with path.open('rb') as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), 'little')))
-        found = [(name, entry) for name, entry in header.items() if name != '__metadata__']
-        for name, entry in found:
-            start, end = entry['data_offsets']
-            yield Tensor(name, entry['dtype'], tuple(entry['shape']), end - start)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
-        raise ModelError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
 
 
 def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:

@@ -1,28 +1,31 @@
-"""Find a model on this machine and check its files before anything is loaded; no transformers import."""
+"""Find a model on this machine and check its files before anything is loaded; no torch, no transformers."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from stprune_ros.errors import ModelError, one_line
-from stprune_ros.vlm.hf.families import FAMILIES
-from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.files import read_json
+from stprune_ros.vlm.hf.folder_faults import folder_faults, packed_bits
+from stprune_ros.vlm.hf.weight_faults import weight_names
+
+if TYPE_CHECKING:
+    from stprune_ros.vlm.hf.family import Family
 
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
-LFS_POINTER = b'version https://git-lfs'
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files.
 
-    ``trained`` and ``domain`` are what stprune.json says, see `ModelInfo`.
+    ``trained`` and ``domain`` are what stprune.json says, see `ModelInfo`; ``packed`` is '4bit' or '8bit' where the
+    weights are packed already; ``notes`` are sentences about what is there and not used.
     """
 
     path: Path
@@ -32,6 +35,8 @@ class ModelFolder:
     trained: bool
     domain: str
     weights: tuple[Path, ...]
+    packed: str = ''
+    notes: tuple[str, ...] = ()
 
 
 def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
@@ -46,15 +51,28 @@ def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool 
 
 def locate_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
     """`find_model` without reading the weights: the revision of a folder stays empty."""
+    path = locate_folder(path_or_id, revision, allow_download)
+    if Path(path_or_id).is_dir():
+        return replace(check_folder(path), model_id=path.resolve().name)
+    return replace(check_folder(path), model_id=str(path_or_id), revision=path.name)
+
+
+def locate_folder(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> Path:
+    """The folder of a model, unchecked: ``path_or_id`` itself, or the snapshot of that hub id. Raises ModelError."""
+    require_path(path_or_id)
+    path = Path(path_or_id)
+    return path if path.is_dir() else hub_snapshot(str(path_or_id), revision, allow_download)
+
+
+def require_path(path_or_id: str | Path) -> None:
+    """Raise ModelError where ``path_or_id`` is neither a folder nor could be a hub id."""
     path = Path(path_or_id)
     if str(path_or_id) and path.is_dir():
-        return replace(check_folder(path), model_id=path.resolve().name)
+        return
     if path.is_file():
         raise ModelError(f"model '{path}' is a file; set model.path to the folder that holds it")
     if not HUB_ID.fullmatch(str(path_or_id)):
         raise ModelError(f"model folder '{path_or_id}' does not exist; set model.path to a model folder or a hub id")
-    snapshot = hub_snapshot(str(path_or_id), revision, allow_download)
-    return replace(check_folder(snapshot), model_id=str(path_or_id), revision=snapshot.name)
 
 
 def hub_snapshot(hub_id: str, revision: str, allow_download: bool) -> Path:
@@ -76,18 +94,39 @@ def hub_snapshot(hub_id: str, revision: str, allow_download: bool) -> Path:
     return Path(found)
 
 
+def inspect_folder(path: Path) -> tuple[list[str], list[str]]:
+    """All that is wrong with a model folder, and what is worth knowing about it; one sentence each."""
+    faults, notes = folder_faults(path)
+    try:
+        _facts(path)
+    except ModelError as error:
+        faults.append(str(error))
+    return faults, notes
+
+
 def check_folder(path: Path) -> ModelFolder:
-    """Check that ``path`` holds a supported model with all its files; identity fields stay empty."""
-    family = _family(path)
-    weights = _weights(path)
-    slow_tokenizer = (path / 'vocab.json').is_file() and (path / 'merges.txt').is_file()
-    if not (path / 'tokenizer.json').is_file() and not slow_tokenizer:
-        raise ModelError(f"model folder '{path}' has no tokenizer: tokenizer.json, or vocab.json with merges.txt")
-    if not (path / 'tokenizer_config.json').is_file():
-        raise ModelError(f"model folder '{path}' has no tokenizer_config.json")
-    if not (path / 'preprocessor_config.json').is_file() and not (path / 'processor_config.json').is_file():
-        raise ModelError(f"model folder '{path}' has no image processor: preprocessor_config.json")
-    return ModelFolder(path, '', '', family, *_facts(path), weights)
+    """Check that ``path`` holds a supported model with all its files; identity fields stay empty.
+
+    Raises ModelError naming all that is wrong, one fault a line.
+    """
+    faults, notes = inspect_folder(path)
+    if faults:
+        raise ModelError('\n'.join(faults))
+    from stprune_ros.vlm.hf.families import FAMILIES  # brings torch, which a fault need not wait for
+
+    family = FAMILIES[str(read_json(path / 'config.json')['model_type'])]
+    weights = tuple(path / name for name in weight_names(path))
+    return ModelFolder(path, '', '', family, *_facts(path), weights, packed_bits(path), tuple(notes))
+
+
+def packing_fault(path: Path, packed: str, quantization: str) -> list[str]:
+    """What is wrong between weights that are ``packed`` already and ``model.quantization``; empty where nothing is."""
+    if not packed or quantization == 'none':
+        return []
+    return [
+        f"parameter 'model.quantization' is '{quantization}', but the weights of '{path}' are packed with bitsandbytes"
+        " already: set it to 'none'"
+    ]
 
 
 def digest(weights: tuple[Path, ...]) -> str:
@@ -109,35 +148,6 @@ def legacy_template(path: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _family(path: Path) -> Family:
-    if not (path / 'config.json').is_file():
-        raise ModelError(f"'{path}' is no model folder: it has no config.json")
-    model_type = str(read_json(path / 'config.json').get('model_type'))
-    if model_type not in FAMILIES:
-        raise ModelError(
-            f"model family '{model_type}' of '{path}' is not supported; supported are {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
-
-
-def _weights(path: Path) -> tuple[Path, ...]:
-    index = path / 'model.safetensors.index.json'
-    names = ['model.safetensors']
-    if index.is_file():
-        names = sorted(set(read_json(index).get('weight_map', {}).values()))
-    elif not (path / names[0]).is_file() and any(path.glob('*.bin')):
-        raise ModelError(
-            f"model folder '{path}' has weights as .bin only; convert them to safetensors, nothing else is loaded"
-        )
-    for name in names:
-        if not (path / name).is_file():
-            raise ModelError(f"model folder '{path}' has no weights file '{name}'")
-        with (path / name).open('rb') as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ModelError(f"weights file '{path / name}' is only a Git LFS pointer; fetch it with git lfs pull")
-    return tuple(path / name for name in names)
-
-
 def _facts(path: Path) -> tuple[bool, str]:
     """What stprune.json beside the weights says; a model without that file is taken as trained, for anything."""
     note = path / 'stprune.json'
@@ -151,14 +161,3 @@ def _facts(path: Path) -> tuple[bool, str]:
     if not isinstance(domain, str):
         raise ModelError(f"'{key}' in '{note}' is {domain!r}; it must be a text")
     return trained, domain
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ModelError naming it where it does not."""
-    try:
-        value = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"'{path}' holds no JSON object")
-    return value

@@ -55,7 +55,8 @@ def load_pretrained(
     ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading.
     Raises ModelError where weights are missing or broken.
     """
-    packed = {}
+    # Packed weights go straight to their device: moving them later is refused for some.
+    packed: dict[str, Any] = {'device_map': {'': device}} if folder.packed else {}
     if quantization != 'none':
         options = bitsandbytes_options(quantization, folder.family, dtype)
         packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': device}}

@@ -10,8 +10,9 @@ import torch
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.folder_faults import BITSANDBYTES_NEEDS
 
-LIBRARIES = ('bitsandbytes', 'accelerate')
+LIBRARIES = BITSANDBYTES_NEEDS
 # Bytes per weight: NF4 with a float32 scale for each block of 64; int8 with a scale for each row, next to nothing.
 BYTES_PER_WEIGHT = {'4bit': 0.5 + 4 / 64, '8bit': 1.0}
 

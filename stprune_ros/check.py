@@ -1,0 +1,118 @@
+"""What `stprune check` says: everything that is wrong with a parameter file, the files it names and the model folder.
+
+Nothing that is slow to import is imported before it is needed; torch only where the memory is worked out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from stprune_ros.errors import SettingsError, StpruneError
+from stprune_ros.settings import parameter_file
+from stprune_ros.settings.parameters import lookup
+from stprune_ros.settings.settings import Settings
+
+
+def check(file: Path, model: bool, size: tuple[int, int]) -> int:
+    """Print every problem of a parameter file on stderr, each behind the file's name; returns 0 without any, else 1.
+
+    With ``model`` the model folder is checked too, and what it takes of memory printed, for images of ``size`` =
+    (height, width). Raises StpruneError where the file cannot be read, or the model does not fit.
+    """
+    found = parameter_file.ParameterFile.read(file)
+    for note in found.notes:
+        print(f'{file}: {note}', file=sys.stderr)
+    problems = [*found.problems, *parameter_file.problems_in(found.values)]
+    problems += problems_of_named_files(found.values)
+    model_problems, notes = model_report(found.values) if model else ([], [])
+    # A hub id or a folder that is missing is named once.
+    problems += [problem for problem in model_problems if problem not in problems]
+    for problem in problems:
+        print(f'{file}: {problem}', file=sys.stderr)
+    if problems:
+        return 1
+    print(f'{file}: all parameters are known and in range')
+    for note in notes:
+        print(f'{file}: {note}')
+    if not model:
+        return 0
+    from stprune_ros.vlm.loading import check_memory
+
+    text, fits = check_memory(Settings.from_values(found.values), size)
+    print(text)
+    if not fits:
+        raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
+    return 0
+
+
+def good_values(values: dict[str, object]) -> dict[str, object]:
+    """The values that are allowed, each by itself; the others are named elsewhere."""
+    good: dict[str, object] = {}
+    for name, value in values.items():
+        with suppress(SettingsError):
+            good[name] = lookup(name).parse(value)
+    return good
+
+
+def problems_of_named_files(values: dict[str, object]) -> list[str]:
+    """What is wrong with rig file, prompt file and model path, and between the rig file and the names of cameras."""
+    good = good_values(values)
+    problems = _rig_problems(good)
+    prompt, path = str(good.get('prompt.file', '')), str(good.get('model.path', ''))
+    if prompt:
+        from stprune_ros.vlm.prompt import Prompt
+
+        problems += _refusal(lambda: Prompt.load(prompt))
+    if path:
+        from stprune_ros.vlm.hf.model_folder import require_path
+
+        problems += _refusal(lambda: require_path(path))
+    return problems
+
+
+def _rig_problems(good: dict[str, object]) -> list[str]:
+    path = str(good.get('cameras.rig_file', ''))
+    if not path:
+        return []
+    from stprune_ros.core.rig import CameraRig
+
+    try:
+        ring = CameraRig.from_file(path).ring
+    except StpruneError as error:
+        return str(error).splitlines()
+    names, listed = _texts(good.get('cameras.names')), ', '.join(ring)
+    problems = [
+        f"camera '{camera}' in 'cameras.names' is not in the rig file: {listed}"
+        for camera in dict.fromkeys(names)
+        if camera not in ring
+    ]
+    roles = filter(None, [str(good.get('cameras.anchor', '')), *_texts(good.get('cameras.critical'))])
+    problems += [
+        f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring: {listed}"
+        for camera in dict.fromkeys(roles)
+        if camera not in ring and not names  # with names it is compared with those
+    ]
+    return problems
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return value if isinstance(value, tuple) else ()
+
+
+def model_report(values: dict[str, object]) -> tuple[list[str], list[str]]:
+    """Problems of the model folder of ``model.*``, all of them, and notes about it; a hub id is looked up."""
+    from stprune_ros.vlm.loading import inspect_model
+
+    good = {name: value for name, value in good_values(values).items() if name.startswith('model.')}
+    return inspect_model(Settings.from_values(good))
+
+
+def _refusal(attempt: Callable[[], object]) -> list[str]:
+    try:
+        attempt()
+    except StpruneError as error:
+        return str(error).splitlines()
+    return []

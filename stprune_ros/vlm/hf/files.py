@@ -1,0 +1,72 @@
+"""The files of a model folder: names, JSON, and the headers of safetensors files; no torch and no transformers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.errors import ModelError, one_line
+
+INDEX = 'model.safetensors.index.json'
+LFS_POINTER = b'version https://git-lfs'
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a safetensors file: ``kind`` is its dtype there (F32, BF16 ...)."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def count(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+
+def single_weights_file(path: Path) -> Path:
+    """Where weights in one file are; transformers takes it before shards."""
+    return path / 'model.safetensors'
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ModelError naming it where it does not."""
+    try:
+        value = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"'{path}' holds no JSON object")
+    return value
+
+
+def tensors(path: Path) -> Iterator[Tensor]:
+    """The tensors of a safetensors file, from its header. Raises ModelError where it is broken or cut short."""
+    try:
+        with path.open('rb') as file:
+            length = int.from_bytes(file.read(8), 'little')
+            held = path.stat().st_size
+            if length > held - 8:
+                raise ModelError(
+                    f"weights file '{path}' has no readable header: it would take {length} bytes, the file has {held};"
+                    ' fetch it again'
+                )
+            header = json.loads(file.read(length))
+        found = [(name, entry) for name, entry in header.items() if name != '__metadata__']
+        for name, entry in found:
+            start, end = entry['data_offsets']
+            yield Tensor(name, entry['dtype'], tuple(entry['shape']), end - start)
+        needed = 8 + length + max((entry['data_offsets'][1] for _, entry in found), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise ModelError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
+    if held != needed:
+        raise ModelError(
+            f"weights file '{path}' is cut short or damaged: it has {held} bytes, its header says {needed}; fetch it"
+            ' again'
+        )
