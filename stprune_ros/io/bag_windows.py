@@ -11,7 +11,8 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_static_transforms
+from stprune_ros.io.topic_templates import cameras_of, odometry_of
 from stprune_ros.settings.settings import Settings
 
 
@@ -29,8 +30,8 @@ class BagTopics:
         names = list(settings.cameras.names)
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)
-        cameras = find_cameras(bag.topics, names, settings.cameras.transport)
-        return cls(cameras, find_odometry(bag.topics), find_static_transforms(bag.topics))
+        cameras = cameras_of(bag.topics, names, settings)
+        return cls(cameras, odometry_of(bag.topics, settings), find_static_transforms(bag.topics))
 
     @property
     def images(self) -> dict[str, str]:
@@ -85,7 +86,7 @@ class BagWindows:
             return []
         if record.topic == self.topics.odometry:
             return self.stream.add_odometry(message)
-        return self.stream.add_image(self.topics.images[record.topic], message)
+        return self.stream.add_image(self.topics.images[record.topic], message, record.receive_ns)
 
     def _other_odometry(self) -> list[str]:
         found = [topic.name for topic in self.bag.topics.values() if topic.msgtype == ODOMETRY]

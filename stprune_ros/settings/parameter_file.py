@@ -10,6 +10,7 @@ import yaml
 from stprune_ros.errors import SettingsError, one_line
 from stprune_ros.settings.parameters import RENAMED, lookup
 from stprune_ros.settings.settings import Settings, contradictions, groups_of
+from stprune_ros.settings.topic_names import wrong_topics
 
 # Parameters that every rclpy node has, and which may stand in a file beside ours.
 RCLPY_NAMES = ('use_sim_time', 'start_type_description_service')
@@ -67,7 +68,8 @@ def problems_in(values: Mapping[str, object]) -> list[str]:
         except SettingsError as error:
             problems.append(str(error))
     groups = groups_of(good)
-    return problems + contradictions(groups['cameras'], groups['sync'], groups['pruning'], groups['latency'])
+    problems += contradictions(groups['cameras'], groups['sync'], groups['pruning'], groups['latency'])
+    return problems + wrong_topics(groups['cameras'], groups['topics'])
 
 
 def load_settings(path: str | Path) -> Settings:

@@ -27,6 +27,7 @@ from stprune_ros.settings.parameters import (
     TopicSettings,
     lookup,
 )
+from stprune_ros.settings.topic_names import wrong_topics
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Settings:
         for name, value in self.values().items():
             lookup(name).parse(value)
         problems = contradictions(self.cameras, self.sync, self.pruning, self.latency)
+        problems += wrong_topics(self.cameras, self.topics)
         if problems:
             raise SettingsError('\n'.join(problems))
 
