@@ -205,7 +205,7 @@ class TimingFaults:
         self._good[camera, kind] = 0
 
     def _missing_because(self, camera: str) -> tuple[str, str] | None:
-        """Kind and sentence of what keeps a camera out of most sets; None where nothing does, or where images get lost."""
+        """Kind and sentence of what keeps a camera out of most sets; None where nothing does or images get lost."""
         found, anchor = self._cameras[camera], self._cameras[self._anchor]
         if len(found.leads) < ENOUGH or not self._mostly_missing(list(self._sets), camera):
             return None

@@ -24,6 +24,7 @@ NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
 CAMERA_MISCALIBRATED = 'camera_info is for images of another aspect'
+CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
 FAILED = 'inference failed'
@@ -39,6 +40,8 @@ class Health:
     cameras: dict[str, float | None]  # last image
     odometry: float | None = None  # last message
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
+    unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
+    timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
     answer: Answer | None = None
     latency_s: float = float('nan')
     skipped: int = 0  # windows that a newer one replaced
@@ -96,7 +99,8 @@ def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticAr
 
 
 def _rig(health: Health) -> Report:
-    values = {str(number): sentence for number, sentence in enumerate(health.waiting)}
+    unheard = [sentence for (what, _), sentence in health.unheard.items() if what == 'camera_info']
+    values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     return Report('rig', WARN, WAITING, values) if health.waiting else Report('rig', OK, ALL_WELL)
 
 
@@ -110,9 +114,11 @@ def _model(answer: Answer | None) -> Report:
 
 def _camera(camera: str, seen: float | None, health: Health, settings: Settings, now: float) -> Report:
     name = f'camera {camera}'
+    said = {'topic': health.unheard.get(('image', camera)), 'timing': health.timing.get(camera)}
+    values = {key: sentence for key, sentence in said.items() if sentence is not None}
     if seen is None:
-        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE})
-    values = {'age_s': f'{now - seen:.3f}'}
+        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE, **values})
+    values = {'age_s': f'{now - seen:.3f}', **values}
     if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
     views = health.answer.views if health.answer is not None else ()
@@ -121,13 +127,14 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
         return Report(name, ERROR, CAMERA_INVALID, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
-    return Report(name, OK, ALL_WELL, values)
+    return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)
 
 
 def _odometry(health: Health, now: float) -> Report:
     if health.odometry is None or now - health.odometry > 1.0:
         age = NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}'
-        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age})
+        unheard = health.unheard.get(('odometry', ''))
+        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age, **({'topic': unheard} if unheard else {})})
     return Report('odometry', OK, ALL_WELL, {'age_s': f'{now - health.odometry:.3f}'})
 
 
