@@ -189,8 +189,23 @@ def _play(command: argparse.ArgumentParser) -> None:
         metavar='/from:=/to',
         help='publish a topic under another name',
     )
+    command.add_argument(
+        '--params',
+        type=Path,
+        metavar='FILE',
+        help="the node's parameter file: cameras and odometry go where it listens",
+    )
+    for what in ('image', 'camera_info', 'odometry'):
+        command.add_argument(
+            f'--{what.replace("_", "-")}-topic', default='', metavar='T', help=f'in place of topics.{what} in FILE'
+        )
 
     def run(options: argparse.Namespace) -> int:
+        given = {f'topics.{what}': getattr(options, f'{what}_topic') for what in ('image', 'camera_info', 'odometry')}
+        given = {name: topic for name, topic in given.items() if topic}
+        values = read_parameters(options.params)
+        prefix = f'{options.params}: ' if options.params is not None else ''
+        chosen = parameter_file.checked({**values, **given}, prefix) if options.params is not None or given else None
         require_rclpy('play')
         os.environ.setdefault(*dds_profile())
         from stprune_ros.ros.player import play
@@ -203,6 +218,7 @@ def _play(command: argparse.ArgumentParser) -> None:
                 remaps=dict(options.remap),
                 loops=options.loop,
                 wait_s=options.wait,
+                settings=chosen,
             )
         )
         return 0

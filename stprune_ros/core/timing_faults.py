@@ -20,7 +20,6 @@ ENOUGH = 3  # of whatever is judged
 JUMP_NS = 1_000_000_000  # a step back as far as this is a source that started anew
 CLOCK_NS = 1_000_000_000  # no trigger is set off by more than this
 SLOW = 1.5  # a camera with so many times the anchor's period sends fewer images
-OTHER_RATE = 0.05  # a larger difference between two rates is no jitter
 MS = 1e6
 
 
@@ -239,15 +238,9 @@ class TimingFaults:
         steady = max(abs(one - median(apart)) for one in apart) <= max(self._tolerance_ns, period_ns / 5)
         if steady and abs(beyond) > self._tolerance_ns:
             return 'offset', self._wrong_offset(camera, period_ns, expected, beyond)
-        if self._own_rate(camera) and 2 * sum(one > self._tolerance_ns for one in away) >= len(away):
+        if _drifting(apart, period_ns) and 2 * sum(one > self._tolerance_ns for one in away) >= len(away):
             return 'drift', self._drifts(camera, max(away))
         return ('spread', self._spread(camera)) if self._mostly_left_out(camera, expected) else None
-
-    def _own_rate(self, camera: str) -> bool:
-        """Whether camera and anchor both fire steadily, but not at the same rate."""
-        both = self._cameras[camera], self._cameras[self._anchor]
-        steady = all(max(one.intervals) < SLOW * one.period_ns for one in both)
-        return steady and abs(both[0].period_ns / both[1].period_ns - 1) > OTHER_RATE
 
     def _mostly_left_out(self, camera: str, expected: float) -> bool:
         """Whether most sets lack the camera although it has a frame within the tolerance."""
@@ -336,6 +329,12 @@ def _after(phases: Mapping[str, float], anchor: str, first: str, period_ns: floa
     """How long after the anchor each camera fires in a round that begins with the camera ``first``."""
     from_start = {camera: (phase - phases[first]) % period_ns for camera, phase in phases.items()}
     return {camera: after - from_start[anchor] for camera, after in from_start.items()}
+
+
+def _drifting(apart: Sequence[float], period_ns: float) -> bool:
+    """Whether each frame comes later (or each earlier) after the anchor than the one before."""
+    steps = [_wrapped(after - before, period_ns) for before, after in pairwise(apart)]
+    return len(steps) > ENOUGH and (min(steps) > 0 or max(steps) < 0)
 
 
 def _wrapped(time_ns: float, period_ns: float) -> float:

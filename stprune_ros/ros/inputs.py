@@ -44,8 +44,10 @@ class _Input:
     topic: str  # as remapped
     kind: str
     profile: QoSProfile
+    callback: Callable[[Any], None]
     heard: float  # time.monotonic() seconds; before the first message: when it was subscribed to
     ever: bool = False
+    asked: bool = False  # for what the publisher keeps
 
 
 class Inputs:
@@ -62,14 +64,11 @@ class Inputs:
     def calibration(
         self, on_camera_info: Callable[[str, CameraInfo], None], on_transforms: Callable[[TFMessage], None]
     ) -> None:
-        """Listen to camera_info, sent once and kept or again and again, and to static transforms."""
+        """Listen to camera_info and to static transforms; `fetch_kept` then looks for what was sent before."""
         template = camera_info_template(self._settings.topics)
         for camera in self._cameras:
             topic, callback = expand(template, camera), partial(on_camera_info, camera)
-            found = self._listen(CAMERA_INFO, camera, CameraInfo, topic, callback, qos.SENSOR)
-            # A best-effort reader gets nothing that was sent before, a reader that asks for it nothing from drivers
-            # that keep nothing: both are needed. What comes twice says the same twice.
-            self._subscribe(CameraInfo, topic, partial(self._heard, found, callback), qos.LATCHED)
+            self._listen(CAMERA_INFO, camera, CameraInfo, topic, callback, qos.SENSOR)
         self._subscribe(TFMessage, '/tf_static', on_transforms, qos.TF_STATIC)
 
     def sensors(self, on_image: Callable[[str, Any], None], on_odometry: Callable[[Odometry], None]) -> None:
@@ -80,6 +79,19 @@ class Inputs:
         for camera in self._cameras:
             self._listen(IMAGE, camera, kind, expand(template, camera), partial(on_image, camera), qos.SENSOR)
         self._listen(ODOMETRY, '', Odometry, odometry_topic(self._settings.topics), on_odometry, qos.ODOMETRY)
+
+    def fetch_kept(self) -> None:
+        """Subscribe once more where camera_info was sent once and is kept for those who ask (latched).
+
+        Asking everywhere would do harm: a driver that keeps nothing warns of every reader that asks.
+        """
+        for found in self._inputs:
+            if found.what != CAMERA_INFO or found.ever or found.asked:
+                continue
+            offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(found.topic)]
+            if any(topic_graph.unfit_policy(offer, qos.LATCHED) is None for offer in offers):
+                found.asked = True
+                self._subscribe(CameraInfo, found.topic, partial(self._heard, found, found.callback), qos.LATCHED)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -114,7 +126,7 @@ class Inputs:
         self, what: str, camera: str, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile
     ) -> _Input:
         profile, resolved = qos.copy_of(profile), self._node.resolve_topic_name(topic)
-        found = _Input(what, camera, resolved, topic_graph.type_name(kind), profile, time.monotonic())
+        found = _Input(what, camera, resolved, topic_graph.type_name(kind), profile, callback, time.monotonic())
         events = SubscriptionEventCallbacks(incompatible_qos=partial(self._unfit, resolved))
         subscription = self._node.create_subscription(
             kind,

@@ -226,6 +226,7 @@ class StpruneNode(Node):
 
     def _diagnose(self) -> None:
         self._health.skipped, self._health.latency_s = self._worker.skipped, self._outputs.latency_s
+        self._inputs.fetch_kept()
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}

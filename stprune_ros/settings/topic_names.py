@@ -87,17 +87,17 @@ def _wrong_template(name: str, template: str, cameras: Sequence[str]) -> list[st
     try:
         fields = [field for field in Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
-        return [f"parameter '{name}' is '{template}': its braces do not match ({error}); allowed is only {CAMERA}"]
+        return [f"parameter '{name}' is '{template}': its braces do not match ({error}); allowed is only {{camera}}"]
     for _, word, form, conversion in fields:
         if word != 'camera' or form or conversion:
             given = f'{{{word}{f"!{conversion}" if conversion else ""}{f":{form}" if form else ""}}}'
-            return [f"parameter '{name}' is '{template}': {given} is unknown; allowed is only {CAMERA}"]
+            return [f"parameter '{name}' is '{template}': {given} is unknown; allowed is only {{camera}}"]
     if not ROS_NAME.fullmatch(expand(template, 'x')):
         return [_no_topic(name, template)]
     if not fields and len(cameras) != 1:
         return [
-            f"parameter '{name}' is '{template}', without {CAMERA}: every camera would have the same topic;"
-            f' put {CAMERA} where the name of the camera stands'
+            f"parameter '{name}' is '{template}', without {{camera}}: every camera would have the same topic;"
+            f' put {{camera}} where the name of the camera stands'
         ]
     unfit = (unfit_name(camera, [template]) for camera in cameras)
     return [sentence for sentence in unfit if sentence is not None][:1] if fields else []
