@@ -21,21 +21,26 @@ ARGUMENTS = {
     'rate': ('1.0', 'times real time'),
     'wait': ('600', 'seconds to wait for the node to load its model'),
     'params_file': (str(resource_path('config/stprune.param.yaml')), 'parameter file; names the cameras'),
-    'image_topic': ('/camera/{camera}/image_raw/compressed', "the bag's image topics, {camera} for a camera's name"),
-    'camera_info_topic': ('/camera/{camera}/camera_info', "the bag's camera_info topics"),
-    'odometry_topic': ('/odom', "the bag's odometry topic"),
+    'image_topic': (
+        '',
+        "the bag's image topics, {camera} for a camera's name; empty: topics.image, or found in the bag",
+    ),
+    'camera_info_topic': ('', "the bag's camera_info topics; empty: topics.camera_info, or found in the bag"),
+    'odometry_topic': ('', "the bag's odometry topic; empty: topics.odometry, or found in the bag"),
 }
 
 
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
-    passed_on = ('params_file', 'image_topic', 'camera_info_topic', 'odometry_topic')
+    passed_on = ('params_file', 'image_topic', 'camera_info_topic', 'odometry_topic')  # to node and player alike
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(resource_path('launch/stprune.launch.py'))),
         launch_arguments={'use_sim_time': 'true', **{name: LaunchConfiguration(name) for name in passed_on}}.items(),
     )
     stprune = PathJoinSubstitution([FindPackagePrefix('stprune_ros'), 'lib', 'stprune_ros', 'stprune'])
     options = ['--clock', '--rate', LaunchConfiguration('rate'), '--wait', LaunchConfiguration('wait')]
+    for name in passed_on:
+        options += ['--params' if name == 'params_file' else f'--{name.replace("_", "-")}', LaunchConfiguration(name)]
     player = ExecuteProcess(
         cmd=[stprune, 'play', LaunchConfiguration('bag'), *options],
         output='screen',

@@ -210,8 +210,21 @@ def _play(command: argparse.ArgumentParser) -> None:
         metavar='/from:=/to',
         help='publish a topic under another name',
     )
+    command.add_argument(
+        '--params',
+        type=Path,
+        metavar='FILE',
+        help="the node's parameter file: cameras and odometry go where it listens",
+    )
+    for what in ('image', 'camera_info', 'odometry'):
+        command.add_argument(
+            f'--{what.replace("_", "-")}-topic', default='', metavar='T', help=f'in place of topics.{what} in FILE'
+        )
 
     def run(options: argparse.Namespace) -> int:
+        given = {f'topics.{what}': getattr(options, f'{what}_topic') for what in ('image', 'camera_info', 'odometry')}
+        given = {name: topic for name, topic in given.items() if topic}
+        chosen = load_settings(options.params).changed(given) if options.params is not None or given else None
         require_rclpy('play')
         os.environ.setdefault(*dds_profile())
         from stprune_ros.ros.player import play
@@ -224,6 +237,7 @@ def _play(command: argparse.ArgumentParser) -> None:
                 remaps=dict(options.remap),
                 loops=options.loop,
                 wait_s=options.wait,
+                settings=chosen,
             )
         )
         return 0

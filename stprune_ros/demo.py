@@ -33,6 +33,12 @@ from stprune_ros.vlm.loading import require_model
 
 NODE = '/stprune_node'
 HZ = 5.0
+# Where the world's recording has them; a user's file may name those of another rig.
+TOPICS = {
+    'topics.image': '/camera/{camera}/image_raw/compressed',
+    'topics.camera_info': '/camera/{camera}/camera_info',
+    'topics.odometry': '/odom',
+}
 READY_S, MATCHED_S, DRAIN_S, END_S = 180.0, 30.0, 3.0, 20.0
 
 
@@ -43,7 +49,8 @@ def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] |
     Raises StpruneError where the live half or the replay did not work.
     """
     bag = output / 'world'
-    values = {'output.valid_for_ms': 10000.0, **(values or {})}  # long: the demo shall also work on a slow machine
+    # Long: the demo shall also work on a slow machine.
+    values = {'output.valid_for_ms': 10000.0, **(values or {}), **TOPICS}
     require_model(Settings.from_values(values))  # names a wrong one before anything is made
     _make_world(bag, seed, seconds)
     print(f'live    node, player and recorder over DDS, {seconds:g} s in real time ...', flush=True)
@@ -134,19 +141,15 @@ class Process:
 def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> None:
     """Play ``bag`` in real time into the node and record what it publishes in ``output``/live.mcap."""
     with Bag(bag) as opened:
-        bag_topics = BagTopics.from_bag(opened, Settings())
+        cameras = list(BagTopics.from_bag(opened, Settings.from_values(TOPICS)).cameras)
     parameters = {
         'use_sim_time': True,  # the stamps are the recording's: by today's clock every answer would be stale
-        'cameras.names': list(bag_topics.cameras),
+        'cameras.names': cameras,
         **values,
+        **TOPICS,
     }
     file = output / 'demo.param.yaml'
     file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, sort_keys=False), encoding='utf-8')
-    remaps = {'~/input/kinematic_state': bag_topics.odometry}
-    for camera, topics in bag_topics.cameras.items():
-        remaps[f'~/input/{camera}/image/compressed'] = topics.image
-        remaps[f'~/input/{camera}/camera_info'] = topics.info
-    remapped = [word for source, target in remaps.items() for word in ('-r', f'{source}:={target}')]
     environment = _environment(output)
     with ExitStack() as stack:
         logs = output / 'log'
@@ -156,7 +159,7 @@ def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> 
             stack,
             'node',
             logs,
-            ['-m', 'stprune_ros.ros.node', '--ros-args', '--params-file', str(file), *remapped],
+            ['-m', 'stprune_ros.ros.node', '--ros-args', '--params-file', str(file)],
             environment,
         )
         recorder.wait_for('ready', READY_S, (node,))

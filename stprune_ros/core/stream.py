@@ -14,6 +14,7 @@ from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.odometry import ToBase, nowhere
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.synchronizer import RingSynchronizer
+from stprune_ros.core.timing_faults import TimingFaults
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
 from stprune_ros.errors import SettingsError
 from stprune_ros.settings.settings import Settings, nanoseconds
@@ -57,15 +58,16 @@ class SensorStream:
         self.rig = rig
         self.roles = CameraRoles.from_settings(settings, rig)
         names, offsets = settings.cameras.names, settings.cameras.offsets_ms
-        self._sync = RingSynchronizer(
-            rig.ring,
-            self.roles.anchor,
-            tolerance_ns=nanoseconds(settings.sync.tolerance_ms),
-            max_wait_ns=nanoseconds(settings.sync.max_wait_ms),
-            max_spread_ns=nanoseconds(settings.sync.max_spread_ms),
-            offsets_ns={name: round(offset * 1e6) for name, offset in zip(names, offsets)},
-            min_views=settings.sync.min_views,
-        )
+        given = {name: nanoseconds(offset) for name, offset in zip(names, offsets)}
+        limits: dict[str, Any] = {
+            'tolerance_ns': nanoseconds(settings.sync.tolerance_ms),
+            'max_wait_ns': nanoseconds(settings.sync.max_wait_ms),
+            'max_spread_ns': nanoseconds(settings.sync.max_spread_ms),
+            'offsets_ns': {camera: given.get(camera, 0) for camera in rig.ring},
+        }
+        self._sync = RingSynchronizer(rig.ring, self.roles.anchor, min_views=settings.sync.min_views, **limits)
+        named = set(names) == set(rig.ring)
+        self._timing = TimingFaults(names if named else rig.ring, self.roles.anchor, named=named, **limits)
         self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame, to_base)
         self._tick_fault = ''  # why the last set has no ego state
         self._buffer = FrameBuffer(
@@ -94,20 +96,25 @@ class SensorStream:
 
     def take_notes(self) -> list[str]:
         """New sentences to log, and forget them."""
-        notes, self._notes = self._notes, []
+        notes, self._notes = [*self._timing.take_notes(), *self._notes], []
         return notes
 
-    def add_image(self, camera: str, message: Any) -> list[Window]:
-        """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first."""
+    def fault(self, camera: str) -> str | None:
+        """What is wrong with the stamps of a camera as long as it lasts, None where they are good."""
+        return self._timing.sentence(camera)
+
+    def add_image(self, camera: str, message: Any, received_ns: int | None = None) -> list[Window]:
+        """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first.
+
+        ``received_ns``, by any clock, only helps to say how far a camera's own clock is off.
+        """
         frame = frame_of(camera, message)
         if frame.stamp_ns == 0:
             self.counters['frames_unstamped'] += 1
-            if self.counters['frames_unstamped'] == 1:
-                self._notes.append(
-                    f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp"
-                )
+            self._timing.saw_unstamped(camera)
             return []
-        self._waiting += self._sync.add(frame)
+        self._timing.saw(camera, frame.stamp_ns, received_ns)
+        self._close(self._sync.add(frame))
         return self._release()
 
     def add_odometry(self, message: Any) -> list[Window]:
@@ -117,18 +124,25 @@ class SensorStream:
 
     def finish(self) -> list[Window]:
         """The end of a bag: everything that is still open becomes due."""
-        self._waiting += self._sync.flush()
+        self._close(self._sync.flush())
+        self._notes += self._timing.totals()
         return self._release(ended=True)
 
     def reset(self, reason: str) -> None:
         """The clock jumped: forget everything that was buffered."""
         self._sync.reset()
+        self._timing.reset()
         self._ego.clear()
         self._buffer.flush()
         self._waiting.clear()
         self._start_ns = self._tick_cell = None
         self._tick_fault = ''
         self._notes.append(f'history flushed: {reason}')
+
+    def _close(self, closed: list[FrameSet]) -> None:
+        for frame_set in closed:
+            self._timing.judge(frame_set)
+        self._waiting += closed
 
     def _release(self, ended: bool = False) -> list[Window]:
         windows = []

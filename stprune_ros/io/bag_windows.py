@@ -13,15 +13,9 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import (
-    TRANSFORMS,
-    CameraTopics,
-    components,
-    find_cameras,
-    find_static_transforms,
-    passed_over,
-)
+from stprune_ros.io.bag_topics import TRANSFORMS, CameraTopics, components, find_static_transforms, passed_over
 from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
+from stprune_ros.io.topic_templates import cameras_of
 from stprune_ros.settings.settings import Settings
 
 MOVING_LOOKED_AT = 2000  # messages on /tf that are searched for what is missing on /tf_static
@@ -45,7 +39,7 @@ class BagTopics:
         names = list(settings.cameras.names)
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)
-        cameras = find_cameras(bag.topics, names, settings.cameras.transport)
+        cameras = cameras_of(bag.topics, names, settings)
         odometry = find_odometry(bag, settings, StaticFrames(bag, settings.cameras.base_frame))
         return cls(cameras, odometry.name, find_static_transforms(bag.topics), odometry.notes)
 
@@ -119,7 +113,7 @@ class BagWindows:
         if record.topic in self._infos:
             self._compare(self._infos[record.topic], message)
             return []
-        return self.stream.add_image(self.topics.images[record.topic], message)
+        return self.stream.add_image(self.topics.images[record.topic], message, record.receive_ns)
 
     def _compare(self, camera: str, info: Any) -> None:
         if camera not in self._changed and self._builder.differs(camera, info):

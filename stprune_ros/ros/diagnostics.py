@@ -25,6 +25,7 @@ NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
 CAMERA_MISCALIBRATED = 'camera_info is for images of another aspect'
+CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
 ODOMETRY_NOT_USED = 'odometry is not used'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
@@ -43,6 +44,8 @@ class Health:
     odometry_fault: str = ''  # why it is not used
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
     outdated: str = ''  # in what way the ring is not that of the newest calibration
+    unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
+    timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
     answer: Answer | None = None
     latency_s: float = float('nan')
     skipped: int = 0  # windows that a newer one replaced
@@ -100,7 +103,8 @@ def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticAr
 
 
 def _rig(health: Health) -> Report:
-    values = {str(number): sentence for number, sentence in enumerate(health.waiting)}
+    unheard = [sentence for (what, _), sentence in health.unheard.items() if what == 'camera_info']
+    values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
         return Report('rig', WARN, WAITING, values)
     return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
@@ -116,9 +120,11 @@ def _model(answer: Answer | None) -> Report:
 
 def _camera(camera: str, seen: float | None, health: Health, settings: Settings, now: float) -> Report:
     name = f'camera {camera}'
+    said = {'topic': health.unheard.get(('image', camera)), 'timing': health.timing.get(camera)}
+    values = {key: sentence for key, sentence in said.items() if sentence is not None}
     if seen is None:
-        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE})
-    values = {'age_s': f'{now - seen:.3f}'}
+        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE, **values})
+    values = {'age_s': f'{now - seen:.3f}', **values}
     if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
     views = health.answer.views if health.answer is not None else ()
@@ -127,13 +133,14 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
         return Report(name, ERROR, CAMERA_INVALID, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
-    return Report(name, OK, ALL_WELL, values)
+    return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)
 
 
 def _odometry(health: Health, now: float) -> Report:
     if health.odometry is None or now - health.odometry > 1.0:
         age = NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}'
-        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age})
+        unheard = health.unheard.get(('odometry', ''))
+        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age, **({'topic': unheard} if unheard else {})})
     values = {'age_s': f'{now - health.odometry:.3f}'}
     if health.odometry_fault:
         return Report('odometry', WARN, ODOMETRY_NOT_USED, {**values, 'reason': health.odometry_fault})

@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,7 @@ from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
@@ -37,10 +34,12 @@ from stprune_ros.core.types import Answer, Status, Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.ros import diagnostics, parameters, qos
+from stprune_ros.ros import diagnostics, parameters
+from stprune_ros.ros.inputs import Inputs, camera_names
 from stprune_ros.ros.outputs import Outputs, failure_sentence
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.topic_names import expand, image_template
 
 if TYPE_CHECKING:
     from stprune_ros.inference.pipeline import Pipeline
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from stprune_ros.vlm.prompt import Prompt
 
 NODE_NAME = 'stprune_node'
-CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*')
+NUMBER = re.compile(r"'[^']*'|\d+")  # or something quoted, which is a name
 SOURCE_PLACE = re.compile(r', at [^ ,]+:\d+')  # rcl names its own source lines
 STOP_TIMEOUT_S = 10.0
 
@@ -73,8 +72,6 @@ class StpruneNode(Node):
         self._pipeline: Pipeline | None = None
         self._window: Window | None = None  # the newest one
         self._jumps = 0
-        self._moving: Subscription[Any] | None = None  # /tf, while the ring is not known
-        self._subscriptions_in: list[Subscription[Any]] = []
         self._active_timers: list[Timer] = []
         self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
 
@@ -92,14 +89,17 @@ class StpruneNode(Node):
     def activate(self) -> None:
         """Subscribe and begin to work; after `configure`. Raises StpruneError where the rig lacks a named camera."""
         self._health = diagnostics.Health(dict.fromkeys(self._cameras))
-        images = {camera: self.resolve_topic_name(self._image_topic(camera)) for camera in self._cameras}
+        template = image_template(self.settings.topics, self.settings.cameras.transport)
+        images = {camera: self.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
         self._builder = RigBuilder(self.settings.cameras, rectified_cameras(self.settings.cameras, images))
+        self._inputs = Inputs(self, self.settings, self._cameras, self._warn_once)
         if self._rig is not None:
             self._use_rig(CameraRig((self._rig.cameras[camera] for camera in self._cameras), self._rig.notes))
         else:
-            self._subscribe_calibration()
-        self._listen_to_transforms()
-        self._subscribe_sensors()
+            self._inputs.calibration(self._on_camera_info, self._on_moving_transforms)
+            self._complete_rig()
+        self._inputs.transforms(self._on_transforms)
+        self._inputs.sensors(self._on_image, self._on_odometry)
         self._worker.start()
 
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
@@ -115,46 +115,15 @@ class StpruneNode(Node):
         """Unsubscribe, cancel what runs and forget what was buffered; False where the worker does not end."""
         for timer in self._active_timers:
             self.destroy_timer(timer)
-        for subscription in self._subscriptions_in:
-            self.destroy_subscription(subscription)
-        self._active_timers, self._subscriptions_in = [], []
+        self._inputs.close()
+        self._active_timers = []
         self._jump_handle.unregister()
         ended = self._worker.stop(STOP_TIMEOUT_S)
         if ended and self._pipeline is not None:
             self._pipeline.free()
-        self._stream = self._pipeline = self._window = self._moving = None
+        self._stream = self._pipeline = self._window = None
         self._jumps = 0
         return ended
-
-    def _subscribe_calibration(self) -> None:
-        for camera in self._cameras:
-            topic = f'~/input/{camera}/camera_info'
-            self._listen(CameraInfo, topic, partial(self._on_camera_info, camera), qos.SENSOR)
-        self._complete_rig()
-
-    def _listen_to_transforms(self) -> None:
-        """Where the cameras are, unless a rig file says it, and where the frame is that odometry speaks of."""
-        self._subscriptions_in.append(
-            self.create_subscription(TFMessage, '/tf_static', self._on_transforms, qos.TF_STATIC)
-        )
-        if self._rig is None:
-            # Only to say what comes there and should come on /tf_static; until the ring is known.
-            self._moving = self.create_subscription(TFMessage, '/tf', self._on_moving_transforms, qos.SENSOR)
-            self._subscriptions_in.append(self._moving)
-
-    def _subscribe_sensors(self) -> None:
-        for camera in self._cameras:
-            kind = Image if self.settings.cameras.transport == 'raw' else CompressedImage
-            self._listen(kind, self._image_topic(camera), partial(self._on_image, camera), qos.SENSOR)
-        self._listen(Odometry, '~/input/kinematic_state', self._on_odometry, qos.ODOMETRY)
-
-    def _image_topic(self, camera: str) -> str:
-        return f'~/input/{camera}/image{"" if self.settings.cameras.transport == "raw" else "/compressed"}'
-
-    def _listen(self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile) -> None:
-        options = qos.overridable()
-        subscription = self.create_subscription(kind, topic, callback, profile, qos_overriding_options=options)
-        self._subscriptions_in.append(subscription)
 
     def _change_settings(self, settings: Settings) -> None:
         self.settings = settings
@@ -196,10 +165,7 @@ class StpruneNode(Node):
         self._health.waiting = tuple(self._builder.missing(self._cameras))
         if self._health.waiting:
             return
-        if self._moving is not None:
-            self._subscriptions_in.remove(self._moving)
-            self.destroy_subscription(self._moving)
-            self._moving = None
+        self._inputs.forget_moving()
         self._use_rig(self._builder.build(self._cameras))
 
     def _compare_rig(self, keep: str, pipeline: Pipeline) -> None:
@@ -220,7 +186,7 @@ class StpruneNode(Node):
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._health.cameras[camera] = time.monotonic()
         if self._stream is not None:
-            self._enqueue(self._stream, self._stream.add_image(camera, message))
+            self._enqueue(self._stream, self._stream.add_image(camera, message, time.monotonic_ns()))
 
     def _on_odometry(self, message: Odometry) -> None:
         self._health.odometry = time.monotonic()
@@ -283,7 +249,8 @@ class StpruneNode(Node):
     def _heartbeat(self) -> None:
         if self._outputs.seconds_since_publish < self.settings.output.heartbeat_ms / 1e3:
             return
-        notes = (*self._health.waiting, *self._health.silent_cameras(self.settings, time.monotonic()))
+        silent = self._health.silent_cameras(self.settings, time.monotonic())
+        notes = (*self._health.waiting, *silent, *self._health.unheard.values(), *self._health.timing.values())
         for note in notes:
             self._warn_once(note)
         self._publish_status(Status.NO_HINT, self._window, notes)
@@ -296,12 +263,19 @@ class StpruneNode(Node):
 
     def _diagnose(self) -> None:
         self._health.skipped, self._health.latency_s = self._worker.skipped, self._outputs.latency_s
+        self._inputs.fetch_kept()
+        self._health.unheard = self._inputs.unheard(time.monotonic())
+        faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
+        self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
+        for note in (*self._health.unheard.values(), *self._health.timing.values()):
+            self._warn_once(note)
         found = diagnostics.reports(self._health, self.settings, time.monotonic())
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.to_array(self.get_fully_qualified_name(), found, stamp))
 
     def _first_time(self, text: str) -> bool:
-        kind = re.sub(r'\d+', '#', text)  # the same trouble with other numbers is the same trouble
+        # The same trouble with other numbers is the same trouble; that of another camera is not.
+        kind = NUMBER.sub(lambda found: found[0] if found[0].startswith("'") else '#', text)
         known = kind in self._warned
         self._warned.add(kind)
         return not known
@@ -309,19 +283,6 @@ class StpruneNode(Node):
     def _warn_once(self, text: str) -> None:
         if self._first_time(text):
             self.get_logger().warning(text)
-
-
-def camera_names(settings: Settings, rig: CameraRig | None) -> tuple[str, ...]:
-    """The cameras to subscribe to: ``cameras.names``, else all of the rig file. Raises StpruneError."""
-    names = tuple(settings.cameras.names) or (rig.ring if rig is not None else ())
-    if not names:
-        raise StpruneError("parameter 'cameras.names' is empty; name the cameras whose topics to subscribe to")
-    for name in names:
-        if not CAMERA_NAME.fullmatch(name):
-            raise StpruneError(f"camera '{name}' in 'cameras.names' cannot be part of a topic; use letters, digits, _")
-        if rig is not None and name not in rig.cameras:
-            raise StpruneError(f"camera '{name}' in 'cameras.names' is not in the rig file: {', '.join(rig.ring)}")
-    return names
 
 
 def main(arguments: list[str] | None = None) -> int:

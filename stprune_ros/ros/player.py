@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,21 @@ from tqdm import tqdm
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag, Topic
+from stprune_ros.io.bag_windows import BagTopics
+from stprune_ros.ros import topic_graph
+from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.topic_names import (
+    absolute,
+    camera_info_template,
+    expand,
+    image_template,
+    odometry_topic,
+)
 
 CLOCK_PERIOD_S = 0.025
 SETTLED_S = 0.5
-IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+LONELY_S = 5.0  # an image topic to which nobody has subscribed after so long is named
+IMAGES = tuple(topic_graph.TRANSPORTS)
 
 
 def message_class(msgtype: str) -> Any:
@@ -38,13 +49,44 @@ def message_class(msgtype: str) -> Any:
         return None
 
 
+def inputs_of_node(bag: Bag, settings: Settings) -> dict[str, str]:
+    """Where a node with these settings listens, by the topic of the bag that belongs there.
+
+    Raises StpruneError where a camera is not in the bag, or recorded otherwise than ``cameras.transport`` says.
+    """
+    found, topics, transport = BagTopics.from_bag(bag, settings), settings.topics, settings.cameras.transport
+    targets = {}
+    for camera, recorded in found.cameras.items():
+        kind = bag.topics[recorded.image].msgtype
+        if topic_graph.TRANSPORTS.get(kind, transport) != transport:
+            raise StpruneError(
+                f"parameter 'cameras.transport' is '{transport}', but '{recorded.image}' of the bag carries {kind}: set"
+                f' it to {topic_graph.TRANSPORTS[kind]}'
+            )
+        targets[recorded.image] = expand(absolute(image_template(topics, transport)), camera)
+        if recorded.info:
+            targets[recorded.info] = expand(absolute(camera_info_template(topics)), camera)
+    if found.odometry:
+        targets[found.odometry] = absolute(odometry_topic(topics))
+    return targets
+
+
 class BagPlayer:
-    """Publishers for the topics of a bag; topics that cannot be played are named once, in ``notes``.
+    """Publishers for the topics of a bag; what goes wrong is named once, in ``notes`` and to ``say``.
 
     ``remaps`` takes topic names of the bag to those to publish on. ``clock`` publishes the recording times on /clock.
+    ``awaited`` are topics of the bag that somebody should listen to; without, all with images.
     """
 
-    def __init__(self, node: Node, bag: Bag, remaps: Mapping[str, str], clock: bool = False) -> None:
+    def __init__(
+        self,
+        node: Node,
+        bag: Bag,
+        remaps: Mapping[str, str],
+        clock: bool = False,
+        say: Callable[[str], object] = lambda note: None,
+        awaited: Collection[str] = (),
+    ) -> None:
         """Create the publishers; raises StpruneError where a remapped topic is not in the bag or none can be played."""
         unknown = [name for name in remaps if name not in bag.topics]
         if unknown:
@@ -52,6 +94,8 @@ class BagPlayer:
             raise StpruneError(f"topic '{unknown[0]}' to remap is not in the bag; it holds {names}")
         self.bag = bag
         self.notes: list[str] = []
+        self._say = say
+        self._chosen = tuple(awaited)
         self._node = node
         self._clock = node.create_publisher(Clock, '/clock', 10) if clock else None
         self._publishers: dict[str, Publisher[Any]] = {}
@@ -62,17 +106,12 @@ class BagPlayer:
 
         Then until nobody has joined any topic for half a second: a node subscribes to one after the other.
         """
-        images = [name for name in self._publishers if self.bag.topics[name].msgtype in IMAGES]
-        awaited = images or list(self._publishers)
+        awaited = self._awaited()
         end = time.monotonic() + limit_s
         counts, since = self._subscriptions(), time.monotonic()
         while not (all(counts[name] for name in awaited) and time.monotonic() > since + SETTLED_S):
             if time.monotonic() > end:
-                lonely = [self._publishers[name].topic_name for name in awaited if not counts[name]]
-                if lonely:
-                    listed = ', '.join(lonely)
-                    self.notes.append(f'nobody subscribed to {listed} within {limit_s:g} s; playing all the same')
-                return not lonely
+                return not self._name_the_lonely(limit_s)
             time.sleep(0.05)
             now = self._subscriptions()
             if now != counts:
@@ -82,6 +121,7 @@ class BagPlayer:
     def play(self, rate: float = 1.0) -> int:
         """Publish every message once, as far apart as they were recorded divided by ``rate``; returns how many."""
         started, first, count = time.monotonic(), None, 0
+        looked = any(note.startswith('nobody subscribed') for note in self.notes)
         total = sum(self.bag.topics[name].count for name in self._publishers)
         latest = 0.0
         with tqdm(total=total, unit='msg', disable=not sys.stderr.isatty(), leave=False) as bar:
@@ -93,10 +133,44 @@ class BagPlayer:
                 self._publishers[record.topic].publish(record.data)
                 count += 1
                 bar.update()
+                if not looked and time.monotonic() > started + LONELY_S:
+                    looked = True
+                    self._name_the_lonely(LONELY_S)
+        if not looked:
+            self._name_the_lonely(round(time.monotonic() - started, 1))
         if latest > 0.1:
-            self.notes.append(f'this machine could not keep up: some messages went out {latest:.1f} s late')
+            self._note(f'this machine could not keep up: some messages went out {latest:.1f} s late')
         self._drain()
         return count
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
+            self._say(note)
+
+    def _awaited(self) -> list[str]:
+        """Topics of the bag that somebody should listen to; where none were chosen nor hold images: all."""
+        chosen = [name for name in self._chosen if name in self._publishers]
+        images = chosen or [name for name in self._publishers if self.bag.topics[name].msgtype in IMAGES]
+        return images or list(self._publishers)
+
+    def _name_the_lonely(self, after_s: float) -> bool:
+        """Say which topics nobody subscribed to, and what is subscribed to instead; whether there are any."""
+        lonely = [
+            self._publishers[name] for name in self._awaited() if not self._publishers[name].get_subscription_count()
+        ]
+        if not lonely:
+            return False
+        listed = ', '.join(publisher.topic_name for publisher in lonely)
+        ours = {publisher.topic_name for publisher in self._publishers.values()}
+        kinds = {topic_graph.type_name(publisher.msg_type) for publisher in lonely}
+        graph = topic_graph.subscribed(self._node)
+        near = topic_graph.nearest(
+            lonely[0].topic_name, (name for name, types in graph.items() if kinds & types and name not in ours)
+        )
+        instead = f' (subscribed to are {", ".join(near)}: --params or --remap lead there)' if near else ''
+        self._note(f'nobody subscribed to {listed} within {after_s:g} s{instead}; playing all the same')
+        return True
 
     def _create(self, remaps: Mapping[str, str], topics: Iterable[Topic]) -> None:
         missing, different = [], []
@@ -112,9 +186,9 @@ class BagPlayer:
                 continue
             self._publishers[topic.name] = publisher
         if missing:
-            self.notes.append(f'not played, because their types are not installed: {", ".join(missing)}')
+            self._note(f'not played, because their types are not installed: {", ".join(missing)}')
         if different:
-            self.notes.append(f'not played, because their types differ from those installed: {", ".join(different)}')
+            self._note(f'not played, because their types differ from those installed: {", ".join(different)}')
         if not self._publishers:
             raise StpruneError(f"nothing in bag '{self.bag.path}' can be played: {'; '.join(self.notes)}")
 
@@ -158,36 +232,37 @@ def play(
     remaps: Mapping[str, str] | None = None,
     loops: int = 1,
     wait_s: float = 0.0,
+    settings: Settings | None = None,
 ) -> str:
     """Play the bag at ``path`` ``loops`` times and return one sentence about it; notes go to stderr.
 
+    With ``settings`` cameras and odometry go where a node with these settings listens, unless ``remaps`` say otherwise.
     Raises StpruneError for a bad bag or where nothing in it can be played.
     """
     with Bag(path) as bag:
+        inputs = inputs_of_node(bag, settings) if settings is not None else {}
+        awaited = [name for name in inputs if bag.topics[name].msgtype in IMAGES]
         # Signals stay with Python: rclpy's handlers would tear the context down under a publisher.
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node('stprune_player', enable_rosout=False, start_parameter_services=False)
-        count, told = 0, 0
+        count = 0
         try:
-            player = BagPlayer(node, bag, remaps or {}, clock)
+            player = BagPlayer(node, bag, {**inputs, **(remaps or {})}, clock, _tell, awaited)
             if wait_s > 0:
                 player.wait_for_subscribers(wait_s)
             started = time.monotonic()
             for _ in range(loops):
-                told = _tell(player.notes, told)
                 count += player.play(rate)
-            _tell(player.notes, told)
-            _tell(bag.notes, 0)
+            for note in bag.notes:
+                _tell(note)
         finally:
             node.destroy_node()
             rclpy.shutdown()
     return f"played {count} messages of '{path}' in {time.monotonic() - started:.1f} s"
 
 
-def _tell(notes: list[str], told: int) -> int:
-    for note in notes[told:]:
-        print(f'stprune: {note}', file=sys.stderr)
-    return len(notes)
+def _tell(note: str) -> None:
+    print(f'stprune: {note}', file=sys.stderr)
 
 
 def _qos(topic: Topic) -> QoSProfile:

@@ -27,6 +27,7 @@ from stprune_ros.settings.parameters import (
     TopicSettings,
     lookup,
 )
+from stprune_ros.settings.topic_names import wrong_topics
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
     return [
         *_camera_contradictions(groups['cameras'], groups['sync']),
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
+        *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
 

@@ -23,7 +23,7 @@ from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -121,10 +121,26 @@ class Vehicle(Listener):
     """Also publishes what a vehicle would, ten frame sets a second while it waits.
 
     ``images`` makes the next image of each camera; a camera that it lacks is silent. ``odometry`` may be None.
+    ``stamp_of`` changes the stamp in ns of a camera's images. ``image_topic`` and ``info_topic`` are topics with
+    ``{}`` for the camera, which ``called`` may name otherwise; ``latched`` camera_info is sent once and kept.
     """
 
-    def __init__(self, domain_id: int, namespace: str, transport: type = CompressedImage) -> None:
+    def __init__(
+        self,
+        domain_id: int,
+        namespace: str,
+        transport: type = CompressedImage,
+        *,
+        image_topic: str = '',
+        info_topic: str = '',
+        odometry_topic: str = '',
+        odometry_qos: QoSProfile = qos.ODOMETRY,
+        called: Mapping[str, str] | None = None,
+        latched: bool = False,
+    ) -> None:
         super().__init__(domain_id, namespace)
+        called = called or {name: name for name in AZIMUTH_DEG}
+        self.stamp_of: dict[str, Callable[[int], int]] = {}
         self.images: dict[str, Callable[[], Any]] = {}
         for number, camera in enumerate(AZIMUTH_DEG):
             data = jpeg(number)
@@ -138,15 +154,26 @@ class Vehicle(Listener):
         node, prefix = self.node, f'{self.node_name}/input'
         suffix = 'image' if transport is Image else 'image/compressed'
         sensor = qos_profile_sensor_data
+        image_topic = image_topic or f'{prefix}/{{}}/{suffix}'
+        info_topic = info_topic or f'{prefix}/{{}}/camera_info'
         self._image_publishers = {
-            name: node.create_publisher(transport, f'{prefix}/{name}/{suffix}', sensor) for name in AZIMUTH_DEG
+            name: node.create_publisher(transport, image_topic.format(called[name]), sensor) for name in AZIMUTH_DEG
         }
         self._infos = {
-            name: node.create_publisher(CameraInfo, f'{prefix}/{name}/camera_info', sensor) for name in AZIMUTH_DEG
+            name: node.create_publisher(
+                CameraInfo, info_topic.format(called[name]), qos.TF_STATIC if latched else sensor
+            )
+            for name in AZIMUTH_DEG
         }
-        self._odometry = node.create_publisher(Odometry, f'{prefix}/kinematic_state', qos.ODOMETRY)
+        odometry_topic = odometry_topic or f'{prefix}/kinematic_state'
+        self._odometry = node.create_publisher(Odometry, odometry_topic, odometry_qos)
         self._tf = node.create_publisher(TFMessage, '/tf_static', qos.TF_STATIC)
         self._tf.publish(TFMessage(transforms=[_transform(camera) for camera in AZIMUTH_DEG]))
+        self._kept_infos = self._infos if latched else {}
+        if latched:
+            self._infos = {}
+            for camera, publisher in self._kept_infos.items():
+                publisher.publish(_camera_info(camera))
 
     def silence_camera_info(self, camera: str) -> None:
         """Stop the CameraInfo of one camera."""
@@ -164,10 +191,12 @@ class Vehicle(Listener):
         if self.odometry is not None:
             self._odometry.publish(self._stamped(self.odometry))
         for camera, make in self.images.items():
-            self._image_publishers[camera].publish(self._stamped(make()))
+            stamp_ns = self.stamp_of.get(camera, int)(self.stamp_ns)
+            self._image_publishers[camera].publish(self._stamped(make(), stamp_ns))
 
-    def _stamped(self, message: Any) -> Any:
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.stamp_ns, 10**9)
+    def _stamped(self, message: Any, stamp_ns: int | None = None) -> Any:
+        stamp_ns = self.stamp_ns if stamp_ns is None else stamp_ns
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
         return message
 
 
