@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
     _bench(commands.add_parser('bench', help='time and memory of selection and ticks, side by side in one run'))
+    _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
 
@@ -329,6 +330,28 @@ def _bench(command: argparse.ArgumentParser) -> None:
         write_plot(result, options.output.with_suffix('.png'))
         print(to_markdown(result))
         return 0
+
+    command.set_defaults(run=run)
+
+
+def _init(command: argparse.ArgumentParser) -> None:
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument('bag', type=Path, nargs='?', metavar='BAG', help='a rosbag2 folder, or one .mcap or .db3 file')
+    source.add_argument('--live', action='store_true', help='listen to the running vehicle instead')
+    command.add_argument(
+        '--output', type=Path, default=Path('my.param.yaml'), metavar='FILE', help='default: %(default)s'
+    )
+    command.add_argument(
+        '--seconds', type=positive, default=5.0, help='how long to listen with --live; default: %(default)s'
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        from stprune_ros.init.command import init_from_bag, init_live
+
+        if options.live:
+            require_rclpy('init --live')
+            return init_live(options.seconds, options.output)
+        return init_from_bag(options.bag, options.output)
 
     command.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""The text of a parameter file that `stprune init` writes: only what differs from the defaults, each with its reason."""
+"""The text of a parameter file that `stprune init` writes: what it found, each with its reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = """\
 
 
 def parameter_text(source: str, values: Mapping[str, object], comments: Mapping[str, Sequence[str]]) -> str:
-    """YAML with ``values`` by dotted name in the order of the table; ``comments`` go above the parameter of that name."""
+    """YAML with ``values`` by dotted name, in the order of the table; ``comments`` go above their parameter."""
     lines = []
     given = [parameter for parameter in PARAMETERS if parameter.name in values]
     for group, parameters in groupby(given, key=lambda parameter: parameter.group):

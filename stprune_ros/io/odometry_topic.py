@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -10,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.core.odometry import Triple, is_world_frame
+from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import BagError, SettingsError
-from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_reader import Bag, Record
 from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms
 from stprune_ros.settings.settings import Settings
 
@@ -48,7 +49,7 @@ class StaticFrames:
 
 
 @dataclass(frozen=True)
-class _Peek:
+class OdometryPeek:
     """What the first messages of a topic are like."""
 
     parent: str
@@ -68,21 +69,27 @@ def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames) -> Odometr
         return OdometryTopic(_named(wanted, names, bag))
     if len(names) < 2:
         return OdometryTopic(names[0] if names else '')
-    base_frame = settings.cameras.base_frame
     peeks = {name: _peek(bag, name) for name in names}
+    return choose_odometry(peeks, settings.cameras.base_frame, frames.to_base)
+
+
+def choose_odometry(peeks: Mapping[str, OdometryPeek | None], base_frame: str, to_base: ToBase) -> OdometryTopic:
+    """The one of several topics that tells most about the vehicle frame, from their first messages."""
 
     @cache
     def rank(name: str) -> tuple[bool, int, bool]:
         peek = peeks[name]
         truth = GROUND_TRUTH.search(name.lower()) is not None
-        return truth, _frame_rank(peek, base_frame, frames), peek is None or not peek.moves
+        return truth, _frame_rank(peek, base_frame, to_base), peek is None or not peek.moves
 
-    best, second = sorted(names, key=lambda name: (rank(name), name))[:2]
-    others = ', '.join(name for name in names if name != best)
-    if rank(best) == rank(second):
+    best, *rest = sorted(peeks, key=lambda name: (rank(name), name))
+    if not rest:
+        return OdometryTopic(best)
+    others = ', '.join(name for name in sorted(peeks) if name != best)
+    peek = peeks[best]
+    if rank(best) == rank(rest[0]):
         why = 'the first by name'
     else:
-        peek = peeks[best]
         why = f"with the child frame '{peek.child}'" if peek is not None else 'the best of them'
     return OdometryTopic(
         best, (f"odometry is read from '{best}', {why}, not from {others}: set 'topics.odometry' to choose",)
@@ -100,7 +107,7 @@ def _named(wanted: str, names: list[str], bag: Bag) -> str:
     raise SettingsError(f"topic '{name}' in 'topics.odometry' is not in the bag; {known}")
 
 
-def _frame_rank(peek: _Peek | None, base_frame: str, frames: StaticFrames) -> int:
+def _frame_rank(peek: OdometryPeek | None, base_frame: str, to_base: ToBase) -> int:
     """0 for a twist in the vehicle frame, then one that can be turned into it, one without a frame, the rest."""
     if peek is None:
         return 4
@@ -108,28 +115,34 @@ def _frame_rank(peek: _Peek | None, base_frame: str, frames: StaticFrames) -> in
         return 0
     if not peek.child:
         return 2
-    if is_world_frame(peek.child, peek.parent) or frames.to_base(peek.child) is None:
+    if is_world_frame(peek.child, peek.parent) or to_base(peek.child) is None:
         return 3
     return 1
 
 
-def _peek(bag: Bag, name: str) -> _Peek | None:
-    """The first messages of a topic; None where it has none that is readable."""
+def peek_of(messages: Iterable[Any]) -> OdometryPeek | None:
+    """What the first messages of a topic are like; None where there is none."""
     first: Any = None
-    moves = False
-    for record in islice(bag.messages([name]), PEEKED):
-        try:
-            message = record.message()
-        except BagError:
-            continue
+    for message in messages:
         first = first or message
         twist = message.twist.twist
-        moves = moves or any(_values(twist.linear) + _values(twist.angular))
-        if moves:
-            break
+        if any(_values(twist.linear) + _values(twist.angular)):
+            return OdometryPeek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), True)
     if first is None:
         return None
-    return _Peek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), moves)
+    return OdometryPeek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), False)
+
+
+def _peek(bag: Bag, name: str) -> OdometryPeek | None:
+    return peek_of(_readable(islice(bag.messages([name]), PEEKED)))
+
+
+def _readable(records: Iterable[Record]) -> Iterator[Any]:
+    for record in records:
+        try:
+            yield record.message()
+        except BagError:
+            continue
 
 
 def _values(vector: Any) -> Triple:

@@ -42,7 +42,7 @@ class RigSurvey:
     def complete(self) -> bool:
         """Whether every image topic has as many stamps as are ever looked at."""
         images = [topic.name for topic in self.topics.values() if topic.msgtype in (RAW, COMPRESSED) and topic.count]
-        return all(len(self.stamps[topic]) >= MAX_STAMPS for topic in images)
+        return bool(images) and all(len(self.stamps.get(topic, ())) >= MAX_STAMPS for topic in images)
 
 
 def survey_bag(bag: Bag) -> RigSurvey:

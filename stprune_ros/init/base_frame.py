@@ -1,0 +1,43 @@
+"""Which frame of a tf tree is the vehicle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+VEHICLE_FRAMES = ('base_link', 'base_footprint', 'ego_vehicle', 'vehicle', 'base', 'chassis', 'body', 'ego', 'car')
+WORLD_FRAMES = ('map', 'odom', 'world', 'earth')
+
+
+def choose_base_frame(transforms: Sequence[Any], cameras: Sequence[str]) -> tuple[str, str]:
+    """The vehicle frame that the static transforms of all ``cameras`` lead to, and why; base_link where none does.
+
+    A frame with a vehicle's name comes first, wherever it hangs in the tree of the cameras; else the highest one above
+    all of them that is not the world's.
+    """
+    parents = {
+        stamped.child_frame_id.lstrip('/'): stamped.header.frame_id.lstrip('/')
+        for message in transforms
+        for stamped in message.transforms
+    }
+    chains = [_ancestors(frame, parents) for frame in cameras if frame]
+    if not chains:
+        return VEHICLE_FRAMES[0], 'nothing is known of the frames'
+    common = [frame for frame in chains[0] if all(frame in chain for chain in chains)]
+    roots = {chain[-1] for chain in chains}
+    tree = [frame for frame in {*parents, *parents.values()} if _ancestors(frame, parents)[-1] in roots]
+    for frame in VEHICLE_FRAMES:
+        if len(roots) == 1 and frame in tree:
+            return frame, 'the vehicle frame in the tree of the cameras'
+    above = [frame for frame in common[1:] if frame not in WORLD_FRAMES] if len(chains) > 1 else common[1:]
+    if above:
+        return above[-1], 'the highest frame above all cameras'
+    return VEHICLE_FRAMES[0], 'the tree of the cameras names no vehicle'
+
+
+def _ancestors(frame: str, parents: dict[str, str]) -> list[str]:
+    """A frame and all above it, nearest first."""
+    found = [frame]
+    while (parent := parents.get(found[-1])) is not None and parent not in found:
+        found.append(parent)
+    return found

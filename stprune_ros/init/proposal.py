@@ -1,0 +1,182 @@
+"""From a survey of a rig to parameters that work, with the reasons, and what is unsure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.rig_builder import FRAME_FROM_OPTICAL, RigBuilder, rectified_cameras
+from stprune_ros.core.transforms import StaticTransforms
+from stprune_ros.errors import StpruneError
+from stprune_ros.init.base_frame import choose_base_frame
+from stprune_ros.init.naming import find_template, template_for
+from stprune_ros.init.offsets import measure_offsets
+from stprune_ros.init.rig_text import rig_text
+from stprune_ros.io.bag_topics import COMPRESSED, CameraTopics, find_cameras, passed_over
+from stprune_ros.io.odometry_topic import choose_odometry, peek_of
+from stprune_ros.io.survey import RigSurvey
+from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.topic_names import unfit_name
+
+SMALLEST_OFFSET_MS = 2.0  # a ring whose cameras fire closer together than this needs no offsets
+WAIT_STEP_MS = 10.0
+
+
+@dataclass
+class Proposal:
+    """Parameters by dotted name, comments for some of them, what is unsure, and a rig file where tf says too little."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    comments: dict[str, list[str]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    rig_file: str = ''
+
+    def set(self, name: str, value: object, *comments: str) -> None:
+        """Propose a value, and say why."""
+        self.values[name] = value
+        if comments:
+            self.comments[name] = list(comments)
+
+
+def propose(survey: RigSurvey, rig_path: Path) -> Proposal:
+    """Parameters for the rig of a survey; ``rig_path`` is where the rig file would go.
+
+    Raises BagError where there is no camera.
+    """
+    proposal = Proposal()
+    cameras = _cameras(survey, proposal)
+    base_frame, why = choose_base_frame(survey.transforms, [_frame(survey, found) for found in cameras.values()])
+    if base_frame != Settings().cameras.base_frame:
+        proposal.set('cameras.base_frame', base_frame, why)
+    rig = _geometry(survey, cameras, base_frame, proposal)
+    if rig is None:
+        order = list(cameras)
+        proposal.rig_file = rig_text(order, {name: survey.camera_infos.get(cameras[name].info) for name in order})
+        proposal.set('cameras.rig_file', str(rig_path), 'tf does not tell where the cameras look: fill in this file')
+    else:
+        order = list(rig.ring)
+        proposal.doubts += rig.notes
+    proposal.set('cameras.names', tuple(order), 'clockwise from the front' if rig is not None else 'in no order yet')
+    if rig is not None:
+        proposal.set('cameras.anchor', order[0], 'its stamps define the ticks')
+    _offsets(survey, {name: cameras[name].image for name in order}, proposal)
+    _odometry(survey, base_frame, proposal)
+    return proposal
+
+
+def _cameras(survey: RigSurvey, proposal: Proposal) -> dict[str, CameraTopics]:
+    """The cameras by the names that the parameters will have; sets transport and topic templates."""
+    found = find_cameras(survey.topics, (), 'compressed')
+    compressed = {name: survey.topics[topics.image].msgtype == COMPRESSED for name, topics in found.items()}
+    transport = 'compressed' if sum(compressed.values()) * 2 >= len(found) else 'raw'
+    other = [found[name].image for name, is_compressed in compressed.items() if is_compressed != (transport != 'raw')]
+    for topic in other:
+        proposal.doubts.append(f"'{topic}' is left out: it is not {transport} as most cameras are (cameras.transport)")
+    found = {name: topics for name, topics in found.items() if topics.image not in other}
+    proposal.set('cameras.transport', transport)
+    for topic, reason in passed_over(survey.topics).items():
+        proposal.doubts.append(f"'{topic}' is taken for no camera: {reason}")
+    return _named(found, proposal)
+
+
+def _named(found: Mapping[str, CameraTopics], proposal: Proposal) -> dict[str, CameraTopics]:
+    template, names = find_template(topics.image for topics in found.values())
+    if not template:
+        if len(found) > 1:
+            proposal.doubts.append('the image topics have no common form: remap them to ~/input/<camera>/image')
+            return dict(found)
+        [(name, topics)] = found.items()
+        proposal.set('topics.image', topics.image)
+        if topics.info:
+            proposal.set('topics.camera_info', topics.info)
+        return {name: topics}
+    unfit = [problem for name in names.values() if (problem := unfit_name(name, [template])) is not None]
+    if unfit:
+        # Only a bag can hold such topics, converted from another system: replay finds the cameras by their names.
+        proposal.doubts.append(f'{unfit[0]}; replay works without, the node needs other topics')
+        return {names.get(topics.image, name): topics for name, topics in found.items()}
+    proposal.set('topics.image', template)
+    for topics in found.values():
+        if topics.image not in names:
+            proposal.doubts.append(f"'{topics.image}' is left out: it does not fit '{template}' (topics.image)")
+    cameras = {names[topics.image]: topics for topics in found.values() if topics.image in names}
+    infos = template_for({name: topics.info for name, topics in cameras.items()})
+    if infos:
+        proposal.set('topics.camera_info', infos)
+    elif any(topics.info for topics in cameras.values()):
+        proposal.doubts.append('the camera_info topics have no common form: remap them to ~/input/<camera>/camera_info')
+    return cameras
+
+
+def _frame(survey: RigSurvey, topics: CameraTopics) -> str:
+    info = survey.camera_infos.get(topics.info)
+    return '' if info is None else str(info.header.frame_id).lstrip('/')
+
+
+def _geometry(
+    survey: RigSurvey, cameras: Mapping[str, CameraTopics], base_frame: str, proposal: Proposal
+) -> CameraRig | None:
+    """The ring from camera_info and tf, by the first reading of the frames that gives one; None where none does."""
+    images = {name: topics.image for name, topics in cameras.items()}
+    problems = []
+    for convention in FRAME_FROM_OPTICAL:
+        settings = replace(Settings().cameras, base_frame=base_frame, frame_convention=convention)
+        builder = RigBuilder(settings, rectified_cameras(settings, images))
+        for message in survey.transforms:
+            builder.add_transforms(message)
+        for name, topics in cameras.items():
+            if topics.info in survey.camera_infos:
+                builder.add_camera_info(name, survey.camera_infos[topics.info])
+        try:
+            rig = builder.build(list(cameras))
+        except StpruneError as error:
+            problems.append(str(error))
+            continue
+        if convention != 'optical':
+            proposal.set(
+                'cameras.frame_convention', convention, 'camera_info.frame_id names body frames, not optical ones'
+            )
+        return rig
+    proposal.doubts.append(problems[0])
+    return None
+
+
+def _offsets(survey: RigSurvey, images: Mapping[str, str], proposal: Proposal) -> None:
+    order = list(images)
+    measured = measure_offsets({name: survey.stamps.get(topic, []) for name, topic in images.items()}, order[0])
+    unmeasured = [name for name in order if name not in measured]
+    if unmeasured:
+        proposal.doubts.append(f'too few images to measure the trigger offset of {", ".join(unmeasured)}')
+    offsets = [round(measured.get(name, 0.0), 1) for name in order]
+    largest = max(map(abs, offsets))
+    if largest < SMALLEST_OFFSET_MS:
+        return
+    proposal.set('cameras.offsets_ms', tuple(offsets), f'measured from stamps, after {order[0]}')
+    sync = Settings().sync
+    reach = sync.tolerance_ms + largest
+    if reach > sync.max_wait_ms:
+        wait = WAIT_STEP_MS * math.ceil(reach / WAIT_STEP_MS)
+        proposal.set('sync.max_wait_ms', wait, f'tolerance plus the largest offset is {reach:g} ms')
+
+
+def _odometry(survey: RigSurvey, base_frame: str, proposal: Proposal) -> None:
+    if not survey.odometry:
+        proposal.doubts.append('there is no odometry: hints come without ego motion, as DEGRADED')
+        return
+    transforms = StaticTransforms()
+    for message in survey.transforms:
+        transforms.add(message)
+    peeks = {name: peek_of(messages) for name, messages in survey.odometry.items()}
+    chosen = choose_odometry(peeks, base_frame, lambda frame: transforms.way(base_frame, frame))
+    others = [name for name in sorted(peeks) if name != chosen.name]
+    comments = [f"or '{name}', child frame '{peek.child}'" for name in others if (peek := peeks[name]) is not None]
+    proposal.set('topics.odometry', chosen.name, *comments)
+    peek = peeks[chosen.name]
+    if peek is not None and peek.child not in ('', base_frame) and transforms.way(base_frame, peek.child) is None:
+        proposal.doubts.append(
+            f"odometry '{chosen.name}' speaks of '{peek.child}', and no static transform leads from there to"
+            f" '{base_frame}': it will not be used"
+        )
