@@ -48,8 +48,8 @@ def test_everything_is_named_in_one_run(tmp_path, capsys):
         capsys,
         'cameras: {names: [a, b, b], anchor: c, critical: [d], offsets_ms: [1.0], rig_file: /nowhere/rig.yaml},'
         ' prompt: {file: /nowhere/prompt.yaml}, model: {path: /nowhere/model}, pruning: {methud: mtp,'
-        ' keep_ratio: "0.1", one_pays: true, keep_one_copy: true}, latency: {keep_min: 0.5, keep_max: 0.2, target_ms: 2000.0},'
-        ' sync: {min_views: 7, max_wait_ms: 20.0}, history: {frames: [3]}',
+        ' keep_ratio: "0.1", one_pays: true, keep_one_copy: true}, latency: {keep_min: 0.5, keep_max: 0.2,'
+        ' target_ms: 2000.0}, sync: {min_views: 7, max_wait_ms: 20.0}, history: {frames: [3]}',
     )
     words = [
         "'cameras.names' names a camera twice: a, b, b",
