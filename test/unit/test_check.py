@@ -101,6 +101,12 @@ def test_names_are_compared_with_the_rig_file(tmp_path, capsys):
     ]
 
 
+def test_a_wrong_role_is_named_once(tmp_path, capsys):
+    rig = write(tmp_path / 'rig.yaml', RIG)
+    [problem] = check(tmp_path, capsys, f'cameras: {{rig_file: {rig}, names: [front, back], anchor: top}}')
+    assert "is not in 'cameras.names': front, back" in problem
+
+
 def test_files_that_are_named_are_parsed(tmp_path, capsys):
     rig = write(tmp_path / 'rig.yaml', RIG.replace('width: 320', 'width: 0', 1))
     prompt = write(tmp_path / 'prompt.yaml', 'name: x\n')
