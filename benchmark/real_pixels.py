@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Window
-from stprune_ros.evaluation.fidelity import config_of
+from stprune_ros.evaluation.variants import config_of
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows

@@ -19,7 +19,10 @@ from tqdm import tqdm
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy_interval, relative_accuracy
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.variants import config_of, name_of
+from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
+from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
+from stprune_ros.evaluation.variants import config_of as config_of
+from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings

@@ -62,7 +62,7 @@ def _values_of_node(sections: Sequence[Section]) -> tuple[dict[str, object], lis
     reaching = [section for section in sections if section.node.rpartition('/')[2] in (NODE_NAME, '*', '**')]
     if sections and not reaching:
         others = ', '.join(f"'{section.node}'" for section in sections)
-        return {}, [f"no section is for the node '{NODE_NAME}', only for {others}: name it '/**' or '{NODE_NAME}'"]
+        return {}, [f"no section is for the node 'stprune_node', only for {others}: name it '/**' or 'stprune_node'"]
     exact = [section for section in reaching if '*' not in section.node]
     problems = []
     if len(exact) > 1:

@@ -79,17 +79,17 @@ class RosYaml:
             elif inside:
                 self._say(
                     key.start_mark,
-                    f"'{key.value}' stands beside '{PARAMETERS_KEY}', which ROS refuses: indent it to stand below",
+                    f"'{key.value}' stands beside 'ros__parameters', which ROS refuses: indent it to stand below",
                 )
             elif isinstance(node, yaml.MappingNode) and _leads_to_parameters(node):
                 self._find_sections(node, f'{name}/{key.value}' if name else key.value)
             elif not isinstance(node, yaml.MappingNode) or node.value:  # ROS lets an empty one pass
-                self._say(key.start_mark, f"'{key.value}' is no node name with '{PARAMETERS_KEY}' below it")
+                self._say(key.start_mark, f"'{key.value}' is no node name with 'ros__parameters' below it")
 
     def _read_section(self, key: yaml.ScalarNode, tree: yaml.Node, name: str) -> None:
         if not name:
             self.nameless = True
-            self._say(key.start_mark, f"'{PARAMETERS_KEY}' has no node name above it; write '/**:' above and indent")
+            self._say(key.start_mark, "'ros__parameters' has no node name above it; write '/**:' above and indent")
             return
         section = next((one for one in self.sections if full_name(one.node) == full_name(name)), None)
         if section is not None:
@@ -100,7 +100,7 @@ class RosYaml:
         if isinstance(tree, yaml.MappingNode):
             self._read_group(tree, '', section)
         else:
-            self._say(key.start_mark, f"'{PARAMETERS_KEY}' has no parameters below it; indent them")
+            self._say(key.start_mark, "'ros__parameters' has no parameters below it; indent them")
 
     def _read_group(self, tree: yaml.MappingNode, prefix: str, section: Section) -> None:
         for key, node in self._entries(tree):

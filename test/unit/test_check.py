@@ -48,8 +48,8 @@ def test_everything_is_named_in_one_run(tmp_path, capsys):
         capsys,
         'cameras: {names: [a, b, b], anchor: c, critical: [d], offsets_ms: [1.0], rig_file: /nowhere/rig.yaml},'
         ' prompt: {file: /nowhere/prompt.yaml}, model: {path: /nowhere/model}, pruning: {methud: mtp,'
-        ' keep_ratio: "0.1", one_pays: true, keep_one_copy: true}, latency: {keep_min: 0.5, keep_max: 0.2, target_ms: 2000.0},'
-        ' sync: {min_views: 7, max_wait_ms: 20.0}, history: {frames: [3]}',
+        ' keep_ratio: "0.1", one_pays: true, keep_one_copy: true}, latency: {keep_min: 0.5, keep_max: 0.2,'
+        ' target_ms: 2000.0}, sync: {min_views: 7, max_wait_ms: 20.0}, history: {frames: [3]}',
     )
     words = [
         "'cameras.names' names a camera twice: a, b, b",
@@ -99,6 +99,12 @@ def test_names_are_compared_with_the_rig_file(tmp_path, capsys):
         "camera 'top' in 'cameras.names' is not in the rig file: front, back",
         "camera 'low' in 'cameras.names' is not in the rig file: front, back",
     ]
+
+
+def test_a_wrong_role_is_named_once(tmp_path, capsys):
+    rig = write(tmp_path / 'rig.yaml', RIG)
+    [problem] = check(tmp_path, capsys, f'cameras: {{rig_file: {rig}, names: [front, back], anchor: top}}')
+    assert "is not in 'cameras.names': front, back" in problem
 
 
 def test_files_that_are_named_are_parsed(tmp_path, capsys):

@@ -57,7 +57,7 @@ def folder_faults(path: Path) -> tuple[list[str], list[str]]:
         return [
             *faults,
             f"model folder '{path}' holds an adapter beside its weights, which transformers would apply through peft:"
-            f' merge it into the model, or remove {ADAPTER}',
+            f' merge it into the model, or remove adapter_config.json',
         ], []
     return faults, [f"the adapter in model folder '{path}' is not applied: merge it into the model to use it"]
 

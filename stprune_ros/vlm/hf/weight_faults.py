@@ -82,7 +82,7 @@ def _no_weights(path: Path) -> str:
         total = int(SHARD.fullmatch(shards[0])[2])  # type: ignore[index]
         return (
             f"model folder '{path}' has {len(shards)} of {total} shards, '{shards[0]}' among them, but the index is"
-            f" missing: fetch '{INDEX}'"
+            f" missing: fetch 'model.safetensors.index.json'"
         )
     files = sorted(file for file in path.iterdir() if file.is_file())
     for suffix, name in OTHER_FORMATS.items():
