@@ -35,8 +35,9 @@ class Camera:
 class Convention:
     """A world's names; ``ring`` is what must come out, clockwise from the front.
 
-    ``extra`` are further image topics by encoding, which are no views; ``odometry`` child frames by topic, the right one
-    first; ``chain`` frames between the vehicle's and the cameras'; ``body_frames``: camera_info names x-forward frames.
+    ``extra`` are further image topics by encoding, which are no views; ``odometry`` child frames by topic, the right
+    one first; ``chain`` frames between the vehicle's and the cameras', ``root`` one above the vehicle's;
+    ``body_frames``: camera_info names x-forward frames.
     """
 
     name: str
@@ -140,8 +141,8 @@ CONVENTIONS = (
         tuple(f'{name}_camera' for name in COMPASS),
         encoding='rgb8',
         odometry={'/odom': 'base_footprint'},
-        base_frame='base_footprint',
-        chain=('base_link',),
+        chain=('chassis_link',),
+        root='base_footprint',
         body_frames=True,
     ),
     Convention(

@@ -1,0 +1,140 @@
+"""`stprune init`: on eight conventions its file works as it is, and a rig that says too little gets one to fill in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.conventions import CONVENTIONS, Convention, write_convention
+from helpers.small_bags import AZIMUTH_DEG, Item, drive, write_bag
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stprune_ros.cli import main
+from stprune_ros.init.naming import find_template, template_for
+from stprune_ros.init.offsets import measure_offsets
+from stprune_ros.init.rig_text import guess_azimuth
+from stprune_ros.settings.parameter_file import load_settings
+
+MS = 1_000_000
+
+
+@pytest.mark.parametrize('convention', CONVENTIONS, ids=lambda one: one.name)
+def test_init_check_and_replay_without_an_edit(convention: Convention, tmp_path: Path, capsys):
+    bag = write_convention(tmp_path / 'bag', convention)
+    params, output = tmp_path / 'my.param.yaml', tmp_path / 'out'
+    assert main(['init', str(bag), '--output', str(params)]) == 0
+    settings = load_settings(params)
+    assert settings.cameras.names == convention.ring
+    assert settings.cameras.anchor == convention.ring[0]
+    assert settings.cameras.base_frame == convention.base_frame
+    assert settings.topics.odometry == next(iter(convention.odometry))
+    assert f'params_file:={params}' in capsys.readouterr().out
+    wanted = {camera.image: camera.offset_ms for camera in convention.cameras}
+    if settings.topics.image:
+        topics = [settings.topics.image.replace('{camera}', name) for name in convention.ring]
+        assert set(topics) == set(wanted)
+        for topic, offset in zip(topics, settings.cameras.offsets_ms or [0.0] * 6):
+            assert (offset - wanted[topic] + 50.0) % 100.0 == pytest.approx(50.0, abs=0.1)  # a period is 100 ms
+    assert main(['check', str(params)]) == 0
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params)]) == 0
+    summary = json.loads((output / 'summary.json').read_text())
+    assert summary['cameras'] == list(convention.ring)
+    assert [summary['views'][name]['direction'] for name in convention.ring] == [
+        *('front', 'front right', 'back right', 'back', 'back left', 'front left')
+    ]
+    overlaps = [summary['views'][name]['overlap_right_deg'] for name in convention.ring]
+    assert overlaps == pytest.approx([20.0] * 6, abs=0.5)  # 80 degrees each, 60 apart
+    assert summary['sets_full'] >= summary['ticks'] - 2 > 0
+    assert summary['topics']['odometry'] == next(iter(convention.odometry))
+    assert set(summary['status']) <= {'OK', 'DEGRADED'}
+    assert 'OK' in summary['status']
+
+
+def test_a_rig_without_tf_gets_a_rig_file_to_fill_in(tmp_path: Path, capsys):
+    def without_tf(item: Item) -> Item | None:
+        return None if item.topic == '/tf_static' else item
+
+    bag = write_bag(tmp_path / 'bag', drive(change=without_tf))
+    params = tmp_path / 'my.param.yaml'
+    assert main(['init', str(bag), '--output', str(params)]) == 0
+    said = capsys.readouterr().out
+    assert 'unsure' in said
+    assert f"'{tmp_path / 'my.rig.yaml'}', to be filled in" in said
+    assert main(['check', str(params)]) == 0
+    assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(params)]) == 0
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    assert summary['cameras'] == ['front', 'right', 'left']  # guessed from their names
+    assert set(summary['cameras']) == set(AZIMUTH_DEG)
+
+
+def test_nothing_is_written_over(tmp_path: Path, capsys):
+    bag = write_bag(tmp_path / 'bag', drive())
+    (tmp_path / 'my.param.yaml').write_text('mine')
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 1
+    assert 'exists already; name another --output' in capsys.readouterr().err
+    assert (tmp_path / 'my.param.yaml').read_text() == 'mine'
+    assert main(['init', str(bag), '--output', str(tmp_path / 'none' / 'my.param.yaml')]) == 1
+    assert 'there is no folder' in capsys.readouterr().err
+
+
+def test_the_real_recording(test_data: Path, tmp_path: Path):
+    params = tmp_path / 'my.param.yaml'
+    assert main(['init', str(test_data / 'pandaset_002' / 'bag'), '--output', str(params)]) == 0
+    cameras = load_settings(params).cameras
+    ring = ('CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_RIGHT', 'CAM_BACK', 'CAM_LEFT', 'CAM_FRONT_LEFT')
+    assert cameras.names == ring
+    # The lidar sweeps the ring in 100 ms, and a camera fires when it passes: 81 ms from the first to the last.
+    assert cameras.offsets_ms == pytest.approx((0.0, 10.8, 31.3, 50.0, -31.4, -10.8), abs=3.0)
+    assert max(cameras.offsets_ms) - min(cameras.offsets_ms) == pytest.approx(81.0, abs=3.0)
+
+
+@pytest.mark.parametrize(
+    ('topics', 'template', 'names'),
+    [
+        (['/a/front/image', '/a/back/image'], '/a/{camera}/image', ['front', 'back']),
+        (['/front/front/image', '/back/back/image'], '/{camera}/{camera}/image', ['front', 'back']),
+        (['/cam0/image', '/cam1/image', '/other/deep/image'], '/{camera}/image', ['cam0', 'cam1']),
+        (['/one/image'], '', []),
+        (['/one/image', '/two/picture'], '', []),
+    ],
+)
+def test_templates_hold_what_varies(topics, template, names):
+    found, named = find_template(topics)
+    assert (found, list(named.values())) == (template, names)
+
+
+def test_a_template_must_give_every_topic():
+    assert template_for({'a': '/a/info', 'b': '/b/info'}) == '/{camera}/info'
+    assert template_for({'a': '/a/info', 'b': '/c/info'}) == ''
+
+
+@given(st.lists(st.integers(-45, 45), min_size=1, max_size=5), st.lists(st.integers(-4, 4), min_size=12, max_size=12))
+def test_offsets_are_measured_against_the_anchor(offsets_ms, jitter_ms):
+    anchor = [k * 100 * MS for k in range(12)]
+    stamps = {f'c{n}': [at + (offset + jitter) * MS for at, jitter in zip(anchor, jitter_ms)]
+              for n, offset in enumerate(offsets_ms)}  # fmt: skip
+    measured = measure_offsets({'anchor': anchor, **stamps}, 'anchor')
+    assert measured['anchor'] == 0.0
+    for n, offset in enumerate(offsets_ms):
+        assert measured[f'c{n}'] == pytest.approx(offset, abs=4.0)
+
+
+def test_too_few_frames_measure_nothing():
+    assert measure_offsets({'a': [0, 100 * MS, 200 * MS], 'b': [0, 100 * MS]}, 'a') == {'a': 0.0}
+
+
+@pytest.mark.parametrize(
+    ('name', 'azimuth'),
+    [
+        ('CAM_FRONT_LEFT', 60.0),
+        ('rear', 180.0),
+        ('left', 90.0),
+        ('fr', -60.0),
+        ('zed_back_right', -120.0),
+        ('cam3', None),
+    ],
+)
+def test_azimuths_are_guessed_from_names(name, azimuth):
+    assert guess_azimuth(name) == azimuth
