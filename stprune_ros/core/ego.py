@@ -26,7 +26,7 @@ _stamp = attrgetter('stamp_ns')
 class EgoTrack:
     """Recent motion of the vehicle frame, interpolated at a stamp.
 
-    ``max_age_ns`` is the farthest a sample may be from it; ``to_base`` gives the way of another frame to ``base_frame``.
+    ``max_age_ns`` is the farthest a sample may be from it; ``to_base`` leads from another frame to ``base_frame``.
     A sample is judged when it comes, the first ones as soon as there are enough or one of them is asked for.
     """
 

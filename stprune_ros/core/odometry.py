@@ -15,7 +15,7 @@ import numpy as np
 
 Triple: TypeAlias = tuple[float, float, float]
 Quaternion: TypeAlias = tuple[float, float, float, float]
-# Rotation (3, 3) and translation (3,) that take points of a frame into the vehicle frame; None where no way leads there.
+# Rotation (3, 3) and translation (3,) that take points of a frame into the vehicle frame; None where no way leads.
 ToBase: TypeAlias = Callable[[str], 'tuple[np.ndarray, np.ndarray] | None']
 
 WORLD_FRAMES = {'map', 'odom', 'world', 'earth', 'utm'}  # names that REP-105 and custom give to what stands still
@@ -27,10 +27,10 @@ FORWARD, YAW = 0, 35  # places of their variances in the (6, 6) covariance
 class Reading:
     """A usable message in its own frames; ``stamp_ns`` in ns.
 
-    ``position`` (m) and ``orientation`` (unit quaternion x, y, z, w) are the pose of ``child`` in ``parent``, None where
-    they are not given; ``linear`` (m/s) and ``angular`` (rad/s) stand in ``child``, and whether the covariance leaves
-    them standing is in ``linear_given`` and ``angular_given``. ``rotation`` (3, 3) and ``translation`` (3,) take points
-    of ``child`` into the vehicle frame.
+    ``position`` (m) and ``orientation`` (unit quaternion x, y, z, w) are the pose of ``child`` in ``parent``, None
+    where they are not usable; ``linear`` (m/s) and ``angular`` (rad/s) stand in ``child``; ``linear_given`` and
+    ``angular_given`` are False where the covariance says that they are not provided. ``rotation`` (3, 3) and
+    ``translation`` (3,) take points of ``child`` into the vehicle frame.
     """
 
     stamp_ns: int
@@ -139,7 +139,8 @@ def _pose(pose: Any, notes: list[str]) -> tuple[Triple | None, Quaternion | None
             'odometry samples whose position is not finite or exactly (0, 0, 0) count as having none:'
             ' motion comes from the twist'
         )
-        position = None
+        if not all(map(math.isfinite, position or ())):
+            position = None
     rotation = pose.orientation
     orientation = unit((rotation.x, rotation.y, rotation.z, rotation.w))
     if orientation is None:

@@ -1,6 +1,6 @@
 """Which part of the odometry counts: the twist where it is given, else the pose, and nothing where they contradict.
 
-Pose and twist of one source are two witnesses of one motion. They are compared over the same short span of time, so that
+Pose and twist of one source are two witnesses of one motion. They are compared over the same short time, so that
 neither a single wrong sample nor a correction of the localisation decides.
 """
 
@@ -13,7 +13,7 @@ from itertools import takewhile
 import numpy as np
 
 from stprune_ros.core.odometry import Quaternion, Reading, Triple
-from stprune_ros.core.pose_motion import KEEP_NS, MIN_STEP_NS, WINDOW_NS, PoseSeries, Rate
+from stprune_ros.core.pose_motion import KEEP_NS, MIN_STEP_NS, WINDOW_NS, PoseSeries, Rate, middle_of
 from stprune_ros.core.transforms import matrix_from_quaternion
 from stprune_ros.core.types import EgoState
 
@@ -26,13 +26,15 @@ SLIP = 0.5  # share of a speed that may be sideways where an orientation that ne
 LEAP = 5.0  # m/s that no vehicle gains or loses within half a window
 QUIET_NS = 1_000_000_000  # a twist that was given before must be zero for this long to count as not given
 GAP_NS = 2_500_000_000  # samples farther apart have nothing to do with each other
+RATED_NS = 20_000_000  # how old the motion by the pose may be
+STILL_NS = 500_000_000  # for how long a position must not change to be spoken of
 SETTLED_NS, SETTLED_COUNT = 100_000_000, 3
 UP = 2  # z of the vehicle frame
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``state`` of base_link at a sample, or None and in ``refusal`` why it is not used; ``notes`` on what was assumed."""
+    """``state`` at a sample, or None and in ``refusal`` why it is not used; ``notes`` say what was assumed."""
 
     state: EgoState | None
     refusal: str = ''
@@ -83,6 +85,8 @@ class OdometryCheck:
         self._position.restart()
         self._orientation.restart()
         self._first_ns, self._newest_ns, self._count = 0, 0, 0
+        self._rates: tuple[Rate | None, Rate | None] = None, None
+        self._rated_ns: int | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -117,8 +121,11 @@ class OdometryCheck:
     def judge(self, reading: Reading) -> Verdict:
         """The state at a reading that was added before, by the evidence so far."""
         notes: list[str] = []
-        going = self._position.rate() if reading.position is not None else None
-        turning = self._orientation.rate() if reading.orientation is not None else None
+        if self._rated_ns is None or self._newest_ns - self._rated_ns >= RATED_NS:
+            self._rates = self._position.rate(), self._orientation.rate()
+            self._rated_ns = self._newest_ns
+        going = self._rates[0] if reading.position is not None else None
+        turning = self._rates[1] if reading.orientation is not None else None
         self._doubt_orientation(reading, going, notes)
         linear = self._velocity(reading, going, notes)
         angular = self._turn_rate(reading, turning, notes)
@@ -141,7 +148,7 @@ class OdometryCheck:
         if going is None:  # neither it nor the pose tells; only at the very start, or without a position
             return None if self.is_settled or not reading.linear_given else np.array(reading.linear)
         if not self._position.moved:
-            return None if any(reading.linear) else np.zeros(3)
+            return None if any(reading.linear) or not any(reading.position or ()) else np.zeros(3)
         if not self._direction_given:
             return None
         notes.append(_replaced(self._linear.name, reading.linear_given))
@@ -179,7 +186,8 @@ class OdometryCheck:
         if going is not None and linear_counts:
             velocity = _typical(self._linears(going.end_ns - going.start_ns, going.end_ns), LEAP)
             if not self._position.moved:
-                if np.linalg.norm(velocity) > SPEED_TOLERANCE:
+                still = self._newest_ns - self._first_ns >= STILL_NS
+                if still and any(reading.position or ()) and np.linalg.norm(velocity) > SPEED_TOLERANCE:
                     notes.append('odometry position never changes while its twist moves: it counts as not given')
             elif going.vector is None or not self._direction_given:
                 if _differ(going.size, float(np.linalg.norm(velocity)), SPEED_TOLERANCE, SPEED_SHARE):
@@ -210,7 +218,7 @@ class OdometryCheck:
     def _leap(self, reading: Reading) -> str:
         if not reading.linear_given or self._linear.from_pose or not self.is_settled:
             return ''
-        usual, now = np.median(self._linears(WINDOW_NS), axis=0), np.array(reading.linear)
+        usual, now = middle_of(self._linears(WINDOW_NS)), np.array(reading.linear)
         if np.linalg.norm(now - usual) <= LEAP:
             return ''
         return (
@@ -237,7 +245,10 @@ def to_state(reading: Reading, linear: np.ndarray, angular: np.ndarray) -> EgoSt
     A rigid body: the vehicle frame has the same turn rate, and moves round the child frame by it.
     """
     if not reading.turned:
-        return EgoState(reading.stamp_ns, reading.position, reading.orientation, _triple(linear), _triple(angular))
+        position = (
+            reading.position if any(reading.position or ()) else None
+        )  # the origin is where nothing was filled in
+        return EgoState(reading.stamp_ns, position, reading.orientation, _triple(linear), _triple(angular))
     rates = reading.rotation @ angular
     velocity = reading.rotation @ linear + np.cross(reading.translation, rates)
     position, orientation = _pose_of_base(reading)
@@ -250,7 +261,9 @@ def _pose_of_base(reading: Reading) -> tuple[Triple | None, Quaternion | None]:
     matrix = matrix_from_quaternion(reading.orientation)
     assert matrix is not None  # it has length one
     turn = matrix @ reading.rotation.T
-    position = None if reading.position is None else _triple(np.array(reading.position) - turn @ reading.translation)
+    position = (
+        None if not any(reading.position or ()) else _triple(np.array(reading.position) - turn @ reading.translation)
+    )
     return position, _quaternion(turn)
 
 
@@ -280,8 +293,9 @@ def _excess(linear: np.ndarray, angular: np.ndarray) -> str:
 
 
 def _replaced(what: str, given: bool) -> str:
-    why = 'is zero while the pose moves' if given else 'is not provided, says its covariance'
-    return f'odometry {what} {why}: it is taken from the pose'
+    if given:
+        return f'odometry {what} is zero while the pose moves: it is taken from the pose'
+    return f'odometry {what} is not provided, says its covariance: it is taken from the pose'
 
 
 def _contradicts(by_pose: str, by_twist: str) -> str:
@@ -300,7 +314,7 @@ def _in_words(velocity: np.ndarray) -> str:
 
 def _typical(values: np.ndarray, limit: float = np.inf) -> np.ndarray:
     """Mean (3,) of values (n, 3) without those farther than ``limit`` from their median."""
-    near = np.linalg.norm(values - np.median(values, axis=0), axis=1) <= limit
+    near = np.linalg.norm(values - middle_of(values), axis=1) <= limit
     return np.asarray((values[near] if near.any() else values).mean(axis=0))
 
 

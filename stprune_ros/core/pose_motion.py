@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from stprune_ros.core.odometry import Quaternion, Triple, unit
+from stprune_ros.core.odometry import Quaternion, Triple
 
 WINDOW_NS = 300_000_000  # what a velocity is taken over
 KEEP_NS = 3_000_000_000  # how far back it may reach for poses that are renewed seldom
@@ -76,7 +76,7 @@ class PoseSeries:
         last_ns = self._points[-1][0]
         gaps = [b[0] - a[0] for a, b in pairwise(list(self._points)[-MAX_POINTS:])]
         usual = median(gaps) if gaps else 0
-        if self._held_ns - last_ns > max(PATIENCE * usual, MIN_HELD_NS):
+        if self._held_ns - last_ns >= max(PATIENCE * usual, MIN_HELD_NS):
             return Rate(last_ns, self._held_ns, np.zeros(3), 0.0)
         if not gaps:
             return None
@@ -98,30 +98,29 @@ class PoseSeries:
         self, points: list[tuple[int, tuple[float, ...], Quaternion | None]]
     ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
         """Rates from point to point: (n, 3) in child axes or None, their sizes (n,), and the seconds they took (n,)."""
-        vectors: list[np.ndarray] = []
-        sizes, seconds = [], []
-        for (start_ns, a, a_turn), (end_ns, b, b_turn) in pairwise(points):
-            dt = (end_ns - start_ns) / 1e9
-            seconds.append(dt)
-            if not self._is_position:
-                vectors.append(_turn_between(np.array(a), np.array(b)) / dt)
-                sizes.append(float(np.linalg.norm(vectors[-1])))
-                continue
-            step = np.subtract(b, a) / dt
-            sizes.append(float(np.linalg.norm(step)))
-            if a_turn is not None and b_turn is not None:
-                vectors.append(_inverse_rotate(_middle(a_turn, b_turn), step))
-        complete = len(vectors) == len(sizes)
-        return np.array(vectors) if complete else None, np.array(sizes), np.array(seconds)
+        stamps, values, turns = zip(*points)
+        seconds = np.diff(np.array(stamps)) / 1e9
+        steps = np.diff(np.array(values), axis=0) if self._is_position else _turns(np.array(values))
+        steps = steps / seconds[:, None]
+        sizes = np.sqrt((steps * steps).sum(axis=1))
+        if not self._is_position:
+            return steps, sizes, seconds
+        return None if None in turns else _inverse_rotate(_middles(np.array(turns)), steps), sizes, seconds
 
 
 def _typical(steps: np.ndarray, seconds: np.ndarray, speed: float, length: float) -> np.ndarray:
     """Mean rate (k,) of steps (n, k), jumps counted as the median step."""
-    middle = np.median(steps, axis=0)
+    middle = middle_of(steps)
     away = np.linalg.norm(steps - middle, axis=1)
     if len(steps) >= MIN_POINTS - 1:
         steps = np.where(((away > speed) & (away * seconds > length))[:, None], middle, steps)
     return np.asarray((steps * seconds[:, None]).sum(axis=0) / seconds.sum())
+
+
+def middle_of(values: np.ndarray) -> np.ndarray:
+    """Median (k,) of values (n, k); NumPy's own is slow for few values."""
+    ordered, half = np.sort(values, axis=0), len(values) // 2
+    return np.asarray(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
 def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
@@ -130,23 +129,30 @@ def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return min(same, max(abs(p + q) for p, q in zip(a, b))) if len(a) == 4 else same
 
 
-def _turn_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Rotation vector (3,) in rad from quaternion a to b, in the axes of a: the shorter way."""
-    vector = a[3] * b[:3] - b[3] * a[:3] - np.cross(a[:3], b[:3])
-    w = float(a @ b)
-    if w < 0:
-        vector, w = -vector, -w
-    sine = float(np.linalg.norm(vector))
-    return np.asarray(vector * (2.0 * np.arctan2(sine, w) / sine if sine > 1e-12 else 2.0))
+def _turns(q: np.ndarray) -> np.ndarray:
+    """Rotation vectors (n - 1, 3) in rad between successive quaternions (n, 4), the short way, in axes of the first."""
+    a, b = q[:-1], q[1:]
+    vectors = a[:, 3:] * b[:, :3] - b[:, 3:] * a[:, :3] - _cross(a[:, :3], b[:, :3])
+    cosines = (a * b).sum(axis=1)
+    sines = np.sqrt((vectors * vectors).sum(axis=1))
+    angles = 2.0 * np.arctan2(sines, np.abs(cosines))
+    share = np.where(sines > 1e-12, angles / np.maximum(sines, 1e-12), 2.0)
+    return np.asarray(vectors * (np.where(cosines < 0, -1.0, 1.0) * share)[:, None])
 
 
-def _middle(a: Quaternion, b: Quaternion) -> np.ndarray:
-    sign = 1.0 if sum(p * q for p, q in zip(a, b)) >= 0 else -1.0
-    x, y, z, w = (p + sign * q for p, q in zip(a, b))
-    return np.array(unit((x, y, z, w)) or a)
+def _middles(q: np.ndarray) -> np.ndarray:
+    """Unit quaternions (n - 1, 4) half way between successive ones (n, 4)."""
+    a, b = q[:-1], q[1:]
+    middle = a + np.where((a * b).sum(axis=1) < 0, -1.0, 1.0)[:, None] * b
+    return np.asarray(middle / np.sqrt((middle * middle).sum(axis=1))[:, None])
 
 
-def _inverse_rotate(q: np.ndarray, vector: np.ndarray) -> np.ndarray:
-    """A vector (3,) of the parent frame in the axes that the quaternion describes."""
-    cross = 2.0 * np.cross(-q[:3], vector)
-    return np.asarray(vector + q[3] * cross + np.cross(-q[:3], cross))
+def _inverse_rotate(q: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, 3) of the parent frame in the axes that the quaternions (n, 4) describe."""
+    cross = 2.0 * _cross(-q[:, :3], vectors)
+    return np.asarray(vectors + q[:, 3:] * cross + _cross(-q[:, :3], cross))
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cross products (n, 3); NumPy's own is slow for few vectors."""
+    return np.asarray(a[:, (1, 2, 0)] * b[:, (2, 0, 1)] - a[:, (2, 0, 1)] * b[:, (1, 2, 0)])

@@ -35,7 +35,7 @@ class BagTopics:
 
     @classmethod
     def from_bag(cls, bag: Bag, settings: Settings) -> BagTopics:
-        """Look the topics up; raises StpruneError where a camera is missing or doubtful, or named odometry is not there."""
+        """Look the topics up; raises StpruneError where a camera is missing or doubtful, or named odometry is."""
         names = list(settings.cameras.names)
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)

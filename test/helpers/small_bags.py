@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,19 +99,36 @@ def camera_info(stamp_ns: int, camera: str) -> Any:
     )
 
 
-def odometry(stamp_ns: int, speed: float = 5.0) -> Any:
-    """Straight ahead."""
-    vector, covariance = STORE.types['geometry_msgs/msg/Vector3'], np.full(36, 0.01)
+def odometry(
+    stamp_ns: int,
+    speed: float = 5.0,
+    linear: Sequence[float] | None = None,
+    angular: Sequence[float] = (0.0, 0.0, 0.0),
+    child: str = 'base_link',
+    covariance: Sequence[float] | None = None,
+) -> Any:
+    """Straight ahead at ``speed`` m/s by the pose and, unless ``linear`` says otherwise, by the twist."""
+    vector = STORE.types['geometry_msgs/msg/Vector3']
+    known = np.full(36, 0.01)
     place = make('geometry_msgs/Point', 1.0 + speed * (stamp_ns - START_NS) / 1e9, 0.0, 0.0)
     pose = make('geometry_msgs/Pose', place, make('geometry_msgs/Quaternion', 0.0, 0.0, 0.0, 1.0))
-    twist = make('geometry_msgs/Twist', vector(speed, 0.0, 0.0), vector(0.0, 0.0, 0.0))
+    velocity = (speed, 0.0, 0.0) if linear is None else linear
+    twist = make('geometry_msgs/Twist', vector(*map(float, velocity)), vector(*map(float, angular)))
     return make(
         'nav_msgs/Odometry',
         header(stamp_ns, 'odom'),
-        'base_link',
-        make('geometry_msgs/PoseWithCovariance', pose, covariance),
-        make('geometry_msgs/TwistWithCovariance', twist, covariance),
+        child,
+        make('geometry_msgs/PoseWithCovariance', pose, known),
+        make('geometry_msgs/TwistWithCovariance', twist, known if covariance is None else np.array(covariance, float)),
     )
+
+
+def mounted(frame: str, quaternion: Sequence[float], place: Sequence[float], parent: str = 'base_link') -> Any:
+    """A TFMessage with the static transform of one more frame."""
+    vector = make('geometry_msgs/Vector3', *map(float, place))
+    transform = make('geometry_msgs/Transform', vector, make('geometry_msgs/Quaternion', *map(float, quaternion)))
+    stamped = make('geometry_msgs/TransformStamped', header(START_NS, parent), frame, transform)
+    return make('tf2_msgs/TFMessage', [stamped])
 
 
 def transforms() -> Any:

@@ -30,7 +30,6 @@ from rosbags.rosbag2 import Writer
 
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, message_store
-from stprune_ros.io.bag_topics import find_odometry
 from stprune_ros.io.mcap_writer import McapWriter
 
 FRONT = '/camera/front/image_raw/compressed'
@@ -82,7 +81,7 @@ def test_bag_without_definitions_uses_those_of_its_distribution(tmp_path: Path):
 
 def test_recorded_odometry_without_definitions(test_data: Path):
     with Bag(test_data / 'vehicle_odometry' / 'bag') as bag:
-        name = find_odometry(bag.topics)
+        name = '/odometry'
         messages = [record.message() for record in bag.messages([name])]
         assert len(messages) == bag.topics[name].count > 2000
         unknown = next(bag.messages(['/vehicle_command_ackermann']))

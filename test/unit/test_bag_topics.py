@@ -8,7 +8,7 @@ import pytest
 
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Topic
-from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_odometry, find_static_transforms
+from stprune_ros.io.bag_topics import CameraTopics, find_cameras, find_static_transforms
 
 INFO = 'sensor_msgs/msg/CameraInfo'
 
@@ -79,19 +79,15 @@ def test_a_bag_without_cameras_says_what_it_has():
         find_cameras(topics)
 
 
-def test_odometry_and_static_transforms_are_found():
+def test_static_transforms_are_found():
     topics = named(
-        topic('/z/odom', 'nav_msgs/msg/Odometry'),
-        topic('/a/odom', 'nav_msgs/msg/Odometry'),
         topic('/tf', 'tf2_msgs/msg/TFMessage'),
         topic('/car/tf_static', 'tf2_msgs/msg/TFMessage'),
         topic('/bus/tf_static', 'tf2_msgs/msg/TFMessage'),
         topic('/tf_static/old', 'tf2_msgs/msg/TFMessage'),
         topic('/text/tf_static', 'std_msgs/msg/String'),
     )
-    assert find_odometry(topics) == '/a/odom'
     assert find_static_transforms(topics) == ['/bus/tf_static', '/car/tf_static']
-    assert find_odometry({}) == ''
 
 
 def test_real_ring(test_data: Path):

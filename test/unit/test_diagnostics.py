@@ -68,6 +68,16 @@ def test_missing_odometry_is_a_warning(seen):
     assert found(health)['odometry'] == (WARN, diagnostics.NO_ODOMETRY)
 
 
+def test_odometry_that_comes_but_is_not_used_is_not_ok():
+    health = healthy()
+    health.odometry_fault = 'odometry contradicts itself'
+    assert found(health)['odometry'] == (WARN, diagnostics.ODOMETRY_NOT_USED)
+    [report] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'odometry']
+    assert report.values == {'age_s': '0.050', 'reason': 'odometry contradicts itself'}
+    health.odometry = NOW - 5.0
+    assert found(health)['odometry'] == (WARN, diagnostics.NO_ODOMETRY)
+
+
 def test_skipped_sets_warn_until_they_stop():
     health = healthy()
     health.skipped = 3

@@ -77,7 +77,7 @@ def test_either_sign_of_a_quaternion_is_the_same_turn(sign, share):
         (odometry(0), 'without a stamp'),
         (odometry(1, speed=math.nan), 'NaN or infinite twist is refused'),
         (odometry(1, child=''), 'empty child_frame_id'),
-        (odometry(1, child='gps'), "'gps', not 'base_link'"),
+        (odometry(1, child='gps'), "in 'gps', from which no static transform leads to 'base_link': not used"),
         (odometry(1, covariance=0.0), 'covariances are all zero'),
         (odometry(1, position=(0, 0, 0)), 'exactly (0, 0, 0)'),
         (odometry(1, position=(math.nan, 0, 0)), 'not finite'),
@@ -91,14 +91,17 @@ def test_each_oddity_is_said_once(message, sentence):
 
 
 def test_bad_parts_do_not_poison_good_ones():
-    state, _ = read_odometry(odometry(1, position=(math.inf, 0, 0), q=(math.nan, 0, 0, 0)), 'base_link')
+    reading, _, refusal = read_odometry(odometry(1, position=(math.inf, 0, 0), q=(math.nan, 0, 0, 0)), 'base_link')
+    assert reading.position is None and reading.orientation is None and refusal == ''
+    ego, _ = track(odometry(1, position=(math.inf, 0, 0), q=(math.nan, 0, 0, 0)))
+    state = ego.at(MS)
     assert state.position is None and state.orientation is None
     assert state.speed == 5.0
 
 
 def test_a_looped_bag_starts_anew_and_memory_is_bounded():
-    ego, _ = track(*(odometry(ms) for ms in range(1000, 60_000, 50)))
-    assert len(ego._samples) == 201
+    ego, _ = track(*(odometry(ms, speed=5.0 if ms % 1000 else math.nan) for ms in range(1000, 60_000, 50)))
+    assert (len(ego._states), len(ego._refused)) == (191, 11)
     ego.add(odometry(1000))
     assert ego.newest_ns == 1000 * MS
 
@@ -119,8 +122,8 @@ def test_recorded_field_odometry(test_data):
             count += 1
             assert ego.at(received) is None  # its stamps are 66 days old
     assert count == 2143
-    assert len(notes) == 3
-    for word in ('child_frame_id', 'covariances', 'exactly (0, 0, 0)'):
+    assert len(notes) == 4
+    for word in ('child_frame_id', 'covariances', 'exactly (0, 0, 0)', 'turn rate is zero while the pose moves'):
         assert any(word in note for note in notes)
     state = ego.at(ego.newest_ns)
     assert state.position is None and state.orientation is not None and math.isfinite(state.speed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,29 @@ def test_speed_is_that_of_the_whole_motion(tmp_path: Path) -> None:
     sideways = EgoState(0, None, None, (3.0, 4.0, 0.0), (0.0, 0.0, 0.0))
     content = Prompt.load(written(tmp_path, tree())).content([], sideways)
     assert content == ['Ego 5.0 m/s, +0.00 rad/s, driving straight.\n', '\n']
+
+
+@pytest.mark.parametrize(
+    ('linear', 'yaw_rate', 'words'),
+    [
+        ((-3.0, 0.0, 0.0), 0.0, 'reversing'),
+        ((-3.0, 0.0, 0.0), -0.2, 'reversing to the left'),  # wheels to the left: the nose goes right
+        ((-3.0, 0.0, 0.0), 0.2, 'reversing to the right'),
+        ((-0.1, 0.0, 0.0), 0.2, 'standing'),
+        ((-0.3, 2.0, 0.0), 0.0, 'driving straight'),  # it drifts sideways
+        ((3.0, 0.0, 0.0), 0.2, 'turning left'),
+    ],
+)
+def test_reversing_is_a_motion_of_its_own(linear: tuple[float, float, float], yaw_rate: float, words: str) -> None:
+    state = EgoState(0, None, None, linear, (0.0, 0.0, yaw_rate))
+    assert motion(state) == words
+    assert state.is_reversing == (linear[0] < -abs(linear[1]))
+    assert (state.forward, state.speed) == (linear[0], pytest.approx(math.hypot(*linear)))
+
+
+def test_the_prompt_of_a_reversing_car() -> None:
+    text = Prompt.load(DRIVING).content([], EgoState(0, None, None, (-3.0, 0.0, 0.0), (0.0, 0.0, 0.0)))[0]
+    assert text == 'The car is reversing at 3.0 m/s.\n'
 
 
 def test_ego_text_may_be_left_out(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The front half of node and replay: which sets become ticks, with which history, ego motion and missing views."""
 
+import math
 from types import SimpleNamespace as Box
 
+import numpy as np
 import pytest
 
 from stprune_ros.core.rig import CameraRig
@@ -74,6 +76,8 @@ def test_ticks_and_history_do_not_depend_on_when_one_joins(rig):
 
 def test_a_set_waits_for_the_odometry_that_brackets_it(rig):
     stream = SensorStream(Settings(), rig)
+    for ms in (850, 900, 950):
+        stream.add_odometry(odometry(ms, speed=2.0))
     stream.add_odometry(odometry(990, speed=2.0))
     for name in NAMES:
         assert stream.add_image(name, image(1000)) == []
@@ -85,8 +89,43 @@ def test_odometry_that_starts_a_little_later_than_the_images_is_waited_for(rig):
     stream = SensorStream(Settings(), rig)
     for name in NAMES:
         assert stream.add_image(name, image(1000)) == []
-    [window] = stream.add_odometry(odometry(1000))
+    for ms in (1000, 1050):
+        assert stream.add_odometry(odometry(ms)) == []  # too few to be judged
+    [window] = stream.add_odometry(odometry(1100))
     assert window.current.ego.speed == 3.0
+
+
+def test_a_set_does_not_wait_for_long_to_have_its_odometry_judged(rig):
+    stream = SensorStream(Settings(), rig)
+    stream.add_odometry(odometry(1000))
+    due = []
+    for ms in range(1000, 1700, 100):
+        for name in NAMES:
+            due += [(ms, w.current.stamp_ns // MS, w.current.ego is None) for w in stream.add_image(name, image(ms))]
+    assert due[0] == (1500, 1000, False)
+    assert due[-1] == (1600, 1600, True)
+
+
+def test_why_odometry_is_not_used_lasts_as_long_as_it_does(rig):
+    stream = SensorStream(Settings(), rig)
+    assert stream.odometry_fault == ''
+    for ms in range(1000, 1200, 50):
+        stream.add_odometry(odometry(ms, speed=math.nan))
+    assert 'NaN' in stream.odometry_fault
+    feed(stream, range(1200, 2000, 50))
+    assert stream.odometry_fault == ''
+    feed(stream, range(2000, 4000, 50), odometry_every=0)
+    assert 'behind the images' in stream.odometry_fault
+
+
+def test_odometry_of_another_frame_is_turned(rig):
+    turned = {'imu': (np.diag([-1.0, -1.0, 1.0]), np.zeros(3))}
+    stream = SensorStream(Settings(), rig, turned.get)
+    message = odometry(1000)
+    message.child_frame_id = 'imu'
+    stream.add_odometry(message)
+    [window] = feed(stream, (1000,), odometry_every=0)
+    assert window.current.ego.forward == -3.0
 
 
 def test_sets_wait_for_missing_odometry_only_at_the_start(rig):
