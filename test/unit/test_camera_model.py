@@ -89,7 +89,14 @@ def test_columns_beyond_the_fold_are_unknown():
 
 @pytest.mark.parametrize(
     ('pitch', 'vertical', 'word'),
-    [(90, True, 'down'), (61, True, 'down'), (59, False, 'down'), (-90, True, 'up'), (-70, True, 'up'), (0, False, 'down')],
+    [
+        (90, True, 'down'),
+        (61, True, 'down'),
+        (59, False, 'down'),
+        (-90, True, 'up'),
+        (-70, True, 'up'),
+        (0, False, 'down'),
+    ],
 )
 def test_which_cameras_look_up_or_down(pitch, vertical, word):
     model = camera('C', 20.0, pitch)

@@ -95,8 +95,14 @@ def test_a_length_that_tf2_allows_is_normalised():
         ([('ego', 'cam'), ('map', 'base')], "the tree of 'cam' ends in 'ego', that of 'base' in 'map'"),
         ([('ego', 'cam'), ('base', 'lidar')], "the tree of 'cam' ends in 'ego', that of 'base' in 'base'"),
         ([('b', 'cam'), ('a', 'b'), ('b', 'a')], 'go round in a circle: b -> a -> b; one'),
-        ([('base', 'cam', (0, 0, 0, 0))], r"from 'base' to 'cam' cannot be used: its quaternion \(0, 0, 0, 0\) is zero"),
-        ([('base', 'cam', (0, math.nan, 0, 1))], r"'cam' cannot be used: its quaternion \(0, nan, 0, 1\) is not finite"),
+        (
+            [('base', 'cam', (0, 0, 0, 0))],
+            r"from 'base' to 'cam' cannot be used: its quaternion \(0, 0, 0, 0\) is zero",
+        ),
+        (
+            [('base', 'cam', (0, math.nan, 0, 1))],
+            r"'cam' cannot be used: its quaternion \(0, nan, 0, 1\) is not finite",
+        ),
         ([('base', 'cam', (0, 0, 1, 1))], 'has length 1.41, not 1'),
         ([('base', 'm', (0, 0, 0, 0)), ('m', 'cam')], "from 'base' to 'm' cannot be used"),
         ([('x', 'cam'), ('x', 'base', (0, 0, 0, 0))], "from 'x' to 'base' cannot be used"),
