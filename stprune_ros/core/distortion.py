@@ -30,9 +30,7 @@ FISHEYE = (
 ONLY_WITHOUT_COEFFICIENTS = ('inversebrownconrady', 'modifiedbrownconrady')
 COUNTS = {'plumb_bob': (0, 4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
 ACCURACY = 1e-8  # of an inverted lens, normalised image coordinates
-RADII = np.tan(
-    np.radians(np.linspace(0.0, 89.5, 180))
-)  # where a polynomial is looked at for folds, half a degree apart
+RADII = np.tan(np.radians(np.linspace(0.0, 89.5, 180)))  # where a polynomial is looked at for folds
 BEARINGS = np.linspace(0.0, math.tau, 25)  # the last is the first again
 THETAS = np.linspace(0.0, math.pi, 1801)
 

@@ -44,7 +44,7 @@ class CameraRig:
                     ' degrees from the vertical): it cannot be part of the ring;'
                     ' take it out of cameras.names, cameras.anchor and cameras.critical'
                 )
-        _refuse_identical(models)
+        refuse_identical(models)
         self.ring: tuple[str, ...] = tuple(model.name for model in _clockwise(models))
         self.notes = (*notes, *_doubts(models))
         self._shared: dict[tuple[str, str, int], np.ndarray] = {}
@@ -56,7 +56,7 @@ class CameraRig:
         Raises StpruneError as the class does, also where a camera among ``named``, which the user asked for, looks up
         or down, and where all do.
         """
-        _refuse_identical(models)
+        refuse_identical(models)
         if models and all(model.is_vertical for model in models):
             raise StpruneError(
                 f'every camera looks {models[0].vertical_word} ({", ".join(model.name for model in models)}): its'
@@ -192,7 +192,9 @@ def _groups(
     return groups
 
 
-def _refuse_identical(models: Sequence[CameraModel]) -> None:
+def refuse_identical(models: Sequence[CameraModel]) -> None:
+    """Raise StpruneError where several cameras have the same position and attitude, which no two can have."""
+
     def identical(a: CameraModel, b: CameraModel) -> bool:
         turned = np.abs(a.rotation - b.rotation).max()
         return bool(turned < SAME_ATTITUDE and np.linalg.norm(a.translation - b.translation) < SAME_PLACE_M)

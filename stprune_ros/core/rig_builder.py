@@ -10,7 +10,7 @@ import numpy as np
 
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
-from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.rig import CameraRig, refuse_identical
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import StpruneError
 from stprune_ros.settings.parameters import CameraSettings
@@ -80,10 +80,11 @@ class RigBuilder:
 
     def build(self, cameras: Sequence[str]) -> CameraRig:
         """The rig of these cameras; raises StpruneError with the first thing that is missing or cannot be."""
-        models = [self._model(camera) for camera in cameras]
+        models = self._with_baselines([self._model(camera) for camera in cameras])
+        refuse_identical(models)
         self._check_frame_convention(models)
         named = {*self.settings.names, *self.settings.critical, self.settings.anchor}
-        rig = CameraRig.of(self._with_baselines(models), named)
+        rig = CameraRig.of(models, named)
         without_p = [camera for camera in rig.ring if camera in self.rectified and not any(self._infos[camera].p)]
         rig.notes = (
             *rig.notes,

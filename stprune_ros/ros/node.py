@@ -150,12 +150,11 @@ class StpruneNode(Node):
             self._complete_rig()
 
     def _on_transforms(self, message: TFMessage) -> None:
-        if not self._builder.add_transforms(message):
-            return
-        if self._pipeline is not None:
-            self._compare_rig('', self._pipeline)
-        else:
+        changed = self._builder.add_transforms(message)
+        if self._pipeline is None:
             self._complete_rig()
+        elif changed:
+            self._compare_rig('', self._pipeline)
 
     def _on_moving_transforms(self, message: TFMessage) -> None:
         if self._pipeline is None and self._builder.transforms.add_moving(message):

@@ -64,19 +64,19 @@ def info(
     """A CameraInfo; ``roi`` is x, y, width, height."""
     fy = fx if fy is None else fy
     cx, cy = centre or ((width - 1) / 2, (height - 1) / 2)
-    fields = dict(
-        header=SimpleNamespace(frame_id=frame_id),
-        width=width,
-        height=height,
-        distortion_model=model,
-        d=list(d),
-        k=[fx, 0, cx, 0, fy, cy, 0, 0, 1],
-        r=list(np.eye(3).ravel() if r is None else r),
-        p=[fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0] if p is None else list(p),
-        binning_x=binning[0],
-        binning_y=binning[1],
-        roi=SimpleNamespace(x_offset=roi[0], y_offset=roi[1], width=roi[2], height=roi[3], do_rectify=False),
-    )
+    fields = {
+        'header': SimpleNamespace(frame_id=frame_id),
+        'width': width,
+        'height': height,
+        'distortion_model': model,
+        'd': list(d),
+        'k': [fx, 0, cx, 0, fy, cy, 0, 0, 1],
+        'r': list(np.eye(3).ravel() if r is None else r),
+        'p': [fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0] if p is None else list(p),
+        'binning_x': binning[0],
+        'binning_y': binning[1],
+        'roi': SimpleNamespace(x_offset=roi[0], y_offset=roi[1], width=roi[2], height=roi[3], do_rectify=False),
+    }
     return SimpleNamespace(**{**fields, **more})
 
 

@@ -1,23 +1,15 @@
 """The ring and its overlaps follow from calibration alone."""
 
 import math
-import random
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.calibrations import RING, camera
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stprune_ros.core.distortion import distort, undistort
-from stprune_ros.core.rig import (
-    OPTICAL_FROM_LINK,
-    CameraModel,
-    CameraRig,
-    RigBuilder,
-    longest_run,
-    matrix_from_quaternion,
-)
+from stprune_ros.core.rig import CameraRig, longest_run
 from stprune_ros.errors import StpruneError
 
 NUSCENES = {
@@ -30,14 +22,6 @@ NUSCENES = {
 }
 
 
-def camera(name, azimuth_deg, hfov_deg=70.0, width=320, height=192, position=(0.0, 0.0, 1.5), **more):
-    yaw = math.radians(azimuth_deg)
-    turn = matrix_from_quaternion((0, 0, math.sin(yaw / 2), math.cos(yaw / 2)))
-    focal = width / 2 / math.tan(math.radians(hfov_deg) / 2)
-    k = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    return CameraModel(name, width, height, k, turn @ OPTICAL_FROM_LINK, np.array(position), **more)
-
-
 @given(st.randoms(use_true_random=False))
 def test_ring_order_does_not_depend_on_list_order(rng):
     cameras = [camera(name, azimuth) for name, azimuth in NUSCENES.items()]
@@ -47,6 +31,36 @@ def test_ring_order_does_not_depend_on_list_order(rng):
     assert rig.left('CAM_FRONT') == 'CAM_FRONT_LEFT'
     assert rig.right('CAM_FRONT') == 'CAM_FRONT_RIGHT'
     assert rig.right('CAM_FRONT_LEFT') == 'CAM_FRONT'
+
+
+@given(st.randoms(use_true_random=False), st.lists(st.floats(-1e-9, 1e-9), min_size=8, max_size=8))
+def test_ring_and_words_do_not_depend_on_rounding(rng, noise):
+    """A stereo pair ahead, a pair at one place behind, and cameras on the borders of sectors."""
+    places = {
+        'right_eye': (0.0, (1, -0.1, 1)),
+        'left_eye': (0.0, (1, 0.1, 1)),
+        'L': (67.5, (0, 1, 1)),
+        'R': (-67.5, (0, -1, 1)),
+        'BL': (157.5, (0, 1, 1)),
+        'BR': (-157.5, (0, -1, 1)),
+        'b2': (180.0, (-1, 0, 1.2)),
+        'b1': (180.0, (-1, 0, 1)),
+    }
+    cameras = [
+        camera(name, azimuth + math.degrees(off), position=place)
+        for (name, (azimuth, place)), off in zip(places.items(), noise)
+    ]
+    rng.shuffle(cameras)
+    rig = CameraRig(cameras)
+    assert rig.ring == ('left_eye', 'right_eye', 'R', 'BR', 'b1', 'b2', 'BL', 'L')
+    words = ['front', 'front', 'front right', 'back right', 'back', 'back', 'back left', 'front left']
+    assert [rig.direction(name) for name in rig.ring] == words
+
+
+@given(st.floats(-1e-9, 1e-9), st.floats(-1e-9, 1e-9))
+def test_of_two_cameras_as_near_to_straight_ahead_the_first_by_name_begins(a, b):
+    rig = CameraRig([camera('B', 30 + a), camera('A', -30 + b), camera('C', 180)])
+    assert rig.ring == ('A', 'C', 'B')
 
 
 def test_directions_in_words():
@@ -62,6 +76,33 @@ def test_overlap_of_two_pinholes_is_the_shared_angle():
     assert rig.overlap('B', 'A')[0] == 0  # the left edge of B
 
 
+@pytest.mark.parametrize('rolls', [(180, 0), (0, 180), (180, 180)])
+def test_overlap_of_cameras_mounted_upside_down(rolls):
+    rig = CameraRig([camera('A', 0, roll_deg=rolls[0]), camera('B', -55, roll_deg=rolls[1])])
+    assert rig.overlap_deg('A', 'B') == pytest.approx(15, abs=0.5)
+    assert rig.overlap('A', 'B')[1 if rolls[0] == 0 else 0] == (320 if rolls[0] == 0 else 0)
+    assert bool(rig.notes) == (rolls == (180, 180))
+
+
+@pytest.mark.parametrize('roll', [90, -90])
+def test_overlap_of_cameras_on_their_sides(roll):
+    portrait = {'roll_deg': roll, 'size': (192, 320), 'focal': 160 / math.tan(math.radians(35))}
+    rig = CameraRig([camera('A', 0, **portrait), camera('B', -55, **portrait), camera('C', 55)])
+    assert rig.overlap_deg('A', 'B') == pytest.approx(15, abs=0.5)
+    assert rig.overlap_deg('A', 'C') == pytest.approx(15, abs=0.5)
+    assert rig.overlap_deg('C', 'A') == pytest.approx(15, abs=0.5)
+    assert rig.overlap('A', 'B') == (0, 192) and rig.shared('A', 'B', 4).all()
+
+
+def test_overlap_of_fisheyes_reaches_behind_their_sides():
+    fisheye = {'model': 'equidistant', 'd': (0.0,) * 4, 'focal': 90.0, 'size': (321, 201)}  # 204.4 degrees wide
+    rig = CameraRig([camera('F', 0, **fisheye), camera('L', 90, **fisheye), camera('B', 180, **fisheye)])
+    width = math.degrees(321 / 90)
+    assert rig.overlap_deg('F', 'L') == pytest.approx(width - 90, abs=0.7)
+    assert rig.columns_seen('F', 'B').sum() == pytest.approx(2 * (width - 180) / width * 321, abs=2)
+    assert rig.overlap('F', 'L')[0] == 0
+
+
 def test_cameras_back_to_back_share_nothing():
     rig = CameraRig([camera('A', 0), camera('B', 180)])
     assert rig.overlap('A', 'B') == (0, 0)
@@ -75,30 +116,80 @@ def test_parallax_moves_the_overlap_at_short_range():
     assert rig.columns_seen('A', 'B', range_m=1e6).sum() == pytest.approx(far, abs=1)
 
 
-@pytest.mark.parametrize(
-    ('model', 'd'),
-    [
-        ('plumb_bob', (-0.3, 0.1, 0.001, -0.001, 0.0)),
-        ('rational_polynomial', (0.1, -0.05, 0.0, 0.0, 0.01, 0.2, 0.0, 0.0)),
-        ('equidistant', (0.02, -0.01, 0.0, 0.0)),
-    ],
-)
-def test_undistort_inverts_distort(model, d):
-    x, y = np.meshgrid(np.linspace(-0.7, 0.7, 15), np.linspace(-0.4, 0.4, 9))
-    back = undistort(*distort(x, y, model, d), model, d)
-    np.testing.assert_allclose(back, (x, y), atol=1e-4)
-
-
-def test_unknown_distortion_names_the_known_ones():
-    with pytest.raises(StpruneError, match="'fov'.*plumb_bob, rational_polynomial, equidistant"):
-        distort(np.zeros(1), np.zeros(1), 'fov', (0.1,))
-
-
 def test_a_barrel_lens_sees_farther_to_the_side():
-    barrel = {'distortion_model': 'plumb_bob', 'd': (-0.2, 0.02, 0.0, 0.0, 0.0)}
+    barrel = {'model': 'plumb_bob', 'd': (-0.2, 0.02, 0.0, 0.0, 0.0)}
     plain = CameraRig([camera('A', 0), camera('B', -55)])
     bent = CameraRig([camera('A', 0, **barrel), camera('B', -55, **barrel)])
     assert bent.overlap_deg('A', 'B') > plain.overlap_deg('A', 'B')
+
+
+def test_columns_beyond_the_fold_share_nothing_and_that_is_said():
+    folding = {'model': 'plumb_bob', 'd': (-1 / 3, 0.0, 0.0, 0.0), 'focal': 150.0}
+    rig = CameraRig([camera('A', 0, **folding), camera('B', -20, **folding)])
+    assert not rig.columns_seen('A', 'B')[[0, 30, 300, 319]].any() and rig.columns_seen('A', 'B')[160]
+    assert len(rig.notes) == 2 and "lens of camera 'A'" in rig.notes[0] and 'of 320 columns' in rig.notes[0]
+
+
+def test_shared_is_computed_once_and_handed_out_as_a_copy():
+    rig = CameraRig(camera(name, azimuth) for name, azimuth in NUSCENES.items())
+    first = rig.shared('CAM_FRONT', 'CAM_FRONT_RIGHT', 8)
+    assert first.tolist() == [False] * 6 + [True] * 2
+    rig.columns_seen = None  # not asked again
+    first[:] = True
+    assert rig.shared('CAM_FRONT', 'CAM_FRONT_RIGHT', 8).tolist() == [False] * 6 + [True] * 2
+
+
+def around(*more):
+    return [*(camera(name, azimuth, hfov_deg=80) for name, azimuth in RING.items()), *more]
+
+
+@pytest.mark.parametrize(('pitch', 'word'), [(88.0, 'down'), (-75.0, 'up')])
+def test_a_camera_that_looks_up_or_down_is_left_out_and_that_is_said(pitch, word):
+    rig = CameraRig.of(around(camera('A_ROOF', 0.0, pitch)))
+    assert rig.ring == tuple(RING)
+    angle = 90 - abs(pitch)
+    assert len(rig.notes) == 1
+    assert f"camera 'A_ROOF' looks {word} (its axis is {angle:.0f} degrees from the vertical)" in rig.notes[0]
+    assert ('cameras.frame_convention' in rig.notes[0]) == (word == 'up')
+
+
+def test_a_camera_that_the_user_named_is_refused_instead():
+    with pytest.raises(
+        StpruneError, match=r"'TOP' looks down .*cannot be part of the ring; take it out of cameras.nam"
+    ):
+        CameraRig.of(around(camera('TOP', 0.0, 90.0)), named={'TOP', 'F'})
+    with pytest.raises(StpruneError, match="'TOP' looks down"):
+        CameraRig(around(camera('TOP', 0.0, 90.0)))
+
+
+def test_a_camera_pitched_by_less_belongs_to_the_ring():
+    rig = CameraRig.of([camera(name, azimuth, 55.0) for name, azimuth in RING.items()])
+    assert rig.ring == tuple(RING) and rig.notes == ()
+
+
+def test_all_cameras_up_are_refused():
+    with pytest.raises(StpruneError, match=r'every camera looks up \(A, B\)'):
+        CameraRig.of([camera('A', 0, -90, position=(1, 0, 0)), camera('B', 0, -90)])
+
+
+def test_identical_extrinsics_are_refused():
+    with pytest.raises(StpruneError, match='the cameras F, F2, F3 have the same position and attitude'):
+        CameraRig.of(around(camera('F2', 1e-7), camera('F3', 0, position=(1e-5, 0, 1.5))))
+    assert len(CameraRig.of(around(camera('F2', 0, position=(0, -0.1, 1.5)))).ring) == 7
+    with pytest.raises(StpruneError, match='names a camera twice'):
+        CameraRig(around(camera('F', 5)))
+    with pytest.raises(StpruneError, match='at least one camera'):
+        CameraRig([])
+
+
+def test_rigs_are_compared_by_their_calibration():
+    rig = CameraRig(around())
+    assert rig.same_as(CameraRig(around()[::-1]))
+    for change in ({'width': 321}, {'k': np.eye(3)}, {'translation': np.ones(3)}, {'distortion_model': 'fisheye'}):
+        change.setdefault('d', (0.0,) * 4) if 'distortion_model' in change else None
+        other = [replace(model, **change) if model.name == 'B' else model for model in around()]
+        assert not rig.same_as(CameraRig(other))
+    assert not rig.same_as(CameraRig(around()[1:]))
 
 
 @given(st.lists(st.booleans(), max_size=40))
@@ -107,91 +198,3 @@ def test_longest_run(mask):
     assert all(mask[start:stop])
     text = ''.join('x' if value else ' ' for value in mask)
     assert stop - start == max(map(len, text.split()), default=0)
-
-
-def info(frame_id, width=320, height=192, fx=228.0):
-    return SimpleNamespace(
-        header=SimpleNamespace(frame_id=frame_id), width=width, height=height, distortion_model='plumb_bob',
-        d=[0.0] * 5,
-        k=[fx, 0, width / 2, 0, fx, height / 2, 0, 0, 1],
-    )  # fmt: skip
-
-
-def transform(parent, child, q=(0.0, 0.0, 0.0, 1.0), t=(0.0, 0.0, 0.0)):
-    return SimpleNamespace(
-        header=SimpleNamespace(frame_id=parent),
-        child_frame_id=child,
-        transform=SimpleNamespace(
-            rotation=SimpleNamespace(x=q[0], y=q[1], z=q[2], w=q[3]),
-            translation=SimpleNamespace(x=t[0], y=t[1], z=t[2]),
-        ),
-    )
-
-
-def test_builder_walks_a_chain_of_transforms():
-    builder = RigBuilder()
-    assert builder.add_camera_info('LEFT', info('left_optical')) is True
-    assert builder.add_camera_info('LEFT', info('left_optical')) is False
-    assert 'no static transform' in builder.missing(['LEFT'])[0]
-    half = math.sqrt(0.5)
-    builder.add_transforms(
-        SimpleNamespace(
-            transforms=[
-                transform('/base_link', 'left', (0, 0, half, half), (0.5, 0.8, 1.5)),
-                transform('left', '/left_optical', (-0.5, 0.5, -0.5, 0.5)),
-            ]
-        )
-    )
-    assert builder.missing(['LEFT']) == []
-    model = builder.build(['LEFT']).cameras['LEFT']
-    assert math.degrees(model.azimuth) == pytest.approx(90)
-    np.testing.assert_allclose(model.translation, (0.5, 0.8, 1.5))
-
-
-@pytest.mark.parametrize(
-    ('message', 'sentence'),
-    [
-        (None, "no camera_info for camera 'C'"),
-        (info('f', fx=0.0), 'not calibrated'),
-        (info('f', width=0), 'not calibrated'),
-    ],
-)
-def test_builder_says_what_is_missing(message, sentence):
-    builder = RigBuilder()
-    if message is not None:
-        builder.add_camera_info('C', message)
-    with pytest.raises(StpruneError, match=sentence):
-        builder.build(['C'])
-
-
-def test_a_loop_of_transforms_ends():
-    builder = RigBuilder()
-    builder.add_camera_info('C', info('a'))
-    builder.add_transforms(SimpleNamespace(transforms=[transform('b', 'a'), transform('a', 'b')]))
-    assert "no static transform leads from 'a'" in builder.missing(['C'])[0]
-
-
-def test_rig_file(tmp_path):
-    path = tmp_path / 'rig.yaml'
-    entries = [f'  {n}: {{azimuth_deg: {a}, hfov_deg: 70, width: 1600, height: 900}}' for n, a in NUSCENES.items()]
-    random.Random(1).shuffle(entries)
-    path.write_text('cameras:\n' + '\n'.join(entries))
-    assert CameraRig.from_file(path).ring == tuple(NUSCENES)
-
-
-@pytest.mark.parametrize(
-    ('text', 'sentence'),
-    [
-        ('cameras: {}', "no 'cameras'"),
-        ('[1', 'cannot be read'),
-        ('cameras: {A: {azimuth_deg: 0, hfov_deg: 70, width: 10}}', "camera 'A': 'height' is missing"),
-        ('cameras: {A: {azimuth_deg: 0, hfov_deg: 190, width: 10, height: 5}}', 'between 0 and 180'),
-        ('cameras: {A: {rotation: [0, 0, 0, 0], hfov_deg: 90, width: 10, height: 5}}', 'quaternion'),
-    ],
-)
-def test_bad_rig_files_name_the_file_and_the_camera(tmp_path, text, sentence):
-    path = tmp_path / 'rig.yaml'
-    path.write_text(text)
-    with pytest.raises(StpruneError, match=sentence) as caught:
-        CameraRig.from_file(path)
-    assert str(path) in str(caught.value)

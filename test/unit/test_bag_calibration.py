@@ -1,0 +1,202 @@
+"""A ring from the calibration in a bag: all of it is read, the last transform counts, faults come before a model."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.small_bags import AZIMUTH_DEG, START_NS, STORE, Item, camera_info, drive, make, transforms, write_bag
+
+from stprune_ros.cli import main
+from stprune_ros.errors import StpruneError
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.settings.settings import Settings
+
+OPTICAL = (-0.5, 0.5, -0.5, 0.5)
+DOWN = (math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0)
+
+
+def stamped(parent, child, q, t=(0.0, 0.0, 1.0)):
+    vector = STORE.types['geometry_msgs/msg/Vector3'](*t)
+    pose = make('geometry_msgs/Transform', vector, make('geometry_msgs/Quaternion', *map(float, q)))
+    return make('geometry_msgs/TransformStamped', transforms().transforms[0].header, child, pose), parent
+
+
+def tf_item(*edges, topic='/tf_static', stamp_ns=START_NS):
+    found = []
+    for edge in edges:
+        message, parent = stamped(*edge)
+        found.append(replace(message, header=replace(message.header, frame_id=parent)))
+    return Item(topic, stamp_ns, make('tf2_msgs/TFMessage', found))
+
+
+def windows(path, **values):
+    with Bag(path) as bag:
+        found = BagWindows(
+            bag, Settings.from_values({name.replace('__', '.'): value for name, value in values.items()})
+        )
+        ticks = list(found.read())
+    return found, ticks
+
+
+def with_infos(change, ticks=5):
+    """A drive whose camera_info is changed: ``change`` takes the message, its camera and its tick."""
+
+    def changed(item):
+        if not item.topic.endswith('camera_info'):
+            return item
+        camera, tick = item.topic.split('/')[2], (item.stamp_ns - START_NS) // 100_000_000
+        return replace(item, message=change(item.message, camera, tick))
+
+    return drive(ticks, changed)
+
+
+def test_the_last_static_transform_counts_however_late_it_comes(tmp_path):
+    late = tf_item(
+        ('base_link', 'front_optical', (0.5, 0.5, -0.5, -0.5)), stamp_ns=START_NS + 450_000_000
+    )  # looks back
+    found, ticks = windows(write_bag(tmp_path / 'bag', [*drive(), late]))
+    assert math.degrees(abs(found.rig.azimuth('front'))) == pytest.approx(180)
+    assert found.rig.direction('front') == 'back' and ticks
+    assert found.transforms.lookup('base_link', 'front_optical').rotation[0, 2] == pytest.approx(-1)
+
+
+def test_a_first_camera_info_that_is_empty_is_waited_out(tmp_path):
+    def change(message, camera, tick):
+        return replace(message, k=np.zeros(9)) if tick == 0 and camera == 'left' else message
+
+    found, _ = windows(write_bag(tmp_path / 'bag', with_infos(change)))
+    assert found.rig.cameras['left'].k[0, 0] == 32
+    assert [note for note in found.notes if 'changes' in note] == [
+        "camera_info of camera 'left' changes within the bag; the first one that can be used counts"
+    ]
+
+
+def test_a_camera_info_that_changes_is_named_once(tmp_path):
+    def change(message, camera, tick):
+        return replace(message, k=message.k * 1.5) if tick > 1 and camera == 'right' else message
+
+    found, ticks = windows(write_bag(tmp_path / 'bag', with_infos(change)))
+    assert len(ticks) == 5 and found.rig.cameras['right'].k[0, 0] == 32
+    assert sum("'right' changes" in note for note in found.notes) == 1
+
+
+def test_a_region_of_interest_narrows_the_ring(tmp_path):
+    full, _ = windows(write_bag(tmp_path / 'full', drive()))
+
+    def change(message, camera, tick):
+        return replace(message, roi=make('sensor_msgs/RegionOfInterest', 16, 12, 24, 32, False))
+
+    part, _ = windows(write_bag(tmp_path / 'part', with_infos(change)))
+    # 90 degrees 70 degrees apart share 20; half the image spans atan(1/2) to each side and shares nothing.
+    assert full.rig.overlap_deg('front', 'right') == pytest.approx(20, abs=1)
+    assert part.rig.overlap_deg('front', 'right') == 0.0
+
+
+def test_rectified_topics_follow_p(tmp_path):
+    def change(item):
+        if item.topic.endswith('camera_info'):
+            p = item.message.p.copy()
+            p[[0, 5]] = 64.0
+            return replace(item, message=replace(item.message, p=p, d=np.array([-0.4, 0.1, 0, 0, 0])))
+        return replace(item, topic=item.topic.replace('image_raw', 'image_rect_color'))
+
+    path = write_bag(tmp_path / 'bag', drive(5, change))
+    for mode, focal in (('auto', 64), ('always', 64), ('never', 32)):
+        assert windows(path, cameras__rectified=mode)[0].rig.cameras['front'].k[0, 0] == focal
+
+
+def test_a_camera_that_looks_down_takes_no_part(tmp_path):
+    items = [tf_item(('base_link', 'a_down_optical', DOWN))]
+    for item in drive():
+        items.append(item)
+        if '/front/' in item.topic:
+            message = camera_info(item.stamp_ns, 'a_down') if item.topic.endswith('info') else item.message
+            items.append(Item(item.topic.replace('/front/', '/a_down/'), item.stamp_ns, message))
+    path = write_bag(tmp_path / 'bag', items)
+    found, ticks = windows(path)
+    assert found.rig.ring == ('front', 'right', 'left') and found.roles.anchor == 'front'
+    assert 'a_down' not in found.topics.cameras and ticks[0].current.full and len(ticks) == 5
+    assert sum("camera 'a_down' looks down" in note for note in found.notes) == 1
+    with pytest.raises(StpruneError, match="'a_down' looks down .* cannot be part of the ring"):
+        windows(path, cameras__anchor='a_down')
+    assert windows(path, cameras__names=list(AZIMUTH_DEG))[0].rig.notes == ()
+
+
+def test_base_link_may_be_a_child_and_frames_may_have_slashes(tmp_path):
+    def change(item):
+        if item.topic != '/tf_static':
+            return item
+        found = [replace(t, header=replace(t.header, frame_id='/lidar')) for t in item.message.transforms]
+        base = tf_item(('lidar', '/base_link', (0, 0, 1, 0), (0.0, 0.0, 0.0))).message.transforms  # turned around
+        return replace(item, message=make('tf2_msgs/TFMessage', [*found, *base]))
+
+    found, _ = windows(write_bag(tmp_path / 'bag', drive(5, change)))
+    assert found.rig.direction('front') == 'back'
+    assert windows(tmp_path / 'bag', cameras__base_frame='/lidar')[0].rig.direction('front') == 'front'
+
+
+def without_static(item):
+    return None if item.topic == '/tf_static' else item
+
+
+@pytest.mark.parametrize(
+    ('extra', 'sentence'),
+    [
+        ([], "no static transform leads from 'front_optical' to 'base_link'; publish it on /tf_static"),
+        (
+            [tf_item(*(('base_link', f'{name}_optical', OPTICAL) for name in AZIMUTH_DEG), topic='/tf')],
+            "from 'base_link' to 'front_optical', .* comes on /tf only; publish it on /tf_static",
+        ),
+        ([tf_item(*(('ego', f'{name}_optical', OPTICAL) for name in AZIMUTH_DEG))], "ends in 'ego', and 'base_link'"),
+        (
+            [tf_item(*(('base_link', f'{name}_optical', (0, 0, 0, 0)) for name in AZIMUTH_DEG))],
+            r"to 'front_optical' cannot be used: its quaternion \(0, 0, 0, 0\) is zero",
+        ),
+        (
+            [tf_item(*(('base_link', f'{name}_optical', OPTICAL) for name in AZIMUTH_DEG))],
+            'the cameras front, left, right have the same position and attitude',
+        ),
+        (
+            [tf_item(*(('base_link', f'{n}_optical', (0, 0, 0, 1), (0.0, i, 1.0)) for i, n in enumerate(AZIMUTH_DEG)))],
+            'every camera looks up .*frame_convention: body',
+        ),
+    ],
+)
+def test_faults_of_the_tree(tmp_path, extra, sentence):
+    path = write_bag(tmp_path / 'bag', [*extra, *drive(3, without_static)])
+    with pytest.raises(StpruneError, match=sentence):
+        windows(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'sentence'),
+    [
+        (
+            {'d': np.full(5, np.nan)},
+            "camera_info of camera 'front' is not calibrated: d has values that are not finite",
+        ),
+        (
+            {'distortion_model': 'fov', 'd': np.ones(1)},
+            "camera_info of camera 'front': distortion model 'fov' is unknown",
+        ),
+        ({'height': 0}, "camera_info of camera 'front' is not calibrated: width 64 and height 0"),
+    ],
+)
+def test_a_fault_is_named_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, change, sentence):
+    monkeypatch.setattr('stprune_ros.replay.command.load_model', lambda settings: pytest.fail('loaded'))
+    path = write_bag(tmp_path / 'bag', with_infos(lambda message, camera, tick: replace(message, **change), 3))
+    assert main(['replay', str(path), '--output', str(tmp_path / 'out')]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_rig_file_with_a_camera_that_looks_down(tmp_path):
+    entries = [f'  {n}: {{azimuth_deg: {a}, hfov_deg: 90, width: 64, height: 48}}' for n, a in AZIMUTH_DEG.items()]
+    entries.append('  below: {azimuth_deg: 0, pitch_deg: 90, hfov_deg: 90, width: 64, height: 48}')
+    rig = tmp_path / 'rig.yaml'
+    rig.write_text('cameras:\n' + '\n'.join(entries))
+    found, ticks = windows(write_bag(tmp_path / 'bag', drive()), cameras__rig_file=str(rig))
+    assert found.rig.ring == ('front', 'right', 'left') and len(ticks) == 5
+    assert any("'below' looks down" in note for note in found.notes)
+    assert found.transforms.lookup('base_link', 'left_optical') is not None
