@@ -1,4 +1,4 @@
-"""Read what the reader of rosbags does not: files of other profiles, write-ahead logs, and what is left of damaged files.
+"""Read what the reader of rosbags does not: other profiles of MCAP, write-ahead logs, what is left of damaged files.
 
 A damaged file, usually of a recorder that was killed or a copy cut short, gives every message before the damage.
 """
@@ -84,7 +84,7 @@ class Salvage:
     def _sqlite_messages(self) -> Iterator[tuple[SalvagedTopic, int, bytes]]:
         try:
             with self._connect() as database:
-                topics = {number: topic for number, topic in _sqlite_topics(database)}
+                topics = dict(_sqlite_topics(database))
                 # By row and not by time where the index may lie in the part that is lost.
                 order = 'ORDER BY timestamp, id' if self.with_log else 'NOT INDEXED'
                 for number, stamp, data in database.execute(f'SELECT topic_id, timestamp, data FROM messages {order}'):

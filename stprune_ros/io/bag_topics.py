@@ -69,7 +69,9 @@ def find_cameras(
 
 def passed_over(topics: Mapping[str, Topic]) -> dict[str, str]:
     """Image topics that are taken for no camera unless a name is given that fits them, with what they are."""
-    reasons = {topic.name: _no_camera_reason(topic.name) for topic in topics.values() if _is_image(topic) and topic.count}
+    reasons = {
+        topic.name: _no_camera_reason(topic.name) for topic in topics.values() if _is_image(topic) and topic.count
+    }
     return {name: reason for name, reason in sorted(reasons.items()) if reason}
 
 

@@ -11,7 +11,14 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, CameraTopics, find_cameras, find_odometry, find_static_transforms, passed_over
+from stprune_ros.io.bag_topics import (
+    ODOMETRY,
+    CameraTopics,
+    find_cameras,
+    find_odometry,
+    find_static_transforms,
+    passed_over,
+)
 from stprune_ros.settings.settings import Settings
 
 
