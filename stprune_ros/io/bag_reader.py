@@ -183,14 +183,14 @@ class Bag:
             raise BagError(f"'{file}' is not a readable bag: {problem or salvage.problem or 'it has no message'}")
         self._salvages.append(salvage)
         count = sum(salvage.topics.values())
-        if salvage.problem or (problem and salvage.profile == ROS2_PROFILE) or (file.suffix == '.db3' and problem):
+        if salvage.problem or (problem and (file.suffix == '.db3' or salvage.profile == ROS2_PROFILE)):
             self.notes.append(
                 f"'{file}' is damaged ({problem or salvage.problem}); {count} messages before the damage are read"
             )
         elif problem:
             self.notes.append(
-                f"'{file}' has the MCAP profile '{salvage.profile}' and not '{ROS2_PROFILE}'; its {count} messages are read"
-                ' in the order of the file'
+                f"'{file}' has the MCAP profile '{salvage.profile}' and not '{ROS2_PROFILE}'; its {count} messages are"
+                ' read in the order of the file'
             )
         else:
             self.notes.append(f"'{file}' is read together with '{file.name}-wal', {count} messages in all")
@@ -198,8 +198,8 @@ class Bag:
     def _note_journal(self, file: Path) -> None:
         if file.suffix == '.db3' and has_hot_journal(file):
             self.notes.append(
-                f"'{file.name}-journal' lies beside: the recorder was killed while it wrote, and what it wrote last may be"
-                f" damaged; sqlite3 '{file}' 'PRAGMA quick_check' rolls it back"
+                f"'{file.name}-journal' lies beside: the recorder was killed while it wrote, and what it wrote last may"
+                f" be damaged; sqlite3 '{file}' 'PRAGMA quick_check' rolls it back"
             )
 
     def _open_reader(self, path: Path) -> str:
@@ -301,8 +301,8 @@ class Bag:
         if count < expected:
             topics = ', '.join(sorted({connection.topic for connection in connections}))
             self._note_once(
-                f"'{reader.path}' says that it holds {expected} messages of {topics}, but {expected - count} of them are"
-                ' lost'
+                f"'{reader.path}' says that it holds {expected} messages of {topics}, but {expected - count} of them"
+                ' are lost'
             )
 
     def _note_once(self, note: str) -> None:

@@ -1,4 +1,4 @@
-"""Read what the reader of rosbags does not: files of other profiles, write-ahead logs, and what is left of damaged files.
+"""Read what the reader of rosbags does not: other profiles of MCAP, write-ahead logs, what is left of damaged files.
 
 A damaged file, usually of a recorder that was killed or a copy cut short, gives every message before the damage.
 """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stprune_ros.errors import BagError
+import zstandard
+
+from stprune_ros.errors import BagError, one_line
 
 ZSTD_START = b'\x28\xb5\x2f\xfd'
 # Command that unpacks a file, by the ending of its name; {packed} and {plain} are the names.
@@ -50,13 +52,9 @@ def no_bag(path: Path, why: str = '') -> BagError:
 def unzstd(data: bytes) -> bytes:
     """Unpack zstd. Raises BagError where the bytes are damaged."""
     try:
-        from compression import zstd  # Python 3.14
-    except ImportError:
-        from backports import zstd  # comes with rosbags
-    try:
-        return bytes(zstd.decompress(data))
-    except zstd.ZstdError as error:
-        raise BagError(f'a message is compressed with zstd and damaged: {error}') from None
+        return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))
+    except zstandard.ZstdError as error:
+        raise BagError(f'a message is compressed with zstd and damaged: {one_line(error)}') from None
 
 
 def unreadable_camera(topic: str, msgtype: str, form: str) -> str:

@@ -1,7 +1,7 @@
 """What the bytes of an image mean: encodings of sensor_msgs, and the format string of a CompressedImage.
 
-image_transport writes 'ORIGINAL; CODEC compressed GIVEN': the encoding of the image that was published, and the encoding
-of what the encoder was given, where that is not the original. An encoder of OpenCV takes three channels for BGR.
+image_transport writes 'ORIGINAL; CODEC compressed GIVEN': the encoding of the image that was published, and that of
+what the encoder was given, where it is not the original. An encoder of OpenCV takes three channels for BGR.
 """
 
 from __future__ import annotations

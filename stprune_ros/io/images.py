@@ -6,6 +6,7 @@ same pixels (a test compares them). Compressed ones go through OpenCV.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -172,7 +173,7 @@ def _decoded_encoding(image: np.ndarray, kind: ImageFormat, text: str) -> str:
     channels, bits = (1 if image.ndim == 2 else image.shape[2]), 8 * image.dtype.itemsize
     if channels == 1 and bits == 16 and not kind.is_16_bit:
         raise StpruneError(
-            f"format '{text}' is a 16-bit grey image that may be depth; publish it as mono16 ('mono16; png compressed ')"
+            f"format '{text}' is a 16-bit grey image that may be depth; publish it as mono16 ('mono16; png compressed')"
         )
     order = {3: 'rgb' if kind.is_red_first else 'bgr', 4: 'rgba' if kind.is_red_first else 'bgra'}
     encoding = f'{kind.mosaic or "mono" if channels == 1 else order.get(channels, "")}{bits}'
@@ -216,7 +217,7 @@ def _converter() -> Callable[[np.ndarray, str], np.ndarray]:
             width=width,
             step=width * ENCODINGS[encoding].bytes_per_pixel,
             encoding=known.get(encoding, encoding),
-            is_bigendian=0,
+            is_bigendian=int(sys.byteorder == 'big'),
             data=pixels.reshape(-1).view(np.uint8),
         )
         return np.asarray(bridge.imgmsg_to_cv2(plain, 'rgb8'))

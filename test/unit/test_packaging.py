@@ -35,8 +35,8 @@ ROSDEP_KEYS = {
     'yaml': 'python3-yaml',
 }
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
-# Brought along by transformers and torch.
-WITH_THOSE = {'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
+# Brought along by transformers, torch and mcap.
+WITH_THOSE = {'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
 OPTIONAL = {'cv_bridge'}
 
 

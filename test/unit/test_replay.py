@@ -280,6 +280,52 @@ def test_failed_tick_is_an_error_and_the_run_goes_on(tmp_path: Path, params: Pat
     assert statuses[1] == Status.ERROR
 
 
+def as_video(item: Item) -> Item:
+    if item.topic.endswith('compressed'):
+        item.message.format, item.message.data = 'h264', np.frombuffer(b'\0\0\0\1\x67' + bytes(90), np.uint8)
+    return item
+
+
+def test_a_replay_that_inferred_nothing_fails_with_the_reason_and_everything_written(
+    tmp_path: Path, params: Path, capsys
+):
+    bag, output = write_bag(tmp_path / 'bag', drive(3, as_video)), tmp_path / 'out'
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params)]) == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert f"nothing could be inferred in any of the 3 ticks of bag '{bag}': image of camera 'front'" in last
+    assert 'video stream' in last and 'let the driver send jpeg' in last
+    summary = json.loads((output / 'summary.json').read_text())
+    assert (summary['ticks'], summary['status'], summary['errors']) == (3, {'NO_HINT': 3}, 9)
+    assert sorted(path.name for path in output.iterdir()) == ['report.html', 'results.mcap', 'summary.json']
+
+
+def test_inference_that_fails_every_time_fails_the_replay(tmp_path: Path, params: Path, capsys, monkeypatch):
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(Pipeline, 'run', fail)
+    bag = write_bag(tmp_path / 'bag', drive(2))
+    assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(params)]) == 1
+    assert "2 ticks of bag '" in (last := capsys.readouterr().err.strip().splitlines()[-1])
+    assert last.endswith('inference failed: out of memory')
+
+
+def test_one_tick_that_could_be_inferred_is_enough(tmp_path: Path, params: Path):
+    end = START_NS + 2 * PERIOD_NS
+    bag = write_bag(tmp_path / 'bag', drive(3, lambda item: item if item.stamp_ns == end else as_video(item)))
+    assert run(bag, tmp_path / 'out', params)['status']['NO_HINT'] == 2
+
+
+def test_topics_that_are_no_cameras_are_noted(tmp_path: Path, params: Path):
+    items = drive(2)
+    own = '/stprune_node/debug/kept_tokens/image/compressed'
+    items += [Item(own, START_NS, jpeg(START_NS)), Item('/camera/front/depth/image', START_NS, jpeg(START_NS))]
+    summary = run(write_bag(tmp_path / 'bag', items), tmp_path / 'out', params)
+    assert sorted(summary['cameras']) == ['front', 'left', 'right']
+    [note] = [note for note in summary['notes'] if note.startswith('taken for no cameras')]
+    assert own in note and '/camera/front/depth/image' in note
+
+
 def test_truth_beside_the_bag_is_compared(tmp_path: Path, params: Path):
     bag = write_bag(tmp_path / 'bag', drive(4))
     free = run(bag, tmp_path / 'free', params)
