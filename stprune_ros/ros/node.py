@@ -185,7 +185,7 @@ class StpruneNode(Node):
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._health.cameras[camera] = time.monotonic()
         if self._stream is not None:
-            self._enqueue(self._stream, self._stream.add_image(camera, message, time.monotonic_ns()))
+            self._enqueue(self._stream, self._stream.add_image(camera, message, self.get_clock().now().nanoseconds))
 
     def _on_odometry(self, message: Odometry) -> None:
         self._health.odometry = time.monotonic()

@@ -25,7 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from stprune_ros.cli import main
@@ -171,6 +171,71 @@ def test_nobody_listening_is_said(audience: Audience, tmp_path: Path):
     audience.listen_while(player)
     assert 'nobody subscribed to /camera/front/image_raw/compressed, ' in player.communicate()[1]
     assert player.returncode == 0
+
+
+def test_nobody_listening_names_what_is_listened_to(audience: Audience, tmp_path: Path):
+    audience.subscribe(CompressedImage, '/cam/front/image_raw/compressed')
+    player = start(audience, write_bag(tmp_path / 'bag', drive(1)), '--wait', '2')
+    audience.listen_while(player)
+    err = player.communicate()[1]
+    assert 'within 2 s (subscribed to are /cam/front/image_raw/compressed: --params or --remap lead there)' in err
+
+
+def test_what_nobody_heard_is_said_without_waiting_too(audience: Audience, tmp_path: Path):
+    bag = write_bag(tmp_path / 'bag', drive(2))
+    command = [sys.executable, '-m', 'stprune_ros.cli', 'play', str(bag)]
+    environment = {**os.environ, 'ROS_DOMAIN_ID': str(audience.domain_id)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0
+    assert 'nobody subscribed to /camera/front/image_raw/compressed, /camera/left' in done.stderr
+
+
+def params_file(folder: Path, **values: Any) -> str:
+    file = folder / 'params.yaml'
+    given = {name.replace('__', '.'): value for name, value in values.items()}
+    file.write_text(json.dumps({'/**': {'ros__parameters': given}}))
+    return str(file)
+
+
+def test_parameter_file_leads_to_the_inputs_of_the_node(audience: Audience, tmp_path: Path):
+    bag = write_bag(tmp_path / 'bag', drive(3))
+    inputs = '/stprune_node/input'
+    front = audience.subscribe(CompressedImage, f'{inputs}/front/image/compressed')
+    left = audience.subscribe(CompressedImage, f'{inputs}/left/image/compressed')
+    info = audience.subscribe(CameraInfo, '/info_of_left')
+    moved = audience.subscribe(Odometry, f'{inputs}/kinematic_state')
+    file = params_file(tmp_path, cameras__names=['front', 'left'])
+    player = start(audience, bag, '--params', file, '--remap', '/camera/left/camera_info:=/info_of_left')
+    audience.listen_while(player)
+    err = player.communicate()[1]
+    assert player.returncode == 0, err
+    assert [len(heard) for heard in (front, left, info, moved)] == [3, 3, 3, 3]
+    assert 'nobody subscribed' not in err  # right is no camera of the node
+
+
+@pytest.mark.parametrize(
+    ('options', 'sentence'),
+    [
+        (
+            ['--image-topic', '/cam/{camera}/jpg'],
+            "'topics.image' names '/cam/front/jpg' for camera 'front', which is not",
+        ),
+        (
+            ['--odometry-topic', '/ego'],
+            "'topics.odometry' names '/ego' for odometry, which is not in the bag; it has /odom",
+        ),
+        (
+            [],
+            "'cameras.transport' is 'raw', but '/camera/front/image_raw/compressed' of the bag carries sensor_msgs/",
+        ),
+    ],
+)
+def test_topics_that_cannot_be_played_to_a_node_exit_1(audience, tmp_path, options, sentence):
+    file = params_file(tmp_path, cameras__names=['front'], cameras__transport='raw')
+    player = start(audience, write_bag(tmp_path / 'bag', drive(1)), '--params', file, *options)
+    err = player.communicate(timeout=LIMIT_S)[1]
+    assert player.returncode == 1
+    assert sentence in err
 
 
 @pytest.mark.parametrize('under', [[], IN_BACKGROUND], ids=['foreground', 'background'])

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip('launch_ros')  # `launch` alone would find this repository's folder of that name
 
@@ -32,10 +33,12 @@ def test_arguments_have_descriptions(name):
     assert all(argument.description for argument in arguments)
 
 
-def remaps_with(**given: str) -> dict[str, str]:
-    """The remaps of the node for launch arguments."""
+def parameters_with(folder: Path, topics: str = '', **given: str) -> dict[str, object]:
+    """The parameters about topics that the node gets for launch arguments and a parameter file with ``topics``."""
+    file = folder / 'params.yaml'
+    file.write_text(f'/**: {{ros__parameters: {{cameras: {{names: [front]}}, topics: {{{topics}}}}}}}')
     context = LaunchContext()
-    context.launch_configurations.update(given)
+    context.launch_configurations.update(given, params_file=str(file))
     entities = description('stprune.launch.py').entities
     for entity in entities:
         if isinstance(entity, DeclareLaunchArgument):
@@ -44,20 +47,35 @@ def remaps_with(**given: str) -> dict[str, str]:
     [node] = action.visit(context)
     assert isinstance(node, Node)
     node._perform_substitutions(context)
-    return dict(node.expanded_remapping_rules or ())
+    assert not node.expanded_remapping_rules
+    found: dict[str, object] = {}
+    for path, is_file in node._Node__expanded_parameter_arguments:
+        assert is_file
+        [tree] = yaml.safe_load(Path(path).read_text()).values()
+        found.update(_flat(tree['ros__parameters']))
+    return {name: value for name, value in found.items() if name.startswith('topics.')}
 
 
-def test_topics_follow_the_templates():
-    templates = {'image_topic': '/cam/{camera}/jpg', 'camera_info_topic': '/cam/{camera}/info'}
-    remaps = remaps_with(**templates, odometry_topic='/odom')
-    assert remaps['~/input/CAM_BACK/image/compressed'] == '/cam/CAM_BACK/jpg'
-    assert remaps['~/input/CAM_FRONT_LEFT/camera_info'] == '/cam/CAM_FRONT_LEFT/info'
-    assert remaps['~/input/kinematic_state'] == '/odom'
-    assert len(remaps) == 13
+def _flat(tree: dict[str, object], prefix: str = '') -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value})
+    return flat
 
 
-def test_without_templates_nothing_is_remapped():
-    assert remaps_with() == {}
+def test_arguments_stand_above_the_parameter_file(tmp_path: Path):
+    file = 'image: "/file/{camera}/jpg", odometry: /file/odom'
+    given = {'image_topic': '~/cam/{camera}/jpg', 'camera_info_topic': '/cam/{camera}/info'}
+    assert parameters_with(tmp_path, file, **given) == {
+        'topics.image': '~/cam/{camera}/jpg',
+        'topics.camera_info': '/cam/{camera}/info',
+        'topics.odometry': '/file/odom',
+    }
+
+
+def test_without_arguments_the_parameter_file_decides(tmp_path: Path):
+    assert parameters_with(tmp_path, 'image: "/file/{camera}/jpg"') == {'topics.image': '/file/{camera}/jpg'}
+    assert parameters_with(tmp_path) == {}
 
 
 def test_launch_starts_the_node_and_passes_its_exit_on(tmp_path: Path, domain_id: int):

@@ -135,3 +135,24 @@ def test_message_holds_every_status():
     assert {status.name for status in message.status} >= {'/car/stprune_node: camera back', '/car/stprune_node: rig'}
     inference = next(status for status in message.status if status.name.endswith('inference'))
     assert {pair.key: pair.value for pair in inference.values}['encode_ms'] == '12.0'
+
+
+def test_wrong_stamps_warn_and_say_what_is_wrong_as_long_as_they_last():
+    health = healthy()
+    health.timing = {'back': 'its stamps repeat'}
+    assert found(health)['camera back'] == (WARN, diagnostics.CAMERA_TIMING)
+    assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)
+    [back] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'camera back']
+    assert back.values['timing'] == 'its stamps repeat'
+    health.timing = {}
+    assert found(health)['camera back'] == (OK, diagnostics.ALL_WELL)
+
+
+def test_topics_that_nobody_publishes_stand_beside_what_is_missing():
+    health = healthy()
+    health.cameras['back'], health.odometry, health.waiting = None, None, ('no camera_info',)
+    health.unheard = {('image', 'back'): 'A', ('odometry', ''): 'B', ('camera_info', 'back'): 'C'}
+    values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
+    assert (values['camera back']['topic'], values['odometry']['topic']) == ('A', 'B')
+    assert list(values['rig'].values()) == ['no camera_info', 'C']
+    assert 'topic' not in values['camera front']

@@ -231,3 +231,9 @@ def test_rolling_ring_with_its_offsets_and_a_looped_bag_are_left_alone(rig):
     short = frames(12)
     found = run(rig, [*short, *((r + 2000, c, s) for r, c, s in short)] * 1)
     assert all(note.startswith('history flushed') for note in found.notes)
+
+
+def test_bag_that_is_played_slowly_or_fast_has_no_other_clock(rig):
+    for rate in (0.2, 3.0):
+        slow = [(10_000 + (received - 10_000) / rate, camera, stamp) for received, camera, stamp in frames()]
+        assert run(rig, slow).notes == []
