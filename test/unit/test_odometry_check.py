@@ -91,10 +91,11 @@ def test_the_first_sample_is_judged_with_those_after_it():
     assert ego.at(START_MS * MS).speed == pytest.approx(8.0)
 
 
-def test_a_covariance_that_says_not_provided_outweighs_the_numbers():
+@pytest.mark.parametrize('covariance', [MISSING, HUGE])
+def test_a_covariance_that_says_not_provided_outweighs_the_numbers(covariance):
     def make(ms):
         position, q = circle(ms, 8.0, 0.2)
-        return message(ms, (1.5, 0, 0), (0, 0, 1.0), position, q, covariance=MISSING)
+        return message(ms, (1.5, 0, 0), (0, 0, 1.0), position, q, covariance=covariance)
 
     _, states, _ = drive(make)
     assert all(state.linear[0] == pytest.approx(8.0, abs=0.05) for state in states)
