@@ -237,3 +237,12 @@ def test_bag_that_is_played_slowly_or_fast_has_no_other_clock(rig):
     for rate in (0.2, 3.0):
         slow = [(10_000 + (received - 10_000) / rate, camera, stamp) for received, camera, stamp in frames()]
         assert run(rig, slow).notes == []
+
+
+@pytest.mark.parametrize('phase', range(0, 160, 40))
+def test_camera_that_is_in_most_sets_at_a_lower_rate_is_left_alone(rig, phase):
+    items = [item for item in frames(60) if item[1] != 'LEFT']
+    items += [(10_000 + phase + 160 * tick, 'LEFT', 10_000 + phase + 160 * tick) for tick in range(36)]
+    found = run(rig, sorted(items, key=lambda one: one[0]))
+    assert found.stream.counters['sets_partial'] > 15
+    assert found.notes == []
