@@ -58,14 +58,14 @@ def recorded(folder: Path, mode: str = 'wal', batch: int = 5, done: int = MESSAG
         for number in range(in_file):
             writer.write(connection, START_NS + number, payload(number))
     [file] = (folder / 'bag').glob('*.db3')
-    metadata = (folder / 'bag' / 'metadata.yaml').read_text().replace(file.name, 'a b#1.db3')
+    metadata = (folder / 'bag' / 'metadata.yaml').read_text().replace(file.name, 'a b.db3')
     folder.with_suffix('.yaml').write_text(metadata)
-    shutil.move(file, folder / 'a b#1.db3')
+    shutil.move(file, folder / 'a b.db3')
     rows = [(1, START_NS + number, payload(number)) for number in range(in_file, MESSAGES)]
-    arguments = [sys.executable, '-c', KILLED, str(folder / 'a b#1.db3'), mode, str(batch), str(done - in_file)]
+    arguments = [sys.executable, '-c', KILLED, str(folder / 'a b.db3'), mode, str(batch), str(done - in_file)]
     subprocess.run(arguments, input=repr(rows).encode(), check=False)
     shutil.rmtree(folder / 'bag')
-    return folder / 'a b#1.db3'
+    return folder / 'a b.db3'
 
 
 def payload(number: int) -> bytes:
