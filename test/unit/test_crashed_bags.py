@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 import zstandard
 from helpers.small_bags import START_NS, STORAGES, STORE, Item, header, write_bag
 from mcap.writer import Writer as McapFile
@@ -59,12 +58,14 @@ def recorded(folder: Path, mode: str = 'wal', batch: int = 5, done: int = MESSAG
         for number in range(in_file):
             writer.write(connection, START_NS + number, payload(number))
     [file] = (folder / 'bag').glob('*.db3')
-    shutil.move(file, folder / 'a b#1.db3')
+    metadata = (folder / 'bag' / 'metadata.yaml').read_text().replace(file.name, 'a b.db3')
+    folder.with_suffix('.yaml').write_text(metadata)
+    shutil.move(file, folder / 'a b.db3')
     rows = [(1, START_NS + number, payload(number)) for number in range(in_file, MESSAGES)]
-    arguments = [sys.executable, '-c', KILLED, str(folder / 'a b#1.db3'), mode, str(batch), str(done - in_file)]
+    arguments = [sys.executable, '-c', KILLED, str(folder / 'a b.db3'), mode, str(batch), str(done - in_file)]
     subprocess.run(arguments, input=repr(rows).encode(), check=False)
     shutil.rmtree(folder / 'bag')
-    return folder / 'a b#1.db3'
+    return folder / 'a b.db3'
 
 
 def payload(number: int) -> bytes:
@@ -96,8 +97,7 @@ def test_messages_in_a_write_ahead_log_are_read(tmp_path: Path, in_file: int, wi
         path = tmp_path / 'linked.db3'
         path.symlink_to(file)
     if opened == 'with metadata':
-        files = {'relative_file_paths': [file.name], 'version': 9, 'message_count': in_file}
-        (file.parent / 'metadata.yaml').write_text(yaml.safe_dump({'rosbag2_bagfile_information': files}))
+        shutil.move(file.parent.with_suffix('.yaml'), file.parent / 'metadata.yaml')  # of before the crash
     before = state(file.parent)
     with Bag(path) as bag:
         assert numbers(bag) == list(range(MESSAGES))
