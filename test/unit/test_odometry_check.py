@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.core.ego import EgoTrack
-from stprune_ros.core.rig import matrix_from_quaternion
+from stprune_ros.core.transforms import matrix_from_quaternion
 
 MS = 1_000_000
 START_MS = 5000
