@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('io', 'vlm'),
     ('inference', 'ringworld'),
     ('ros', 'replay', 'evaluation', 'bench'),
+    ('init',),
     ('preflight',),
     ('demo', 'check', 'cli'),
 )

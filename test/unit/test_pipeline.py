@@ -425,7 +425,7 @@ def test_a_target_out_of_reach_means_the_lowest_ratio_and_a_word_about_it(make):
 
 
 def test_the_age_of_a_set_counts_against_the_target(make):
-    pipeline = make({'latency.target_ms': 60000.0, 'latency.keep_max': 0.5})
+    pipeline = make({'latency.target_ms': 60000.0, 'latency.keep_max': 0.5, 'output.valid_for_ms': 60000.0})
     sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
     for index in range(3):
         pipeline.run(window(*sets[: index + 1]))

@@ -188,7 +188,7 @@ def test_camera_info_by_template(tmp_path):
         ),
         (
             {'topics.odometry': '/odom'},
-            "parameter 'topics.odometry' names '/odom' for odometry, which is not in the bag; it has /a/odom, /ego",
+            "topic '/odom' in 'topics.odometry' is not in the bag; its odometry topics are /a/odom, /ego",
         ),
         (
             {'topics.image': '/cam{camera}/jpg', 'topics.camera_info': '/{camera}/inf'},
