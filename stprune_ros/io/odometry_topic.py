@@ -13,7 +13,7 @@ import numpy as np
 
 from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
 from stprune_ros.core.transforms import StaticTransforms
-from stprune_ros.errors import BagError, SettingsError
+from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
 from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms
 from stprune_ros.settings.settings import Settings
@@ -61,7 +61,7 @@ def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames) -> Odometr
     """The topic that ``topics.odometry`` names, else the one that tells most about the vehicle frame.
 
     Nothing that is named a ground truth comes before others; then counts whether the twist stands in the vehicle frame
-    or can be turned into it, and whether it is filled. Raises SettingsError where the bag lacks the named topic.
+    or can be turned into it, and whether it is filled. Raises BagError where the bag lacks the named topic.
     """
     names = sorted(topic.name for topic in bag.topics.values() if topic.msgtype == ODOMETRY)
     wanted = settings.topics.odometry
@@ -102,9 +102,9 @@ def _named(wanted: str, names: list[str], bag: Bag) -> str:
         return name
     if name in bag.topics:
         kind = bag.topics[name].msgtype
-        raise SettingsError(f"topic '{name}' in 'topics.odometry' carries {kind}, not {ODOMETRY}")
+        raise BagError(f"topic '{name}' in 'topics.odometry' carries {kind}, not {ODOMETRY}")
     known = f'its odometry topics are {", ".join(names)}' if names else 'it has no odometry topic'
-    raise SettingsError(f"topic '{name}' in 'topics.odometry' is not in the bag; {known}")
+    raise BagError(f"topic '{name}' in 'topics.odometry' is not in the bag; {known}")
 
 
 def _frame_rank(peek: OdometryPeek | None, base_frame: str, to_base: ToBase) -> int:

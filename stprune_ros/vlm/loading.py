@@ -5,6 +5,7 @@ A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,8 +42,18 @@ def load_model(settings: Settings) -> tuple[Backend, Prompt]:
     path = model_path(settings)
     # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
+    if not settings.model.path:
+        _use_one_thread()
     backend = load_engine(settings.model.engine, settings)
     return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
+
+
+def _use_one_thread() -> None:
+    """The bundled model is too small for threads to help it; OMP_NUM_THREADS may say otherwise."""
+    if 'OMP_NUM_THREADS' not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def load_engine(name: str, settings: Settings) -> Backend:

@@ -10,7 +10,7 @@ import pytest
 from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, mounted, odometry, write_bag
 
 from stprune_ros.core.types import EgoState
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.settings.settings import Settings
@@ -195,12 +195,12 @@ def test_the_parameter_decides(tmp_path: Path, wanted: str):
     ],
 )
 def test_a_parameter_that_does_not_fit_is_refused(tmp_path: Path, wanted: str, sentence: str):
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(BagError) as caught:
         chosen(tmp_path, *topic('/a'), *topic('/c'), **{'topics.odometry': wanted})
     assert str(caught.value) == sentence
 
 
 def test_a_bag_without_odometry(tmp_path: Path):
     assert chosen(tmp_path) == ('', [])
-    with pytest.raises(SettingsError, match='it has no odometry topic'):
+    with pytest.raises(BagError, match='it has no odometry topic'):
         chosen(tmp_path / 'other', **{'topics.odometry': '/odom'})
