@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import rclpy
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -67,4 +68,6 @@ def _subscribe_to_new(node: Node, survey: RigSurvey) -> None:
             survey.topics[name] = Topic(name, msgtype, 1)
             callback = survey.transforms.append if msgtype == TRANSFORMS else partial(survey.add, name, msgtype)
             for profile in profiles[msgtype]:
-                node.create_subscription(message_class(msgtype), name, callback, profile)
+                # One of two may not match the publisher, which is nothing to warn of.
+                events = SubscriptionEventCallbacks(use_default_callbacks=False)
+                node.create_subscription(message_class(msgtype), name, callback, profile, event_callbacks=events)

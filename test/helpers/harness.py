@@ -99,6 +99,13 @@ class Listener:
             self.act()
             self._executor.spin_once(timeout_sec=0.02)
 
+    def listen_until(self, condition: Callable[[], bool], limit_s: float) -> None:
+        """Listen, and act, until ``condition`` holds, at most ``limit_s``."""
+        deadline = time.monotonic() + limit_s
+        while not condition() and time.monotonic() < deadline:
+            self.act()
+            self._executor.spin_once(timeout_sec=0.02)
+
     def act(self) -> None:
         """What is to be done meanwhile."""
 
