@@ -126,5 +126,10 @@ def test_a_worker_that_was_stopped_starts_again():
         assert seen.get(timeout=TIMEOUT_S) == item
         assert worker.stop(TIMEOUT_S)
         assert not worker.running
-        worker.put(-item)  # comes too late, and must not be the first thing done after the next start
+        for late in (-item, -item):  # come too late, and must not be the first thing done after the next start
+            worker.put(late)
+        assert worker.skipped == 1
+    worker.start()
+    assert worker.skipped == 0
+    assert worker.stop(TIMEOUT_S)
     assert seen.empty()
