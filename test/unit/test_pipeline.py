@@ -23,6 +23,7 @@ from stprune_ros.core.types import (
 )
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.features import view_tokens
+from stprune_ros.inference.governor import Cost
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
 from stprune_ros.pruning.config import METHOD_NAMES
@@ -176,7 +177,9 @@ def test_a_missing_side_camera_degrades(make):
 
 def test_a_stale_side_camera_is_called_stale(make):
     current = replace(frame_set(1500, without=('LEFT',)), stale=frozenset({'LEFT'}))
-    assert make().run(window(current)).views[2].state == CameraState.STALE
+    answer = make().run(window(current))
+    assert answer.views[2].state == CameraState.STALE
+    assert answer.notes == ("camera 'LEFT' has no frame in this set",)
 
 
 def test_a_frame_missing_in_the_history_is_a_shorter_history(make):
@@ -611,3 +614,24 @@ def test_free_reaches_the_backend(make, monkeypatch):
     monkeypatch.setattr(pipeline.backend._backend, 'free', lambda: freed.append(True))
     pipeline.free()
     assert freed == [True]
+
+
+def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkeypatch):
+    pipeline, chosen, costs = make({'latency.target_ms': 60_000.0}), [], []
+    choose, observe = pipeline._governor.choose, pipeline._governor.observe
+    monkeypatch.setattr(pipeline._governor, 'choose', lambda *given: chosen.append(given) or choose(*given))
+    monkeypatch.setattr(pipeline._governor, 'observe', lambda cost: costs.append(cost) or observe(cost))
+    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), wait_ms=20.0)
+    [(*_, spent_ms, tokens_full)], [cost] = chosen, costs
+    assert tokens_full == answer.tokens_full
+    upto_ms = answer.timing.source_to_hint_ms - spent_ms
+    prefill_ms, kept = answer.timing.stage_ms['prefill'], answer.tokens_kept
+    assert cost == Cost(spent_ms, upto_ms, prefill_ms, kept, kept + answer.provenance.tokens_text)
+
+
+def test_a_stage_that_runs_twice_adds_up():
+    clock = StageClock()
+    for _ in range(2):
+        with clock.stage('decode'):
+            time.sleep(0.02)
+    assert clock.stage_ms['decode'] >= 40

@@ -194,6 +194,25 @@ def test_summary_tells_views_and_counters_apart(rig: CameraRig):
     assert overlaps == pytest.approx([10.0, 0.0, 10.0], abs=1.0)
 
 
+def test_a_run_of_nothing_but_errors_has_seen_no_camera(rig: CameraRig):
+    statistics = ReplayStatistics()
+    statistics.add(answer(status=Status.ERROR, views=()))
+    summary = statistics.summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    assert summary['cameras_missing'] == list(rig.ring)
+
+
+def test_pictures_stand_as_seen_from_above(rig: CameraRig):
+    names = ('front', 'front right', 'back right', 'back', 'back left', 'front left')
+    tick = ReportTick(answer(), 0.0, tuple(ViewPicture(name, name) for name in names))
+    shown = re.findall(r'<div class="view" title="([a-z ]+)">', render_only(rig, tick))
+    assert shown == ['front left', 'front', 'front right', 'back left', 'back', 'back right']
+
+
+def render_only(rig: CameraRig, tick: ReportTick) -> str:
+    summary = ReplayStatistics().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    return render(summary, [], [tick], rig)
+
+
 def test_quantiles_are_what_they_are_called():
     assert quantiles(range(101)) == {'p50': 50.0, 'p95': 95.0, 'max': 100.0}
 
