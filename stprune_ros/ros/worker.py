@@ -13,7 +13,7 @@ class Worker(Generic[Item]):
     """Calls ``work(item, cancel)`` on a thread of its own.
 
     An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts items that a newer one replaced
-    before their turn came. May be started again after `stop`.
+    before their turn came, since the last start. May be started again after `stop`.
     """
 
     def __init__(self, work: Callable[[Item, Event], None], failed: Callable[[Item, Exception], None]) -> None:
@@ -35,6 +35,7 @@ class Worker(Generic[Item]):
         """Start the thread. Raises RuntimeError where the last one has not ended yet."""
         if self.running:
             raise RuntimeError('the worker is running already')
+        self.skipped = 0
         self._closed, self._waiting = False, None
         # A daemon, because a native call that never returns must not keep the process alive.
         self._thread = Thread(target=self._run, name='inference', daemon=True)

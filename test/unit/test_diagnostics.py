@@ -61,6 +61,36 @@ def test_broken_images_are_an_error_of_that_camera():
     assert found(health)['camera back'] == (ERROR, diagnostics.CAMERA_INVALID)
 
 
+def test_a_wrong_camera_info_is_a_warning_of_that_camera_only():
+    health = healthy()
+    health.answer = answer(Status.DEGRADED, back=CameraState.MISCALIBRATED)
+    assert found(health)['camera back'] == (WARN, diagnostics.CAMERA_MISCALIBRATED)
+    assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)
+
+
+def test_the_stale_limit_is_that_of_the_settings():
+    health, patient = healthy(), Settings.from_values({'cameras.stale_after_ms': 3000.0})
+    health.cameras['back'] = NOW - 2.0
+    back = next(report for report in reports(health, patient, NOW) if report.name == 'camera back')
+    assert (back.level, back.values) == (OK, {'age_s': '2.000'})
+    assert health.silent_cameras(patient, NOW) == []
+
+
+def test_a_camera_that_never_sent_an_image_is_named():
+    health = healthy()
+    health.cameras['back'] = None
+    assert health.silent_cameras(SETTINGS, NOW) == ["camera 'back' has sent no image yet"]
+
+
+def test_model_and_counters_are_in_the_values():
+    health = healthy()
+    health.answer = make_answer(model_id='tiny', model_revision='abc', prompt_id='driving-2')
+    health.counters = {'sets_full': 3}
+    values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
+    assert values['model'] == {'id': 'tiny', 'revision': 'abc', 'prompt': 'driving-2'}
+    assert values['synchronisation'] == {'sets_full': '3'}
+
+
 @pytest.mark.parametrize('seen', [None, NOW - 5.0])
 def test_missing_odometry_is_a_warning(seen):
     health = healthy()

@@ -87,8 +87,8 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f'{path}: relative import'
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f'{path}: relative import'
             yield node.module
             yield from (f'{node.module}.{alias.name}' for alias in node.names)
 

@@ -11,16 +11,27 @@ import torch
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, Window
+from stprune_ros.core.types import (
+    Behavior,
+    CameraFrame,
+    CameraState,
+    EgoState,
+    FrameSet,
+    Provenance,
+    Status,
+    Window,
+)
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.features import view_tokens
+from stprune_ros.inference.governor import Cost
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.backend import ImageFeatures
+from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.loading import load_model
+from stprune_ros.vlm.prompt import View
 
 MS = 1_000_000
 NAMES = ('FRONT', 'RIGHT', 'LEFT')
@@ -166,7 +177,9 @@ def test_a_missing_side_camera_degrades(make):
 
 def test_a_stale_side_camera_is_called_stale(make):
     current = replace(frame_set(1500, without=('LEFT',)), stale=frozenset({'LEFT'}))
-    assert make().run(window(current)).views[2].state == CameraState.STALE
+    answer = make().run(window(current))
+    assert answer.views[2].state == CameraState.STALE
+    assert answer.notes == ("camera 'LEFT' has no frame in this set",)
 
 
 def test_a_frame_missing_in_the_history_is_a_shorter_history(make):
@@ -450,3 +463,175 @@ def test_free_drops_the_cache(make):
     pipeline.free()
     pipeline.run(window(frame_set(1000)))
     assert pipeline.backend.encoded == 6
+
+
+def test_only_a_critical_camera_stops_the_inference(make):
+    pipeline = make({'cameras.critical': ['LEFT']})
+    assert pipeline.run(window(frame_set(1000, without=('FRONT',)))).hint.status == Status.DEGRADED
+    answer = pipeline.run(window(frame_set(1500, without=('LEFT',))), wait_ms=30.0)
+    assert answer.hint.status == Status.NO_HINT
+    assert [view.state for view in answer.views] == [CameraState.OK, CameraState.OK, CameraState.MISSING]
+    assert [view.stamp_ns for view in answer.views] == [1500 * MS, 1500 * MS, 0]
+    assert answer.timing.wait_ms == 30.0
+
+
+def test_the_model_reads_each_view_with_its_own_frames_and_the_motion_of_now(make, rig, monkeypatch):
+    pipeline = make()
+    prefill, seen = pipeline.backend._backend.prefill, []
+
+    def spy(system, content):
+        seen.extend([system, content, prefill(system, content)])
+        return seen[-1]
+
+    monkeypatch.setattr(pipeline.backend._backend, 'prefill', spy)
+    sets = [frame_set(1000, ego=replace(EGO, linear=(1.0, 0.0, 0.0))), frame_set(1500)]
+    answer = pipeline.run(window(*sets))
+    system, content, context = seen
+    frames = iter([part for part in content if isinstance(part, VisualFrame)])
+    views = []
+    for view in answer.views:
+        features = pipeline.backend.encode([decode(one.frames[view.camera], 0)[0] for one in sets])
+        views.append(View(rig.direction(view.camera), view.camera, [next(frames) for _ in sets]))
+        for frame, feature, keep in zip(views[-1].frames, features, view.keep):
+            assert torch.allclose(frame.features.tokens, feature.tokens, atol=1e-5)
+            assert (frame.keep.numpy() == keep.ravel()).all()
+    assert content == pipeline.prompt.content(views, EGO)
+    assert system == pipeline.prompt.system
+    assert answer.provenance.tokens_text == context.tokens_text > 0
+
+
+def test_hint_and_description_are_asked_with_their_own_questions_and_limits(make, monkeypatch):
+    pipeline, cancel, asked = make({'inference.max_new_tokens': 3}), Event(), []
+    score, generate = pipeline.backend._backend.score, pipeline.backend._backend.generate
+    monkeypatch.setattr(
+        pipeline.backend._backend, 'score', lambda context, *rest: asked.append(rest) or score(context, *rest)
+    )
+    monkeypatch.setattr(
+        pipeline.backend._backend, 'generate', lambda context, *rest: asked.append(rest) or generate(context, *rest)
+    )
+    pipeline.run(window(frame_set(1000)), cancel=cancel)
+    texts = [text for _, text in pipeline.prompt.candidates]
+    assert asked == [(pipeline.prompt.hint_question, texts), (pipeline.prompt.describe_question, 3, None, cancel)]
+
+
+@pytest.mark.parametrize('ego', [EGO, None])
+def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
+    """Lateness outranks degraded input: what came too late must not be used."""
+    pipeline = make({'inference.deadline_ms': 60_000.0, 'inference.describe': False})
+    score = pipeline.backend._backend.score
+
+    def slow(*arguments):
+        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 61_000.0))
+        return score(*arguments)
+
+    monkeypatch.setattr(pipeline.backend._backend, 'score', slow)
+    answer = pipeline.run(window(frame_set(1000, ego=ego)))
+    assert (answer.hint.status, answer.hint.behavior) == (Status.TIMEOUT, Behavior.UNKNOWN)
+    assert answer.hint.distribution
+
+
+@pytest.mark.parametrize(
+    ('changes', 'status', 'truncated'),
+    [
+        ({'finished': True}, Status.OK, False),
+        ({'finished': False}, Status.OK, True),
+        ({'finished': False, 'timed_out': True}, Status.TIMEOUT, True),
+    ],
+)
+def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, truncated):
+    pipeline = make()
+    generate = pipeline.backend._backend.generate
+    monkeypatch.setattr(
+        pipeline.backend._backend,
+        'generate',
+        lambda *arguments: replace(generate(*arguments), text='A quiet road.', **changes),
+    )
+    description = pipeline.run(window(frame_set(1000))).description
+    assert (description.status, description.truncated) == (status, truncated)
+
+
+def test_a_tick_cancelled_after_its_hint_is_not_described(make):
+    cancel = Event()
+    answer = make().run(window(frame_set(1000)), cancel=cancel, on_hint=lambda _: cancel.set())
+    assert answer.hint.status == Status.OK
+    assert answer.description.status == Status.NO_HINT
+    assert 'describe' not in answer.timing.stage_ms
+
+
+def test_every_answer_says_where_it_comes_from(make):
+    pipeline = make({'pruning.method': 'mtp'})
+    pipeline.backend.info = replace(pipeline.backend.info, model_id='toy', revision='abc', trained=True)
+    expected = Provenance('toy', 'abc', True, pipeline.prompt.id, 'mtp', 0.25)
+    answers = [pipeline.run(window(frame_set(1000, without=without))) for without in (('FRONT',), ())]
+    assert [replace(answer.provenance, tokens_text=0) for answer in answers] == [expected, expected]
+
+
+def test_what_a_hint_takes_is_learnt_on_top_of_the_age_of_the_set(make):
+    pipeline = make({'latency.target_ms': 60_000.0})
+    answers = [pipeline.run(window(frame_set(ms)), wait_ms=5000.0) for ms in (1000, 1500, 2000)]
+    assert answers[-1].timing.choice.expected_ms > 5000.0
+
+
+def test_a_failure_while_encoding_leaves_nothing_behind(make, monkeypatch):
+    pipeline = make()
+
+    def out_of_memory(images):
+        raise RuntimeError('out of memory')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.backend, 'encode', out_of_memory, raising=False)
+        with pytest.raises(RuntimeError):
+            pipeline.run(window(frame_set(1000)))
+    answer = pipeline.run(window(frame_set(1000)))
+    assert answer.hint.status == Status.OK
+    assert [view.frames for view in answer.views] == [1, 1, 1]
+
+
+def test_history_of_another_size_is_left_out(make):
+    pipeline = make()
+    pipeline._features._decode = lambda frame, _: (
+        decode(frame, 0)[0][:: 2 if frame.stamp_ns == 1000 * MS else 1, :: 2 if frame.stamp_ns == 1000 * MS else 1],
+        1,
+    )
+    answer = pipeline.run(window(frame_set(1000), frame_set(1500)))
+    assert [view.frames for view in answer.views] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(('columns', 'state'), [(95, CameraState.OK), (90, CameraState.MISCALIBRATED)])
+def test_rounding_is_no_other_aspect(make, columns, state):
+    pipeline = make()
+    pipeline._features._decode = lambda frame, _: (np.ascontiguousarray(decode(frame, 0)[0][:, :columns]), 1)
+    assert {view.state for view in pipeline.run(window(frame_set(1000))).views} == {state}
+
+
+def test_the_stamp_of_a_broken_image_is_told(make):
+    answer = make().run(window(frame_set(1000, broken=('LEFT',))))
+    assert (answer.views[2].state, answer.views[2].stamp_ns) == (CameraState.INVALID, 1000 * MS)
+
+
+def test_free_reaches_the_backend(make, monkeypatch):
+    pipeline, freed = make(), []
+    monkeypatch.setattr(pipeline.backend._backend, 'free', lambda: freed.append(True))
+    pipeline.free()
+    assert freed == [True]
+
+
+def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkeypatch):
+    pipeline, chosen, costs = make({'latency.target_ms': 60_000.0}), [], []
+    choose, observe = pipeline._governor.choose, pipeline._governor.observe
+    monkeypatch.setattr(pipeline._governor, 'choose', lambda *given: chosen.append(given) or choose(*given))
+    monkeypatch.setattr(pipeline._governor, 'observe', lambda cost: costs.append(cost) or observe(cost))
+    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), wait_ms=20.0)
+    [(*_, spent_ms, tokens_full)], [cost] = chosen, costs
+    assert tokens_full == answer.tokens_full
+    upto_ms = answer.timing.source_to_hint_ms - spent_ms
+    prefill_ms, kept = answer.timing.stage_ms['prefill'], answer.tokens_kept
+    assert cost == Cost(spent_ms, upto_ms, prefill_ms, kept, kept + answer.provenance.tokens_text)
+
+
+def test_a_stage_that_runs_twice_adds_up():
+    clock = StageClock()
+    for _ in range(2):
+        with clock.stage('decode'):
+            time.sleep(0.02)
+    assert clock.stage_ms['decode'] >= 40

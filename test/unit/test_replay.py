@@ -17,7 +17,10 @@ from stprune_ros.cli import main
 from stprune_ros.core.types import Status
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
-from stprune_ros.replay.replay import HINT_TOPIC, SCENE_TOPIC
+from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.replay.replay import HINT_TOPIC, SCENE_TOPIC, replay
+from stprune_ros.settings.parameter_file import load_settings
+from stprune_ros.vlm.loading import load_model
 
 CONTRACT = {
     'bag', 'model_id', 'method', 'keep_ratio', 'ticks', 'sets_full', 'sets_partial', 'sets_skipped', 'tokens_full',
@@ -343,6 +346,65 @@ def test_broken_truth_file_is_named(tmp_path: Path, params: Path, capsys):
     (bag / 'truth.json').write_text('{"ticks": [{"stamp_ns": 1, "behavior": "FLY"}]}')
     assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(params)]) == 1
     assert f"truth file '{bag / 'truth.json'}' is not readable" in capsys.readouterr().err
+
+
+def test_replaying_takes_a_loaded_model_and_prints_nothing(tmp_path: Path, params: Path, capfd):
+    settings = load_settings(params)
+    backend, prompt = load_model(settings)
+    capfd.readouterr()
+    said, seen, output = [], [], tmp_path / 'out'
+
+    def count() -> None:
+        seen.append((output / 'results.mcap').stat().st_size)
+
+    with Bag(write_bag(tmp_path / 'bag', drive(4, damaged('truncated')))) as bag:
+        windows = BagWindows(bag, settings)
+        summary = replay(windows, backend, prompt, output, say=said.append, on_message=count)
+        assert len(seen) == windows.message_count == 4 * 4
+    assert capfd.readouterr() == ('', '')
+    assert len(set(seen)) >= 4, 'the results are on disk after each tick'
+    assert len(said) == len(set(said))
+    assert set(said) == {*summary['error_sentences'], *summary['notes']}
+    assert summary == json.loads((output / 'summary.json').read_text())
+    assert (summary['model_id'], summary['prompt_id']) == (backend.info.model_id, prompt.id)
+
+
+def test_a_failure_frees_the_caches(tmp_path: Path, params: Path, monkeypatch):
+    whole, freed = Pipeline.run, []
+
+    def failing(self, window, **arguments):
+        if not freed:
+            raise RuntimeError('out of memory')
+        return whole(self, window, **arguments)
+
+    monkeypatch.setattr(Pipeline, 'run', failing)
+    monkeypatch.setattr(Pipeline, 'free', lambda self: freed.append(True))
+    summary = run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
+    assert freed == [True]
+    assert summary['status'] == {'ERROR': 1, 'OK': 1}
+
+
+def test_results_hold_the_hint_as_it_went_out_and_descriptions_only_where_wanted(tmp_path: Path, params: Path):
+    values = json.loads(params.read_text())
+    bag = write_bag(tmp_path / 'bag', drive(2))
+    for describe, scenes in ((True, 2), (False, 0)):
+        values['/**']['ros__parameters']['inference.describe'] = describe
+        params.write_text(json.dumps(values))
+        output = tmp_path / f'describe_{describe}'
+        run(bag, output, params)
+        with Bag(output / 'results.mcap') as results:
+            hints = list(results.messages([HINT_TOPIC]))
+            assert len(list(results.messages([SCENE_TOPIC]))) == scenes
+        assert [hint.receive_ns for hint in hints] == [START_NS, START_NS + PERIOD_NS]
+        assert all('describe' not in hint.message().info.stage_names for hint in hints)
+
+
+def test_report_shows_pictures_and_speed(tmp_path: Path, params: Path):
+    run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
+    html = (tmp_path / 'out' / 'report.html').read_text()
+    assert html.count('src="data:image/jpeg') == 2 * 3
+    assert html.count('5.0 m/s') == 2
+    assert '<span class="badge">0.10 s</span>' in html
 
 
 @pytest.mark.slow

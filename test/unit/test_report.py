@@ -18,7 +18,7 @@ from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, histor
 from stprune_ros.replay.ground_truth import TickTruth
 from stprune_ros.replay.replay import SHOWN_TICKS, EvenSampler
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
-from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences
+from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles
 from stprune_ros.settings.settings import Settings
 
 RIG = """
@@ -176,6 +176,69 @@ def test_latency_in_the_summary(rig: CameraRig):
     }
     assert summary['hint_ms']['max'] == 45.0
     assert summary['tick_ms']['max'] == 4.0
+
+
+def test_summary_tells_views_and_counters_apart(rig: CameraRig):
+    statistics = ReplayStatistics()
+    off = ViewReport('front', CameraState.OK, 5, 1, 100, 13)
+    for each in (answer(views=(off,)), answer()):
+        statistics.add(each)
+    counters = {'sets_full': 2, 'ticks': 2, 'odometry': 7}
+    summary = statistics.summary(Path('bag'), Settings(), rig, 'front', counters, {'images': {}, 'odometry': ''})
+    assert summary['counters'] == {'odometry': 7}
+    assert summary['tokens_off_budget_max'] == 3.0, 'the worst tick, not the last one'
+    assert {camera: view['ticks_without'] for camera, view in summary['views'].items()} == {
+        'front': 0, 'right': 1, 'left': 1,
+    }  # fmt: skip
+    overlaps = [view['overlap_right_deg'] for view in summary['views'].values()]
+    assert overlaps == pytest.approx([10.0, 0.0, 10.0], abs=1.0)
+
+
+def test_a_run_of_nothing_but_errors_has_seen_no_camera(rig: CameraRig):
+    statistics = ReplayStatistics()
+    statistics.add(answer(status=Status.ERROR, views=()))
+    summary = statistics.summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    assert summary['cameras_missing'] == list(rig.ring)
+
+
+def test_pictures_stand_as_seen_from_above(rig: CameraRig):
+    names = ('front', 'front right', 'back right', 'back', 'back left', 'front left')
+    tick = ReportTick(answer(), 0.0, tuple(ViewPicture(name, name) for name in names))
+    shown = re.findall(r'<div class="view" title="([a-z ]+)">', render_only(rig, tick))
+    assert shown == ['front left', 'front', 'front right', 'back left', 'back', 'back right']
+
+
+def render_only(rig: CameraRig, tick: ReportTick) -> str:
+    summary = ReplayStatistics().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
+    return render(summary, [], [tick], rig)
+
+
+def test_quantiles_are_what_they_are_called():
+    assert quantiles(range(101)) == {'p50': 50.0, 'p95': 95.0, 'max': 100.0}
+
+
+def test_a_cut_description_and_an_invalid_hint_look_like_it(rig: CameraRig):
+    cut, whole = page(rig, [answer(truncated=True)], ['']), page(rig, [answer()], [''])
+    assert '&hellip;' in cut
+    assert '&hellip;' not in whole
+    sure = '<span class="small soft">75 %</span>'
+    assert sure in whole
+    assert sure not in page(rig, [answer(status=Status.TIMEOUT)], [''])
+
+
+def test_the_ring_is_drawn_as_seen_from_above(rig: CameraRig):
+    html = page(rig, [answer()], [''])
+    places = {
+        number: float(x) for x, number in re.findall(r'<text x="([-.0-9]+)" y="[-.0-9]+" [^>]*>(\d)</text>', html)
+    }
+    assert abs(places['1']) < 1
+    assert places['2'] > 10, 'the right camera is on the right'
+    assert places['3'] < -10
+
+
+def test_time_line_counts_from_the_anchor_stamp():
+    point = TimelinePoint.from_answer(governed(0.2, 45.0, 10.0), 1.0, 'STOP')
+    assert point == TimelinePoint(1.0, 'OK', 'STOP', 'STOP', 0.2, 55.0)
 
 
 def test_page_of_nothing(rig: CameraRig):

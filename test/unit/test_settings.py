@@ -134,6 +134,8 @@ def test_wrong_values_are_named_with_what_is_allowed(name, value, words):
         ({'cameras.names': ['a'], 'cameras.anchor': 'b'}, ["'b'"]),
         ({'cameras.names': ['a'], 'cameras.critical': ['b']}, ["'b'"]),
         ({'sync.max_wait_ms': 40.0}, ['40', '50']),
+        ({'cameras.names': ['a'], 'cameras.offsets_ms': [70.0]}, ['100', '120']),
+        ({'cameras.names': ['a'], 'cameras.offsets_ms': [-70.0]}, ['100', '120']),
         ({'latency.keep_min': 0.5, 'latency.keep_max': 0.2}, ['0.5', '0.2']),
         ({'latency.target_ms': 80.0, 'pruning.method': 'none'}, ['80', "'none'"]),
     ],
@@ -149,6 +151,23 @@ def test_parameter_file_nested_or_dotted(tmp_path):
     nested = write(tmp_path / 'a.yaml', '/**: {ros__parameters: {use_sim_time: true, pruning: {keep_ratio: 0.2}}}')
     dotted = write(tmp_path / 'b.yaml', 'stprune_node: {ros__parameters: {pruning.keep_ratio: 0.2}}')
     assert load_settings(nested).pruning.keep_ratio == load_settings(dotted).pruning.keep_ratio == 0.2
+
+
+def test_a_file_for_several_nodes_is_read_whole(tmp_path):
+    text = '/**: {ros__parameters: {history: {frames: 2}}}\n/stprune_node: {ros__parameters: {pruning.seed: 3}}\n'
+    settings = load_settings(write(tmp_path / 'p.yaml', text))
+    assert (settings.history.frames, settings.pruning.seed) == (2, 3)
+    assert load_settings(write(tmp_path / 'empty.yaml', '/**: {ros__parameters: }')) == Settings()
+
+
+def test_only_names_of_rclpy_are_left_alone(tmp_path):
+    with pytest.raises(SettingsError, match="there is no parameter 'qos_depth'"):
+        load_settings(write(tmp_path / 'p.yaml', '/**: {ros__parameters: {qos_depth: 3}}'))
+
+
+def test_every_contradiction_is_named():
+    values = {'cameras.names': ['a', 'a'], 'latency.keep_min': 0.5, 'latency.keep_max': 0.2}
+    assert len(problems_in(values)) == 2
 
 
 def test_every_problem_of_a_file_is_named(tmp_path):

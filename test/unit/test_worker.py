@@ -98,6 +98,20 @@ def test_stop_says_when_the_work_does_not_end():
     assert worker.stop(TIMEOUT_S)
 
 
+def test_stop_cancels_what_runs():
+    started = Event()
+
+    def work(item: int, cancel: Event) -> None:
+        started.set()
+        cancel.wait(TIMEOUT_S)
+
+    worker = Worker(work, lambda item, error: None)
+    worker.start()
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    assert worker.stop(TIMEOUT_S / 2)
+
+
 def test_a_worker_that_was_stopped_starts_again():
     seen = SimpleQueue()
     worker = Worker(lambda item, cancel: seen.put(item), lambda item, error: None)
@@ -112,5 +126,10 @@ def test_a_worker_that_was_stopped_starts_again():
         assert seen.get(timeout=TIMEOUT_S) == item
         assert worker.stop(TIMEOUT_S)
         assert not worker.running
-        worker.put(-item)  # comes too late, and must not be the first thing done after the next start
+        for late in (-item, -item):  # come too late, and must not be the first thing done after the next start
+            worker.put(late)
+        assert worker.skipped == 1
+    worker.start()
+    assert worker.skipped == 0
+    assert worker.stop(TIMEOUT_S)
     assert seen.empty()
