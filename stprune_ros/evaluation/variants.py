@@ -7,11 +7,12 @@ from typing import Any
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
+from stprune_ros.settings.parameters import RENAMED
 from stprune_ros.settings.settings import Settings
 
 SWITCHES = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
-RENAMED_SWITCHES = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}  # old names are understood
+RENAMED_SWITCHES = {old.partition('.')[2]: new.partition('.')[2] for old, new in RENAMED.items()}
 VARIANTS = (
     *(f'st_prune+{switch}' for switch in SWITCHES),
     'st_prune+all',

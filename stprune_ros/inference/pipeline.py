@@ -18,6 +18,7 @@ from stprune_ros.core.types import (
     Choice,
     Description,
     Hint,
+    Provenance,
     Status,
     Timing,
     Window,
@@ -45,7 +46,9 @@ class Pipeline:
         self.settings = settings
         self.backend = backend
         self.rig = rig
-        self.doubt = ''  # why the ring is not what it should be, set by the owner: every answer is then DEGRADED
+        self.calibration_fault = (
+            ''  # why the ring is not what it should be, set by the owner: every answer is then DEGRADED
+        )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
         self._features = FeatureCache(backend, rig, decode)
@@ -72,13 +75,12 @@ class Pipeline:
         clock = StageClock()
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
-        provenance = provenance_of(self.settings, self.backend.info, self.prompt.id)
         lost = [view.camera for view in views if view.camera in self.roles.critical and not view.state.has_frame]
         if lost:
             notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
             reports = tuple(view.report() for view in views)
             timing = Timing(clock.stage_ms, wait_ms)
-            return Answer.without_result(Status.NO_HINT, window, provenance, reports, timing, notes)
+            return Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
 
         spent_ms = wait_ms + clock.elapsed_ms
         choice = self._choose(views, spent_ms)
@@ -90,22 +92,30 @@ class Pipeline:
             context = self.backend.prefill(self.prompt.system, content)
 
         reports = tuple(view.report(keep.cpu().numpy()) for view, keep in zip(views, kept))
-        provenance = replace(provenance, keep_ratio=ratio, tokens_text=context.tokens_text)
+        provenance = replace(self._provenance(), keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
-        degraded = bool(self.doubt) or _is_degraded(window, views)
-        timing = Timing(dict(clock.stage_ms), wait_ms, choice=choice)
-        answer = Answer.without_result(Status.UNKNOWN, window, provenance, reports, timing, notes)
+        degraded = bool(self.calibration_fault) or _is_degraded(window, views)
         cancelled = _is_set(cancel)
         if cancelled or clock.past(deadline_ms):
-            self._learn(answer, spent_ms, wait_ms + clock.elapsed_ms)
             status = Status.NO_HINT if cancelled else Status.TIMEOUT
-            return replace(answer, hint=Hint(status), description=Description(status))
+            timing = Timing(dict(clock.stage_ms), wait_ms, choice=choice)
+            answer = Answer.without_result(status, window, provenance, reports, timing, notes)
+            self._learn(answer, spent_ms, wait_ms + clock.elapsed_ms)
+            return answer
 
         with clock.stage('hint'):
             hint = self._hint(context)
-        timing = replace(timing, hint_ms=clock.elapsed_ms, stage_ms=dict(clock.stage_ms))
-        answer = replace(answer, hint=_published(hint, degraded, clock.past(deadline_ms)), timing=timing)
-        self._learn(answer, spent_ms, timing.source_to_hint_ms)
+        answer = Answer(
+            stamp_ns=window.current.stamp_ns,
+            sequence=window.current.sequence,
+            hint=_published(hint, degraded, clock.past(deadline_ms)),
+            description=Description(Status.UNKNOWN),  # until it is written
+            provenance=provenance,
+            views=reports,
+            timing=Timing(dict(clock.stage_ms), wait_ms, clock.elapsed_ms, choice),
+            notes=tuple(notes),
+        )
+        self._learn(answer, spent_ms, answer.timing.source_to_hint_ms)
         if on_hint is not None:
             on_hint(answer)
         if not self.settings.inference.describe or _is_set(cancel):
@@ -113,13 +123,16 @@ class Pipeline:
 
         with clock.stage('describe'):
             description = self._describe(context, degraded, clock.deadline_s(deadline_ms), cancel)
-        return replace(answer, description=description, timing=replace(timing, stage_ms=clock.stage_ms))
+        return replace(answer, description=description, timing=replace(answer.timing, stage_ms=clock.stage_ms))
 
     def free(self) -> None:
         """Drop every cached feature and similarity, here and in the backend."""
         self._features.clear()
         self._similarities.clear()
         self.backend.free()
+
+    def _provenance(self) -> Provenance:
+        return provenance_of(self.settings, self.backend.info, self.prompt.id)
 
     def _choose(self, views: Sequence[ViewFeatures], spent_ms: float) -> Choice | None:
         """The keep ratio that the latency target leaves room for; None without a target."""
@@ -180,7 +193,7 @@ class Pipeline:
 
     def _notes(self, window: Window, views: Sequence[ViewFeatures], choice: Choice | None) -> list[str]:
         """What to say about incomplete input, a model whose answers mean little, and a target out of reach."""
-        notes = [*filter(None, [self.doubt]), *(view.note for view in views if view.note)]
+        notes = [*filter(None, [self.calibration_fault]), *(view.note for view in views if view.note)]
         for view in views:
             if view.state in (CameraState.MISSING, CameraState.STALE):
                 notes.append(f"camera '{view.camera}' has no frame in this set")

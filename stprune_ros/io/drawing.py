@@ -13,7 +13,6 @@ import numpy as np
 from stprune_ros.core.types import ViewReport
 
 TILE_WIDTH, TILE_HEIGHT = 320, 180
-TILE_PIXELS = TILE_WIDTH * TILE_HEIGHT
 TILE_DIMMING = 0.25  # brightness of dropped tokens in the mosaic
 MOSAIC_QUALITY = 80  # of its JPEG
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, CameraState
+from stprune_ros.core.types import Answer, CameraState, ViewReport
 from stprune_ros.replay.ground_truth import NO_TRUTH, TickTruth
 from stprune_ros.replay.style import BEHAVIOR_COLOURS, STYLE
 
@@ -285,7 +285,7 @@ def _arranged(pictures: Sequence[ViewPicture]) -> list[ViewPicture]:
     return top + [pictures[index % count] for index in range(count - left - 1, columns - left - 1, -1)]
 
 
-def _picture(picture: ViewPicture, views: Mapping[str, Any]) -> str:
+def _picture(picture: ViewPicture, views: Mapping[str, ViewReport]) -> str:
     view = views.get(picture.camera)
     state = view.state.name.lower() if view else CameraState.UNKNOWN.name.lower()
     image = (

@@ -52,6 +52,7 @@ class Health:
     skipped_before: int = 0  # at the last report
     failures: int = 0  # since the last answer
     counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
+    spread_ms: float = math.nan  # span of the stamps in the newest set, offsets taken off
 
     def silent_cameras(self, settings: Settings, now: float) -> list[str]:
         """A sentence for each camera that sent nothing yet, or nothing for longer than the stale limit."""
@@ -188,4 +189,5 @@ def _ms(time_ms: float) -> str:
 
 
 def _clock(health: Health) -> Report:
-    return Report('synchronisation', OK, ALL_WELL, {key: str(count) for key, count in sorted(health.counters.items())})
+    values = {key: str(count) for key, count in sorted(health.counters.items())}
+    return Report('synchronisation', OK, ALL_WELL, {**values, 'spread_ms': _ms(health.spread_ms)})

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.clock import Clock, ClockType, JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
@@ -72,6 +72,8 @@ class StpruneNode(Node):
         self._pipeline: Pipeline | None = None
         self._window: Window | None = None  # the newest one
         self._jumps = 0
+        self._inputs = Inputs(self, self.settings, self._cameras, self._warn_once)
+        self._jump_handle: JumpHandle | None = None
         self._active_timers: list[Timer] = []
         self._worker: Worker[Window] = Worker(self._infer, self._inference_failed)
 
@@ -87,20 +89,17 @@ class StpruneNode(Node):
             self._warn_once(note)
 
     def activate(self) -> None:
-        """Subscribe and begin to work; after `configure`. Raises StpruneError where the rig lacks a named camera."""
-        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
-        template = image_template(self.settings.topics, self.settings.cameras.transport)
-        images = {camera: self.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
-        self._builder = RigBuilder(self.settings.cameras, rectified_cameras(self.settings.cameras, images))
-        self._inputs = Inputs(self, self.settings, self._cameras, self._warn_once)
-        if self._rig is not None:
-            self._use_rig(CameraRig((self._rig.cameras[camera] for camera in self._cameras), self._rig.notes))
-        else:
-            self._inputs.calibration(self._on_camera_info, self._on_moving_transforms)
-            self._complete_rig()
-        self._inputs.transforms(self._on_transforms)
-        self._inputs.sensors(self._on_image, self._on_odometry)
+        """Subscribe and begin to work; after `configure`.
+
+        Raises StpruneError where the ring cannot be, RuntimeError where the last worker has not ended; nothing is then
+        left behind.
+        """
         self._worker.start()
+        try:
+            self._listen()
+        except StpruneError:
+            self.deactivate()
+            raise
 
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
         period_s = self.settings.output.heartbeat_ms / 4e3
@@ -111,13 +110,32 @@ class StpruneNode(Node):
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump_handle = self.get_clock().create_jump_callback(back, post_callback=self._clock_jumped)
 
+    def _listen(self) -> None:
+        """Subscribe, and take the ring from the rig file where there is one."""
+        self._warned.clear()  # what still holds is said again
+        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        template = image_template(self.settings.topics, self.settings.cameras.transport)
+        images = {camera: self.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
+        self._builder = RigBuilder(self.settings.cameras, rectified_cameras(self.settings.cameras, images))
+        if self._rig is not None:
+            self._use_rig(CameraRig((self._rig.cameras[camera] for camera in self._cameras), self._rig.notes))
+        else:
+            self._inputs.calibration(self._on_camera_info, self._on_moving_transforms)
+            self._complete_rig()
+        self._inputs.transforms(self._on_transforms)
+        self._inputs.sensors(self._on_image, self._on_odometry)
+
     def deactivate(self) -> bool:
-        """Unsubscribe, cancel what runs and forget what was buffered; False where the worker does not end."""
+        """Unsubscribe, cancel what runs and forget what was buffered; False where the worker does not end.
+
+        May be called again, and before any `activate`.
+        """
         for timer in self._active_timers:
             self.destroy_timer(timer)
         self._inputs.close()
-        self._active_timers = []
-        self._jump_handle.unregister()
+        if self._jump_handle is not None:
+            self._jump_handle.unregister()
+        self._active_timers, self._jump_handle = [], None
         ended = self._worker.stop(STOP_TIMEOUT_S)
         if ended and self._pipeline is not None:
             self._pipeline.free()
@@ -178,7 +196,7 @@ class StpruneNode(Node):
             self._health.outdated = '' if same else keep
             if not same and not keep:
                 self._use_rig(rig)
-        pipeline.doubt = self._health.outdated
+        pipeline.calibration_fault = self._health.outdated
         if self._health.outdated:
             self._warn_once(self._health.outdated)
 
@@ -201,6 +219,7 @@ class StpruneNode(Node):
             self._warn_once(note)
         for window in windows:
             self._window = window
+            self._health.spread_ms = window.current.spread_ns / 1e6
             self._worker.put(window)
 
     def _clock_jumped(self, jump: TimeJump) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,3 +81,9 @@ def proc_bytes(path: str, key: str) -> int | None:
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def use_one_thread() -> None:
+    """Let torch work on one thread, unless OMP_NUM_THREADS says how many."""
+    if 'OMP_NUM_THREADS' not in os.environ:
+        torch.set_num_threads(1)

@@ -5,7 +5,6 @@ A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,17 +42,11 @@ def load_model(settings: Settings) -> tuple[Backend, Prompt]:
     # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
     if not settings.model.path:
-        _use_one_thread()
+        from stprune_ros.vlm.device import use_one_thread
+
+        use_one_thread()  # the bundled model is too small for threads to help it
     backend = load_engine(settings.model.engine, settings)
     return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
-
-
-def _use_one_thread() -> None:
-    """The bundled model is too small for threads to help it; OMP_NUM_THREADS may say otherwise."""
-    if 'OMP_NUM_THREADS' not in os.environ:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def load_engine(name: str, settings: Settings) -> Backend:

@@ -88,7 +88,7 @@ def test_model_and_counters_are_in_the_values():
     health.counters = {'sets_full': 3}
     values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
     assert values['model'] == {'id': 'tiny', 'revision': 'abc', 'prompt': 'driving-2'}
-    assert values['synchronisation'] == {'sets_full': '3'}
+    assert values['synchronisation'] == {'sets_full': '3', 'spread_ms': 'n/a'}
 
 
 @pytest.mark.parametrize('seen', [None, NOW - 5.0])
@@ -186,3 +186,11 @@ def test_topics_that_nobody_publishes_stand_beside_what_is_missing():
     assert (values['camera back']['topic'], values['odometry']['topic']) == ('A', 'B')
     assert list(values['rig'].values()) == ['no camera_info', 'C']
     assert 'topic' not in values['camera front']
+
+
+def test_the_span_of_the_newest_set_is_a_value():
+    health = healthy()
+    [before] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'synchronisation']
+    health.spread_ms = 79.25
+    [after] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'synchronisation']
+    assert (before.values['spread_ms'], after.values['spread_ms']) == (diagnostics.NOT_AVAILABLE, '79.2')

@@ -567,7 +567,7 @@ def test_every_answer_says_where_it_comes_from(make):
 
 
 def test_what_a_hint_takes_is_learnt_on_top_of_the_age_of_the_set(make):
-    pipeline = make({'latency.target_ms': 60_000.0})
+    pipeline = make({'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60000.0})
     answers = [pipeline.run(window(frame_set(ms)), wait_ms=5000.0) for ms in (1000, 1500, 2000)]
     assert answers[-1].timing.choice.expected_ms > 5000.0
 
@@ -617,7 +617,7 @@ def test_free_reaches_the_backend(make, monkeypatch):
 
 
 def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkeypatch):
-    pipeline, chosen, costs = make({'latency.target_ms': 60_000.0}), [], []
+    pipeline, chosen, costs = make({'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60000.0}), [], []
     choose, observe = pipeline._governor.choose, pipeline._governor.observe
     monkeypatch.setattr(pipeline._governor, 'choose', lambda *given: chosen.append(given) or choose(*given))
     monkeypatch.setattr(pipeline._governor, 'observe', lambda cost: costs.append(cost) or observe(cost))
