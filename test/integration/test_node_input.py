@@ -80,7 +80,7 @@ def short_image() -> Image:
 
 
 BROKEN = {
-    lambda: raw_image('8UC3'): "encoding '8UC3' is not supported",
+    lambda: raw_image('8UC3'): "encoding '8UC3' does not say what its channels are",
     lambda: raw_image(step=WIDTH): f'step is {WIDTH} bytes, but a row of {WIDTH} rgb8 pixels takes {WIDTH * 3}',
     lambda: raw_image(height=0): f'the image is empty: {WIDTH}x0 pixels',
     short_image: 'the image has 100 bytes',

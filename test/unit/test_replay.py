@@ -360,7 +360,7 @@ def test_replaying_takes_a_loaded_model_and_prints_nothing(tmp_path: Path, param
     with Bag(write_bag(tmp_path / 'bag', drive(4, damaged('truncated')))) as bag:
         windows = BagWindows(bag, settings)
         summary = replay(windows, backend, prompt, output, say=said.append, on_message=count)
-        assert len(seen) == windows.message_count == 4 * 4
+        assert len(seen) == windows.message_count == 4 * 7  # per tick three images, three camera_infos, odometry
     assert capfd.readouterr() == ('', '')
     assert len(set(seen)) >= 4, 'the results are on disk after each tick'
     assert len(said) == len(set(said))
