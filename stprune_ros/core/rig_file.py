@@ -22,20 +22,24 @@ KEYS = (
 
 
 def read_rig_file(path: str | Path) -> list[CameraModel]:
-    """The cameras of a YAML file such as config/rigs/nuscenes.yaml. StpruneError names the file and the camera."""
+    """The cameras of a YAML file such as config/rigs/nuscenes.yaml. StpruneError names the file and every bad camera."""
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise StpruneError(f"rig file '{path}' cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {' '.join(str(error).split())}") from None
     cameras = tree.get('cameras') if isinstance(tree, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise StpruneError(f"rig file '{path}' has no 'cameras' mapping")
-    models = []
+    models, faults = [], []
     for name, entry in cameras.items():
         try:
             models.append(_model_from_entry(str(name), entry))
         except StpruneError as error:
-            raise StpruneError(f"rig file '{path}', camera '{name}': {error}") from None
+            faults.append(f"camera '{name}': {error}")
+    if faults:
+        raise StpruneError(f"rig file '{path}', {'; '.join(faults)}")
     return models
 
 

@@ -93,6 +93,24 @@ def test_bad_rig_files_name_the_file_and_the_camera(tmp_path, text, sentence):
     assert '\n' not in str(caught.value)
 
 
+def test_every_bad_camera_of_a_rig_file_is_named(tmp_path):
+    path = tmp_path / 'rig.yaml'
+    entry = '{width: 64, height: 48, hfov_deg: 200, azimuth_deg: 0}'
+    path.write_text(f'cameras: {{A: {entry}, B: {entry.replace("200", "70")}, C: {entry.replace("64", "six")}}}')
+    with pytest.raises(StpruneError) as caught:
+        CameraRig.from_file(path)
+    assert "camera 'A': hfov_deg 200" in str(caught.value)
+    assert "camera 'C': " in str(caught.value)
+    assert "camera 'B'" not in str(caught.value)
+
+
+def test_a_missing_rig_file_is_named_once(tmp_path):
+    path = tmp_path / 'missing.yaml'
+    with pytest.raises(StpruneError) as caught:
+        CameraRig.from_file(path)
+    assert str(caught.value) == f"rig file '{path}' cannot be read: No such file or directory"
+
+
 def test_a_camera_that_looks_down_in_a_rig_file(tmp_path):
     entries = '\n'.join(f'  {n}: {{azimuth_deg: {a}, hfov_deg: 70, width: 16, height: 9}}' for n, a in NAMES.items())
     path = write(
