@@ -220,7 +220,8 @@ class StpruneNode(Node):
         for window in windows:
             self._window = window
             self._health.spread_ms = window.current.spread_ns / 1e6
-            self._worker.put(window)
+        if windows:
+            self._worker.put(*windows)
 
     def _clock_jumped(self, jump: TimeJump) -> None:
         if self._stream is not None:

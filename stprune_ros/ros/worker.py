@@ -1,7 +1,8 @@
-"""One thread that infers, fed by a mailbox with room for one window: the newest wins, so answers never lag behind."""
+"""One thread that infers, fed by a mailbox in which the newest wins, so answers never lag behind."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from threading import Condition, Event, Thread
 from typing import Generic, TypeVar
@@ -20,7 +21,7 @@ class Worker(Generic[Item]):
         self.skipped = 0
         self._work = work
         self._failed = failed
-        self._waiting: Item | None = None
+        self._waiting: deque[Item] = deque()
         self._cancel = Event()  # of the item in work
         self._closed = True
         self._changed = Condition()
@@ -36,29 +37,33 @@ class Worker(Generic[Item]):
         if self.running:
             raise RuntimeError('the worker is running already')
         self.skipped = 0
-        self._closed, self._waiting = False, None
+        self._closed = False
+        self._waiting.clear()
         # A daemon, because a native call that never returns must not keep the process alive.
         self._thread = Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
 
-    def put(self, item: Item) -> None:
-        """Leave an item in place of one that still waits; never blocks on the work."""
+    def put(self, *items: Item) -> None:
+        """Leave items, oldest first, in place of those that still wait; never blocks on the work.
+
+        Items that came due together are not late because of the work, so none of them replaces another.
+        """
         with self._changed:
-            self.skipped += self._waiting is not None
-            self._waiting = item
+            self.skipped += len(self._waiting)
+            self._waiting = deque(items)
             self._changed.notify()
 
     def drop(self) -> None:
         """Throw away what waits and cancel what runs; its worker must then keep the result to itself."""
         with self._changed:
-            self._waiting = None
+            self._waiting.clear()
             self._cancel.set()
 
     def stop(self, timeout_s: float) -> bool:
         """Drop everything and end the thread; False if it is still at work after ``timeout_s``."""
         with self._changed:
             self._closed = True
-            self._waiting = None
+            self._waiting.clear()
             self._cancel.set()
             self._changed.notify()
         if self._thread is not None:
@@ -67,12 +72,11 @@ class Worker(Generic[Item]):
 
     def _take(self) -> tuple[Item, Event] | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting is not None)
-            item, self._waiting = self._waiting, None
-            if self._closed or item is None:
+            self._changed.wait_for(lambda: self._closed or self._waiting)
+            if self._closed:
                 return None
             self._cancel = Event()  # under the lock, so that no `drop` can fall between the two items
-            return item, self._cancel
+            return self._waiting.popleft(), self._cancel
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:

@@ -32,6 +32,26 @@ def test_newest_item_wins_and_skipped_ones_are_counted():
     assert worker.stop(TIMEOUT_S)
 
 
+def test_items_that_came_together_all_have_their_turn():
+    started, go_on, seen = Event(), Event(), SimpleQueue()
+
+    def work(item: int, cancel: Event) -> None:
+        seen.put(item)
+        started.set()
+        go_on.wait(TIMEOUT_S)
+
+    worker = Worker(work, lambda item, error: None)
+    worker.start()
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    worker.put(1, 2)
+    worker.put(3, 4, 5)
+    go_on.set()
+    assert [seen.get(timeout=TIMEOUT_S) for _ in range(4)] == [0, 3, 4, 5]
+    assert worker.skipped == 2
+    assert worker.stop(TIMEOUT_S)
+
+
 def test_error_is_reported_and_work_goes_on():
     failures, seen = SimpleQueue(), SimpleQueue()
 
