@@ -30,6 +30,10 @@ NO_CAMERA_WORDS = {
     **dict.fromkeys(('depth', 'compresseddepth', 'disparity', 'confidence'), 'depth'),
     **dict.fromkeys(('mask', 'masks', 'segmentation', 'semantic', 'instance', 'label', 'labels'), 'a mask'),
     **dict.fromkeys(('heatmap', 'costmap', 'dvs', 'flow'), 'no picture'),
+    # RealSense and OpenNI publish their infrared cameras beside the colour one of the same housing.
+    **dict.fromkeys(('infra', 'infra1', 'infra2', 'infrared', 'ir', 'thermal'), 'infrared'),
+    # Ouster's driver publishes what the lidar measures as images, too.
+    **dict.fromkeys(('range_image', 'signal_image', 'reflec_image', 'nearir_image'), 'a picture of a lidar'),
 }
 LISTED = 8  # topics in an error
 
