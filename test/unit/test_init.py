@@ -76,6 +76,20 @@ def test_transforms_in_a_namespace_need_a_remapping(tmp_path: Path, capsys):
     assert 'start the node with the remapping /tf_static:=/robot/tf_static' in capsys.readouterr().out
 
 
+def test_a_vehicle_frame_of_any_name_is_found_above_the_cameras(tmp_path: Path):
+    def change(item: Item) -> Item:
+        if item.topic != '/tf_static':
+            return item
+        moved = [replace(one, header=replace(one.header, frame_id='truck_7')) for one in item.message.transforms]
+        return replace(item, message=replace(item.message, transforms=moved))
+
+    bag, params = write_bag(tmp_path / 'bag', drive(4, change)), tmp_path / 'my.param.yaml'
+    assert main(['init', str(bag), '--output', str(params)]) == 0
+    settings = load_settings(params)
+    assert settings.cameras.base_frame == 'truck_7'
+    assert not settings.cameras.rig_file
+
+
 def test_nothing_is_written_over(tmp_path: Path, capsys):
     bag = write_bag(tmp_path / 'bag', drive())
     (tmp_path / 'my.param.yaml').write_text('mine')
