@@ -264,7 +264,9 @@ class TimingFaults:
             return 'offset', self._wrong_offset(camera, period_ns, expected, beyond)
         if _drifting(apart, period_ns) and 2 * sum(one > self._tolerance_ns for one in away) >= len(away):
             return 'drift', self._drifts(camera, max(away))
-        return ('spread', self._spread(camera)) if self._mostly_left_out(camera, expected) else None
+        if not self._mostly_left_out(camera, expected):
+            return None
+        return ('spread', self._spread(camera)) if self._spreads(camera) else ('after', self._after_closing(camera))
 
     def _mostly_left_out(self, camera: str, expected: float) -> bool:
         """Whether most sets lack the camera although it has a frame within the tolerance."""
@@ -272,6 +274,17 @@ class TimingFaults:
         sets = [one.stamp_ns + expected for one in self._sets if camera in one.missing]
         near = sum(any(abs(frame - wanted) <= self._tolerance_ns for frame in frames) for wanted in sets)
         return 2 * near >= len(self._sets)
+
+    def _spreads(self, camera: str) -> bool:
+        """Whether most sets without the camera would span too much with its frame."""
+        sets = [one for one in self._sets if camera in one.missing]
+        spans = []
+        for one in sets:
+            stamps = [frame.stamp_ns - self._offsets_ns[name] for name, frame in one.frames.items()]
+            own = [stamp - self._offsets_ns[camera] for stamp in self._cameras[camera].taken]
+            stamps.append(min(own, key=lambda stamp: abs(stamp - one.stamp_ns + self._offsets_ns[self._anchor])))
+            spans.append(max(stamps) - min(stamps))
+        return 2 * sum(span > self._max_spread_ns for span in spans) >= len(sets)
 
     def _distances(self, camera: str, period_ns: float) -> list[float]:
         """How long after the anchor each frame came, in ns, from one round to the next alike; may be empty."""
@@ -341,6 +354,13 @@ class TimingFaults:
         return (
             f"camera '{camera}' is in time, but left out of most sets, which would span more than sync.max_spread_ms,"
             f' {self._max_spread_ns / MS:g} ms: raise it, or set cameras.offsets_ms'
+        )
+
+    def _after_closing(self, camera: str) -> str:
+        return (
+            f"images of camera '{camera}' come when their sets are closed already: raise sync.max_wait_ms,"
+            f' {self._max_wait_ns / MS:g}, or check the clocks of the other cameras, which close sets when they are'
+            ' ahead'
         )
 
 

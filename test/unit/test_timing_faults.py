@@ -260,3 +260,17 @@ def test_an_anchor_that_is_silent_at_an_end_is_told(rig, ticks, when):
         ' another camera the anchor'
     )
     assert run(rig, items).notes == ([sentence] if when else [])
+
+
+def test_images_that_come_after_their_sets_are_closed(rig):
+    items = changed(frames(offsets=(0, 0, 0, 45)), 'LEFT', lambda received, stamp: (received + 60, stamp))
+    found = run(rig, items, cameras__names=list(RING), cameras__offsets_ms=[0.0, 0.0, 0.0, 45.0])
+    assert found.stream.counters['sets_partial'] >= 28
+    assert found.notes == [
+        "images of camera 'LEFT' come when their sets are closed already: raise sync.max_wait_ms, 100, or check the"
+        ' clocks of the other cameras, which close sets when they are ahead'
+    ]
+    mended = run(
+        rig, items, cameras__names=list(RING), cameras__offsets_ms=[0.0, 0.0, 0.0, 45.0], sync__max_wait_ms=200.0
+    )
+    assert mended.notes == [] and mended.stream.counters['sets_full'] == 30
