@@ -21,7 +21,7 @@ FRAME_FROM_OPTICAL: Mapping[str, np.ndarray] = {
     'body': OPTICAL_FROM_LINK,
     'body_frd': np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]),
 }
-RECTIFIED_WORDS = {'rect', 'rectified'}
+RECTIFIED_WORDS = {'rect', 'rectified', 'undistorted', 'undistort'}
 
 
 class RigBuilder:
@@ -180,11 +180,16 @@ class RigBuilder:
 def rectified_cameras(settings: CameraSettings, topics: Mapping[str, str]) -> frozenset[str]:
     """Which cameras send rectified images, by their image topics, as image_proc names them: image_rect, ..._rect_color.
 
-    cameras.rectified decides for all where it is not 'auto'.
+    Undistorted ones follow P, too. cameras.rectified decides for all where it is not 'auto'.
     """
     if settings.rectified != 'auto':
         return frozenset(topics if settings.rectified == 'always' else ())
-    return frozenset(camera for camera, topic in topics.items() if RECTIFIED_WORDS & set(re.split(r'[/_]', topic)))
+    return frozenset(camera for camera, topic in topics.items() if RECTIFIED_WORDS & set(_words(topic)))
+
+
+def _words(topic: str) -> list[str]:
+    """Lower-case words of a topic: '/left/imageRect_color' is left, image, rect, color."""
+    return re.split(r'[/_]', re.sub(r'([a-z])([A-Z])', r'\1_\2', topic).lower())
 
 
 def calibration_key(info: Any) -> tuple[Any, ...]:

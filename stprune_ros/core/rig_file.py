@@ -24,11 +24,16 @@ KEYS = (
 def read_rig_file(path: str | Path) -> list[CameraModel]:
     """The cameras of a YAML file such as config/rigs/nuscenes.yaml. StpruneError names the file and every bad camera."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+        text = Path(path).read_text(encoding='utf-8')
+        tree, again = yaml.safe_load(text), _repeated_key(yaml.compose(text, yaml.SafeLoader))
     except OSError as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {' '.join(str(error).split())}") from None
+    if again is not None:
+        raise StpruneError(
+            f"rig file '{path}', line {again.start_mark.line + 1}: '{again.value}' is given a second time; remove one"
+        )
     cameras = tree.get('cameras') if isinstance(tree, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise StpruneError(f"rig file '{path}' has no 'cameras' mapping")
@@ -41,6 +46,21 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
     if faults:
         raise StpruneError(f"rig file '{path}', {'; '.join(faults)}")
     return models
+
+
+def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The first key that its mapping has already; YAML would let the later one replace the earlier."""
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    seen = set()
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            return key
+        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+        below = _repeated_key(value)
+        if below is not None:
+            return below
+    return None
 
 
 def _model_from_entry(name: str, entry: object) -> CameraModel:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -19,6 +19,7 @@ SETS = 10  # closed sets that are looked at
 ENOUGH = 3  # of whatever is judged
 JUMP_NS = 1_000_000_000  # a step back as far as this is a source that started anew
 CLOCK_NS = 1_000_000_000  # no trigger is set off by more than this
+SILENT_NS = 1_000_000_000  # how much later than the others the anchor may begin, or earlier end
 SLOW = 1.5  # a camera with so many times the anchor's period sends fewer images
 MS = 1e6
 
@@ -33,8 +34,11 @@ class _Stamps:
     kinds: deque[str] = field(default_factory=lambda: deque(maxlen=KEPT))  # '' or what was wrong
     steps: deque[int] = field(default_factory=lambda: deque(maxlen=KEPT))  # steps back
     counts: Counter[str] = field(default_factory=Counter)  # since start, 'all' included
+    first: int | None = None  # the first stamp of all
+    jumped: bool = False  # stamps started anew
 
     def forget(self) -> None:
+        self.jumped = True
         self.taken.clear()
         self.leads.clear()
         self.led_at = None
@@ -91,6 +95,7 @@ class TimingFaults:
             if camera == self._anchor:
                 self._sets.clear()
         found.taken.append(stamp_ns)
+        found.first = stamp_ns if found.first is None else found.first
         if camera == self._anchor:
             self._anchor_ns = (stamp_ns, received_ns)
         elif self._anchor_ns is not None and found.led_at != self._anchor_ns[0]:
@@ -146,8 +151,8 @@ class TimingFaults:
         return notes
 
     def totals(self) -> list[str]:
-        """At the end of a bag: sentences about stamps that were no good, with their counts."""
-        notes = []
+        """At the end of a bag: sentences about stamps that were no good, with their counts, and about silence."""
+        notes = [*self._silences()]
         for camera, found in self._cameras.items():
             if found.counts['unstamped'] > 1:
                 all_of_them = found.counts['all']
@@ -159,6 +164,25 @@ class TimingFaults:
             if found.counts['back often']:
                 notes.append(self._steps_back(camera))
         return notes
+
+    def _silences(self) -> Iterator[str]:
+        """Where the anchor begins well after the other cameras, or ends before them: without it there are no sets."""
+        good = [
+            found
+            for name, found in self._cameras.items()
+            if name != self._anchor and found.taken and self._faults.get(name, ('', ''))[0] != 'clock'
+        ]
+        anchor = self._cameras[self._anchor]
+        if not good or not anchor.taken or any(found.jumped for found in (anchor, *good)):
+            return
+        late = (anchor.first or 0) - median(found.first or 0 for found in good)
+        early = median(max(found.taken) for found in good) - max(anchor.taken)
+        for silent, which in ((late, 'first'), (early, 'last')):
+            if silent > SILENT_NS:
+                yield (
+                    f"the anchor, camera '{self._anchor}', sends nothing in the {which} {_long(silent)}: nothing is"
+                    ' inferred there; cameras.anchor makes another camera the anchor'
+                )
 
     def _kind(self, found: _Stamps, stamp_ns: int) -> str:
         if not found.taken:
@@ -240,7 +264,9 @@ class TimingFaults:
             return 'offset', self._wrong_offset(camera, period_ns, expected, beyond)
         if _drifting(apart, period_ns) and 2 * sum(one > self._tolerance_ns for one in away) >= len(away):
             return 'drift', self._drifts(camera, max(away))
-        return ('spread', self._spread(camera)) if self._mostly_left_out(camera, expected) else None
+        if not self._mostly_left_out(camera, expected):
+            return None
+        return ('spread', self._spread(camera)) if self._spreads(camera) else ('after', self._after_closing(camera))
 
     def _mostly_left_out(self, camera: str, expected: float) -> bool:
         """Whether most sets lack the camera although it has a frame within the tolerance."""
@@ -248,6 +274,17 @@ class TimingFaults:
         sets = [one.stamp_ns + expected for one in self._sets if camera in one.missing]
         near = sum(any(abs(frame - wanted) <= self._tolerance_ns for frame in frames) for wanted in sets)
         return 2 * near >= len(self._sets)
+
+    def _spreads(self, camera: str) -> bool:
+        """Whether most sets without the camera would span too much with its frame."""
+        sets = [one for one in self._sets if camera in one.missing]
+        spans = []
+        for one in sets:
+            stamps = [frame.stamp_ns - self._offsets_ns[name] for name, frame in one.frames.items()]
+            own = [stamp - self._offsets_ns[camera] for stamp in self._cameras[camera].taken]
+            stamps.append(min(own, key=lambda stamp: abs(stamp - one.stamp_ns + self._offsets_ns[self._anchor])))
+            spans.append(max(stamps) - min(stamps))
+        return 2 * sum(span > self._max_spread_ns for span in spans) >= len(sets)
 
     def _distances(self, camera: str, period_ns: float) -> list[float]:
         """How long after the anchor each frame came, in ns, from one round to the next alike; may be empty."""
@@ -317,6 +354,13 @@ class TimingFaults:
         return (
             f"camera '{camera}' is in time, but left out of most sets, which would span more than sync.max_spread_ms,"
             f' {self._max_spread_ns / MS:g} ms: raise it, or set cameras.offsets_ms'
+        )
+
+    def _after_closing(self, camera: str) -> str:
+        return (
+            f"images of camera '{camera}' come when their sets are closed already: raise sync.max_wait_ms,"
+            f' {self._max_wait_ns / MS:g}, or check the clocks of the other cameras, which close sets when they are'
+            ' ahead'
         )
 
 

@@ -71,6 +71,12 @@ class StaticTransforms:
             self._edges[child] = edge
         return changed
 
+    def contradicted_by(self, other: StaticTransforms) -> list[str]:
+        """Frames that stand elsewhere in ``other``, sorted."""
+        both = sorted(self._edges.keys() & other._edges.keys())
+        known = [(frame, self._edges[frame], other._edges[frame]) for frame in both]
+        return [frame for frame, one, two in known if one.pose and two.pose and not _same(one, two)]
+
     def add_moving(self, message: Any) -> bool:
         """Take a TFMessage of /tf: never used, but where a way is missing it is said that it would lead over it.
 

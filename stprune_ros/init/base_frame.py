@@ -29,7 +29,7 @@ def choose_base_frame(transforms: Sequence[Any], cameras: Sequence[str]) -> tupl
     for frame in VEHICLE_FRAMES:
         if len(roots) == 1 and frame in tree:
             return frame, 'the vehicle frame in the tree of the cameras'
-    above = [frame for frame in common[1:] if frame not in WORLD_FRAMES] if len(chains) > 1 else common[1:]
+    above = [frame for frame in common if frame not in cameras and (len(chains) == 1 or frame not in WORLD_FRAMES)]
     if above:
         return above[-1], 'the highest frame above all cameras'
     return VEHICLE_FRAMES[0], 'the tree of the cameras names no vehicle'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from stprune_ros.init.base_frame import choose_base_frame
 from stprune_ros.init.naming import find_template, template_for
 from stprune_ros.init.offsets import measure_offsets
 from stprune_ros.init.rig_text import rig_text
-from stprune_ros.io.bag_topics import COMPRESSED, CameraTopics, find_cameras, passed_over
+from stprune_ros.io.bag_topics import COMPRESSED, CameraTopics, find_cameras, find_static_transforms, passed_over
 from stprune_ros.io.odometry_topic import choose_odometry, peek_of
 from stprune_ros.io.survey import RigSurvey
 from stprune_ros.settings.settings import Settings
@@ -63,7 +63,8 @@ def propose(survey: RigSurvey, rig_path: Path) -> Proposal:
     if rig is not None:
         proposal.set('cameras.anchor', order[0], 'its stamps define the ticks')
     _offsets(survey, {name: cameras[name].image for name in order}, proposal)
-    _odometry(survey, base_frame, proposal)
+    _odometry(survey, base_frame, [topics.image for topics in cameras.values()], proposal)
+    _transforms(survey, [topics.image for topics in cameras.values()], proposal)
     return proposal
 
 
@@ -162,7 +163,7 @@ def _offsets(survey: RigSurvey, images: Mapping[str, str], proposal: Proposal) -
         proposal.set('sync.max_wait_ms', wait, f'tolerance plus the largest offset is {reach:g} ms')
 
 
-def _odometry(survey: RigSurvey, base_frame: str, proposal: Proposal) -> None:
+def _odometry(survey: RigSurvey, base_frame: str, images: Sequence[str], proposal: Proposal) -> None:
     if not survey.odometry:
         proposal.doubts.append('there is no odometry: hints come without ego motion, as DEGRADED')
         return
@@ -170,7 +171,7 @@ def _odometry(survey: RigSurvey, base_frame: str, proposal: Proposal) -> None:
     for message in survey.transforms:
         transforms.add(message)
     peeks = {name: peek_of(messages) for name, messages in survey.odometry.items()}
-    chosen = choose_odometry(peeks, base_frame, lambda frame: transforms.way(base_frame, frame))
+    chosen = choose_odometry(peeks, base_frame, lambda frame: transforms.way(base_frame, frame), images)
     others = [name for name in sorted(peeks) if name != chosen.name]
     comments = [f"or '{name}', child frame '{peek.child}'" for name in others if (peek := peeks[name]) is not None]
     proposal.set('topics.odometry', chosen.name, *comments)
@@ -179,4 +180,18 @@ def _odometry(survey: RigSurvey, base_frame: str, proposal: Proposal) -> None:
         proposal.doubts.append(
             f"odometry '{chosen.name}' speaks of '{peek.child}', and no static transform leads from there to"
             f" '{base_frame}': it will not be used"
+        )
+
+
+def _transforms(survey: RigSurvey, images: Sequence[str], proposal: Proposal) -> None:
+    """What the node must be told of: it listens on /tf_static, as tf2 does."""
+    found = find_static_transforms(survey.topics, images)
+    if found and '/tf_static' not in found:
+        proposal.doubts.append(
+            f'static transforms come on {", ".join(found)}: start the node with the remapping'
+            f' /tf_static:={found[-1]}, as it listens on /tf_static'
+        )
+    elif len(found) > 1:
+        proposal.doubts.append(
+            f'static transforms come on {", ".join(found)}: replay reads all of them, the node only /tf_static'
         )

@@ -155,6 +155,7 @@ class Bag:
         if (self.path / 'metadata.yaml').is_file() and not logged:
             problem = self._open_reader(self.path)
             if not problem:
+                self._note_strangers(files)
                 return
             self.notes.append(
                 f"metadata.yaml of bag '{self.path}' cannot be followed ({problem}); reading the files themselves"
@@ -163,8 +164,25 @@ class Bag:
             raise no_bag(self.path, self._reason())
         if not (self.path / 'metadata.yaml').is_file():
             self.notes.append(f"bag '{self.path}' has no metadata.yaml; reading the files themselves")
+        lost = []
         for file in files:
-            self._open_file(file)
+            try:
+                self._open_file(file)
+            except BagError as error:
+                lost.append(error)
+        if lost and not self._readers and not self._salvages:
+            raise lost[0]
+        self.notes += [f'{error}: its messages are lost' for error in lost]
+
+    def _note_strangers(self, files: list[Path]) -> None:
+        """Say which files of the folder metadata.yaml does not name: the reader follows it."""
+        text = (self.path / 'metadata.yaml').read_text(encoding='utf-8', errors='replace')
+        strangers = [f"'{file.name}'" for file in files if file.name not in text]
+        if strangers:
+            self.notes.append(
+                f"metadata.yaml of bag '{self.path}' does not name {', '.join(strangers)}: not read; 'ros2 bag reindex'"
+                ' writes that file anew'
+            )
 
     def _open_file(self, file: Path) -> None:
         if file.suffix not in STORAGES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stprune_ros.errors import BagError
@@ -30,6 +30,10 @@ NO_CAMERA_WORDS = {
     **dict.fromkeys(('depth', 'compresseddepth', 'disparity', 'confidence'), 'depth'),
     **dict.fromkeys(('mask', 'masks', 'segmentation', 'semantic', 'instance', 'label', 'labels'), 'a mask'),
     **dict.fromkeys(('heatmap', 'costmap', 'dvs', 'flow'), 'no picture'),
+    # RealSense and OpenNI publish their infrared cameras beside the colour one of the same housing.
+    **dict.fromkeys(('infra', 'infra1', 'infra2', 'infrared', 'ir', 'thermal'), 'infrared'),
+    # Ouster's driver publishes what the lidar measures as images, too.
+    **dict.fromkeys(('range_image', 'signal_image', 'reflec_image', 'nearir_image'), 'a picture of a lidar'),
 }
 LISTED = 8  # topics in an error
 
@@ -75,10 +79,31 @@ def passed_over(topics: Mapping[str, Topic]) -> dict[str, str]:
     return {name: reason for name, reason in sorted(reasons.items()) if reason}
 
 
-def find_static_transforms(topics: Mapping[str, Topic]) -> list[str]:
-    """Topics with static transforms, sorted by name: ``tf_static`` in any namespace."""
+def find_static_transforms(topics: Mapping[str, Topic], images: Iterable[str] = ()) -> list[str]:
+    """Topics with static transforms: ``tf_static`` in any namespace, sorted by name.
+
+    Those in a namespace of ``images`` come last, the innermost at the very end: where several robots were recorded
+    whose frames have the same names, the transforms of the cameras' own robot must win.
+    """
     transforms = [topic.name for topic in topics.values() if topic.msgtype == TRANSFORMS]
-    return sorted(topic for topic in transforms if components(topic)[-1] == 'tf_static')
+    found = [topic for topic in transforms if components(topic)[-1] == 'tf_static']
+    paths = [components(image) for image in images]
+
+    def nearness(topic: str) -> int:
+        namespace = components(topic)[:-1]
+        return len(namespace) if any(path[: len(namespace)] == namespace for path in paths) else -1
+
+    return sorted(found, key=lambda topic: (nearness(topic), topic))
+
+
+def shared_depth(topic: str, images: Iterable[str]) -> int:
+    """How many leading components a topic has in common with all image topics; 'camera' and the like do not count."""
+    depth = 0
+    for parts in zip(*map(components, [topic, *images])):
+        if len(set(parts)) > 1 or parts[0] in GENERIC_COMPONENTS:
+            break
+        depth += 1
+    return depth
 
 
 def components(topic: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.rig_builder import RigBuilder, rectified_cameras
 from stprune_ros.core.stream import CameraRoles, SensorStream
+from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import TRANSFORMS, CameraTopics, components, find_static_transforms, passed_over
+from stprune_ros.io.bag_topics import LISTED, TRANSFORMS, CameraTopics, components, find_static_transforms, passed_over
 from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
 from stprune_ros.io.topic_templates import cameras_of
 from stprune_ros.settings.settings import Settings
@@ -40,8 +41,9 @@ class BagTopics:
         if settings.cameras.rig_file and not names:
             names = list(CameraRig.from_file(settings.cameras.rig_file).ring)
         cameras = cameras_of(bag.topics, names, settings)
-        odometry = find_odometry(bag, settings, StaticFrames(bag, settings.cameras.base_frame))
-        return cls(cameras, odometry.name, find_static_transforms(bag.topics), odometry.notes)
+        images = [found.image for found in cameras.values()]
+        odometry = find_odometry(bag, settings, StaticFrames(bag, settings.cameras.base_frame, images), images)
+        return cls(cameras, odometry.name, find_static_transforms(bag.topics, images), odometry.notes)
 
     def only(self, cameras: Collection[str]) -> BagTopics:
         """The same without the topics of other cameras."""
@@ -74,13 +76,14 @@ class BagWindows:
         self.bag = bag
         self.settings = settings
         topics = BagTopics.from_bag(bag, settings)
-        self._builder = read_calibration(bag, topics, settings)
+        doubts: list[str] = []
+        self._builder = read_calibration(bag, topics, settings, doubts)
         self.transforms = self._builder.transforms
         self.rig = find_rig(bag, topics, settings, self._builder)
         self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
         self.stream = SensorStream(settings, self.rig, self._builder.to_base)
-        self.notes: list[str] = [*self.rig.notes, *self.topics.notes, *self._no_cameras()]
+        self.notes: list[str] = [*self.rig.notes, *self.topics.notes, *doubts, *self._no_cameras()]
         self._infos = {} if settings.cameras.rig_file else self.topics.infos
         self._changed: set[str] = set()  # cameras whose camera_info changed while reading
         self.errors: list[str] = []
@@ -129,23 +132,54 @@ class BagWindows:
         return [f"taken for no cameras: {', '.join(names)}; a camera among them must be named in 'cameras.names'"]
 
 
-def read_calibration(bag: Bag, topics: BagTopics, settings: Settings) -> RigBuilder:
-    """All static transforms of a bag, so that the last one counts, and of each camera the first usable camera_info."""
+def read_calibration(bag: Bag, topics: BagTopics, settings: Settings, doubts: list[str] | None = None) -> RigBuilder:
+    """All static transforms of a bag, so that the last one counts, and of each camera the first usable camera_info.
+
+    ``doubts`` grows by sentences about what was left out.
+    """
+    doubts = [] if doubts is None else doubts
     images = {camera: found.image for camera, found in topics.cameras.items()}
     builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
-    if topics.transforms:
-        for record in bag.messages(topics.transforms):
-            builder.add_transforms(record.message())
+    for topic in topics.transforms:
+        messages = list(_readable(bag.messages([topic]), doubts))
+        doubts += _contradictions(builder.transforms, topic, messages)
+        for message in messages:
+            builder.add_transforms(message)
     wanted = set() if settings.cameras.rig_file else set(topics.infos.values())
     if wanted:
         for record in bag.messages(topics.infos):
             camera = topics.infos[record.topic]
             if camera in wanted:
-                builder.add_camera_info(camera, record.message())
+                for message in _readable([record], doubts):
+                    builder.add_camera_info(camera, message)
                 wanted -= {camera} if builder.has_optics(camera) else set()
             if not wanted:
                 break
     return builder
+
+
+def _readable(records: Iterable[Record], doubts: list[str]) -> Iterator[Any]:
+    """The messages that can be read; ``doubts`` grows by what is wrong with the others."""
+    for record in records:
+        try:
+            yield record.message()
+        except BagError as error:
+            doubts.append(f'{error}; it is left out')
+
+
+def _contradictions(known: StaticTransforms, topic: str, messages: Sequence[Any]) -> list[str]:
+    """A sentence where the transforms of one topic put frames elsewhere than those of the topics before."""
+    found = StaticTransforms()
+    for message in messages:
+        found.add(message)
+    frames = known.contradicted_by(found)
+    if not frames:
+        return []
+    listed = ', '.join(f"'{frame}'" for frame in frames[:LISTED]) + (', ...' if len(frames) > LISTED else '')
+    return [
+        f"'{topic}' puts {listed} elsewhere than another tf_static of the bag does: '{topic}' counts; record one robot"
+        ' only, or give its frames a prefix'
+    ]
 
 
 def find_rig(bag: Bag, topics: BagTopics, settings: Settings, builder: RigBuilder | None = None) -> CameraRig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -15,7 +15,7 @@ from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms
+from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms, shared_depth
 from stprune_ros.settings.settings import Settings
 
 PEEKED = 50  # messages of each topic that are looked at where there are several
@@ -33,8 +33,9 @@ class OdometryTopic:
 class StaticFrames:
     """The static transforms of a bag, read when they are first asked for."""
 
-    def __init__(self, bag: Bag, base_frame: str) -> None:
+    def __init__(self, bag: Bag, base_frame: str, images: Sequence[str] = ()) -> None:
         self._bag = bag
+        self._images = images
         self._base_frame = base_frame
         self._transforms: StaticTransforms | None = None
 
@@ -42,9 +43,9 @@ class StaticFrames:
         """Rotation (3, 3) and translation (3,) from ``frame`` into the base frame; None where no way leads there."""
         if self._transforms is None:
             self._transforms = StaticTransforms()
-            topics = find_static_transforms(self._bag.topics)
-            for record in self._bag.messages(topics) if topics else ():
-                self._transforms.add(record.message())
+            for topic in find_static_transforms(self._bag.topics, self._images):
+                for message in _readable(self._bag.messages([topic])):
+                    self._transforms.add(message)
         return self._transforms.way(self._base_frame, frame)
 
 
@@ -57,11 +58,12 @@ class OdometryPeek:
     moves: bool  # a twist other than zero was among them
 
 
-def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames) -> OdometryTopic:
+def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames, images: Sequence[str] = ()) -> OdometryTopic:
     """The topic that ``topics.odometry`` names, else the one that tells most about the vehicle frame.
 
     Nothing that is named a ground truth comes before others; then counts whether the twist stands in the vehicle frame
-    or can be turned into it, and whether it is filled. Raises BagError where the bag lacks the named topic.
+    or can be turned into it, whether it is filled, and whether it is named beside ``images``. Raises BagError where
+    the bag lacks the named topic.
     """
     names = sorted(topic.name for topic in bag.topics.values() if topic.msgtype == ODOMETRY)
     wanted = settings.topics.odometry
@@ -70,17 +72,20 @@ def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames) -> Odometr
     if len(names) < 2:
         return OdometryTopic(names[0] if names else '')
     peeks = {name: _peek(bag, name) for name in names}
-    return choose_odometry(peeks, settings.cameras.base_frame, frames.to_base)
+    return choose_odometry(peeks, settings.cameras.base_frame, frames.to_base, images)
 
 
-def choose_odometry(peeks: Mapping[str, OdometryPeek | None], base_frame: str, to_base: ToBase) -> OdometryTopic:
+def choose_odometry(
+    peeks: Mapping[str, OdometryPeek | None], base_frame: str, to_base: ToBase, images: Sequence[str] = ()
+) -> OdometryTopic:
     """The one of several topics that tells most about the vehicle frame, from their first messages."""
 
     @cache
-    def rank(name: str) -> tuple[bool, int, bool]:
+    def rank(name: str) -> tuple[bool, int, bool, int]:
         peek = peeks[name]
         truth = GROUND_TRUTH.search(name.lower()) is not None
-        return truth, _frame_rank(peek, base_frame, to_base), peek is None or not peek.moves
+        still = peek is None or not peek.moves
+        return truth, _frame_rank(peek, base_frame, to_base), still, -shared_depth(name, images)
 
     best, *rest = sorted(peeks, key=lambda name: (rank(name), name))
     if not rest:
@@ -89,6 +94,8 @@ def choose_odometry(peeks: Mapping[str, OdometryPeek | None], base_frame: str, t
     peek = peeks[best]
     if rank(best) == rank(rest[0]):
         why = 'the first by name'
+    elif rank(best)[:-1] == rank(rest[0])[:-1]:
+        why = 'in the namespace of the cameras'
     else:
         why = f"with the child frame '{peek.child}'" if peek is not None else 'the best of them'
     return OdometryTopic(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,8 @@ def survey_bag(bag: Bag) -> RigSurvey:
     """Read what a bag shows of its rig: its beginning, and every static transform."""
     survey = RigSurvey(dict(bag.topics))
     for record in bag.messages(find_static_transforms(bag.topics) or ['']):
-        survey.transforms.append(record.message())
+        with suppress(BagError):  # replay names it
+            survey.transforms.append(record.message())
     wanted = [topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)]
     for record in bag.messages(wanted or ['']):
         try:

@@ -45,7 +45,7 @@ class CameraSettings:
     rectified: str = parameter(
         'auto',
         'whether images are rectified, so that P and R of camera_info count instead of K and D; auto: where the image'
-        ' topic says so, as image_rect or image_rect_color',
+        ' topic says so, as image_rect, image_rect_color or image_undistorted',
         choices=('auto', 'always', 'never'),
     )
     stale_after_ms: float = parameter(1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0)

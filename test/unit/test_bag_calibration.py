@@ -1,11 +1,24 @@
 """A ring from the calibration in a bag: all of it is read, the last transform counts, faults come before a model."""
 
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.small_bags import AZIMUTH_DEG, START_NS, STORE, Item, camera_info, drive, make, transforms, write_bag
+from helpers.small_bags import (
+    AZIMUTH_DEG,
+    START_NS,
+    STORAGES,
+    STORE,
+    Item,
+    camera_info,
+    drive,
+    make,
+    transforms,
+    write_bag,
+)
 
 from stprune_ros.cli import main
 from stprune_ros.errors import StpruneError
@@ -60,6 +73,47 @@ def test_the_last_static_transform_counts_however_late_it_comes(tmp_path):
     assert math.degrees(abs(found.rig.azimuth('front'))) == pytest.approx(180)
     assert found.rig.direction('front') == 'back' and ticks
     assert found.transforms.lookup('base_link', 'front_optical').rotation[0, 2] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize('own', ['', '/r2'])
+def test_the_transforms_of_the_cameras_own_robot_count(tmp_path, own):
+    """Two robots whose frames have the same names: the other one's front camera looks to the left."""
+    other = '' if own else '/r2'
+    turned = tf_item(('base_link', 'front_optical', (0.0, 0.7071, -0.7071, 0.0)), topic=f'{other}/tf_static')
+    items = drive(change=lambda item: replace(item, topic=own + item.topic))
+    found, _ = windows(write_bag(tmp_path / 'bag', [*items, replace(turned, stamp_ns=START_NS + 1)]))
+    assert math.degrees(found.rig.cameras['front'].azimuth) == pytest.approx(0.0, abs=0.01)
+    sentence = f"'{own}/tf_static' puts 'front_optical' elsewhere than another tf_static of the bag does"
+    assert any(note.startswith(sentence) for note in found.notes)
+
+
+def test_static_transforms_may_be_split_over_namespaces(tmp_path):
+    def change(item):
+        return replace(item, topic='/driver/tf_static') if item.topic == '/tf_static' else item
+
+    mount = tf_item(('vehicle', 'base_link', (0.0, 0.0, 0.0, 1.0)))
+    found, ticks = windows(write_bag(tmp_path / 'bag', [mount, *drive(change=change)]), cameras__base_frame='vehicle')
+    assert len(found.rig.ring) == 3 and len(ticks) == 5
+    assert found.rig.cameras['front'].translation[2] == pytest.approx(2.5)
+    assert not any('elsewhere' in note for note in found.notes)
+
+
+@pytest.mark.parametrize('topic', ['/camera/front/camera_info', '/tf_static'])
+def test_a_broken_calibration_message_does_not_hide_the_good_ones(tmp_path, topic):
+    path = write_bag(tmp_path / 'bag', [*tf_twice(), *drive()], STORAGES[1])
+    [file] = path.glob('*.db3')
+    with closing(sqlite3.connect(file)) as database:
+        numbers = 'SELECT min(m.id) FROM messages m JOIN topics t ON t.id = m.topic_id WHERE t.name = ?'
+        database.execute(f'UPDATE messages SET data = substr(data, 1, 20) WHERE id = ({numbers})', [topic])
+        database.commit()
+    found, _ = windows(path)
+    assert len(found.rig.ring) == 3
+    [note] = [note for note in found.notes if note.endswith('it is left out')]
+    assert note.startswith(f"the message on '{topic}' recorded at {START_NS} ns is not a readable")
+
+
+def tf_twice():
+    return [item for item in drive(1) if item.topic == '/tf_static']
 
 
 def test_a_first_camera_info_that_is_empty_is_waited_out(tmp_path):

@@ -145,6 +145,10 @@ NO_CAMERAS = [
     '/sam/mask',
     '/stereo/disparity_image',
     '/planner/image_overlay',
+    '/front/infra1/image_rect_raw/compressed',
+    '/front/ir/image_raw',
+    '/ouster/nearir_image',
+    '/ouster/range_image',
 ]
 
 
@@ -153,6 +157,11 @@ def test_what_is_made_from_a_camera_is_none(name: str):
     topics = named(topic('/front/image_raw'), topic(name))
     assert [found.image for found in find_cameras(topics).values()] == ['/front/image_raw']
     assert list(passed_over(topics)) == [name]
+
+
+def test_a_camera_may_be_called_after_its_range_or_an_airport():
+    names = ['/long_range/image_raw', '/fir/image_raw', '/traffic_signal/image_raw']
+    assert passed_over(named(*map(topic, names))) == {}
 
 
 def test_a_given_name_decides_over_the_words():

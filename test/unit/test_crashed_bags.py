@@ -316,3 +316,43 @@ def test_running_as_anybody_leaves_no_files_behind(tmp_path: Path, monkeypatch):
         next(bag.messages()).message()
         assert len(numbers(bag)) == MESSAGES
     assert list((tmp_path / 'room').iterdir()) == []
+
+
+def pieces(folder: Path, count: int = 2) -> list[Path]:
+    """The files of a recording that was split, in a folder without metadata.yaml."""
+    folder.mkdir()
+    files = []
+    for piece in range(count):
+        items = [Item('/status', START_NS + piece * 10 + tick, header(START_NS)) for tick in range(5)]
+        [file] = write_bag(folder.parent / f'piece_{piece}', items).glob('*.mcap')
+        files.append(Path(shutil.move(file, folder / f'split_{piece}.mcap')))
+    return files
+
+
+@pytest.mark.parametrize('left', [0, 40])
+@pytest.mark.parametrize('broken', [0, 1])
+def test_one_broken_piece_does_not_take_the_others_along(tmp_path: Path, broken: int, left: int):
+    file = pieces(tmp_path / 'split')[broken]
+    file.write_bytes(file.read_bytes()[:left])
+    with Bag(tmp_path / 'split') as bag:
+        assert len(list(bag.messages())) == 5
+        [note] = [note for note in bag.notes if file.name in note]
+    assert note.startswith(f"'{file}' is not a readable bag: ")
+    assert note.endswith(': its messages are lost')
+
+
+def test_a_bag_of_broken_pieces_only_is_refused(tmp_path: Path):
+    for file in pieces(tmp_path / 'split'):
+        file.write_bytes(b'')
+    with pytest.raises(BagError, match='split_0.mcap. is not a readable bag'):
+        Bag(tmp_path / 'split')
+
+
+def test_a_file_that_the_metadata_does_not_name_is_said(tmp_path: Path):
+    bag_folder = write_bag(tmp_path / 'bag', [Item('/status', START_NS, header(START_NS))])
+    shutil.copy(next(bag_folder.glob('*.mcap')), bag_folder / 'later.mcap')
+    with Bag(bag_folder) as bag:
+        assert bag.notes == [
+            f"metadata.yaml of bag '{bag_folder}' does not name 'later.mcap': not read; 'ros2 bag reindex' writes that"
+            ' file anew'
+        ]

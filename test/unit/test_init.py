@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_a_rig_without_tf_gets_a_rig_file_to_fill_in(tmp_path: Path, capsys):
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['cameras'] == ['front', 'right', 'left']  # guessed from their names
     assert set(summary['cameras']) == set(AZIMUTH_DEG)
+
+
+def test_transforms_in_a_namespace_need_a_remapping(tmp_path: Path, capsys):
+    bag = write_bag(tmp_path / 'bag', [replace(item, topic=f'/robot{item.topic}') for item in drive(4)])
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
+    assert 'start the node with the remapping /tf_static:=/robot/tf_static' in capsys.readouterr().out
+
+
+def test_a_vehicle_frame_of_any_name_is_found_above_the_cameras(tmp_path: Path):
+    def change(item: Item) -> Item:
+        if item.topic != '/tf_static':
+            return item
+        moved = [replace(one, header=replace(one.header, frame_id='truck_7')) for one in item.message.transforms]
+        return replace(item, message=replace(item.message, transforms=moved))
+
+    bag, params = write_bag(tmp_path / 'bag', drive(4, change)), tmp_path / 'my.param.yaml'
+    assert main(['init', str(bag), '--output', str(params)]) == 0
+    settings = load_settings(params)
+    assert settings.cameras.base_frame == 'truck_7'
+    assert not settings.cameras.rig_file
 
 
 def test_nothing_is_written_over(tmp_path: Path, capsys):

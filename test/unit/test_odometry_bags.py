@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,16 @@ def test_a_bag_without_odometry(tmp_path: Path):
     assert chosen(tmp_path) == ('', [])
     with pytest.raises(BagError, match='it has no odometry topic'):
         chosen(tmp_path / 'other', **{'topics.odometry': '/odom'})
+
+
+def test_of_two_robots_the_cameras_own_odometry_is_read(tmp_path: Path):
+    ours = [replace(item, topic=f'/robot{item.topic}') for item in drive(TICKS)]
+    path = write_bag(tmp_path / 'bag', [*topic('/a/odom', speed=2.0), *ours])
+    windows, egos = read(path)
+    assert told(egos) == {('driving straight', 5.0)}
+    assert windows.notes[0].startswith("odometry is read from '/robot/odom', in the namespace of the cameras")
+
+
+def test_odometry_in_the_namespace_of_a_driver_is_not_preferred(tmp_path: Path):
+    windows, _ = read(bag(tmp_path, *topic('/a/odom', speed=2.0), *topic('/camera/odom', speed=2.0)))
+    assert windows.topics.odometry == '/a/odom'

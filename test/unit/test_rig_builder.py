@@ -127,7 +127,7 @@ def test_rectified_images_without_p_and_r_follow_k_and_that_is_said():
 
 @pytest.mark.parametrize(
     ('mode', 'expected'),
-    [('auto', {'a', 'b', 'c', 'd'}), ('always', {'a', 'b', 'c', 'd', 'e', 'f', 'g'}), ('never', set())],
+    [('auto', set('abcdhi')), ('always', set('abcdefghi')), ('never', set())],
 )
 def test_which_topics_are_rectified(mode, expected):
     topics = {
@@ -138,6 +138,8 @@ def test_which_topics_are_rectified(mode, expected):
         'e': '/cam/image_raw/compressed',
         'f': '/rectangle/image_color',
         'g': '/direct/image',
+        'h': '/cam/image_undistorted',
+        'i': '/cam/imageRect',
     }
     assert rectified_cameras(CameraSettings(rectified=mode), topics) == expected
 

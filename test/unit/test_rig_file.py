@@ -120,3 +120,20 @@ def test_a_camera_that_looks_down_in_a_rig_file(tmp_path):
     assert rig.ring == tuple(NAMES) and "'D' looks down" in rig.notes[0]
     with pytest.raises(StpruneError, match="rig.yaml': camera 'D' looks down"):
         CameraRig.from_file(path, named=('D',))
+
+
+@pytest.mark.parametrize(
+    ('text', 'sentence'),
+    [
+        ('cameras:\n  F: {FRONT}\n  R: {SIDE}\n  F: {SIDE}', "line 4: 'F' is given a second time; remove one"),
+        (
+            'cameras:\n  F: {azimuth_deg: 0, hfov_deg: 90,\n    width: 64, height: 48, azimuth_deg: 90}',
+            "line 3: 'azimuth",
+        ),
+    ],
+)
+def test_nothing_is_given_twice(tmp_path, text, sentence):
+    entry = '{{azimuth_deg: {}, hfov_deg: 90, width: 64, height: 48}}'
+    text = text.replace('{FRONT}', entry.format(0)).replace('{SIDE}', entry.format(-90))
+    with pytest.raises(StpruneError, match=sentence):
+        CameraRig.from_file(write(tmp_path, text))

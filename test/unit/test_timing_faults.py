@@ -246,3 +246,31 @@ def test_camera_that_is_in_most_sets_at_a_lower_rate_is_left_alone(rig, phase):
     found = run(rig, sorted(items, key=lambda one: one[0]))
     assert found.stream.counters['sets_partial'] > 15
     assert found.notes == []
+
+
+@pytest.mark.parametrize(
+    ('ticks', 'when'),
+    [(range(10), 'last 2.0 s'), (range(15, 30), 'first 1.5 s'), (range(25), ''), (range(5, 30), '')],
+)
+def test_an_anchor_that_is_silent_at_an_end_is_told(rig, ticks, when):
+    sent = {10_000 + tick * 100 for tick in ticks}
+    items = changed(frames(), 'FRONT', lambda received, stamp: (received, stamp) if stamp in sent else None)
+    sentence = (
+        f"the anchor, camera 'FRONT', sends nothing in the {when}: nothing is inferred there; cameras.anchor makes"
+        ' another camera the anchor'
+    )
+    assert run(rig, items).notes == ([sentence] if when else [])
+
+
+def test_images_that_come_after_their_sets_are_closed(rig):
+    items = changed(frames(offsets=(0, 0, 0, 45)), 'LEFT', lambda received, stamp: (received + 60, stamp))
+    found = run(rig, items, cameras__names=list(RING), cameras__offsets_ms=[0.0, 0.0, 0.0, 45.0])
+    assert found.stream.counters['sets_partial'] >= 28
+    assert found.notes == [
+        "images of camera 'LEFT' come when their sets are closed already: raise sync.max_wait_ms, 100, or check the"
+        ' clocks of the other cameras, which close sets when they are ahead'
+    ]
+    mended = run(
+        rig, items, cameras__names=list(RING), cameras__offsets_ms=[0.0, 0.0, 0.0, 45.0], sync__max_wait_ms=200.0
+    )
+    assert mended.notes == [] and mended.stream.counters['sets_full'] == 30
