@@ -14,6 +14,7 @@ from stprune_ros.errors import SettingsError, StpruneError
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.topic_names import replay_only
 
 
 def check(file: Path, model: bool, size: tuple[int, int]) -> int:
@@ -27,7 +28,7 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
         print(f'{file}: {note}', file=sys.stderr)
     problems = [*found.problems, *parameter_file.problems_in(found.values)]
     problems += problems_of_named_files(found.values)
-    model_problems, notes = model_report(found.values) if model else ([], [])
+    model_problems, model_notes = model_report(found.values) if model else ([], [])
     # A hub id or a folder that is missing is named once.
     problems += [problem for problem in model_problems if problem not in problems]
     for problem in problems:
@@ -35,13 +36,14 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
     if problems:
         return 1
     print(f'{file}: all parameters are known and in range')
-    for note in notes:
+    settings = Settings.from_values(found.values)
+    for note in (*replay_only(settings.cameras, settings.topics), *model_notes):
         print(f'{file}: {note}')
     if not model:
         return 0
     from stprune_ros.vlm.loading import check_memory
 
-    text, fits = check_memory(Settings.from_values(found.values), size)
+    text, fits = check_memory(settings, size)
     print(text)
     if not fits:
         raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')

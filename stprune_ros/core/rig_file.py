@@ -22,7 +22,10 @@ KEYS = (
 
 
 def read_rig_file(path: str | Path) -> list[CameraModel]:
-    """The cameras of a YAML file such as config/rigs/nuscenes.yaml. StpruneError names the file and every bad camera."""
+    """The cameras of a YAML file such as config/rigs/nuscenes.yaml.
+
+    StpruneError names the file and every bad camera, a line each.
+    """
     try:
         text = Path(path).read_text(encoding='utf-8')
         tree, again = yaml.safe_load(text), _repeated_key(yaml.compose(text, yaml.SafeLoader))
@@ -42,9 +45,9 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
         try:
             models.append(_model_from_entry(str(name), entry))
         except StpruneError as error:
-            faults.append(f"camera '{name}': {error}")
+            faults.append(f"rig file '{path}', camera '{name}': {error}")
     if faults:
-        raise StpruneError(f"rig file '{path}', {'; '.join(faults)}")
+        raise StpruneError('\n'.join(faults))
     return models
 
 

@@ -58,14 +58,17 @@ def summary_text(proposal: Proposal, output: Path, notes: list[str], next_step: 
     """What was found, what was unsure and what to do next, for a terminal."""
     values = proposal.values
     names, offsets = values['cameras.names'], values.get('cameras.offsets_ms')
-    lines = [f'ring     {", ".join(names)}' if isinstance(names, tuple) else '']  # always a tuple
-    lines.append(f'images   {values.get("topics.image", "as in the node")} ({values["cameras.transport"]})')
+    what = 'cameras ' if proposal.rig_file else 'ring    '
+    lines = [f'{what} {", ".join(names)}' if isinstance(names, tuple) else '']  # always a tuple
+    lines.append(f'images   {values.get("topics.image", "by camera name")} ({values["cameras.transport"]})')
     if isinstance(offsets, tuple):
         lines.append(f'offsets  {", ".join(f"{offset:g}" for offset in offsets)} ms')
     lines.append(f'odometry {values.get("topics.odometry", "none")}')
+    lines += [f'no view  {topic}' for topic in proposal.passed_over]
     lines += [f'unsure   {doubt}' for doubt in (*proposal.doubts, *notes)]
     lines.append(f"wrote    '{output}'" + (f" and '{rig_path(output)}', to be filled in" if proposal.rig_file else ''))
     lines.append(f'check    stprune check {output}')
     lines.append(f'replay   {next_step}')
-    lines.append(f'drive    ros2 launch stprune_ros stprune.launch.py params_file:={output.absolute()}')
+    if proposal.drives:
+        lines.append(f'drive    ros2 launch stprune_ros stprune.launch.py params_file:={output.absolute()}')
     return '\n'.join(lines)

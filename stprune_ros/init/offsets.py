@@ -13,13 +13,13 @@ MIN_SAMPLES = 3
 def measure_offsets(stamps: Mapping[str, Sequence[int]], anchor: str) -> dict[str, float]:
     """How long after the anchor each camera fires, in ms, by camera: the median over the anchor's frames.
 
-    ``stamps`` holds acquisition times in ns. Each anchor frame takes the nearest frame of the other camera, so that an
+    ``stamps`` holds acquisition times in ns, the same one perhaps twice. Each anchor frame takes the nearest frame of the other camera, so that an
     offset lies within half a period. Cameras with too few frames are left out.
     """
-    reference = sorted(stamps[anchor])
+    reference = sorted(set(stamps[anchor]))
     offsets = {}
     for camera, found in stamps.items():
-        others = sorted(found)
+        others = sorted(set(found))
         if min(len(reference), len(others)) >= MIN_SAMPLES:
             # Where one of the two has a gap, the distance is that of the gap.
             limit = _period(reference) / 2

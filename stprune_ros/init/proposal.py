@@ -27,12 +27,18 @@ WAIT_STEP_MS = 10.0
 
 @dataclass
 class Proposal:
-    """Parameters by dotted name, comments for some of them, what is unsure, and a rig file where tf says too little."""
+    """Parameters by dotted name, comments for some of them, and a rig file where tf says too little.
+
+    ``doubts`` say what is unsure, ``passed_over`` which image topics show no view; ``drives`` is False where a bag can
+    be replayed but no node can subscribe to its topics.
+    """
 
     values: dict[str, object] = field(default_factory=dict)
     comments: dict[str, list[str]] = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
     rig_file: str = ''
+    drives: bool = True
 
     def set(self, name: str, value: object, *comments: str) -> None:
         """Propose a value, and say why."""
@@ -56,6 +62,7 @@ def propose(survey: RigSurvey, rig_path: Path) -> Proposal:
         order = list(cameras)
         proposal.rig_file = rig_text(order, {name: survey.camera_infos.get(cameras[name].info) for name in order})
         proposal.set('cameras.rig_file', str(rig_path), 'tf does not tell where the cameras look: fill in this file')
+        proposal.doubts.append('where the cameras look is guessed from their names, where they sit is not known')
     else:
         order = list(rig.ring)
         proposal.doubts += rig.notes
@@ -79,7 +86,7 @@ def _cameras(survey: RigSurvey, proposal: Proposal) -> dict[str, CameraTopics]:
     found = {name: topics for name, topics in found.items() if topics.image not in other}
     proposal.set('cameras.transport', transport)
     for topic, reason in passed_over(survey.topics).items():
-        proposal.doubts.append(f"'{topic}' is taken for no camera: {reason}")
+        proposal.passed_over.append(f"'{topic}' is taken for no camera: {reason}")
     return _named(found, proposal)
 
 
@@ -98,6 +105,7 @@ def _named(found: Mapping[str, CameraTopics], proposal: Proposal) -> dict[str, C
     if unfit:
         # Only a bag can hold such topics, converted from another system: replay finds the cameras by their names.
         proposal.doubts.append(f'{unfit[0]}; replay works without, the node needs other topics')
+        proposal.drives = False
         return {names.get(topics.image, name): topics for name, topics in found.items()}
     proposal.set('topics.image', template)
     for topics in found.values():
@@ -155,7 +163,7 @@ def _offsets(survey: RigSurvey, images: Mapping[str, str], proposal: Proposal) -
     largest = max(map(abs, offsets))
     if largest < SMALLEST_OFFSET_MS:
         return
-    proposal.set('cameras.offsets_ms', tuple(offsets), f'measured from stamps, after {order[0]}')
+    proposal.set('cameras.offsets_ms', tuple(offsets), f'measured from stamps: {", ".join(f"{name} {offset:g}" for name, offset in zip(order, offsets))}')
     sync = Settings().sync
     reach = sync.tolerance_ms + largest
     if reach > sync.max_wait_ms:

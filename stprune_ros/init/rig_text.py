@@ -47,7 +47,7 @@ def guess_azimuth(name: str) -> float | None:
 
 def _optics(info: Any) -> list[str]:
     if info is None or not info.width or not any(info.k):
-        return ['    # width: ..., height: ..., hfov_deg: ...  FILL IN']
+        return [f'    # {key}: ...  FILL IN' for key in ('width', 'height', 'hfov_deg')]
     k = ', '.join(f'{float(value):g}' for value in info.k)
     lines = [f'    width: {int(info.width)}', f'    height: {int(info.height)}', f'    k: [{k}]']
     if any(info.d):

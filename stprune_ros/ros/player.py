@@ -36,6 +36,7 @@ from stprune_ros.settings.topic_names import (
 
 CLOCK_PERIOD_S = 0.025
 SETTLED_S = 0.5
+WAITING_S = 2.0  # after so long it is said whose subscribers are waited for
 LONELY_S = 5.0  # an image topic to which nobody has subscribed after so long is named
 IMAGES = tuple(topic_graph.TRANSPORTS)
 
@@ -107,11 +108,15 @@ class BagPlayer:
         Then until nobody has joined any topic for half a second: a node subscribes to one after the other.
         """
         awaited = self._awaited()
-        end = time.monotonic() + limit_s
+        start = time.monotonic()
+        end, said = start + limit_s, False
         counts, since = self._subscriptions(), time.monotonic()
         while not (all(counts[name] for name in awaited) and time.monotonic() > since + SETTLED_S):
             if time.monotonic() > end:
                 return not self._name_the_lonely(limit_s)
+            if not said and time.monotonic() > start + WAITING_S:
+                said = True
+                self._say_who_is_waited_for(limit_s)
             time.sleep(0.05)
             now = self._subscriptions()
             if now != counts:
@@ -143,6 +148,11 @@ class BagPlayer:
         self._drain()
         return count
 
+    def _say_who_is_waited_for(self, limit_s: float) -> None:
+        lonely = [name for name in self._awaited() if not self._publishers[name].get_subscription_count()]
+        if lonely:
+            self._say(f'waiting up to {limit_s:g} s for a subscriber to {", ".join(lonely)}')
+
     def _note(self, note: str) -> None:
         if note not in self.notes:
             self.notes.append(note)
@@ -169,7 +179,7 @@ class BagPlayer:
             lonely[0].topic_name, (name for name, types in graph.items() if kinds & types and name not in ours)
         )
         instead = f' (subscribed to are {", ".join(near)}: --params or --remap lead there)' if near else ''
-        self._note(f'nobody subscribed to {listed} within {after_s:g} s{instead}; playing all the same')
+        self._note(f'nobody subscribed to {listed} within {after_s:g} s{instead}')
         return True
 
     def _create(self, remaps: Mapping[str, str], topics: Iterable[Topic]) -> None:

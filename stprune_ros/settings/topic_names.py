@@ -66,6 +66,19 @@ def wrong_topics(cameras: CameraSettings, topics: TopicSettings) -> list[str]:
     return problems
 
 
+def replay_only(cameras: CameraSettings, topics: TopicSettings) -> list[str]:
+    """Why a node could not work with topics with which replay can, as it finds cameras by name; allowed values only."""
+    templates = image_template(topics, cameras.transport), camera_info_template(topics)
+    unfit = filter(None, (unfit_name(camera, templates) for camera in cameras.names))
+    sentences = [f'only for replay, the node does not start: {sentence}' for sentence in unfit][:1]
+    if cameras.transport == 'raw' and topics.image.endswith('/compressed'):
+        sentences.append(
+            f"only for replay, the node hears no image: 'topics.image' is '{topics.image}', where image_transport"
+            " sends CompressedImage, and 'cameras.transport' is 'raw': change one of them"
+        )
+    return sentences
+
+
 def unfit_name(camera: str, templates: Sequence[str]) -> str | None:
     """Why a camera's name cannot stand in these templates, None where it can."""
     if not CAMERA_NAME.fullmatch(camera):
