@@ -152,6 +152,8 @@ def intrinsics_faults(width: int, height: int, k: np.ndarray, d: Sequence[float]
             faults.append(f'f{axis} is {value:g}')
         elif value < FEWEST_FOCAL * size:
             faults.append(f'f{axis} is {value:g} for a {name} of {size} pixels')
+    if centre == (0, 0):
+        faults.append('cx and cy are 0, which is a corner of the image')
     for axis, value, size, name in zip('xy', centre, (width, height), ('width', 'height')):
         if not -size <= value <= 2 * size:
             faults.append(f'c{axis} is {value:g} for a {name} of {size} pixels')

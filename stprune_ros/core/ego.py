@@ -32,7 +32,7 @@ class EgoTrack:
 
     def __init__(self, max_age_ns: int, base_frame: str = 'base_link', to_base: ToBase = nowhere) -> None:
         self.max_age_ns = max_age_ns
-        self.base_frame = base_frame
+        self.base_frame = base_frame.lstrip('/')
         self.fault = ''  # why the newest message is not used
         self._to_base = to_base
         self._check = OdometryCheck()
@@ -106,7 +106,7 @@ class EgoTrack:
         away = (stamp_ns - min(stamps, key=lambda stamp: abs(stamp - stamp_ns))) / 1e9
         return (
             f'odometry is {in_words(abs(away))} {"behind" if away > 0 else "ahead of"} the images, more than'
-            f' {self.max_age_ns / 1e9:g} s: not used; check the clocks'
+            f' {self.max_age_ns / 1e9:g} s (ego.max_age_ms): not used; check the clocks and its rate'
         )
 
     def clear(self) -> None:

@@ -99,7 +99,10 @@ class RigBuilder:
     def _model(self, camera: str) -> CameraModel:
         info = self._infos.get(camera)
         if info is None:
-            raise StpruneError(f"no camera_info for camera '{camera}' yet; check its topic, or give cameras.rig_file")
+            raise StpruneError(
+                f"no camera_info for camera '{camera}' yet; check its topic, give cameras.rig_file, or leave it out of"
+                ' cameras.names'
+            )
         frame = info.header.frame_id.lstrip('/')
         if not frame:
             raise StpruneError(

@@ -110,7 +110,10 @@ def _named(found: Mapping[str, CameraTopics], proposal: Proposal) -> dict[str, C
     proposal.set('topics.image', template)
     for topics in found.values():
         if topics.image not in names:
-            proposal.doubts.append(f"'{topics.image}' is left out: it does not fit '{template}' (topics.image)")
+            proposal.doubts.append(
+                f"'{topics.image}' is left out: it does not fit '{template}' (topics.image); remap it to such a topic"
+                ' to have it in the ring'
+            )
     cameras = {names[topics.image]: topics for topics in found.values() if topics.image in names}
     infos = template_for({name: topics.info for name, topics in cameras.items()})
     if infos:

@@ -118,7 +118,7 @@ def _frame_rank(peek: OdometryPeek | None, base_frame: str, to_base: ToBase) -> 
     """0 for a twist in the vehicle frame, then one that can be turned into it, one without a frame, the rest."""
     if peek is None:
         return 4
-    if peek.child == base_frame:
+    if peek.child == base_frame.lstrip('/'):
         return 0
     if not peek.child:
         return 2

@@ -45,12 +45,19 @@ def test_interpolates_at_the_stamp():
     assert notes == []
 
 
+def test_the_base_frame_may_have_a_slash():
+    ego = EgoTrack(200 * MS, '/base_link')
+    assert ego.add(odometry(1000)) == []
+    assert ego.at(1000 * MS).speed == 5.0
+
+
 def test_holds_the_nearest_within_the_limit_and_refuses_beyond():
     ego, _ = track(odometry(1000))
     assert ego.at(1200 * MS).speed == 5.0
     assert ego.at(1201 * MS) is None
     assert ego.why_none(1300 * MS) == [
-        'odometry is 300 ms behind the images, more than 0.2 s: not used; check the clocks'
+        'odometry is 300 ms behind the images, more than 0.2 s (ego.max_age_ms): not used; check the clocks and its'
+        ' rate'
     ]
     assert ego.why_none(1400 * MS) == []  # said once
 

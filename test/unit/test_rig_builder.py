@@ -153,6 +153,7 @@ def test_which_topics_are_rectified(mode, expected):
             "camera_info of camera 'C' is not calibrated: fx is 0; fy is 0; calibrate it, or give cameras.rig",
         ),
         (info(fy=0.0), 'not calibrated: fy is 0;'),
+        (info(k=[160.0, 0, 0, 0, 160, 0, 0, 0, 1]), 'not calibrated: cx and cy are 0, which is a corner of the image;'),
         (info(width=0), 'width 0 and height 192'),
         (info(d=(math.nan,) * 5), r'd has values that are not finite \(nan, nan'),
         (info(''), "camera_info of camera 'C' has no frame_id; its driver must set it"),
