@@ -13,8 +13,8 @@ MIN_SAMPLES = 3
 def measure_offsets(stamps: Mapping[str, Sequence[int]], anchor: str) -> dict[str, float]:
     """How long after the anchor each camera fires, in ms, by camera: the median over the anchor's frames.
 
-    ``stamps`` holds acquisition times in ns, the same one perhaps twice. Each anchor frame takes the nearest frame of the other camera, so that an
-    offset lies within half a period. Cameras with too few frames are left out.
+    ``stamps`` holds acquisition times in ns, the same one perhaps twice. Each anchor frame takes the nearest frame of
+    the other camera, so that an offset lies within half a period. Cameras with too few frames are left out.
     """
     reference = sorted(set(stamps[anchor]))
     offsets = {}

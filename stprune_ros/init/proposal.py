@@ -166,7 +166,11 @@ def _offsets(survey: RigSurvey, images: Mapping[str, str], proposal: Proposal) -
     largest = max(map(abs, offsets))
     if largest < SMALLEST_OFFSET_MS:
         return
-    proposal.set('cameras.offsets_ms', tuple(offsets), f'measured from stamps: {", ".join(f"{name} {offset:g}" for name, offset in zip(order, offsets))}')
+    proposal.set(
+        'cameras.offsets_ms',
+        tuple(offsets),
+        f'measured from stamps: {", ".join(f"{name} {offset:g}" for name, offset in zip(order, offsets))}',
+    )
     sync = Settings().sync
     reach = sync.tolerance_ms + largest
     if reach > sync.max_wait_ms:

@@ -116,6 +116,26 @@ def test_files_that_are_named_are_parsed(tmp_path, capsys):
     assert problems[1] == f"prompt file '{prompt}': 'system' is missing"
 
 
+@pytest.mark.parametrize(
+    ('text', 'sentence'),
+    [
+        ('cameras: {names: ["0", "1"]}', "the node does not start: camera '0' in 'cameras.names' makes the topic"),
+        (
+            'cameras: {names: [a], transport: raw}, topics: {image: "/{camera}/image/compressed"}',
+            "the node hears no image: 'topics.image' is '/{camera}/image/compressed'",
+        ),
+        ('cameras: {names: [a], transport: compressed}, topics: {image: "/{camera}/image/compressed"}', ''),
+        ('cameras: {names: [a], transport: raw}, topics: {image: "/{camera}/image"}', ''),
+    ],
+)
+def test_what_only_replay_can_use_is_said(tmp_path, capsys, text, sentence):
+    path = write(tmp_path / 'my.param.yaml', f'/**: {{ros__parameters: {{{text}}}}}\n')
+    assert main(['check', str(path)]) == 0
+    said = capsys.readouterr().out
+    assert ('only for replay' in said) == bool(sentence)
+    assert sentence in said
+
+
 def test_old_names_are_said_and_no_problem(tmp_path, capsys):
     path = write(tmp_path / 'p.yaml', '/**: {ros__parameters: {pruning: {one_pays: true}}}')
     assert main(['check', str(path)]) == 0

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.conventions import CONVENTIONS, Convention, write_convention
 from helpers.small_bags import AZIMUTH_DEG, Item, drive, write_bag
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.cli import main
+from stprune_ros.core.rig_file import read_rig_file
 from stprune_ros.init.naming import find_template, template_for
 from stprune_ros.init.offsets import measure_offsets
-from stprune_ros.init.rig_text import guess_azimuth
+from stprune_ros.init.rig_text import guess_azimuth, rig_text
 from stprune_ros.settings.parameter_file import load_settings
 
 MS = 1_000_000
@@ -31,7 +33,8 @@ def test_init_check_and_replay_without_an_edit(convention: Convention, tmp_path:
     assert settings.cameras.anchor == convention.ring[0]
     assert settings.cameras.base_frame == convention.base_frame
     assert settings.topics.odometry == next(iter(convention.odometry))
-    assert f'params_file:={params}' in capsys.readouterr().out
+    drives = convention.name != 'numeric'  # no node can subscribe to /cameras/0
+    assert (f'params_file:={params}' in capsys.readouterr().out) == drives
     wanted = {camera.image: camera.offset_ms for camera in convention.cameras}
     if settings.topics.image:
         topics = [settings.topics.image.replace('{camera}', name) for name in convention.ring]
@@ -61,13 +64,59 @@ def test_a_rig_without_tf_gets_a_rig_file_to_fill_in(tmp_path: Path, capsys):
     params = tmp_path / 'my.param.yaml'
     assert main(['init', str(bag), '--output', str(params)]) == 0
     said = capsys.readouterr().out
-    assert 'unsure' in said
+    assert 'unsure   where the cameras look is guessed from their names' in said
+    assert said.startswith('cameras  ')
     assert f"'{tmp_path / 'my.rig.yaml'}', to be filled in" in said
     assert main(['check', str(params)]) == 0
     assert main(['replay', str(bag), '--output', str(tmp_path / 'out'), '--params', str(params)]) == 0
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['cameras'] == ['front', 'right', 'left']  # guessed from their names
     assert set(summary['cameras']) == set(AZIMUTH_DEG)
+
+
+def test_a_rig_file_to_fill_in_can_be_filled_in(tmp_path: Path):
+    path, values = tmp_path / 'rig.yaml', {'width': '640', 'height': '480', 'hfov_deg': '80', 'azimuth_deg': '30'}
+    lines = rig_text(['cam0', 'front_left'], {}).splitlines()
+    keys = [line.strip(' #').partition(':')[0] for line in lines]
+    filled = [
+        f'    {key}: {values[key]}' if line.lstrip().startswith('# ') and key in values else line
+        for key, line in zip(keys, lines)
+    ]
+    path.write_text('\n'.join(filled))
+    one, other = read_rig_file(path)
+    assert (one.width, one.height, other.width) == (640, 480, 640)
+    assert np.degrees(one.azimuth) == pytest.approx(30.0)
+    assert np.degrees(other.azimuth) == pytest.approx(60.0)
+
+
+def test_offsets_are_measured_where_each_image_comes_twice():
+    anchor = [tick * 100_000_000 for tick in range(8)]
+    others = [stamp + 16_000_000 for stamp in anchor]
+    stamps = {'a': sorted(anchor * 2), 'b': sorted(others * 2)}
+    assert measure_offsets(stamps, 'a') == {'a': 0.0, 'b': 16.0}
+
+
+def test_what_shows_no_view_is_no_doubt_and_the_order_of_offsets_is_named(tmp_path: Path, capsys):
+    def change(item: Item) -> Item:
+        if item.topic != '/camera/left/image_raw/compressed':
+            return item
+        header = item.message.header
+        stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec + 20_000_000
+        stamp = replace(header.stamp, sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        return replace(item, message=replace(item.message, header=replace(header, stamp=stamp)))
+
+    items = drive(6, change)
+    depth = [
+        replace(item, topic='/camera/depth/image_raw/compressed')
+        for item in items
+        if item.topic == '/camera/front/image_raw/compressed'
+    ]
+    params = tmp_path / 'my.param.yaml'
+    assert main(['init', str(write_bag(tmp_path / 'bag', [*items, *depth])), '--output', str(params)]) == 0
+    said = capsys.readouterr().out
+    assert "no view  '/camera/depth/image_raw/compressed' is taken for no camera" in said
+    assert 'unsure' not in said
+    assert '# measured from stamps: front 0, right 0, left 20' in params.read_text()
 
 
 def test_transforms_in_a_namespace_need_a_remapping(tmp_path: Path, capsys):
