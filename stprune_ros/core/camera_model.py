@@ -23,7 +23,8 @@ class CameraModel:
 
     ``width`` and ``height`` in pixels; ``k`` (3, 3) intrinsics in pixels; ``rotation`` (3, 3) takes optical-frame
     vectors (z forward, x right, y down) into the vehicle frame; ``translation`` (3,) is the camera's place there, in
-    metres. Whole numbers are pixel centres, as in OpenCV.
+    metres. Whole numbers are pixel centres, as in OpenCV. ``whole`` is the size of the image without the region of
+    interest, None where there is none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class CameraModel:
     translation: np.ndarray
     distortion_model: str = ''
     d: tuple[float, ...] = ()
+    whole: tuple[int, int] | None = None
 
     @cached_property
     def lens(self) -> Lens:

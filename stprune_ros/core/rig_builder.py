@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,9 @@ class RigBuilder:
         except StpruneError as error:
             raise StpruneError(f"camera '{camera}': {error}; or give cameras.rig_file") from None
         rotation = pose.rotation @ FRAME_FROM_OPTICAL[self.settings.frame_convention] @ turned.T
-        return CameraModel(camera, width, height, k, rotation, pose.translation, model, d)
+        size = _whole_size(info)
+        whole = size if size != (width, height) else None
+        return CameraModel(camera, width, height, k, rotation, pose.translation, model, d, whole)
 
     def _optics(self, camera: str, info: Any) -> tuple[int, int, np.ndarray, str, tuple[float, ...], np.ndarray]:
         """Size, intrinsics and lens of the images, and the rotation (3, 3) from the camera's to the image's axes."""
@@ -171,12 +174,7 @@ class RigBuilder:
             place = model.translation
             if frames.count(frame) > 1 and np.isfinite(p).all() and p[0, 0] > 0 and p[1, 1] > 0:
                 place = place - model.rotation @ (p[0, 3] / p[0, 0], p[1, 3] / p[1, 1], 0.0)
-            shifted.append(
-                CameraModel(
-                    *(model.name, model.width, model.height, model.k, model.rotation, place),
-                    *(model.distortion_model, model.d),
-                )
-            )
+            shifted.append(replace(model, translation=place))
         return shifted
 
 
@@ -203,6 +201,11 @@ def calibration_key(info: Any) -> tuple[Any, ...]:
         *(np.asarray(values, dtype=float).tobytes() for values in (info.k, info.d, info.r, info.p)),
         *(info.binning_x, info.binning_y, roi.x_offset, roi.y_offset, roi.width, roi.height),
     )
+
+
+def _whole_size(info: Any) -> tuple[int, int]:
+    """Width and height of an image of the whole sensor, in binned pixels."""
+    return int(info.width) // max(int(info.binning_x), 1), int(info.height) // max(int(info.binning_y), 1)
 
 
 def _cropped(camera: str, info: Any, width: int, height: int, k: np.ndarray) -> tuple[int, int, np.ndarray]:

@@ -128,7 +128,10 @@ class FeatureCache:
     def _calibration_note(self, camera: str, size: tuple[int, int]) -> str:
         """What to say where images have another aspect than the calibration, '' where they fit."""
         model, (width, height) = self._rig.cameras[camera], size
-        if abs(width * model.height - height * model.width) <= ASPECT_TOLERANCE * width * model.height:
+        same_shape = abs(width * model.height - height * model.width) <= ASPECT_TOLERANCE * width * model.height
+        # A region of interest may have the shape of the whole: images as large as that were not cut to it.
+        is_cut = model.whole is None or width < model.whole[0] or height < model.whole[1]
+        if same_shape and is_cut:
             return ''
         return (
             f"camera_info of camera '{camera}' is for {model.width}x{model.height}, its images are"

@@ -1,10 +1,12 @@
 """A ring from the calibration in a bag: all of it is read, the last transform counts, faults come before a model."""
 
+import json
 import math
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from helpers.small_bags import (
@@ -254,3 +256,23 @@ def test_a_rig_file_with_a_camera_that_looks_down(tmp_path):
     assert found.rig.ring == ('front', 'right', 'left') and len(ticks) == 5
     assert any("'below' looks down" in note for note in found.notes)
     assert found.transforms.lookup('base_link', 'left_optical') is not None
+
+
+@pytest.mark.parametrize(('cut', 'told'), [(False, 3), (True, 0)])
+def test_images_that_were_not_cut_to_the_region_of_interest_are_told(tmp_path, cut, told):
+    """The region has the shape of the whole image, so that only the size tells."""
+    roi = make('sensor_msgs/RegionOfInterest', 16, 12, 24, 32, True)
+
+    def change(item):
+        message = item.message
+        if item.topic.endswith('camera_info'):
+            return replace(item, message=replace(message, roi=roi))
+        if cut and item.topic.endswith('compressed'):
+            pixels = cv2.imdecode(message.data, cv2.IMREAD_COLOR)[12:36, 16:48]
+            return replace(item, message=replace(message, data=cv2.imencode('.jpg', pixels)[1].ravel()))
+        return item
+
+    path = write_bag(tmp_path / 'bag', drive(2, change))
+    assert main(['replay', str(path), '--output', str(tmp_path / 'out')]) == 0
+    notes = json.loads((tmp_path / 'out' / 'summary.json').read_text())['notes']
+    assert sum('is for 32x24, its images are 64x48: its overlaps cannot be trusted' in note for note in notes) == told
