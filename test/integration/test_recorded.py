@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip('rclpy')
 
 from helpers.harness import Listener, NodeProcess, Vehicle, base_values, playing
+from helpers.small_bags import AZIMUTH_DEG, PERIOD_NS, START_NS, Item, camera_info, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.io.bag_reader import Bag
@@ -70,6 +71,30 @@ def test_six_rolling_cameras_give_hints_and_descriptions_with_source_stamps(test
         assert [camera.name for camera in message.info.cameras] == RING
         assert 0 < message.info.tokens_kept <= message.info.tokens_full / 2 + len(RING)
     assert code == 0
+
+
+def test_sets_that_wait_for_the_odometry_to_settle_are_all_answered(tiny, domain_id, tmp_path):
+    before = START_NS - 10**9
+    known = [Item(f'/camera/{camera}/camera_info', before, camera_info(before, camera)) for camera in AZIMUTH_DEG]
+    bag = write_bag(tmp_path / 'bag', [*known, *drive(8)])
+    values = {**base_values(tiny), 'use_sim_time': True, 'topics.odometry': '/odom', 'inference.describe': False}
+    values['topics.image'] = '/camera/{camera}/image_raw/compressed'
+    values['topics.camera_info'] = '/camera/{camera}/camera_info'
+    listener = Listener(domain_id, '/settling')
+    node = NodeProcess(tmp_path, listener, values)
+    first = [START_NS, START_NS + PERIOD_NS]
+    try:
+        with playing(bag, listener, '--clock', '--wait', '120', '--rate', '0.1'):
+            listener.wait_until(lambda: any(stamp_ns(hint) > first[1] for hint in listener.hints), 'third hint', node)
+    finally:
+        code = node.stop()
+        listener.close()
+    assert [stamp_ns(hint) for hint in listener.hints if hint.status == PlanningHint.OK][:2] == first
+    assert code == 0
+
+
+def stamp_ns(hint: PlanningHint) -> int:
+    return hint.header.stamp.sec * 10**9 + hint.header.stamp.nanosec
 
 
 def test_awkward_odometry_is_said_once_and_poisons_nothing(test_data, tiny, domain_id, tmp_path):
