@@ -90,7 +90,10 @@ def _cameras(survey: RigSurvey, proposal: Proposal) -> dict[str, CameraTopics]:
     transport = 'compressed' if sum(compressed.values()) * 2 >= len(found) else 'raw'
     other = [found[name].image for name, is_compressed in compressed.items() if is_compressed != (transport != 'raw')]
     for topic in other:
-        proposal.doubts.append(f"'{topic}' is left out: it is not {transport} as most cameras are (cameras.transport)")
+        proposal.doubts.append(
+            f"'{topic}' is left out: it is not {transport} as most cameras are (cameras.transport); republish it with"
+            ' image_transport (ros2 run image_transport republish) to have it in the ring'
+        )
     found = {name: topics for name, topics in found.items() if topics.image not in other}
     proposal.set('cameras.transport', transport)
     for topic, reason in passed_over(survey.topics).items():

@@ -11,8 +11,8 @@ from stprune_ros.core.rig_file import attitude_entry
 
 HEAD = """\
 # Where each camera looks: azimuth_deg is 0 ahead and 90 to the left, pitch_deg positive downwards, position in metres
-# in the vehicle frame (x forward, y left, z up). A camera that is rolled has a rotation instead: the quaternion x, y, z,
-# w that takes optical-frame vectors (z forward, x right, y down) there. Look at every line before you drive with it.
+# in the vehicle frame (x forward, y left, z up). A rolled camera has a rotation instead: the quaternion x, y, z, w
+# that takes optical-frame vectors (z forward, x right, y down) there. Look at every line before you drive with it.
 cameras:
 """
 # Words of camera names, most telling first, and where such a camera looks.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.conventions import CONVENTIONS, Convention, write_convention
-from helpers.small_bags import AZIMUTH_DEG, HEIGHT, WIDTH, Item, drive, header, mounted, write_bag
+from helpers.small_bags import AZIMUTH_DEG, HEIGHT, WIDTH, Item, drive, header, image, mounted, write_bag
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -196,6 +196,19 @@ def test_transforms_in_a_namespace_need_a_remapping(tmp_path: Path, capsys):
     bag = write_bag(tmp_path / 'bag', [replace(item, topic=f'/robot{item.topic}') for item in drive(4)])
     assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
     assert 'start the node with the remapping /tf_static:=/robot/tf_static' in capsys.readouterr().out
+
+
+def test_a_camera_of_another_transport_can_be_republished(tmp_path: Path, capsys):
+    def change(item: Item) -> Item:
+        if item.topic != '/camera/left/image_raw/compressed':
+            return item
+        return Item('/camera/left/image_raw', item.stamp_ns, image(item.stamp_ns))
+
+    bag = write_bag(tmp_path / 'bag', drive(4, change))
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
+    said = capsys.readouterr().out
+    assert "unsure   '/camera/left/image_raw' is left out: it is not compressed as most cameras are" in said
+    assert 'republish it with image_transport (ros2 run image_transport republish)' in said
 
 
 def test_a_vehicle_frame_of_any_name_is_found_above_the_cameras(tmp_path: Path):
