@@ -180,6 +180,8 @@ def _builder(survey: RigSurvey, cameras: Mapping[str, CameraTopics], base_frame:
     )
     for message in survey.transforms:
         builder.add_transforms(message)
+    for message in survey.moving:
+        builder.transforms.add_moving(message)
     for name, topics in cameras.items():
         if topics.info in survey.camera_infos:
             builder.add_camera_info(name, survey.camera_infos[topics.info])

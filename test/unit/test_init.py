@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.conventions import CONVENTIONS, Convention, write_convention
-from helpers.small_bags import AZIMUTH_DEG, HEIGHT, WIDTH, Item, drive, header, image, mounted, write_bag
+from helpers.small_bags import AZIMUTH_DEG, HEIGHT, START_NS, WIDTH, Item, drive, header, image, mounted, write_bag
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -209,6 +209,27 @@ def test_a_camera_of_another_transport_can_be_republished(tmp_path: Path, capsys
     said = capsys.readouterr().out
     assert "unsure   '/camera/left/image_raw' is left out: it is not compressed as most cameras are" in said
     assert 'republish it with image_transport (ros2 run image_transport republish)' in said
+
+
+def test_transforms_on_tf_only_are_named(tmp_path: Path, capsys):
+    def change(item: Item) -> Item:
+        return replace(item, topic='/tf') if item.topic == '/tf_static' else item
+
+    bag = write_bag(tmp_path / 'bag', drive(4, change))
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
+    assert 'comes on /tf only; publish it on /tf_static' in capsys.readouterr().out
+
+
+def test_of_two_robots_the_transforms_of_the_cameras_count(tmp_path: Path):
+    other = mounted('front_optical', ROLLED, (9.0, 9.0, 9.0))
+    late = [Item('/a/tf_static', START_NS + 1, other), Item('/z/tf_static', START_NS + 1, other)]
+    items = [*(replace(item, topic=f'/robot{item.topic}') for item in drive(4, partly('tf'))), *late]
+    params = tmp_path / 'my.param.yaml'
+    for item in late:
+        item.message.transforms[0].header.frame_id = 'base_footprint'
+    assert main(['init', str(write_bag(tmp_path / 'bag', items)), '--output', str(params)]) == 0
+    cameras = yaml.safe_load((tmp_path / 'my.rig.yaml').read_text())['cameras']
+    assert cameras['front']['position'] == [1.5, -0.25, 1.4]
 
 
 def test_a_vehicle_frame_of_any_name_is_found_above_the_cameras(tmp_path: Path):
