@@ -63,7 +63,7 @@ class CameraRig:
                 ' rotation must take optical-frame vectors (z forward, x right, y down) into the vehicle frame'
             )
         kept = [model for model in models if not model.is_vertical or model.name in named]
-        return cls(kept, [_left_out(model) for model in models if model not in kept])
+        return cls(kept, [left_out(model) for model in models if model not in kept])
 
     @classmethod
     def from_file(cls, path: str | Path, named: Collection[str] = ()) -> CameraRig:
@@ -194,21 +194,27 @@ def _groups(
 
 def refuse_identical(models: Sequence[CameraModel]) -> None:
     """Raise StpruneError where several cameras have the same position and attitude, which no two can have."""
-
-    def identical(a: CameraModel, b: CameraModel) -> bool:
-        turned = np.abs(a.rotation - b.rotation).max()
-        return bool(turned < SAME_ATTITUDE and np.linalg.norm(a.translation - b.translation) < SAME_PLACE_M)
-
-    pairs = [(a, b) for a, b in combinations(models, 2) if identical(a, b)]
-    if pairs:
-        same = [model.name for model in models if any(model in pair for pair in pairs)]
+    same = identical_cameras(models)
+    if same:
         raise StpruneError(
             f'the cameras {", ".join(same)} have the same position and attitude; give each its own extrinsics, or leave'
             ' all but one of them out of cameras.names'
         )
 
 
-def _left_out(model: CameraModel) -> str:
+def identical_cameras(models: Sequence[CameraModel]) -> list[str]:
+    """The cameras that have the position and attitude of another."""
+
+    def identical(a: CameraModel, b: CameraModel) -> bool:
+        turned = np.abs(a.rotation - b.rotation).max()
+        return bool(turned < SAME_ATTITUDE and np.linalg.norm(a.translation - b.translation) < SAME_PLACE_M)
+
+    pairs = [(a, b) for a, b in combinations(models, 2) if identical(a, b)]
+    return [model.name for model in models if any(model is one for pair in pairs for one in pair)]
+
+
+def left_out(model: CameraModel) -> str:
+    """The note for a camera that has no place in the ring."""
     more = ', or set cameras.frame_convention if its frame is not an optical one' if model.rotation[2, 2] > 0 else ''
     return (
         f"camera '{model.name}' looks {model.vertical_word} (its axis is {model.from_vertical_deg:.0f} degrees from the"

@@ -11,7 +11,7 @@ import numpy as np
 
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
-from stprune_ros.core.rig import CameraRig, refuse_identical
+from stprune_ros.core.rig import CameraRig, identical_cameras, refuse_identical
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import StpruneError
 from stprune_ros.settings.parameters import CameraSettings
@@ -96,6 +96,27 @@ class RigBuilder:
             ),
         )
         return rig
+
+    def mounted(self, cameras: Sequence[str]) -> dict[str, CameraModel]:
+        """Those cameras of which tf says where they sit and look, by name; width 0 where camera_info says no more.
+
+        None of those that coincide. Raises StpruneError where frames are not what the frame convention says.
+        """
+        models = []
+        for camera in cameras:
+            try:
+                models.append(self._model(camera) if self.has_optics(camera) else self._without_optics(camera))
+            except (KeyError, StpruneError):
+                continue
+        models = self._with_baselines(models)
+        self._check_frame_convention(models)
+        same = identical_cameras(models)
+        return {model.name: model for model in models if model.name not in same}
+
+    def _without_optics(self, camera: str) -> CameraModel:
+        pose = self.transforms.lookup(self.base_frame, self._infos[camera].header.frame_id.lstrip('/'))
+        rotation = pose.rotation @ FRAME_FROM_OPTICAL[self.settings.frame_convention]
+        return CameraModel(camera, 0, 0, np.eye(3), rotation, pose.translation)
 
     def _model(self, camera: str) -> CameraModel:
         info = self._infos.get(camera)

@@ -12,13 +12,14 @@ import yaml
 
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
-from stprune_ros.core.transforms import matrix_from_quaternion, quaternion_fault
+from stprune_ros.core.transforms import matrix_from_quaternion, quaternion_fault, quaternion_from_matrix
 from stprune_ros.errors import StpruneError
 
 KEYS = (
     *('width', 'height', 'hfov_deg', 'k', 'distortion_model', 'd'),
     *('azimuth_deg', 'pitch_deg', 'rotation', 'position'),
 )
+SAME_ROTATION = 1e-7  # in a matrix
 
 
 def read_rig_file(path: str | Path) -> list[CameraModel]:
@@ -49,6 +50,17 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
     if faults:
         raise StpruneError('\n'.join(faults))
     return models
+
+
+def attitude_entry(rotation: np.ndarray) -> dict[str, Any]:
+    """The keys that give ``rotation`` (3, 3): azimuth and pitch, or a quaternion where these cannot say it."""
+    x, y, z = (float(value) for value in rotation[:, 2])
+    # Plus 0.0, as -0 is nothing to read.
+    azimuth, pitch = round(math.degrees(math.atan2(y, x)), 6), round(math.degrees(math.atan2(-z, math.hypot(x, y))), 6)
+    entry: dict[str, Any] = {'azimuth_deg': azimuth + 0.0, 'pitch_deg': pitch + 0.0}
+    if np.abs(_rotation(entry) - rotation).max() < SAME_ROTATION:
+        return entry
+    return {'rotation': [round(value, 9) + 0.0 for value in quaternion_from_matrix(rotation)]}
 
 
 def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:

@@ -188,6 +188,22 @@ def matrix_from_quaternion(quaternion: Sequence[float]) -> np.ndarray | None:
     )
 
 
+def quaternion_from_matrix(matrix: np.ndarray) -> tuple[float, float, float, float]:
+    """Quaternion x, y, z, w of a rotation matrix (3, 3); w is not negative."""
+    m = matrix
+    outer = np.array(
+        [
+            [1 + m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[2, 1] - m[1, 2]],
+            [m[0, 1] + m[1, 0], 1 - m[0, 0] + m[1, 1] - m[2, 2], m[1, 2] + m[2, 1], m[0, 2] - m[2, 0]],
+            [m[0, 2] + m[2, 0], m[1, 2] + m[2, 1], 1 - m[0, 0] - m[1, 1] + m[2, 2], m[1, 0] - m[0, 1]],
+            [m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1], 1 + m[0, 0] + m[1, 1] + m[2, 2]],
+        ]
+    )  # four times the products of the quaternion's parts
+    row = outer[int(np.argmax(np.diag(outer)))]
+    x, y, z, w = (float(value) for value in row / np.linalg.norm(row) * (1.0 if row[3] >= 0 else -1.0))
+    return x, y, z, w
+
+
 def quaternion_fault(quaternion: Sequence[float]) -> str:
     """Why a quaternion x, y, z, w is no rotation, '' where it is one; its length may be off as far as tf2 allows."""
     numbers = ', '.join(f'{value:g}' for value in quaternion)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.camera_model import CameraModel
+from stprune_ros.core.rig import CameraRig, left_out
 from stprune_ros.core.rig_builder import FRAME_FROM_OPTICAL, RigBuilder, rectified_cameras
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import StpruneError
@@ -59,10 +60,17 @@ def propose(survey: RigSurvey, rig_path: Path) -> Proposal:
         proposal.set('cameras.base_frame', base_frame, why)
     rig = _geometry(survey, cameras, base_frame, proposal)
     if rig is None:
-        order = list(cameras)
-        proposal.rig_file = rig_text(order, {name: survey.camera_infos.get(cameras[name].info) for name in order})
-        proposal.set('cameras.rig_file', str(rig_path), 'tf does not tell where the cameras look: fill in this file')
-        proposal.doubts.append('where the cameras look is guessed from their names, where they sit is not known')
+        mounted = _mounted(survey, cameras, base_frame)
+        order = [name for name in cameras if name not in mounted or not mounted[name].is_vertical]
+        proposal.doubts += [left_out(mounted[name]) for name in cameras if name not in order]
+        infos = {name: survey.camera_infos.get(cameras[name].info) for name in order}
+        proposal.rig_file = rig_text(order, infos, mounted)
+        proposal.set('cameras.rig_file', str(rig_path), 'camera_info and tf do not tell all: fill in this file')
+        guessed = ', '.join(name for name in order if name not in mounted)
+        if guessed:
+            proposal.doubts.append(
+                f'where the cameras {guessed} look is guessed from their names, where they sit is not known'
+            )
     else:
         order = list(rig.ring)
         proposal.doubts += rig.notes
@@ -82,7 +90,10 @@ def _cameras(survey: RigSurvey, proposal: Proposal) -> dict[str, CameraTopics]:
     transport = 'compressed' if sum(compressed.values()) * 2 >= len(found) else 'raw'
     other = [found[name].image for name, is_compressed in compressed.items() if is_compressed != (transport != 'raw')]
     for topic in other:
-        proposal.doubts.append(f"'{topic}' is left out: it is not {transport} as most cameras are (cameras.transport)")
+        proposal.doubts.append(
+            f"'{topic}' is left out: it is not {transport} as most cameras are (cameras.transport); republish it with"
+            ' image_transport (ros2 run image_transport republish) to have it in the ring'
+        )
     found = {name: topics for name, topics in found.items() if topics.image not in other}
     proposal.set('cameras.transport', transport)
     for topic, reason in passed_over(survey.topics).items():
@@ -132,16 +143,9 @@ def _geometry(
     survey: RigSurvey, cameras: Mapping[str, CameraTopics], base_frame: str, proposal: Proposal
 ) -> CameraRig | None:
     """The ring from camera_info and tf, by the first reading of the frames that gives one; None where none does."""
-    images = {name: topics.image for name, topics in cameras.items()}
     problems = []
     for convention in FRAME_FROM_OPTICAL:
-        settings = replace(Settings().cameras, base_frame=base_frame, frame_convention=convention)
-        builder = RigBuilder(settings, rectified_cameras(settings, images))
-        for message in survey.transforms:
-            builder.add_transforms(message)
-        for name, topics in cameras.items():
-            if topics.info in survey.camera_infos:
-                builder.add_camera_info(name, survey.camera_infos[topics.info])
+        builder = _builder(survey, cameras, base_frame, convention)
         try:
             rig = builder.build(list(cameras))
         except StpruneError as error:
@@ -154,6 +158,34 @@ def _geometry(
         return rig
     proposal.doubts.append(problems[0])
     return None
+
+
+def _mounted(survey: RigSurvey, cameras: Mapping[str, CameraTopics], base_frame: str) -> dict[str, CameraModel]:
+    """What tf tells of single cameras, by the first reading of the frames in which they can be part of a ring."""
+    for convention in FRAME_FROM_OPTICAL:
+        try:
+            mounted = _builder(survey, cameras, base_frame, convention).mounted(list(cameras))
+        except StpruneError:
+            continue
+        # One camera alone that looks down would be taken for a body frame on its side.
+        if convention == 'optical' or not all(model.on_its_side for model in mounted.values()):
+            return mounted
+    return {}
+
+
+def _builder(survey: RigSurvey, cameras: Mapping[str, CameraTopics], base_frame: str, convention: str) -> RigBuilder:
+    settings = replace(Settings().cameras, base_frame=base_frame, frame_convention=convention)
+    builder = RigBuilder(
+        settings, rectified_cameras(settings, {name: topics.image for name, topics in cameras.items()})
+    )
+    for message in survey.transforms:
+        builder.add_transforms(message)
+    for message in survey.moving:
+        builder.transforms.add_moving(message)
+    for name, topics in cameras.items():
+        if topics.info in survey.camera_infos:
+            builder.add_camera_info(name, survey.camera_infos[topics.info])
+    return builder
 
 
 def _offsets(survey: RigSurvey, images: Mapping[str, str], proposal: Proposal) -> None:

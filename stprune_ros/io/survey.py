@@ -9,10 +9,20 @@ from typing import Any
 
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Topic
-from stprune_ros.io.bag_topics import CAMERA_INFO, COMPRESSED, ODOMETRY, RAW, find_static_transforms
+from stprune_ros.io.bag_topics import (
+    CAMERA_INFO,
+    COMPRESSED,
+    ODOMETRY,
+    RAW,
+    TRANSFORMS,
+    components,
+    find_static_transforms,
+    passed_over,
+)
 
 MAX_STAMPS = 200  # per image topic: enough to measure trigger offsets
 MAX_ODOMETRY = 50  # per odometry topic
+MAX_MOVING = 500  # on /tf: only to say of a missing transform that it comes there
 
 
 @dataclass
@@ -20,12 +30,14 @@ class RigSurvey:
     """Messages and stamps by topic; messages are duck-typed, rclpy's or a bag's.
 
     ``stamps`` holds the first acquisition stamps of each image topic in ns, ``odometry`` the first messages of each
-    odometry topic, ``transforms`` all TFMessages with static transforms.
+    odometry topic, ``transforms`` all TFMessages with static transforms in the order in which they count,
+    ``moving`` the first of /tf.
     """
 
     topics: dict[str, Topic] = field(default_factory=dict)
     camera_infos: dict[str, Any] = field(default_factory=dict)
     transforms: list[Any] = field(default_factory=list)
+    moving: list[Any] = field(default_factory=list)
     stamps: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     odometry: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
 
@@ -38,6 +50,8 @@ class RigSurvey:
             self.camera_infos[topic] = message
         elif msgtype == ODOMETRY and len(self.odometry[topic]) < MAX_ODOMETRY:
             self.odometry[topic].append(message)
+        elif msgtype == TRANSFORMS and components(topic)[-1] == 'tf' and len(self.moving) < MAX_MOVING:
+            self.moving.append(message)
 
     @property
     def complete(self) -> bool:
@@ -49,10 +63,16 @@ class RigSurvey:
 def survey_bag(bag: Bag) -> RigSurvey:
     """Read what a bag shows of its rig: its beginning, and every static transform."""
     survey = RigSurvey(dict(bag.topics))
-    for record in bag.messages(find_static_transforms(bag.topics) or ['']):
-        with suppress(BagError):  # replay names it
-            survey.transforms.append(record.message())
-    wanted = [topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)]
+    images = [topic.name for topic in bag.topics.values() if topic.msgtype in (RAW, COMPRESSED) and topic.count]
+    others = passed_over(bag.topics)
+    # Topic by topic, as replay does: of several robots that of the cameras comes last, and counts.
+    for name in find_static_transforms(bag.topics, [image for image in images if image not in others]):
+        for record in bag.messages([name]):
+            with suppress(BagError):  # replay names it
+                survey.transforms.append(record.message())
+    types = (RAW, COMPRESSED, CAMERA_INFO, ODOMETRY)
+    moving = [t.name for t in bag.topics.values() if t.msgtype == TRANSFORMS and components(t.name)[-1] == 'tf']
+    wanted = [*(topic.name for topic in bag.topics.values() if topic.msgtype in types), *moving]
     for record in bag.messages(wanted or ['']):
         try:
             survey.add(record.topic, record.msgtype, record.message())

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers.conventions import CONVENTIONS, Convention, write_convention
-from helpers.small_bags import AZIMUTH_DEG, Item, drive, write_bag
+from helpers.small_bags import AZIMUTH_DEG, HEIGHT, START_NS, WIDTH, Item, drive, header, image, mounted, write_bag
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.cli import main
-from stprune_ros.core.rig_file import read_rig_file
+from stprune_ros.core.camera_model import OPTICAL_FROM_LINK
+from stprune_ros.core.rig_builder import RigBuilder
+from stprune_ros.core.rig_file import _rotation, attitude_entry, read_rig_file
+from stprune_ros.core.transforms import matrix_from_quaternion
 from stprune_ros.init.naming import find_template, template_for
 from stprune_ros.init.offsets import measure_offsets
 from stprune_ros.init.rig_text import guess_azimuth, rig_text
 from stprune_ros.settings.parameter_file import load_settings
+from stprune_ros.settings.parameters import CameraSettings
 
 MS = 1_000_000
 
@@ -64,7 +70,7 @@ def test_a_rig_without_tf_gets_a_rig_file_to_fill_in(tmp_path: Path, capsys):
     params = tmp_path / 'my.param.yaml'
     assert main(['init', str(bag), '--output', str(params)]) == 0
     said = capsys.readouterr().out
-    assert 'unsure   where the cameras look is guessed from their names' in said
+    assert 'unsure   where the cameras front, left, right look is guessed from their names' in said
     assert said.startswith('cameras  ')
     assert f"'{tmp_path / 'my.rig.yaml'}', to be filled in" in said
     assert main(['check', str(params)]) == 0
@@ -72,6 +78,73 @@ def test_a_rig_without_tf_gets_a_rig_file_to_fill_in(tmp_path: Path, capsys):
     summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
     assert summary['cameras'] == ['front', 'right', 'left']  # guessed from their names
     assert set(summary['cameras']) == set(AZIMUTH_DEG)
+
+
+ROLLED = (-0.42, 0.55, -0.53, 0.4898979)  # looks ahead, pitched and rolled
+
+
+def partly(fault: str) -> Callable[[Item], Item | None]:
+    """A rig whose left camera lacks something, whose front one is rolled, below a frame that is no base_link."""
+
+    def change(item: Item) -> Item | None:
+        if item.topic == '/tf_static':
+            stamped = [
+                *mounted('front_optical', ROLLED, (1.5, -0.25, 1.4), parent='base_footprint').transforms,
+                *(replace(one, header=replace(one.header, frame_id='base_footprint'))
+                  for one in item.message.transforms[1 if fault == 'tf' else 0:] if 'front' not in one.child_frame_id),
+            ]  # fmt: skip
+            return replace(item, message=replace(item.message, transforms=stamped))
+        if item.topic == '/camera/left/camera_info':
+            if fault == 'k':
+                return replace(item, message=replace(item.message, k=np.zeros(9)))
+            if fault == 'same':
+                return replace(item, message=replace(item.message, header=header(item.stamp_ns, 'right_optical')))
+            return None if fault == 'camera_info' else item
+        return item
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('fault', 'guessed'), [('tf', {'left'}), ('camera_info', {'left'}), ('same', {'left', 'right'}), ('k', set())]
+)
+def test_what_tf_knows_of_single_cameras_stands_in_the_rig_file(fault: str, guessed: set[str], tmp_path: Path, capsys):
+    bag, params, rig = (
+        write_bag(tmp_path / 'bag', drive(change=partly(fault))),
+        tmp_path / 'a.yaml',
+        tmp_path / 'a.rig.yaml',
+    )
+    assert main(['init', str(bag), '--output', str(params)]) == 0
+    said, text = capsys.readouterr().out, rig.read_text()
+    doubt = f'where the cameras {", ".join(sorted(guessed))} look is guessed from their names'
+    assert (doubt in said) == bool(guessed) and said.count('guessed from their names') == bool(guessed)
+    assert load_settings(params).cameras.base_frame == 'base_footprint'
+    assert text.count('# guessed') == len(guessed)
+    builder = RigBuilder(CameraSettings(base_frame='base_footprint'))
+    for item in drive(1, partly(fault)):
+        if item.topic == '/tf_static':
+            builder.add_transforms(item.message)
+    for key, value in {'width': WIDTH, 'height': HEIGHT, 'hfov_deg': 90}.items():
+        text = text.replace(f'# {key}: ...  FILL IN', f'{key}: {value}')
+    rig.write_text(text)
+    for model in read_rig_file(rig):
+        if model.name not in guessed:
+            rotation, translation = builder.to_base(f'{model.name}_optical')
+            assert np.allclose(model.rotation, rotation, atol=1e-7), model.name
+            assert np.allclose(model.translation, translation, atol=1e-7)
+    front = yaml.safe_load(text)['cameras']['front']
+    assert 'rotation' in front and 'azimuth_deg' not in front
+
+
+@given(st.floats(-180, 180), st.floats(-90, 90), st.one_of(st.just(0.0), st.floats(-180, 180)))
+def test_any_attitude_survives_a_rig_file(azimuth, pitch, roll):
+    def turn(axis: int, degrees: float) -> np.ndarray:
+        quaternion = np.zeros(4)
+        quaternion[[axis, 3]] = np.sin(np.radians(degrees) / 2), np.cos(np.radians(degrees) / 2)
+        return matrix_from_quaternion(quaternion)
+
+    rotation = turn(2, azimuth) @ turn(1, pitch) @ turn(0, roll) @ OPTICAL_FROM_LINK
+    assert np.allclose(_rotation(attitude_entry(rotation)), rotation, atol=2e-7)
 
 
 def test_a_rig_file_to_fill_in_can_be_filled_in(tmp_path: Path):
@@ -123,6 +196,40 @@ def test_transforms_in_a_namespace_need_a_remapping(tmp_path: Path, capsys):
     bag = write_bag(tmp_path / 'bag', [replace(item, topic=f'/robot{item.topic}') for item in drive(4)])
     assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
     assert 'start the node with the remapping /tf_static:=/robot/tf_static' in capsys.readouterr().out
+
+
+def test_a_camera_of_another_transport_can_be_republished(tmp_path: Path, capsys):
+    def change(item: Item) -> Item:
+        if item.topic != '/camera/left/image_raw/compressed':
+            return item
+        return Item('/camera/left/image_raw', item.stamp_ns, image(item.stamp_ns))
+
+    bag = write_bag(tmp_path / 'bag', drive(4, change))
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
+    said = capsys.readouterr().out
+    assert "unsure   '/camera/left/image_raw' is left out: it is not compressed as most cameras are" in said
+    assert 'republish it with image_transport (ros2 run image_transport republish)' in said
+
+
+def test_transforms_on_tf_only_are_named(tmp_path: Path, capsys):
+    def change(item: Item) -> Item:
+        return replace(item, topic='/tf') if item.topic == '/tf_static' else item
+
+    bag = write_bag(tmp_path / 'bag', drive(4, change))
+    assert main(['init', str(bag), '--output', str(tmp_path / 'my.param.yaml')]) == 0
+    assert 'comes on /tf only; publish it on /tf_static' in capsys.readouterr().out
+
+
+def test_of_two_robots_the_transforms_of_the_cameras_count(tmp_path: Path):
+    other = mounted('front_optical', ROLLED, (9.0, 9.0, 9.0))
+    late = [Item('/a/tf_static', START_NS + 1, other), Item('/z/tf_static', START_NS + 1, other)]
+    items = [*(replace(item, topic=f'/robot{item.topic}') for item in drive(4, partly('tf'))), *late]
+    params = tmp_path / 'my.param.yaml'
+    for item in late:
+        item.message.transforms[0].header.frame_id = 'base_footprint'
+    assert main(['init', str(write_bag(tmp_path / 'bag', items)), '--output', str(params)]) == 0
+    cameras = yaml.safe_load((tmp_path / 'my.rig.yaml').read_text())['cameras']
+    assert cameras['front']['position'] == [1.5, -0.25, 1.4]
 
 
 def test_a_vehicle_frame_of_any_name_is_found_above_the_cameras(tmp_path: Path):
