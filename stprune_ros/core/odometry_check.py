@@ -30,6 +30,7 @@ RATED_NS = 20_000_000  # how old the motion by the pose may be
 STILL_NS = 500_000_000  # for how long a position must not change to be spoken of
 SETTLED_NS, SETTLED_COUNT = 100_000_000, 3
 UP = 2  # z of the vehicle frame
+UNCONFIRMED = 'odometry velocity is zero and there is no second pose yet to confirm it: not used until there is'
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ class OdometryCheck:
         going = self._rates[0] if reading.position is not None else None
         turning = self._rates[1] if reading.orientation is not None else None
         self._doubt_orientation(reading, going, notes)
+        if self._may_be_empty(reading, going):
+            return Verdict(None, UNCONFIRMED, tuple(notes))
         linear = self._velocity(reading, going, notes)
         angular = self._turn_rate(reading, turning, notes)
         if linear is None or angular is None:
@@ -140,6 +143,12 @@ class OdometryCheck:
         refusal = refusal or self._leap(reading)
         state = None if refusal else to_state(reading, linear, angular)
         return Verdict(state, refusal, tuple(notes))
+
+    def _may_be_empty(self, reading: Reading, going: Rate | None) -> bool:
+        """Whether a zero velocity may as well be one that is not filled in: there is only one pose so far."""
+        if going is not None or not reading.linear_given or any(reading.linear) or not any(reading.position or ()):
+            return False
+        return not self._linear.seen or self._linear.from_pose
 
     def _velocity(self, reading: Reading, going: Rate | None, notes: list[str]) -> np.ndarray | None:
         """(3,) m/s of the child frame in its own axes; None where nothing gives it."""

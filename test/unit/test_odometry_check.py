@@ -116,6 +116,56 @@ def test_a_car_that_stands_and_says_so_stands():
     assert (ego.fault, said) == ('', [])
 
 
+def asked_at_once(make, seconds=4, hz=1):
+    """States at each message of ``make``, asked for before the next one comes."""
+    ego, states = EgoTrack(200 * MS), []
+    for ms in np.arange(START_MS, START_MS + 1e3 * seconds, 1e3 / hz):
+        ego.add(make(ms))
+        states.append(ego.at(round(ms * MS)))
+    return states
+
+
+@pytest.mark.parametrize('pause_ms', [0, 4000])
+def test_an_empty_twist_does_not_stand_before_there_is_a_second_pose(pause_ms):
+    def make(ms):
+        ms += pause_ms * (ms > START_MS + 1500)
+        position, q = circle(ms, 5.0, 0.0)
+        return message(ms, position=position, q=q)
+
+    ego = EgoTrack(200 * MS)
+    speeds = []
+    for ms in range(START_MS, START_MS + 4000, 1000):
+        ego.add(make(ms))
+        stamp_ns = (ms + pause_ms * (ms > START_MS + 1500)) * MS
+        state = ego.at(stamp_ns)
+        speeds.append(state and round(state.speed, 3))
+        assert (state is None) == ('no second pose yet' in ego.reason(stamp_ns))
+    assert speeds == [None, 5.0, None if pause_ms else 5.0, 5.0]
+    assert ego.fault == ''
+
+
+@pytest.mark.parametrize(('hz', 'unknown'), [(50, 5), (10, 1), (1, 1)])
+def test_a_car_that_stands_is_known_to_as_soon_as_its_pose_has_stayed(hz, unknown):
+    states = asked_at_once(lambda ms: message(ms, position=(4.0, 2.0, 0.0)), hz=hz)
+    assert [state and state.speed for state in states[unknown:]] == [0.0] * (len(states) - unknown)
+
+
+def test_without_a_pose_a_zero_twist_stands_from_the_first_sample():
+    states = asked_at_once(lambda ms: message(ms))
+    assert [state.speed for state in states] == [0.0] * 4
+
+
+def test_a_twist_that_was_filled_before_is_believed_when_it_is_zero_after_a_pause():
+    def make(ms):
+        position, q = circle(min(ms, START_MS + 1000), 5.0, 0.0)
+        return message(ms, (5.0 * (ms < START_MS + 1000), 0, 0), position=position, q=q)
+
+    ego = EgoTrack(200 * MS)
+    for ms in (*range(START_MS, START_MS + 1100, 20), START_MS + 5000):
+        ego.add(make(ms))
+    assert ego.at((START_MS + 5000) * MS).speed == 0.0
+
+
 def test_noise_of_a_standing_car_is_no_motion():
     noise = np.random.default_rng(1)
 
