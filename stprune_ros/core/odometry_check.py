@@ -21,6 +21,7 @@ MAX_SPEED = 100.0  # m/s
 MAX_TURN = 4.0  # rad/s
 SPEED_TOLERANCE, TURN_TOLERANCE = 1.0, 0.2  # m/s, rad/s ...
 SPEED_SHARE, TURN_SHARE = 0.2, 0.25  # ... and this share of the larger value
+SIGNED, OPPOSED = 0.29, -0.8  # m/s from which a velocity has a sign, however near; cosine of opposite directions
 MOVING, TURNING = 0.5, 0.1  # m/s, rad/s from which a pose moves
 SLIP = 0.5  # share of a speed that may be sideways where an orientation that never changes is to be believed
 LEAP = 5.0  # m/s that no vehicle gains or loses within half a window
@@ -202,17 +203,18 @@ class OdometryCheck:
                 if _differ(going.size, float(np.linalg.norm(velocity)), SPEED_TOLERANCE, SPEED_SHARE):
                     return _contradicts(f'{going.size:.1f} m/s', f'{np.linalg.norm(velocity):.1f} m/s')
             else:
-                return self._of_velocity(reading, going.vector, velocity) or self._of_turn(reading, turning)
+                return self._of_velocity(reading, going, velocity) or self._of_turn(reading, turning)
         return self._of_turn(reading, turning)
 
-    def _of_velocity(self, reading: Reading, by_pose: np.ndarray, by_twist: np.ndarray) -> str:
-        rotation, angular = reading.rotation, _typical(self._angulars(WINDOW_NS))
+    def _of_velocity(self, reading: Reading, going: Rate, by_twist: np.ndarray) -> str:
+        assert going.vector is not None
+        rotation, angular, by_pose = reading.rotation, _typical(self._angulars(WINDOW_NS)), going.vector
         turned, twist = rotation @ by_pose, rotation @ by_twist
         at_base = twist + np.cross(reading.translation, rotation @ angular)
         # Some sources give the pose of the vehicle beside the twist of a sensor: either reading may agree.
-        if _far(turned, twist) and _far(by_pose, at_base):
-            return _contradicts(_in_words(turned), _in_words(twist))
-        return ''
+        apart = _far(turned, twist) and _far(by_pose, at_base)
+        opposed = going.steady and _opposed(turned, twist) and _far(by_pose, at_base, SIGNED)
+        return _contradicts(_in_words(turned), _in_words(twist)) if apart or opposed else ''
 
     def _of_turn(self, reading: Reading, turning: Rate | None) -> str:
         counts = reading.angular_given and not self._angular.from_pose and self._direction_given
@@ -331,10 +333,16 @@ def _differ(a: float, b: float, tolerance: float, share: float) -> bool:
     return abs(a - b) > tolerance + share * max(abs(a), abs(b))
 
 
-def _far(a: np.ndarray, b: np.ndarray) -> bool:
+def _far(a: np.ndarray, b: np.ndarray, tolerance: float = SPEED_TOLERANCE) -> bool:
     """Whether two velocities differ in the vehicle's plane: height is known too badly."""
     larger = max(float(np.linalg.norm(a[:2])), float(np.linalg.norm(b[:2])))
-    return float(np.linalg.norm(a[:2] - b[:2])) > SPEED_TOLERANCE + SPEED_SHARE * larger
+    return float(np.linalg.norm(a[:2] - b[:2])) > tolerance + SPEED_SHARE * larger
+
+
+def _opposed(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two velocities in the vehicle's plane are both large enough to have a direction, and point apart."""
+    sizes = float(np.linalg.norm(a[:2])), float(np.linalg.norm(b[:2]))
+    return min(sizes) >= SIGNED and float(a[:2] @ b[:2]) < OPPOSED * sizes[0] * sizes[1]
 
 
 def _triple(vector: np.ndarray) -> Triple:

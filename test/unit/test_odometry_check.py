@@ -3,67 +3,15 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace as Box
 
 import numpy as np
 import pytest
+from helpers.odometry_drives import HUGE, KNOWN, MISSING, MS, START_MS, about, circle, drive, message, yaw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.transforms import matrix_from_quaternion
-
-MS = 1_000_000
-START_MS = 5000
-MISSING = [-1.0] + [0.0] * 35
-HUGE = [99999.0 if place % 7 == 0 else 0.0 for place in range(36)]
-KNOWN = [0.1 if place % 7 == 0 else 0.0 for place in range(36)]
-
-
-def vector(values):
-    return Box(x=float(values[0]), y=float(values[1]), z=float(values[2]))
-
-
-def yaw(angle):
-    return 0.0, 0.0, math.sin(angle / 2), math.cos(angle / 2)
-
-
-def message(
-    ms, linear=(0, 0, 0), angular=(0, 0, 0), position=(0, 0, 0), q=(0, 0, 0, 1), child='base_link', covariance=KNOWN
-):
-    stamp = round(ms * MS)
-    return Box(
-        header=Box(stamp=Box(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id='odom'),
-        child_frame_id=child,
-        pose=Box(pose=Box(position=vector(position), orientation=Box(x=q[0], y=q[1], z=q[2], w=q[3]))),
-        twist=Box(twist=Box(linear=vector(linear), angular=vector(angular)), covariance=covariance),
-    )
-
-
-def circle(ms, speed, rate, heading=0.7):
-    """Position and orientation of a car at ``ms`` that goes along a circle, or straight; never at the origin."""
-    t = (ms - START_MS) / 1e3
-    now = heading + rate * t
-    if rate:
-        place = speed / rate * np.array([math.sin(now) - math.sin(heading), math.cos(heading) - math.cos(now), 0])
-    else:
-        place = speed * t * np.array([math.cos(heading), math.sin(heading), 0])
-    return tuple(place + (30.0, -20.0, 1.0)), yaw(now)
-
-
-def drive(make, seconds=1.5, hz=50, to_base=lambda frame: None):
-    """A track after the messages of ``make`` (ms -> message), the states at each of them, and what was said."""
-    ego = EgoTrack(200 * MS, to_base=to_base)
-    states, said = [], []
-    for ms in np.arange(START_MS, START_MS + 1e3 * seconds, 1e3 / hz):
-        said += ego.add(make(ms))
-        if ms >= START_MS + 500:
-            states.append(ego.at(round(ms * MS)))
-    return ego, states, said
-
-
-def about(said, words):
-    return [note for note in said if words in note]
 
 
 @pytest.mark.parametrize('covariance', [KNOWN, [0.0] * 36, MISSING, HUGE], ids=['known', 'zero', 'minus one', 'huge'])
@@ -114,56 +62,6 @@ def test_a_car_that_stands_and_says_so_stands():
     ego, states, said = drive(lambda ms: message(ms, position=(4.0, 2.0, 0.0)))
     assert {state.speed for state in states} == {0.0}
     assert (ego.fault, said) == ('', [])
-
-
-def asked_at_once(make, seconds=4, hz=1):
-    """States at each message of ``make``, asked for before the next one comes."""
-    ego, states = EgoTrack(200 * MS), []
-    for ms in np.arange(START_MS, START_MS + 1e3 * seconds, 1e3 / hz):
-        ego.add(make(ms))
-        states.append(ego.at(round(ms * MS)))
-    return states
-
-
-@pytest.mark.parametrize('pause_ms', [0, 4000])
-def test_an_empty_twist_does_not_stand_before_there_is_a_second_pose(pause_ms):
-    def make(ms):
-        ms += pause_ms * (ms > START_MS + 1500)
-        position, q = circle(ms, 5.0, 0.0)
-        return message(ms, position=position, q=q)
-
-    ego = EgoTrack(200 * MS)
-    speeds = []
-    for ms in range(START_MS, START_MS + 4000, 1000):
-        ego.add(make(ms))
-        stamp_ns = (ms + pause_ms * (ms > START_MS + 1500)) * MS
-        state = ego.at(stamp_ns)
-        speeds.append(state and round(state.speed, 3))
-        assert (state is None) == ('no second pose yet' in ego.reason(stamp_ns))
-    assert speeds == [None, 5.0, None if pause_ms else 5.0, 5.0]
-    assert ego.fault == ''
-
-
-@pytest.mark.parametrize(('hz', 'unknown'), [(50, 5), (10, 1), (1, 1)])
-def test_a_car_that_stands_is_known_to_as_soon_as_its_pose_has_stayed(hz, unknown):
-    states = asked_at_once(lambda ms: message(ms, position=(4.0, 2.0, 0.0)), hz=hz)
-    assert [state and state.speed for state in states[unknown:]] == [0.0] * (len(states) - unknown)
-
-
-def test_without_a_pose_a_zero_twist_stands_from_the_first_sample():
-    states = asked_at_once(lambda ms: message(ms))
-    assert [state.speed for state in states] == [0.0] * 4
-
-
-def test_a_twist_that_was_filled_before_is_believed_when_it_is_zero_after_a_pause():
-    def make(ms):
-        position, q = circle(min(ms, START_MS + 1000), 5.0, 0.0)
-        return message(ms, (5.0 * (ms < START_MS + 1000), 0, 0), position=position, q=q)
-
-    ego = EgoTrack(200 * MS)
-    for ms in (*range(START_MS, START_MS + 1100, 20), START_MS + 5000):
-        ego.add(make(ms))
-    assert ego.at((START_MS + 5000) * MS).speed == 0.0
 
 
 def test_noise_of_a_standing_car_is_no_motion():
