@@ -21,6 +21,7 @@ MAX_SPEED = 100.0  # m/s
 MAX_TURN = 4.0  # rad/s
 SPEED_TOLERANCE, TURN_TOLERANCE = 1.0, 0.2  # m/s, rad/s ...
 SPEED_SHARE, TURN_SHARE = 0.2, 0.25  # ... and this share of the larger value
+SIGNED, OPPOSED = 0.29, -0.8  # m/s from which a velocity has a sign, however near; cosine of opposite directions
 MOVING, TURNING = 0.5, 0.1  # m/s, rad/s from which a pose moves
 SLIP = 0.5  # share of a speed that may be sideways where an orientation that never changes is to be believed
 LEAP = 5.0  # m/s that no vehicle gains or loses within half a window
@@ -30,6 +31,7 @@ RATED_NS = 20_000_000  # how old the motion by the pose may be
 STILL_NS = 500_000_000  # for how long a position must not change to be spoken of
 SETTLED_NS, SETTLED_COUNT = 100_000_000, 3
 UP = 2  # z of the vehicle frame
+UNCONFIRMED = 'odometry velocity is zero and there is no second pose yet to confirm it: not used until there is'
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class OdometryCheck:
         going = self._rates[0] if reading.position is not None else None
         turning = self._rates[1] if reading.orientation is not None else None
         self._doubt_orientation(reading, going, notes)
+        if self._may_be_empty(reading, going):
+            return Verdict(None, UNCONFIRMED, tuple(notes))
         linear = self._velocity(reading, going, notes)
         angular = self._turn_rate(reading, turning, notes)
         if linear is None or angular is None:
@@ -140,6 +144,12 @@ class OdometryCheck:
         refusal = refusal or self._leap(reading)
         state = None if refusal else to_state(reading, linear, angular)
         return Verdict(state, refusal, tuple(notes))
+
+    def _may_be_empty(self, reading: Reading, going: Rate | None) -> bool:
+        """Whether a zero velocity may as well be one that is not filled in: there is only one pose so far."""
+        if going is not None or not reading.linear_given or any(reading.linear) or not any(reading.position or ()):
+            return False
+        return not self._linear.seen or self._linear.from_pose
 
     def _velocity(self, reading: Reading, going: Rate | None, notes: list[str]) -> np.ndarray | None:
         """(3,) m/s of the child frame in its own axes; None where nothing gives it."""
@@ -193,17 +203,18 @@ class OdometryCheck:
                 if _differ(going.size, float(np.linalg.norm(velocity)), SPEED_TOLERANCE, SPEED_SHARE):
                     return _contradicts(f'{going.size:.1f} m/s', f'{np.linalg.norm(velocity):.1f} m/s')
             else:
-                return self._of_velocity(reading, going.vector, velocity) or self._of_turn(reading, turning)
+                return self._of_velocity(reading, going, velocity) or self._of_turn(reading, turning)
         return self._of_turn(reading, turning)
 
-    def _of_velocity(self, reading: Reading, by_pose: np.ndarray, by_twist: np.ndarray) -> str:
-        rotation, angular = reading.rotation, _typical(self._angulars(WINDOW_NS))
+    def _of_velocity(self, reading: Reading, going: Rate, by_twist: np.ndarray) -> str:
+        assert going.vector is not None
+        rotation, angular, by_pose = reading.rotation, _typical(self._angulars(WINDOW_NS)), going.vector
         turned, twist = rotation @ by_pose, rotation @ by_twist
         at_base = twist + np.cross(reading.translation, rotation @ angular)
         # Some sources give the pose of the vehicle beside the twist of a sensor: either reading may agree.
-        if _far(turned, twist) and _far(by_pose, at_base):
-            return _contradicts(_in_words(turned), _in_words(twist))
-        return ''
+        apart = _far(turned, twist) and _far(by_pose, at_base)
+        opposed = going.steady and _opposed(turned, twist) and _far(by_pose, at_base, SIGNED)
+        return _contradicts(_in_words(turned), _in_words(twist)) if apart or opposed else ''
 
     def _of_turn(self, reading: Reading, turning: Rate | None) -> str:
         counts = reading.angular_given and not self._angular.from_pose and self._direction_given
@@ -322,10 +333,16 @@ def _differ(a: float, b: float, tolerance: float, share: float) -> bool:
     return abs(a - b) > tolerance + share * max(abs(a), abs(b))
 
 
-def _far(a: np.ndarray, b: np.ndarray) -> bool:
+def _far(a: np.ndarray, b: np.ndarray, tolerance: float = SPEED_TOLERANCE) -> bool:
     """Whether two velocities differ in the vehicle's plane: height is known too badly."""
     larger = max(float(np.linalg.norm(a[:2])), float(np.linalg.norm(b[:2])))
-    return float(np.linalg.norm(a[:2] - b[:2])) > SPEED_TOLERANCE + SPEED_SHARE * larger
+    return float(np.linalg.norm(a[:2] - b[:2])) > tolerance + SPEED_SHARE * larger
+
+
+def _opposed(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two velocities in the vehicle's plane are both large enough to have a direction, and point apart."""
+    sizes = float(np.linalg.norm(a[:2])), float(np.linalg.norm(b[:2]))
+    return min(sizes) >= SIGNED and float(a[:2] @ b[:2]) < OPPOSED * sizes[0] * sizes[1]
 
 
 def _triple(vector: np.ndarray) -> Triple:

@@ -23,6 +23,7 @@ MAX_POINTS = 12
 MIN_STEP_NS = 10_000_000  # poses nearer than this to the last one add noise only
 PATIENCE = 2.5  # how many usual intervals a pose may stay the same before it stands still
 MIN_HELD_NS = 100_000_000
+STEADY = 4.0  # how many times what steps differ by is no chance, nor a jump among them
 SAME_M = 1e-6  # m or rad; a pose that differs by less is the same
 
 
@@ -30,13 +31,15 @@ SAME_M = 1e-6  # m or rad; a pose that differs by less is the same
 class Rate:
     """A motion by the pose between two stamps: ``vector`` (3,) in the axes of the child frame, None where unknown.
 
-    ``size`` is its length, which does not need an orientation: m/s, or rad/s.
+    ``size`` is its length, which does not need an orientation: m/s, or rad/s. ``steady`` says that it is far more than
+    what its steps differ by.
     """
 
     start_ns: int
     end_ns: int
     vector: np.ndarray | None
     size: float
+    steady: bool = False
 
 
 class PoseSeries:
@@ -84,7 +87,10 @@ class PoseSeries:
         vectors, sizes, seconds = self._steps(points)
         size = _typical(sizes[:, None], seconds, *self._jump)
         vector = None if vectors is None else _typical(vectors, seconds, *self._jump)
-        return Rate(points[0][0], last_ns, vector, float(size[0]) if vector is None else float(np.linalg.norm(vector)))
+        if vector is None or vectors is None:
+            return Rate(points[0][0], last_ns, None, float(size[0]))
+        steady = _is_steady(vectors, seconds, vector)
+        return Rate(points[0][0], last_ns, vector, float(np.linalg.norm(vector)), steady)
 
     def _recent(self, last_ns: int) -> list[tuple[int, tuple[float, ...], Quaternion | None]]:
         points = list(self._points)
@@ -115,6 +121,15 @@ def _typical(steps: np.ndarray, seconds: np.ndarray, speed: float, length: float
     if len(steps) >= MIN_POINTS - 1:
         steps = np.where(((away > speed) & (away * seconds > length))[:, None], middle, steps)
     return np.asarray((steps * seconds[:, None]).sum(axis=0) / seconds.sum())
+
+
+def _is_steady(steps: np.ndarray, seconds: np.ndarray, mean: np.ndarray) -> bool:
+    """Whether the way of steps (n, k) is much longer than what noise makes of one: a single step tells nothing."""
+    if len(steps) < 2:
+        return False
+    away = (steps - mean) * seconds[:, None]
+    noise = np.sqrt((away * away).sum() / (len(steps) - 1))
+    return bool(np.linalg.norm(mean) * seconds.sum() > STEADY * noise)
 
 
 def middle_of(values: np.ndarray) -> np.ndarray:
