@@ -34,6 +34,7 @@ class EgoTrack:
         self.max_age_ns = max_age_ns
         self.base_frame = base_frame.lstrip('/')
         self.fault = ''  # why the newest message is not used
+        self.absent = 'no odometry: hints come without ego motion'  # what to say before the first message
         self._to_base = to_base
         self._check = OdometryCheck()
         self._states: list[EgoState] = []  # what may be used, by stamp
@@ -102,7 +103,7 @@ class EgoTrack:
             return min(refused)[1]
         stamps += [stamp for stamp, _ in self._refused]
         if not stamps:
-            return self.fault or 'no odometry: hints come without ego motion'
+            return self.fault or self.absent
         away = (stamp_ns - min(stamps, key=lambda stamp: abs(stamp - stamp_ns))) / 1e9
         return (
             f'odometry is {in_words(abs(away))} {"behind" if away > 0 else "ahead of"} the images, more than'

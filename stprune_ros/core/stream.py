@@ -53,8 +53,11 @@ class SensorStream:
     ``flushes``, ``frames_unstamped`` and ``ticks``.
     """
 
-    def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere) -> None:
-        """``to_base`` gives the way from a frame that odometry names to ``cameras.base_frame``, None without one."""
+    def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere, no_odometry: str = '') -> None:
+        """``to_base`` gives the way from a frame that odometry names to ``cameras.base_frame``, None without one.
+
+        ``no_odometry`` says more than the usual sentence where no odometry comes at all.
+        """
         self.rig = rig
         self.roles = CameraRoles.from_settings(settings, rig)
         names, offsets = settings.cameras.names, settings.cameras.offsets_ms
@@ -69,6 +72,7 @@ class SensorStream:
         named = set(names) == set(rig.ring)
         self._timing = TimingFaults(names if named else rig.ring, self.roles.anchor, named=named, **limits)
         self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame, to_base)
+        self._ego.absent = no_odometry or self._ego.absent
         self._tick_fault = ''  # why the last set has no ego state
         self._buffer = FrameBuffer(
             settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)

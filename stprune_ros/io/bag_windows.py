@@ -26,13 +26,14 @@ MOVING_LOOKED_AT = 2000  # messages on /tf that are searched for what is missing
 class BagTopics:
     """The topics of a bag that are used: per camera image and camera_info, odometry ('' without), static transforms.
 
-    ``notes`` say what was chosen among several.
+    ``notes`` say what was chosen among several, ``no_odometry`` what the bag has instead of odometry.
     """
 
     cameras: dict[str, CameraTopics]
     odometry: str
     transforms: list[str]
     notes: tuple[str, ...] = ()
+    no_odometry: str = ''
 
     @classmethod
     def from_bag(cls, bag: Bag, settings: Settings) -> BagTopics:
@@ -43,7 +44,8 @@ class BagTopics:
         cameras = cameras_of(bag.topics, names, settings)
         images = [found.image for found in cameras.values()]
         odometry = find_odometry(bag, settings, StaticFrames(bag, settings.cameras.base_frame, images), images)
-        return cls(cameras, odometry.name, find_static_transforms(bag.topics, images), odometry.notes)
+        transforms = find_static_transforms(bag.topics, images)
+        return cls(cameras, odometry.name, transforms, odometry.notes, odometry.absent)
 
     def only(self, cameras: Collection[str]) -> BagTopics:
         """The same without the topics of other cameras."""
@@ -82,7 +84,7 @@ class BagWindows:
         self.rig = find_rig(bag, topics, settings, self._builder)
         self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
-        self.stream = SensorStream(settings, self.rig, self._builder.to_base)
+        self.stream = SensorStream(settings, self.rig, self._builder.to_base, topics.no_odometry)
         self.notes: list[str] = [*self.rig.notes, *self.topics.notes, *doubts, *self._no_cameras()]
         self._infos = {} if settings.cameras.rig_file else self.topics.infos
         self._changed: set[str] = set()  # cameras whose camera_info changed while reading

@@ -14,20 +14,27 @@ import numpy as np
 from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import BagError
-from stprune_ros.io.bag_reader import Bag, Record
-from stprune_ros.io.bag_topics import ODOMETRY, find_static_transforms, shared_depth
+from stprune_ros.io.bag_reader import Bag, Record, Topic
+from stprune_ros.io.bag_topics import LISTED, ODOMETRY, find_static_transforms, shared_depth
 from stprune_ros.settings.settings import Settings
 
 PEEKED = 50  # messages of each topic that are looked at where there are several
+# Types that tell motion, but each only half of what odometry does.
+HALVES = {f'geometry_msgs/msg/{name}Stamped' for name in ('Twist', 'TwistWithCovariance', 'Pose', 'PoseWithCovariance')}
+WISH = re.compile(r'goal|initial_?pose|cmd|command|control|target|desired|reference|teleop|joy')  # no measurement
 GROUND_TRUTH = re.compile(r'truth|(^|[^a-z])gt([^a-z]|$)')
 
 
 @dataclass(frozen=True)
 class OdometryTopic:
-    """The topic that is read ('' where the bag has none), and what to say about the choice."""
+    """The topic that is read ('' where the bag has none), and what to say about the choice.
+
+    ``absent`` is what to say where there is none, '' where that is the usual sentence.
+    """
 
     name: str
     notes: tuple[str, ...] = ()
+    absent: str = ''
 
 
 class StaticFrames:
@@ -69,8 +76,10 @@ def find_odometry(bag: Bag, settings: Settings, frames: StaticFrames, images: Se
     wanted = settings.topics.odometry
     if wanted:
         return OdometryTopic(_named(wanted, names, bag))
-    if len(names) < 2:
-        return OdometryTopic(names[0] if names else '')
+    if not names:
+        return OdometryTopic('', absent=_instead(bag.topics.values()))
+    if len(names) == 1:
+        return OdometryTopic(names[0])
     peeks = {name: _peek(bag, name) for name in names}
     return choose_odometry(peeks, settings.cameras.base_frame, frames.to_base, images)
 
@@ -100,6 +109,22 @@ def choose_odometry(
         why = f"with the child frame '{peek.child}'" if peek is not None else 'the best of them'
     return OdometryTopic(
         best, (f"odometry is read from '{best}', {why}, not from {others}: set 'topics.odometry' to choose",)
+    )
+
+
+def _instead(topics: Iterable[Topic]) -> str:
+    """What to say where there is no odometry, but topics of other types that tell motion; '' without any."""
+    halves = sorted(
+        f'{topic.name} ({topic.msgtype.rpartition("/")[2]})'
+        for topic in topics
+        if topic.msgtype in HALVES and topic.count and not WISH.search(topic.name.lower())
+    )
+    if not halves:
+        return ''
+    listed = ', '.join(halves[:LISTED]) + (', ...' if len(halves) > LISTED else '')
+    return (
+        f'no odometry: hints come without ego motion, for {listed} cannot be read; publish it as nav_msgs/Odometry,'
+        ' as robot_localization does'
     )
 
 

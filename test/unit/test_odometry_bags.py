@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, mounted, odometry, write_bag
+from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, make, mounted, odometry, write_bag
 
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import BagError
@@ -205,6 +205,38 @@ def test_a_bag_without_odometry(tmp_path: Path):
     assert chosen(tmp_path) == ('', [])
     with pytest.raises(BagError, match='it has no odometry topic'):
         chosen(tmp_path / 'other', **{'topics.odometry': '/odom'})
+
+
+def half(kind: str, stamp_ns: int) -> Any:
+    """A stamped pose or twist, with or without covariance."""
+    both = odometry(stamp_ns)
+    part = both.pose if 'Pose' in kind else both.twist
+    bare = part.pose if 'Pose' in kind else part.twist
+    return make(f'geometry_msgs/{kind}', both.header, part if 'Covariance' in kind else bare)
+
+
+@pytest.mark.parametrize(
+    'kind', ['TwistStamped', 'TwistWithCovarianceStamped', 'PoseStamped', 'PoseWithCovarianceStamped']
+)
+def test_motion_of_another_type_is_named_where_there_is_no_odometry(tmp_path: Path, kind: str):
+    items = [Item(name, START_NS, half(kind, START_NS)) for name in ('/motion', '/a/motion', '/cmd_vel', '/goal_pose')]
+    windows, egos = read(bag(tmp_path, *items))
+    assert told(egos) == {None}
+    assert [note for note in windows.notes if 'no odometry' in note] == [
+        f'no odometry: hints come without ego motion, for /a/motion ({kind}), /motion ({kind}) cannot be read;'
+        ' publish it as nav_msgs/Odometry, as robot_localization does'
+    ]
+
+
+def test_commands_are_not_named_and_odometry_is_enough(tmp_path: Path):
+    wishes = [Item(name, START_NS, half('TwistStamped', START_NS)) for name in ('/cmd_vel', '/teleop')]
+    assert 'no odometry: hints come without ego motion' in read_all(bag(tmp_path / 'a', *wishes))
+    twist = Item('/twist', START_NS, half('TwistStamped', START_NS))
+    assert not any('no odometry' in note for note in read_all(bag(tmp_path / 'b', *topic('/odom'), twist)))
+
+
+def read_all(path: Path) -> list[str]:
+    return read(path)[0].notes
 
 
 def test_of_two_robots_the_cameras_own_odometry_is_read(tmp_path: Path):
