@@ -63,7 +63,7 @@ class CameraState(IntEnum):
     STALE = 3  # silent for longer than the stale limit
     FROZEN = 4  # the same image again under a new stamp
     INVALID = 5  # a frame came but cannot be decoded
-    MISCALIBRATED = 6  # its camera_info is for images of another aspect; the frame is used all the same
+    MISCALIBRATED = 6  # its camera_info is for other images; the frame is used all the same
 
     @property
     def has_frame(self) -> bool:

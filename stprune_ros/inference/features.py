@@ -126,7 +126,7 @@ class FeatureCache:
         return ViewFeatures(camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), image, note)
 
     def _calibration_note(self, camera: str, size: tuple[int, int]) -> str:
-        """What to say where images have another aspect than the calibration, '' where they fit."""
+        """What to say of images with another aspect than the calibration, or not cut to its roi, '' where they fit."""
         model, (width, height) = self._rig.cameras[camera], size
         same_shape = abs(width * model.height - height * model.width) <= ASPECT_TOLERANCE * width * model.height
         # A region of interest may have the shape of the whole: images as large as that were not cut to it.
