@@ -131,6 +131,10 @@ class OdometryCheck:
         self._doubt_orientation(reading, going, notes)
         if self._may_be_empty(reading, going):
             return Verdict(None, UNCONFIRMED, tuple(notes))
+        # A sensor may stand where the vehicle turns about it: a turn rate that is missing tells of the velocity, too.
+        turn_missing = reading.angular_given and self._angular.is_missing(self._newest_ns, turning)
+        if turn_missing and self._position.moved and not self._linear.seen:
+            self._linear.from_pose = True
         linear = self._velocity(reading, going, notes)
         angular = self._turn_rate(reading, turning, notes)
         if linear is None or angular is None:
