@@ -12,7 +12,8 @@ from stprune_ros.ros.worker import Worker
 TIMEOUT_S = 30.0
 
 
-def test_newest_item_wins_and_skipped_ones_are_counted():
+def busy_worker() -> tuple[Worker[int], Event, SimpleQueue[int]]:
+    """A worker that is at work on 0 until ``go_on`` is set, and the items that it saw."""
     started, go_on, seen = Event(), Event(), SimpleQueue()
 
     def work(item: int, cancel: Event) -> None:
@@ -24,6 +25,11 @@ def test_newest_item_wins_and_skipped_ones_are_counted():
     worker.start()
     worker.put(0)
     assert started.wait(TIMEOUT_S)
+    return worker, go_on, seen
+
+
+def test_newest_item_wins_and_skipped_ones_are_counted():
+    worker, go_on, seen = busy_worker()
     for item in (1, 2, 3):
         worker.put(item)
     go_on.set()
@@ -33,17 +39,7 @@ def test_newest_item_wins_and_skipped_ones_are_counted():
 
 
 def test_items_that_came_together_all_have_their_turn():
-    started, go_on, seen = Event(), Event(), SimpleQueue()
-
-    def work(item: int, cancel: Event) -> None:
-        seen.put(item)
-        started.set()
-        go_on.wait(TIMEOUT_S)
-
-    worker = Worker(work, lambda item, error: None)
-    worker.start()
-    worker.put(0)
-    assert started.wait(TIMEOUT_S)
+    worker, go_on, seen = busy_worker()
     worker.put(1, 2)
     worker.put(3, 4, 5)
     go_on.set()
