@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import merge
@@ -356,3 +356,13 @@ def _parse_idl(text: str) -> dict[str, Any]:
     for part in text.split(ruler)[1:]:
         parsed.update(get_types_from_idl(part.partition('\n')[2]))
     return parsed
+
+
+def readable(records: Iterable[Record], doubts: list[str] | None = None) -> Iterator[Any]:
+    """The messages that can be read; ``doubts`` grows by what is wrong with the others."""
+    for record in records:
+        try:
+            yield record.message()
+        except BagError as error:
+            if doubts is not None:
+                doubts.append(f'{error}; it is left out')

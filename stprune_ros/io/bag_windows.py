@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from stprune_ros.core.stream import CameraRoles, SensorStream
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.core.types import Window
 from stprune_ros.errors import BagError
-from stprune_ros.io.bag_reader import Bag, Record
+from stprune_ros.io.bag_reader import Bag, Record, readable
 from stprune_ros.io.bag_topics import LISTED, TRANSFORMS, CameraTopics, components, find_static_transforms, passed_over
 from stprune_ros.io.odometry_topic import StaticFrames, find_odometry
 from stprune_ros.io.topic_templates import cameras_of
@@ -143,7 +143,7 @@ def read_calibration(bag: Bag, topics: BagTopics, settings: Settings, doubts: li
     images = {camera: found.image for camera, found in topics.cameras.items()}
     builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
     for topic in topics.transforms:
-        messages = list(_readable(bag.messages([topic]), doubts))
+        messages = list(readable(bag.messages([topic]), doubts))
         doubts += _contradictions(builder.transforms, topic, messages)
         for message in messages:
             builder.add_transforms(message)
@@ -152,21 +152,12 @@ def read_calibration(bag: Bag, topics: BagTopics, settings: Settings, doubts: li
         for record in bag.messages(topics.infos):
             camera = topics.infos[record.topic]
             if camera in wanted:
-                for message in _readable([record], doubts):
+                for message in readable([record], doubts):
                     builder.add_camera_info(camera, message)
                 wanted -= {camera} if builder.has_optics(camera) else set()
             if not wanted:
                 break
     return builder
-
-
-def _readable(records: Iterable[Record], doubts: list[str]) -> Iterator[Any]:
-    """The messages that can be read; ``doubts`` grows by what is wrong with the others."""
-    for record in records:
-        try:
-            yield record.message()
-        except BagError as error:
-            doubts.append(f'{error}; it is left out')
 
 
 def _contradictions(known: StaticTransforms, topic: str, messages: Sequence[Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
 from stprune_ros.core.transforms import StaticTransforms
 from stprune_ros.errors import BagError
-from stprune_ros.io.bag_reader import Bag, Record, Topic
+from stprune_ros.io.bag_reader import Bag, Topic, readable
 from stprune_ros.io.bag_topics import LISTED, ODOMETRY, find_static_transforms, shared_depth
 from stprune_ros.settings.settings import Settings
 
@@ -51,7 +51,7 @@ class StaticFrames:
         if self._transforms is None:
             self._transforms = StaticTransforms()
             for topic in find_static_transforms(self._bag.topics, self._images):
-                for message in _readable(self._bag.messages([topic])):
+                for message in readable(self._bag.messages([topic])):
                     self._transforms.add(message)
         return self._transforms.way(self._base_frame, frame)
 
@@ -166,15 +166,7 @@ def peek_of(messages: Iterable[Any]) -> OdometryPeek | None:
 
 
 def _peek(bag: Bag, name: str) -> OdometryPeek | None:
-    return peek_of(_readable(islice(bag.messages([name]), PEEKED)))
-
-
-def _readable(records: Iterable[Record]) -> Iterator[Any]:
-    for record in records:
-        try:
-            yield record.message()
-        except BagError:
-            continue
+    return peek_of(readable(islice(bag.messages([name]), PEEKED)))
 
 
 def _values(vector: Any) -> Triple:
