@@ -44,6 +44,13 @@ class PruningConfig:
     joint_volatility: float = parameter(0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True)
     joint_recency: float = parameter(0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True)
     joint_common: float = parameter(2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True)
+    budget: str = parameter(
+        'view',
+        'view: every view keeps its ratio; ring: all views compete for the same total, and each keeps half its ratio at'
+        ' least (st_prune, st_prune_joint, mtp, rsp)',
+        choices=('ring', 'view'),
+        dynamic=True,
+    )
     compensate_motion: bool = parameter(
         False,
         'measure volatility along the motion that odometry and calibration explain, so that turning is not motion',
@@ -74,6 +81,11 @@ class PruningConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
+
+    @property
+    def ring_budget(self) -> bool:
+        """Whether the views compete for one budget."""
+        return self.budget == 'ring'
 
     @property
     def joint_weights(self) -> tuple[float, float, float]:

@@ -27,13 +27,15 @@ def prune_joint(
     weights: tuple[float, float, float],
     frozen: Sequence[Tensor] | None = None,
     multiplicative_bonus: bool = False,
+    ring_budget: bool = False,
 ) -> list[Tensor]:
     """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
 
     views: per view unit rows and similarities, T = 0 for a view without frames; commonness: per view (T * P,);
     volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; weights: of
     volatility, recency and commonness; frozen: per view the frames to select from last, bool (T,);
-    multiplicative_bonus: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget.
+    multiplicative_bonus, ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget,
+    or with ``ring_budget`` masks of the summed budgets.
     """
     units = [x.units for x in views]
     masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
@@ -46,7 +48,7 @@ def prune_joint(
             bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
         bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
     similarities = [views[i].similarity for i in active]
-    kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus)
+    kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus, ring_budget)
     for i, mask in zip(active, kept):
         masks[i] = mask
     return masks

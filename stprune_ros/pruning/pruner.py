@@ -47,6 +47,7 @@ class SpatioTemporalPruner:
 
         'st_prune' keeps round(sqrt(ratio) * round(sqrt(ratio) * n)) of a view's n tokens, at least one; with a single
         frame or a single view, and in all other methods, round(ratio * n) of the view or as many of the whole ring.
+        With the budget 'ring' the views of our methods compete for the sum of that.
         Selection is in float32 whatever the features are.
         Raises StpruneError for features that are not finite or slots that do not match.
         """
@@ -115,6 +116,7 @@ def _two_stages(
         config.lambda_temporal,
         frozen,
         config.multiplicative_bonus,
+        config.ring_budget and not spatial,  # the last stage shares; what MTP leaves of a view must be known before
     )
     for i, mask in zip(active, kept):
         masks[i] = mask
@@ -133,6 +135,7 @@ def _two_stages(
         [_overlap_masks(view, at) for view, at in zip(views, indices)] if config.calibrated_overlap else None,
         config.keep_one_copy,
         config.multiplicative_bonus,
+        config.ring_budget,
     )
     return [torch.zeros_like(mask).scatter_(0, at, chosen) for mask, at, chosen in zip(masks, indices, stays)]
 
@@ -158,6 +161,7 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
         config.joint_weights,
         frozen,
         config.multiplicative_bonus,
+        config.ring_budget,
     )
 
 

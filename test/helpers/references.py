@@ -12,6 +12,10 @@ from stprune_ros.pruning.selection import token_budget
 
 
 def reference_greedy(tokens, bonus, count, scale=False):
+    return sorted(reference_order(tokens, bonus, count, scale))
+
+
+def reference_order(tokens, bonus, count, scale=False):
     """Soft terms are added to the distance; with ``scale`` they scale it, and alone decide the start."""
     tokens = tokens.double()
     chosen = []
@@ -25,7 +29,29 @@ def reference_greedy(tokens, bonus, count, scale=False):
             if score > best_score + 1e-9:
                 best, best_score = i, score
         chosen.append(best)
-    return sorted(chosen)
+    return chosen
+
+
+def reference_ring_greedy(tokens, bonuses, budgets, scale=False):
+    """One loop over all views, each step takes the best token of the ring; what a view keeps at least comes first."""
+    tokens, total = [x.double() for x in tokens], sum(budgets)
+    chosen = [reference_order(x, bonus, min(k, max(1, k // 2)), scale) for x, bonus, k in zip(tokens, bonuses, budgets)]
+    while sum(map(len, chosen)) < total:
+        best, best_score = None, -math.inf
+        for v, x in enumerate(tokens):
+            for i in set(range(len(x))) - set(chosen[v]):
+                nearest = min(1 - float(x[i] @ x[j]) for j in chosen[v])
+                score = nearest * math.exp(bonuses[v][i]) if scale else nearest + bonuses[v][i]
+                if score > best_score + 1e-9:
+                    best, best_score = (v, i), score
+        chosen[best[0]].append(best[1])
+    return [sorted(kept) for kept in chosen]
+
+
+def reference_select(tokens, bonuses, budgets, scale=False, ring_budget=False):
+    if ring_budget:
+        return reference_ring_greedy(tokens, bonuses, budgets, scale)
+    return [reference_greedy(x, bonus, k, scale) for x, bonus, k in zip(tokens, bonuses, budgets)]
 
 
 def reference_volatility(x, frozen):
@@ -48,7 +74,16 @@ def reference_units(view):
 
 
 def reference_st_prune(
-    views, history, ratio, lambda_m=0.6, lambda_s=0.8, scale=False, overlap=False, one_copy=False, skip_frozen=False
+    views,
+    history,
+    ratio,
+    lambda_m=0.6,
+    lambda_s=0.8,
+    scale=False,
+    overlap=False,
+    one_copy=False,
+    skip_frozen=False,
+    ring_budget=False,
 ):
     """Both stages, for rings of at least two views with tokens; views of one frame go to the second stage whole."""
     units = [reference_units(view) for view in views]
@@ -68,36 +103,44 @@ def reference_st_prune(
         survivors.append(reference_greedy(x.flatten(0, 1), bonus, count, scale))
 
     flat = [x.flatten(0, 1) for x in units]
-    last = [len(views) - 1] if len(views) % 2 and one_copy else []
-    order = sorted(range(len(views) - len(last)), key=lambda v: v % 2) + last
-    kept = [[] for _ in views]
-    for step, v in enumerate(order):
-        bonus = []
-        for i in survivors[v]:
-            total = 0.0
-            for side, j in ((0, (v - 1) % len(views)), (1, (v + 1) % len(views))):
-                there = survivors[j]
-                if one_copy:
-                    there = kept[j] if j in order[:step] else []
-                if overlap:
-                    columns, theirs = views[v].tokens.shape[2], views[j].tokens.shape[2]
-                    there = [n for n in there if views[j].shared[1 - side][n % theirs]]
-                    there = there if views[v].shared[side][i % columns] else []
-                total += max((float(flat[v][i] @ flat[j][n]) for n in there), default=0.0)
-            bonus.append(-lambda_s * total / 2)
-        if survivors[v]:
-            share = ratio if len(units[v]) < 2 else math.sqrt(ratio)
-            count = max(1, math.floor(share * len(survivors[v]) + 0.5))
-            kept[v] = [survivors[v][n] for n in reference_greedy(flat[v][survivors[v]], bonus, count, scale)]
+    odd = len(views) % 2
+    in_turn = [list(range(0, len(views) - odd, 2)), list(range(1, len(views), 2)), [len(views) - 1] * odd]
+    kept, done = [[] for _ in views], []
+
+    def penalty(v, i):
+        total = 0.0
+        for side, j in ((0, (v - 1) % len(views)), (1, (v + 1) % len(views))):
+            there = survivors[j]
+            if one_copy:
+                there = kept[j] if j in done else []
+            if overlap:
+                columns, theirs = views[v].tokens.shape[2], views[j].tokens.shape[2]
+                there = [n for n in there if views[j].shared[1 - side][n % theirs]]
+                there = there if views[v].shared[side][i % columns] else []
+            total += max((float(flat[v][i] @ flat[j][n]) for n in there), default=0.0)
+        return total / 2
+
+    def budget(v):
+        part = ratio if len(units[v]) < 2 else math.sqrt(ratio)
+        return max(1, math.floor(part * len(survivors[v]) + 0.5))
+
+    for phase in in_turn if one_copy else [range(len(views))]:
+        active = [v for v in phase if survivors[v]]
+        tokens = [flat[v][survivors[v]] for v in active]
+        bonuses = [[-lambda_s * penalty(v, i) for i in survivors[v]] for v in active]
+        found = reference_select(tokens, bonuses, [budget(v) for v in active], scale, ring_budget)
+        for v, chosen in zip(active, found):
+            kept[v] = [survivors[v][n] for n in chosen]
+        done += phase
     return kept
 
 
-def reference_st_prune_joint(views, history, ratio, weights=(0.3, 0.7, 2.4), scale=False, skip_frozen=False):
-    units = [reference_units(view) for view in views]
-    kept = []
+def reference_st_prune_joint(
+    views, history, ratio, weights=(0.3, 0.7, 2.4), scale=False, skip_frozen=False, ring_budget=False
+):
+    units, bonuses = [reference_units(view) for view in views], {}
     for v, view in enumerate(views):
         if not view.count:
-            kept.append([])
             continue
         frozen = reference_frozen(view, skip_frozen)
         m = reference_volatility(units[v], frozen)
@@ -112,7 +155,18 @@ def reference_st_prune_joint(views, history, ratio, weights=(0.3, 0.7, 2.4), sca
                 bonus.append(
                     weights[0] * m[p] + weights[1] * (slot + 1) / history - weights[2] * common - 4 * frozen[t]
                 )
-        kept.append(reference_greedy(units[v].flatten(0, 1), bonus, share(view, ratio), scale))
+        bonuses[v] = bonus
+    active = [v for v, view in enumerate(views) if view.count]
+    found = reference_select(
+        [units[v].flatten(0, 1) for v in active],
+        [bonuses[v] for v in active],
+        [share(views[v], ratio) for v in active],
+        scale,
+        ring_budget,
+    )
+    kept = [[] for _ in views]
+    for v, chosen in zip(active, found):
+        kept[v] = chosen
     return kept
 
 

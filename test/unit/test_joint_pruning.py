@@ -29,19 +29,21 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
 
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('skip_frozen', [False, True])
+@pytest.mark.parametrize('budget', ['view', 'ring'])
 @pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
-def test_any_ring_with_any_switches_equals_the_reference(views, seed, skip_frozen, scale):
+def test_any_ring_with_any_switches_equals_the_reference(views, seed, budget, skip_frozen, scale):
     ring = uneven_ring(views, seed)
     config = PruningConfig(
         joint_volatility=0.9,
         joint_recency=0.5,
         joint_common=1.5,
         keep_ratio=0.3,
+        budget=budget,
         skip_frozen=skip_frozen,
         multiplicative_bonus=scale,
     )
     found = kept_of(SpatioTemporalPruner(config)(ring, 4))
-    assert found == reference_st_prune_joint(ring, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen)
+    assert found == reference_st_prune_joint(ring, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen, budget == 'ring')
 
 
 def test_recency_counts_the_slots_of_the_history():
