@@ -16,11 +16,20 @@ METHOD_NAMES = (
     'uniform',
     'divprune',
     'tfps',
+    'tfps_view',
     'evs',
-    'vidcom2',
     'dtd',
+    'vidcom2_ring',
+    'vidcom2_view',
     'dart',
+    'dart_image',
     'cdpruner',
+    'cdpruner_view',
+    'coreset',
+    'newest_random',
+    'newest_uniform',
+    'newest_divprune',
+    'newest_vidcom2',
     'none',
 )
 
@@ -76,7 +85,7 @@ class PruningConfig:
         'let volatility, recency and likeness scale the distance to kept tokens instead of being added to it',
         dynamic=True,
     )
-    seed: int = parameter(0, 'seed of the method random', 0, 2**31 - 1, dynamic=True)
+    seed: int = parameter(0, 'seed of the methods random and newest_random', 0, 2**31 - 1, dynamic=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:

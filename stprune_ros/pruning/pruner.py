@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from stprune_ros.errors import SettingsError
-from stprune_ros.pruning.baselines.diversity import cdpruner, dart, divprune, tfps
-from stprune_ros.pruning.baselines.uninformed import random_mask, uniform_mask
-from stprune_ros.pruning.baselines.video import dtd, evs, vidcom2
+from stprune_ros.pruning.baselines.diversity import around_pivots, coreset, largest_volume, max_min
+from stprune_ros.pruning.baselines.scope import (
+    Baseline,
+    newest_over_ring,
+    newest_per_view,
+    over_ring,
+    per_image,
+    per_view,
+    scoped,
+)
+from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
+from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint
@@ -189,34 +198,37 @@ def _overlap_masks(view: ViewTokens, indices: Tensor) -> OverlapMasks:
 
 
 def _random(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(config.seed)
-    masks = [random_mask(view.count, view_budget(view, config), generator) for view in views]
-    return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
+    return per_view(views, config, random_choice(config.seed))
 
 
-def _uniform(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    nothing = torch.zeros(0, dtype=torch.bool)
-    masks = [
-        uniform_mask(view.tokens.shape[:3], view_budget(view, config)) if view.count else nothing for view in views
-    ]
-    return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
+def _newest_random(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return newest_per_view(views, config, random_choice(config.seed))
 
 
 CACHED_METHODS = ('st_prune', 'st_prune_joint', 'mtp', 'rsp')  # methods that a `SimilarityCache` makes faster
 
-METHODS: dict[str, Callable[[Sequence[ViewTokens], int, PruningConfig], list[Tensor]]] = {
+METHODS: dict[str, Baseline] = {
     'st_prune': _st_prune,
     'st_prune_joint': _joint,
     'mtp': _mtp,
     'rsp': _rsp,
     'random': _random,
-    'uniform': _uniform,
-    'divprune': divprune,
-    'tfps': tfps,
+    'uniform': scoped(per_view, even_lattice),
+    'divprune': scoped(over_ring, max_min),
+    'tfps': scoped(per_image, max_min),
+    'tfps_view': scoped(per_view, max_min),
     'evs': evs,
-    'vidcom2': vidcom2,
     'dtd': dtd,
-    'dart': dart,
-    'cdpruner': cdpruner,
-    'none': _uniform,  # never called: the pruner keeps everything
+    'vidcom2_ring': scoped(over_ring, least_typical),
+    'vidcom2_view': scoped(per_view, least_typical),
+    'dart': scoped(over_ring, around_pivots),
+    'dart_image': scoped(per_image, around_pivots),
+    'cdpruner': scoped(per_image, largest_volume),
+    'cdpruner_view': scoped(per_view, largest_volume),
+    'coreset': scoped(over_ring, coreset),
+    'newest_random': _newest_random,
+    'newest_uniform': scoped(newest_per_view, even_lattice),
+    'newest_divprune': scoped(newest_over_ring, max_min),
+    'newest_vidcom2': scoped(newest_over_ring, least_typical),
+    'none': scoped(per_view, even_lattice),  # never called: the pruner keeps everything
 }

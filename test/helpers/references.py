@@ -206,13 +206,90 @@ def reference_farthest(tokens, keep):
     return set(chosen)
 
 
-def reference_divprune(views, ratio):
+def images_of(view):
+    """Per image of a view: the indices of its tokens among those of the view."""
+    places = math.prod(view.tokens.shape[1:3])
+    return [range(t * places, (t + 1) * places) for t in range(len(view.tokens))]
+
+
+def image_budgets(view, ratio):
+    frames, keep = len(view.tokens), share(view, ratio)
+    return [keep * (t + 1) // frames - keep * t // frames for t in range(frames)]
+
+
+def each_image(views, ratio, choose):
+    """``choose(tokens, keep)`` for every image alone."""
+    kept = []
+    for view in views:
+        tokens, chosen = rows(view), set()
+        for image, keep in zip(images_of(view), image_budgets(view, ratio)):
+            chosen |= {image[i] for i in choose([tokens[i] for i in image], keep)} if keep else set()
+        kept.append(chosen)
+    return kept
+
+
+def each_view(views, ratio, choose):
+    return [set(choose(rows(view), share(view, ratio))) if view.count else set() for view in views]
+
+
+def whole_ring(views, ratio, choose):
     tokens = [row for view in views for row in rows(view)]
-    return per_view(views, reference_farthest(tokens, sum(share(view, ratio) for view in views)))
+    return per_view(views, choose(tokens, sum(share(view, ratio) for view in views)) if tokens else set())
+
+
+def newest_frames(views, ratio, choose, ring):
+    """The whole budget on the newest frame; where it is larger, that one whole and the rest on the frame before it."""
+    kept, candidates = [set() for _ in views], []
+    for v, view in enumerate(views):
+        rest = share(view, ratio)
+        for image in reversed(images_of(view)):
+            if rest >= len(image):
+                kept[v] |= set(image)
+                rest -= len(image)
+            else:
+                if rest:
+                    candidates.append((v, image, rest))
+                break
+    groups = [candidates] if ring else [[candidate] for candidate in candidates]
+    for group in groups:
+        where = [(v, i) for v, image, _ in group for i in image]
+        chosen = choose([rows(views[v])[i] for v, i in where], sum(rest for *_, rest in group)) if group else ()
+        for n in chosen:
+            kept[where[n][0]].add(where[n][1])
+    return kept
+
+
+def reference_divprune(views, ratio):
+    return whole_ring(views, ratio, reference_farthest)
 
 
 def reference_tfps(views, ratio):
-    return [reference_farthest(rows(view), share(view, ratio)) if view.count else set() for view in views]
+    return each_image(views, ratio, reference_farthest)
+
+
+def reference_tfps_view(views, ratio):
+    return each_view(views, ratio, reference_farthest)
+
+
+def reference_newest_divprune(views, ratio):
+    return newest_frames(views, ratio, reference_farthest, ring=True)
+
+
+def reference_coreset(views, ratio):
+    return whole_ring(views, ratio, reference_medoids)
+
+
+def reference_medoids(tokens, keep):
+    """Greedy: the token that brings the sum of distances to the nearest kept one down most, first of equal ones."""
+    distance = [[1 - cosine(a, b) for b in tokens] for a in tokens]
+    nearest, chosen = [2.0] * len(tokens), []
+    while len(chosen) < keep:
+        rest = [j for j in range(len(tokens)) if j not in chosen]
+        cost = {j: sum(min(near, row[j]) for near, row in zip(nearest, distance)) for j in rest}
+        best = next(j for j in rest if cost[j] < min(cost.values()) + 1e-8)
+        chosen.append(best)
+        nearest = [min(near, row[best]) for near, row in zip(nearest, distance)]
+    return set(chosen)
 
 
 def similarity_to_the_frame_before(view):
@@ -248,43 +325,72 @@ def gaussians(a, centre):
     return sum(math.exp(-distance / (2 * 2.0**power)) for power in range(-3, 2))
 
 
-def reference_vidcom2_scores(view):
-    """Per frame: similarity of each token to the video, and to video and frame together."""
-    tokens = rows(view)
+def reference_least_typical(frames, keep):
+    """Pairs (frame, place) that VidCom2 keeps of frames, each a list of tokens; frames may differ in size."""
+    tokens = [row for frame in frames for row in frame]
     middle = mean(tokens)
     variance = [sum((row[c] - middle[c]) ** 2 for row in tokens) for c in range(len(middle))]
     steady = sorted(sorted(range(len(middle)), key=lambda c: variance[c])[: len(middle) // 2])
-    tokens = [[row[c] for c in steady] for row in tokens]
-    tokens = [[value / math.sqrt(dot(row, row)) for value in row] for row in tokens]
-    places = len(tokens) // len(view.tokens)
-    frames = [tokens[start : start + places] for start in range(0, len(tokens), places)]
-    video = [[gaussians(row, mean(tokens)) for row in frame] for frame in frames]
-    both = [[v + gaussians(row, mean(frame)) for v, row in zip(line, frame)] for line, frame in zip(video, frames)]
-    return video, both
+    frames = [[[row[c] / math.sqrt(sum(row[d] ** 2 for d in steady)) for c in steady] for row in f] for f in frames]
+    video = mean([row for frame in frames for row in frame])
+    to_video = [[gaussians(row, video) for row in frame] for frame in frames]
+    both = [[v + gaussians(row, mean(frame)) for v, row in zip(line, frame)] for line, frame in zip(to_video, frames)]
+
+    weights = [math.exp(-sum(line) / len(line) / 0.01) for line in to_video]
+    parts = [len(line) * (1 + w / sum(weights) - 1 / len(frames)) for line, w in zip(to_video, weights)]
+    shares = [keep * part / sum(parts) for part in parts]
+    least = keep >= len(frames)
+    quotas = [min(len(line), max(math.floor(value), least)) for value, line in zip(shares, both)]
+    while sum(quotas) > keep:
+        rich = [t for t in range(len(frames)) if quotas[t] > least]
+        quotas[min(rich, key=lambda t: round(shares[t] - quotas[t], 4))] -= 1
+    while sum(quotas) < keep:
+        open_frames = [t for t in range(len(frames)) if quotas[t] < len(both[t])]
+        quotas[max(open_frames, key=lambda t: round(shares[t] - quotas[t], 4))] += 1  # weights of 1e-9 are ties
+    return [(t, p) for t, line in enumerate(both) for p in sorted(range(len(line)), key=lambda p: line[p])[: quotas[t]]]
 
 
-def reference_vidcom2(views, ratio):
+def frames_of(view):
+    tokens = rows(view)
+    return [[tokens[i] for i in image] for image in images_of(view)]
+
+
+def reference_vidcom2_view(views, ratio):
     kept = []
     for view in views:
-        kept.append(set())
-        if not view.count:
-            continue
-        video, both = reference_vidcom2_scores(view)
-        frames, places, keep = len(both), len(both[0]), share(view, ratio)
-        weights = [math.exp(-sum(line) / places / 0.01) for line in video]
-        shares = [keep / frames * (1 + weight / sum(weights) - 1 / frames) for weight in weights]
-        quotas = [min(places, max(math.floor(value), keep >= frames)) for value in shares]
-        while sum(quotas) < keep:
-            open_frames = [t for t in range(frames) if quotas[t] < places]
-            quotas[max(open_frames, key=lambda t: round(shares[t] - quotas[t], 4))] += 1  # weights of 1e-9 are ties
-        for t, line in enumerate(both):
-            kept[-1] |= {t * places + p for p in sorted(range(places), key=lambda p: line[p])[: quotas[t]]}
+        chosen = reference_least_typical(frames_of(view), share(view, ratio)) if view.count else []
+        kept.append({images_of(view)[t][p] for t, p in chosen})
+    return kept
+
+
+def reference_vidcom2_ring(views, ratio):
+    frames = [(v, image) for v, view in enumerate(views) for image in images_of(view)]
+    keep, kept = sum(share(view, ratio) for view in views), [set() for _ in views]
+    for t, p in reference_least_typical([frame for view in views for frame in frames_of(view)], keep):
+        v, image = frames[t]
+        kept[v].add(image[p])
+    return kept
+
+
+def reference_newest_vidcom2(views, ratio):
+    """For budgets below one frame."""
+    newest = [(v, images_of(view)[-1]) for v, view in enumerate(views) if view.count]
+    keep, kept = sum(share(view, ratio) for view in views), [set() for _ in views]
+    for t, p in reference_least_typical([frames_of(views[v])[-1] for v, _ in newest], keep):
+        v, image = newest[t]
+        kept[v].add(image[p])
     return kept
 
 
 def reference_dart(views, ratio):
-    tokens = [row for view in views for row in rows(view)]
-    keep = sum(share(view, ratio) for view in views)
+    return whole_ring(views, ratio, reference_pivots)
+
+
+def reference_dart_image(views, ratio):
+    return each_image(views, ratio, reference_pivots)
+
+
+def reference_pivots(tokens, keep):
     pivots = sorted(range(len(tokens)), key=lambda i: -sum(abs(value) for value in tokens[i]))[:4]
     pivots = pivots[:keep]
     chosen = set(pivots)
@@ -293,18 +399,23 @@ def reference_dart(views, ratio):
         part = rest * (number + 1) // len(pivots) - rest * number // len(pivots)
         free = [i for i in range(len(tokens)) if i not in chosen]
         chosen |= set(sorted(free, key=lambda i: cosine(tokens[i], tokens[pivot]))[:part])
-    return per_view(views, chosen)
+    return chosen
 
 
 def reference_cdpruner(views, ratio):
-    kept = []
-    for view in views:
-        x = unit(view.tokens.double().flatten(0, 2))
-        kernel = x @ x.T + 1e-3 * torch.eye(len(x), dtype=torch.float64)
-        chosen = []
-        while len(chosen) < share(view, ratio):
-            rest = [i for i in range(len(x)) if i not in chosen]
-            volume = {i: float(kernel[[*chosen, i]][:, [*chosen, i]].logdet()) for i in rest}
-            chosen.append(next(i for i in rest if volume[i] > max(volume.values()) - 1e-7))
-        kept.append(set(chosen))
-    return kept
+    return each_image(views, ratio, reference_volume)
+
+
+def reference_cdpruner_view(views, ratio):
+    return each_view(views, ratio, reference_volume)
+
+
+def reference_volume(tokens, keep):
+    x = unit(torch.tensor(tokens, dtype=torch.float64))
+    kernel = x @ x.T + 1e-3 * torch.eye(len(x), dtype=torch.float64)
+    chosen = []
+    while len(chosen) < keep:
+        rest = [i for i in range(len(x)) if i not in chosen]
+        volume = {i: float(kernel[[*chosen, i]][:, [*chosen, i]].logdet()) for i in rest}
+        chosen.append(next(i for i in rest if volume[i] > max(volume.values()) - 1e-7))
+    return set(chosen)

@@ -138,7 +138,7 @@ def test_times_are_extrapolated_from_the_largest_size(monkeypatch):
 
 def test_tables_say_what_is_missing():
     row = {'views': 3, 'frames': 3, 'tokens': 108, 'dim': 16, 'keep': 0.25}
-    measured = {**row, 'method': 'tfps', 'ms_median': 1.0, 'ms_min': 0.5, 'ms_max': 2.0, 'over_floor': None}
+    measured = {**row, 'method': 'tfps_view', 'ms_median': 1.0, 'ms_min': 0.5, 'ms_max': 2.0, 'over_floor': None}
     result = {
         'device': {'name': 'CPU', 'kind': 'cpu', 'threads': 1},
         'date': 'today',
