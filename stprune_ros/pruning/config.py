@@ -53,6 +53,13 @@ class PruningConfig:
     joint_volatility: float = parameter(0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True)
     joint_recency: float = parameter(0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True)
     joint_common: float = parameter(2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True)
+    joint_lattice: float = parameter(
+        0.7,
+        'weight of an even lattice on the newest frame in st_prune_joint, where gauge_commonness asks for it',
+        0.0,
+        10.0,
+        dynamic=True,
+    )
     budget: str = parameter(
         'view',
         'view: every view keeps its ratio; ring: all views compete for the same total, and each keeps half its ratio at'
@@ -85,6 +92,12 @@ class PruningConfig:
         'let volatility, recency and likeness scale the distance to kept tokens instead of being added to it',
         dynamic=True,
     )
+    gauge_commonness: bool = parameter(
+        False,
+        'where likeness to other views does not fall in two groups, let its weight go to an even lattice on the newest'
+        ' frame (st_prune_joint)',
+        dynamic=True,
+    )
     seed: int = parameter(0, 'seed of the methods random and newest_random', 0, 2**31 - 1, dynamic=True)
 
     def __post_init__(self) -> None:
@@ -97,6 +110,6 @@ class PruningConfig:
         return self.budget == 'ring'
 
     @property
-    def joint_weights(self) -> tuple[float, float, float]:
-        """Weights of volatility, recency and commonness in st_prune_joint."""
-        return self.joint_volatility, self.joint_recency, self.joint_common
+    def joint_weights(self) -> tuple[float, float, float, float]:
+        """Weights of volatility, recency, commonness and the lattice in st_prune_joint."""
+        return self.joint_volatility, self.joint_recency, self.joint_common, self.joint_lattice

@@ -3,18 +3,28 @@
 Two things differ from the paper's two stages. A token is common where any other view shows something similar at the
 same time, not only a neighbour: road, sky and walls repeat all around the ring, and what stands out from them matters.
 And everything enters one selection with the whole budget, so that no stage drops what the next one would keep.
+
+That what stands out matters holds for features that tell things from background. Whether they do shows without labels:
+the commonness of the tokens then falls in two groups. Where it does not, its weight goes to an even lattice on the
+newest frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.baselines.uninformed import uniform_mask
+from stprune_ros.pruning.commonness import separability
 from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
 from stprune_ros.pruning.view_tokens import ViewSimilarity
+
+NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
+Weights = tuple[float, float, float, float]  # of volatility, recency, commonness and the lattice
 
 
 def prune_joint(
@@ -24,31 +34,56 @@ def prune_joint(
     slots: Sequence[tuple[int, ...]],
     history: int,
     budgets: Sequence[int],
-    weights: tuple[float, float, float],
+    weights: Weights,
     frozen: Sequence[Tensor] | None = None,
+    lattices: Sequence[Tensor] | None = None,
     multiplicative_bonus: bool = False,
     ring_budget: bool = False,
 ) -> list[Tensor]:
-    """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * commonness.
+    """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * g * commonness.
 
     views: per view unit rows and similarities, T = 0 for a view without frames; commonness: per view (T * P,);
-    volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; weights: of
-    volatility, recency and commonness; frozen: per view the frames to select from last, bool (T,);
-    multiplicative_bonus, ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget,
-    or with ``ring_budget`` masks of the summed budgets.
+    volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; frozen: per view the
+    frames to select from last, bool (T,); lattices: per view the tokens of the newest frame, bool (P,), that get
+    w3 * (1 - g), where g is `trust_in`; without lattices g is 1; multiplicative_bonus, ring_budget: see `select`.
+    Returns per view a bool (T * P,) keep mask with exactly its budget, or with ``ring_budget`` masks of the summed
+    budgets.
     """
     units = [x.units for x in views]
     masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
     active = [i for i, x in enumerate(units) if len(x)]
+    trust = trust_in([commonness[i][-units[i].shape[1] :] for i in active]) if lattices is not None else None
     bonuses = []
     for i in active:
         newness = recency(units[i], slots[i], history)[:, None]  # [T, 1]
         bonus = weights[0] * volatility[i].expand(units[i].shape[:2]) + weights[1] * newness  # [T, P]
         if frozen is not None:
             bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
-        bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
+        if lattices is None or trust is None:
+            bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
+        else:
+            bonus[-1] += weights[3] * (1 - trust) * lattices[i]
+            bonuses.append(bonus.reshape(-1) - weights[2] * trust * commonness[i])
     similarities = [views[i].similarity for i in active]
     kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus, ring_budget)
     for i, mask in zip(active, kept):
         masks[i] = mask
     return masks
+
+
+def trust_in(commonness: Sequence[Tensor]) -> Tensor | None:
+    """How far commonness tells things from background: from 0 to 1, for the newest frame of each view (P,).
+
+    It is 0 where all values together are separated no better than `NO_GROUPS`, 1 from `TWO_GROUPS` on. None for fewer
+    than two views: then nothing is compared, and there is nothing to trust or not.
+    """
+    if len(commonness) < 2:
+        return None
+    return ((separability(torch.cat(list(commonness))) - NO_GROUPS) / (TWO_GROUPS - NO_GROUPS)).clamp(0, 1)
+
+
+@lru_cache(maxsize=256)
+def lattice(rows: int, columns: int, keep: int, device: torch.device) -> Tensor:
+    """At most ``keep`` tokens of one image, evenly: bool (rows * columns,)."""
+    mask = uniform_mask((1, rows, columns), min(keep, rows * columns)) if rows else torch.zeros(0, dtype=torch.bool)
+    return mask.to(device, non_blocking=True)

@@ -23,7 +23,7 @@ from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
 from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import prune_joint
+from stprune_ros.pruning.joint import lattice, prune_joint
 from stprune_ros.pruning.selection import token_budget
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.spatial import OverlapMasks, prune_spatial
@@ -169,9 +169,16 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
         budgets,
         config.joint_weights,
         frozen,
+        _lattices(views, budgets) if config.gauge_commonness else None,
         config.multiplicative_bonus,
         config.ring_budget,
     )
+
+
+def _lattices(views: Sequence[ViewTokens], budgets: Sequence[int]) -> list[Tensor]:
+    """Per view the even lattice of its budget on one of its frames: bool (P,)."""
+    sizes = [(view.tokens.shape[1], view.tokens.shape[2]) if view.count else (0, 0) for view in views]
+    return [lattice(*size, budget, view.tokens.device) for view, size, budget in zip(views, sizes, budgets)]
 
 
 def _volatility(view: ViewTokens, units: Tensor, config: PruningConfig, frozen: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import torch
 from helpers.token_rings import unit
 
+from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.selection import token_budget
 
 
@@ -62,6 +63,18 @@ def reference_volatility(x, frozen):
     raw = [1 - float((sum(frame[p] for frame in fresh) / len(fresh)).square().sum()) for p in range(x.shape[1])]
     low, high = min(raw), max(raw)
     return [(value - low) / (high - low) if high - low > 1e-6 else 0.0 for value in raw]
+
+
+def reference_separability(values):
+    """Otsu's eta: every split of the sorted values tried, the variance between the groups over the whole one."""
+    values, best = sorted(values), 0.0
+    middle = sum(values) / len(values)
+    whole = sum((value - middle) ** 2 for value in values)
+    for n in range(1, len(values)):
+        low, high = values[:n], values[n:]
+        between = sum(len(part) * (sum(part) / len(part) - middle) ** 2 for part in (low, high))
+        best = max(best, between / whole if whole > 1e-12 else 0.0)
+    return best
 
 
 def reference_frozen(view, skip_frozen):
@@ -136,27 +149,33 @@ def reference_st_prune(
 
 
 def reference_st_prune_joint(
-    views, history, ratio, weights=(0.3, 0.7, 2.4), scale=False, skip_frozen=False, ring_budget=False
+    views, history, ratio, weights=(0.3, 0.7, 2.4, 0.7), scale=False, skip_frozen=False, ring_budget=False, gauge=False
 ):
     units, bonuses = [reference_units(view) for view in views], {}
+
+    def commonness(v, t, p):
+        slot, best = views[v].slots[t], []
+        for o, other in enumerate(views):
+            if o != v and slot in other.slots:
+                best.append(float((units[o][other.slots.index(slot)] @ units[v][t, p]).max()))
+        return sum(best) / len(best) if best else 0.0
+
+    active = [v for v, view in enumerate(views) if view.count]
+    newest = [commonness(v, len(units[v]) - 1, p) for v in active for p in range(units[v].shape[1])]
+    trust = min(max((reference_separability(newest) - 0.72) / 0.06, 0), 1) if gauge and len(active) > 1 else 1
     for v, view in enumerate(views):
         if not view.count:
             continue
         frozen = reference_frozen(view, skip_frozen)
         m = reference_volatility(units[v], frozen)
         bonus = []
+        even = uniform_mask((1, *view.tokens.shape[1:3]), min(share(view, ratio), units[v].shape[1])).tolist()
         for t, slot in enumerate(view.slots):
-            others = [
-                units[o][other.slots.index(slot)] for o, other in enumerate(views) if o != v and slot in other.slots
-            ]
             for p in range(units[v].shape[1]):
-                best = [float((other @ units[v][t, p]).max()) for other in others]
-                common = sum(best) / len(best) if best else 0.0
-                bonus.append(
-                    weights[0] * m[p] + weights[1] * (slot + 1) / history - weights[2] * common - 4 * frozen[t]
-                )
+                soft = weights[0] * m[p] + weights[1] * (slot + 1) / history - 4 * frozen[t]
+                soft += weights[3] * (1 - trust) * (even[p] and t == len(view.slots) - 1)
+                bonus.append(soft - weights[2] * trust * commonness(v, t, p))
         bonuses[v] = bonus
-    active = [v for v, view in enumerate(views) if view.count]
     found = reference_select(
         [units[v].flatten(0, 1) for v in active],
         [bonuses[v] for v in active],
