@@ -22,6 +22,7 @@ from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
+UNTOUCHED = 1_020_000  # scenes of ringworld from this one on were never looked at while methods were made or chosen
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
 
@@ -266,7 +267,11 @@ def _world(command: argparse.ArgumentParser) -> None:
 def _eval(command: argparse.ArgumentParser) -> None:
     everything = [method for method in METHOD_NAMES if method != 'none']
     command.add_argument(
-        '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
+        '--output',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='the result as JSON, with tables of other models that it has; a plot and every single answer go beside it',
     )
     command.add_argument(
         '--methods',
@@ -276,9 +281,23 @@ def _eval(command: argparse.ArgumentParser) -> None:
         'alone, and all together',
     )
     command.add_argument(
-        '--keep', type=ratios, default=(1.0, 0.5, 0.25, 0.1, 0.05), metavar='R,R', help='default: 1,0.5,0.25,0.1,0.05'
+        '--keep',
+        type=ratios,
+        default=(0.5, 0.25, 0.1, 0.05, 0.02),
+        metavar='R,R',
+        help='beside all tokens; default: 0.5,0.25,0.1,0.05,0.02',
     )
     command.add_argument('--scenes', type=count, default=500, metavar='N', help='held-out scenes; default: %(default)s')
+    command.add_argument(
+        '--first-seed',
+        type=count,
+        default=UNTOUCHED,
+        metavar='N',
+        help='seed of the first scene, the others follow; take scenes that nobody has used; default: %(default)s',
+    )
+    command.add_argument(
+        '--resume', action='store_true', help='go on where an interrupted run with the same plan ended'
+    )
     command.add_argument(
         '--seeds', type=count, default=3, metavar='N', help='runs of what draws lots; default: %(default)s'
     )
@@ -286,7 +305,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.evaluation.variants import VARIANTS, config_of
+        from stprune_ros.evaluation.variants import VARIANTS, config_of, name_of
         from stprune_ros.vlm.loading import require_model
 
         values = load_settings(options.params)
@@ -295,15 +314,18 @@ def _eval(command: argparse.ArgumentParser) -> None:
         for method in methods:
             config_of(method, 1.0, 0, values)
         require_model(values)
-        from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods, to_markdown, write_plot
+        from stprune_ros.evaluation import fidelity
         from stprune_ros.evaluation.ringworld_cases import RingworldCases
         from stprune_ros.results import write_json
 
-        plan = EvaluationPlan(methods, options.keep, options.seeds)
-        result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers)
-        write_json(options.output, result)
-        write_plot(result, options.output.with_suffix('.png'))
-        print(to_markdown(result))
+        plan, default = fidelity.EvaluationPlan(methods, options.keep, options.seeds), name_of(values.pruning)
+        source = RingworldCases(options.scenes, options.first_seed)
+        hits_file = options.output.with_suffix('.hits.npz')
+        hits = fidelity.evaluate_methods(source, plan, values, options.workers, hits_file, options.resume)
+        found = fidelity.summarize(hits, 'ringworld')
+        write_json(options.output, fidelity.add_table(options.output, default, found))
+        fidelity.write_plot(found, default, options.output.with_suffix('.png'))
+        print(fidelity.to_markdown(found))
         return 0
 
     command.set_defaults(run=run)

@@ -20,7 +20,7 @@ from stprune_ros.pruning.similarity import SimilarityCache, cosine_similarities,
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'  # what every method with all similarities takes at least
-JOINT = 'st_prune_joint'  # the node's default
+JOINT = 'st_prune_joint'  # the node's default without its first stage
 REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'  # the similarities of the history are cached
 REUSING = {REUSE: 'st_prune', JOINT_REUSE: JOINT}
 GROWING = 'divprune_growing'

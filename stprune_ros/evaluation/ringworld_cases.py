@@ -16,7 +16,6 @@ from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_scene
 from stprune_ros.ringworld.world import COLOURS
 
-UNTOUCHED = HELD_OUT + 10_000  # held-out scenes before this one were looked at while weights and methods were tuned
 QUESTIONS_PER_SCENE = 10
 CARD_QUESTIONS_PER_SCENE = 8
 DESCRIPTION = 'description'  # kind of the case whose answer is a text
@@ -27,7 +26,7 @@ class RingworldCases:
     """Ten questions about each of ``count`` scenes, and ten that need no history with frozen cameras."""
 
     count: int
-    first: int = UNTOUCHED
+    first: int
 
     @property
     def scene_ids(self) -> Sequence[int]:

@@ -9,6 +9,7 @@ from stprune_ros.parameter import parameter
 
 METHOD_NAMES = (
     'st_prune',
+    'st_prune_staged',
     'st_prune_joint',
     'mtp',
     'rsp',
@@ -38,11 +39,12 @@ METHOD_NAMES = (
 class PruningConfig:
     """The settings group ``pruning``. The lambdas are the paper's; which belongs to which stage is our reading.
 
-    The switches, off in the plain method, are not in the paper, and neither is st_prune_joint.
+    The paper's method is st_prune with the budget 'view'. The switches are not in the paper, and neither are
+    st_prune_staged and st_prune_joint.
     Raises SettingsError for a keep ratio that is not in (0, 1].
     """
 
-    method: str = parameter('st_prune_joint', 'how tokens are selected', choices=METHOD_NAMES, dynamic=True)
+    method: str = parameter('st_prune_staged', 'how tokens are selected', choices=METHOD_NAMES, dynamic=True)
     keep_ratio: float = parameter(0.1, 'share of visual tokens that the model sees', 0.001, 1.0, dynamic=True)
     lambda_temporal: float = parameter(
         0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True
@@ -50,20 +52,26 @@ class PruningConfig:
     lambda_spatial: float = parameter(
         0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
     )
-    joint_volatility: float = parameter(0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True)
-    joint_recency: float = parameter(0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True)
-    joint_common: float = parameter(2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True)
+    joint_volatility: float = parameter(
+        0.3, 'weight of volatility in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
+    joint_recency: float = parameter(
+        1.0, 'weight of recency in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
+    joint_common: float = parameter(
+        2.4, 'weight of likeness to other views in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
     joint_lattice: float = parameter(
         0.7,
-        'weight of an even lattice on the newest frame in st_prune_joint, where gauge_commonness asks for it',
+        'weight of an even lattice on the newest frame, where gauge_commonness asks for it',
         0.0,
         10.0,
         dynamic=True,
     )
     budget: str = parameter(
-        'view',
+        'ring',
         'view: every view keeps its ratio; ring: all views compete for the same total, and each keeps half its ratio at'
-        ' least (st_prune, st_prune_joint, mtp, rsp)',
+        ' least (baselines have the scope of their authors)',
         choices=('ring', 'view'),
         dynamic=True,
     )
@@ -93,9 +101,9 @@ class PruningConfig:
         dynamic=True,
     )
     gauge_commonness: bool = parameter(
-        False,
+        True,
         'where likeness to other views does not fall in two groups, let its weight go to an even lattice on the newest'
-        ' frame (st_prune_joint)',
+        ' frame (st_prune_staged, st_prune_joint)',
         dynamic=True,
     )
     seed: int = parameter(0, 'seed of the methods random and newest_random', 0, 2**31 - 1, dynamic=True)
@@ -110,6 +118,6 @@ class PruningConfig:
         return self.budget == 'ring'
 
     @property
-    def joint_weights(self) -> tuple[float, float, float, float]:
-        """Weights of volatility, recency, commonness and the lattice in st_prune_joint."""
-        return self.joint_volatility, self.joint_recency, self.joint_common, self.joint_lattice
+    def joint_weights(self) -> tuple[float, float, float]:
+        """Weights of volatility, recency and commonness in st_prune_joint."""
+        return self.joint_volatility, self.joint_recency, self.joint_common

@@ -24,7 +24,7 @@ from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
 from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
-Weights = tuple[float, float, float, float]  # of volatility, recency, commonness and the lattice
+Weights = tuple[float, float, float]  # of volatility, recency and commonness
 
 
 def prune_joint(
@@ -36,49 +36,51 @@ def prune_joint(
     budgets: Sequence[int],
     weights: Weights,
     frozen: Sequence[Tensor] | None = None,
-    lattices: Sequence[Tensor] | None = None,
+    trust: Tensor | None = None,
+    newest_bonus: Sequence[Tensor] | None = None,
+    survivors: Sequence[Tensor] | None = None,
     multiplicative_bonus: bool = False,
     ring_budget: bool = False,
 ) -> list[Tensor]:
-    """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * g * commonness.
+    """One greedy max-min selection per view with the bonus w0 * volatility + w1 * recency - w2 * trust * commonness.
 
     views: per view unit rows and similarities, T = 0 for a view without frames; commonness: per view (T * P,);
     volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; frozen: per view the
-    frames to select from last, bool (T,); lattices: per view the tokens of the newest frame, bool (P,), that get
-    w3 * (1 - g), where g is `trust_in`; without lattices g is 1; multiplicative_bonus, ring_budget: see `select`.
-    Returns per view a bool (T * P,) keep mask with exactly its budget, or with ``ring_budget`` masks of the summed
-    budgets.
+    frames to select from last, bool (T,); trust: see `trust_in`, default 1; newest_bonus: per view what the tokens of
+    the newest frame get beside, (P,); survivors: per view the indices of the tokens to select from, (n,), default all;
+    multiplicative_bonus, ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget,
+    or with ``ring_budget`` masks of the summed budgets.
     """
     units = [x.units for x in views]
     masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
     active = [i for i, x in enumerate(units) if len(x)]
-    trust = trust_in([commonness[i][-units[i].shape[1] :] for i in active]) if lattices is not None else None
     bonuses = []
     for i in active:
         newness = recency(units[i], slots[i], history)[:, None]  # [T, 1]
         bonus = weights[0] * volatility[i].expand(units[i].shape[:2]) + weights[1] * newness  # [T, P]
         if frozen is not None:
             bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
-        if lattices is None or trust is None:
-            bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
-        else:
-            bonus[-1] += weights[3] * (1 - trust) * lattices[i]
-            bonuses.append(bonus.reshape(-1) - weights[2] * trust * commonness[i])
+        if newest_bonus is not None:
+            bonus[-1] += newest_bonus[i]
+        bonuses.append(bonus.reshape(-1) - weights[2] * (commonness[i] if trust is None else trust * commonness[i]))
     similarities = [views[i].similarity for i in active]
+    if survivors is not None:
+        bonuses = [bonus[survivors[i]] for i, bonus in zip(active, bonuses)]
+        similarities = [x[survivors[i]][:, survivors[i]] for i, x in zip(active, similarities)]
     kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus, ring_budget)
     for i, mask in zip(active, kept):
-        masks[i] = mask
+        masks[i] = mask if survivors is None else torch.zeros_like(masks[i]).scatter_(0, survivors[i], mask)
     return masks
 
 
-def trust_in(commonness: Sequence[Tensor]) -> Tensor | None:
+def trust_in(commonness: Sequence[Tensor]) -> Tensor:
     """How far commonness tells things from background: from 0 to 1, for the newest frame of each view (P,).
 
-    It is 0 where all values together are separated no better than `NO_GROUPS`, 1 from `TWO_GROUPS` on. None for fewer
+    It is 0 where all values together are separated no better than `NO_GROUPS`, 1 from `TWO_GROUPS` on, and 1 for fewer
     than two views: then nothing is compared, and there is nothing to trust or not.
     """
     if len(commonness) < 2:
-        return None
+        return torch.ones(())
     return ((separability(torch.cat(list(commonness))) - NO_GROUPS) / (TWO_GROUPS - NO_GROUPS)).clamp(0, 1)
 
 

@@ -23,7 +23,7 @@ from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
 from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import lattice, prune_joint
+from stprune_ros.pruning.joint import lattice, prune_joint, trust_in
 from stprune_ros.pruning.selection import token_budget
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.spatial import OverlapMasks, prune_spatial
@@ -36,6 +36,8 @@ from stprune_ros.pruning.temporal import (
 )
 from stprune_ros.pruning.tensors import kept_indices
 from stprune_ros.pruning.view_tokens import ViewTokens, check_view, view_budget
+
+FIRST_STAGE_SHARE = 0.35  # exponent of the ratio that MTP leaves in st_prune_staged; in the paper it is 0.5
 
 
 class SpatioTemporalPruner:
@@ -67,7 +69,7 @@ class SpatioTemporalPruner:
         else:
             with torch.inference_mode():
                 if self._cache is not None:
-                    views = self._cache.attach(views, with_commonness=self.config.method == 'st_prune_joint')
+                    views = self._cache.attach(views, with_commonness=self.config.method in COMMON_METHODS)
                 masks = METHODS[self.config.method](views, history, self.config)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
@@ -150,6 +152,17 @@ def _two_stages(
 
 
 def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return _over_all_views(views, history, config, first_stage=False)
+
+
+def _staged(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return _over_all_views(views, history, config, first_stage=max((len(view.slots) for view in views), default=0) > 1)
+
+
+def _over_all_views(
+    views: Sequence[ViewTokens], history: int, config: PruningConfig, first_stage: bool
+) -> list[Tensor]:
+    """`prune_joint`, after MTP with ``first_stage``."""
     similarities = view_similarities(views)
     frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
     volatility = [
@@ -160,6 +173,30 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
     slots = [view.slots for view in views]
     cached = [x.commonness for x in similarities if x.commonness is not None]
     common = cached if len(cached) == len(similarities) else commonness([x.units for x in similarities], slots)
+    trust = newest_bonus = survivors = None
+    if config.gauge_commonness:
+        trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
+        newest_bonus = [config.joint_lattice * (1 - trust) * even for even in _lattices(views, budgets)]
+    if first_stage:
+        ratio = config.keep_ratio**FIRST_STAGE_SHARE
+        counts = [token_budget(ratio, view.count) if view.count else 0 for view in views]
+        active = [i for i, view in enumerate(views) if view.count]
+        masks = prune_temporal(
+            [similarities[i] for i in active],
+            [volatility[i] for i in active],
+            [slots[i] for i in active],
+            history,
+            [counts[i] for i in active],
+            config.lambda_temporal,
+            [frozen[i] for i in active] if frozen is not None else None,
+            config.multiplicative_bonus,
+            newest_bonus=[newest_bonus[i] for i in active] if newest_bonus is not None else None,
+        )
+        found = iter(masks)
+        survivors = [
+            kept_indices(next(found), count) if view.count else torch.zeros(0, dtype=torch.int64)
+            for view, count in zip(views, counts)
+        ]
     return prune_joint(
         similarities,
         common,
@@ -169,7 +206,9 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
         budgets,
         config.joint_weights,
         frozen,
-        _lattices(views, budgets) if config.gauge_commonness else None,
+        trust,
+        newest_bonus,
+        survivors,
         config.multiplicative_bonus,
         config.ring_budget,
     )
@@ -212,10 +251,18 @@ def _newest_random(views: Sequence[ViewTokens], history: int, config: PruningCon
     return newest_per_view(views, config, random_choice(config.seed))
 
 
-CACHED_METHODS = ('st_prune', 'st_prune_joint', 'mtp', 'rsp')  # methods that a `SimilarityCache` makes faster
+COMMON_METHODS = ('st_prune_staged', 'st_prune_joint')  # methods that compare all views
+CACHED_METHODS = (
+    'st_prune',
+    'st_prune_staged',
+    'st_prune_joint',
+    'mtp',
+    'rsp',
+)  # methods that a `SimilarityCache` makes faster
 
 METHODS: dict[str, Baseline] = {
     'st_prune': _st_prune,
+    'st_prune_staged': _staged,
     'st_prune_joint': _joint,
     'mtp': _mtp,
     'rsp': _rsp,

@@ -149,9 +149,18 @@ def reference_st_prune(
 
 
 def reference_st_prune_joint(
-    views, history, ratio, weights=(0.3, 0.7, 2.4, 0.7), scale=False, skip_frozen=False, ring_budget=False, gauge=False
+    views,
+    history,
+    ratio,
+    weights=(0.3, 0.7, 2.4, 0.7),
+    scale=False,
+    skip_frozen=False,
+    ring_budget=False,
+    gauge=False,
+    lambda_first=None,
 ):
-    units, bonuses = [reference_units(view) for view in views], {}
+    """With ``lambda_first`` MTP comes first and leaves ratio^0.35 of every view, where any view has a second frame."""
+    units, bonuses, stays = [reference_units(view) for view in views], {}, {}
 
     def commonness(v, t, p):
         slot, best = views[v].slots[t], []
@@ -168,24 +177,29 @@ def reference_st_prune_joint(
             continue
         frozen = reference_frozen(view, skip_frozen)
         m = reference_volatility(units[v], frozen)
-        bonus = []
+        bonus, first = [], []
         even = uniform_mask((1, *view.tokens.shape[1:3]), min(share(view, ratio), units[v].shape[1])).tolist()
         for t, slot in enumerate(view.slots):
             for p in range(units[v].shape[1]):
                 soft = weights[0] * m[p] + weights[1] * (slot + 1) / history - 4 * frozen[t]
-                soft += weights[3] * (1 - trust) * (even[p] and t == len(view.slots) - 1)
-                bonus.append(soft - weights[2] * trust * commonness(v, t, p))
-        bonuses[v] = bonus
+                extra = weights[3] * (1 - trust) * (even[p] and t == len(view.slots) - 1)
+                bonus.append(soft + extra - weights[2] * trust * commonness(v, t, p))
+                if lambda_first is not None:
+                    first.append(lambda_first * (m[p] + (slot + 1) / history) / 2 - 4 * frozen[t] + extra)
+        bonuses[v], stays[v] = bonus, list(range(view.count))
+        if lambda_first is not None and any(len(other.slots) > 1 for other in views):
+            count = math.floor(ratio**0.35 * view.count + 0.5)
+            stays[v] = reference_greedy(units[v].flatten(0, 1), first, count, scale)
     found = reference_select(
-        [units[v].flatten(0, 1) for v in active],
-        [bonuses[v] for v in active],
+        [units[v].flatten(0, 1)[stays[v]] for v in active],
+        [[bonuses[v][i] for i in stays[v]] for v in active],
         [share(views[v], ratio) for v in active],
         scale,
         ring_budget,
     )
     kept = [[] for _ in views]
     for v, chosen in zip(active, found):
-        kept[v] = chosen
+        kept[v] = [stays[v][n] for n in chosen]
     return kept
 
 

@@ -55,7 +55,7 @@ def test_the_graph_picks_the_same_tokens_again_and_again():
         assert torch.equal(found, greedy_plain(similarity, bonus, budgets, 20))
 
 
-@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint', 'mtp', 'rsp'])
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_staged', 'st_prune_joint', 'mtp', 'rsp'])
 @pytest.mark.parametrize('keep_one_copy', [False, True])
 def test_the_host_reads_no_value_on_the_way(method, keep_one_copy):
     """On a device that knows shapes only, whatever needs a value fails; on a GPU it would wait."""
@@ -68,7 +68,7 @@ def test_the_host_reads_no_value_on_the_way(method, keep_one_copy):
 
 
 @needs_cuda
-@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_staged', 'st_prune_joint'])
 def test_the_host_waits_for_nothing(method):
     config, cache = PruningConfig(method, 0.25), SimilarityCache()
     views = []
