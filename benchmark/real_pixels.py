@@ -29,7 +29,8 @@ from tqdm import tqdm
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Window
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.variants import config_of
+from stprune_ros.evaluation.fidelity import WHOLE_FIRST_FRAME
+from stprune_ros.evaluation.variants import config_of, name_of
 from stprune_ros.inference.features import FeatureCache, view_tokens
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.io.bag_reader import Bag
@@ -44,7 +45,6 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures
 from stprune_ros.vlm.loading import load_model
 
-KEEP_RATIOS = (0.5, 0.25, 0.1, 0.05, 0.02)
 MAX_RANGE_M = 50.0  # farther objects are smaller than a patch of this model
 Box = dict[str, Any]
 
@@ -92,7 +92,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('folder', type=Path)
     parser.add_argument('--output', type=Path, required=True)
-    parser.add_argument('--methods', default=','.join(method for method in METHOD_NAMES if method != 'none'))
+    default = name_of(Settings().pruning)
+    everything = (default, *(method for method in METHOD_NAMES if method != 'none'))
+    parser.add_argument('--methods', default=','.join(everything), help='separated by commas; default: all')
+    parser.add_argument('--keep', default='0.1,0.05,0.02', help='keep ratios; default: %(default)s')
     parser.add_argument('--features', type=Path, help='a network file; default: the bundled vision tower')
     parser.add_argument('--layer', default='', help='the end of the name of one layer of that network')
     parser.add_argument('--side', type=int, default=300, help='pixels of its square input; default: %(default)s')
@@ -105,7 +108,8 @@ def main() -> None:
         encoder: Encoder = NetworkLayer.load(options.features, options.layer, options.side)
     else:
         encoder = load_model(settings)[0]
-    found = measure_kept_objects(options.folder / 'bag', boxes, options.methods.split(','), encoder, settings)
+    methods, keeps = options.methods.split(','), [float(ratio) for ratio in options.keep.split(',')]
+    found = measure_kept_objects(options.folder / 'bag', boxes, methods, keeps, encoder, settings)
     machine = f'{platform.processor() or platform.machine()}, {date.today()}'
     features = options.features.name if options.features is not None else 'bundled tower'
     write_json(options.output, {'bag': options.folder.name, 'features': features, 'machine': machine, **found})
@@ -117,6 +121,7 @@ def measure_kept_objects(
     bag_path: Path,
     boxes: Mapping[tuple[str, int], Sequence[Box]],
     methods: Sequence[str],
+    keeps: Sequence[float],
     encoder: Encoder,
     settings: Settings,
 ) -> dict[str, Any]:
@@ -136,7 +141,9 @@ def measure_kept_objects(
             gauges.append(gauge)
             aucs.append(auc)
             for method in methods:
-                for keep in KEEP_RATIOS:
+                for keep in keeps:
+                    if method in WHOLE_FIRST_FRAME and keep * window.slots < 1:
+                        continue
                     config = config_of(method, keep, window.current.sequence, settings)
                     masks = SpatioTemporalPruner(config)(views, window.slots)
                     current = {v.name: mask[-1].cpu().numpy() for v, mask in zip(views, masks) if v.count}

@@ -289,11 +289,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--scenes', type=count, default=500, metavar='N', help='held-out scenes; default: %(default)s')
     command.add_argument(
-        '--first-seed',
-        type=count,
-        default=UNTOUCHED,
-        metavar='N',
-        help='seed of the first scene, the others follow; take scenes that nobody has used; default: %(default)s',
+        '--first-seed', type=count, default=UNTOUCHED, metavar='N', help='of scenes nobody used; default: %(default)s'
     )
     command.add_argument(
         '--resume', action='store_true', help='go on where an interrupted run with the same plan ended'
@@ -316,6 +312,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         require_model(values)
         from stprune_ros.evaluation import fidelity
         from stprune_ros.evaluation.ringworld_cases import RingworldCases
+        from stprune_ros.evaluation.tables import to_markdown
         from stprune_ros.results import write_json
 
         plan, default = fidelity.EvaluationPlan(methods, options.keep, options.seeds), name_of(values.pruning)
@@ -325,7 +322,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         found = fidelity.summarize(hits, 'ringworld')
         write_json(options.output, fidelity.add_table(options.output, default, found))
         fidelity.write_plot(found, default, options.output.with_suffix('.png'))
-        print(fidelity.to_markdown(found))
+        print(to_markdown(found, default))
         return 0
 
     command.set_defaults(run=run)

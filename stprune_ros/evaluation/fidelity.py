@@ -28,7 +28,6 @@ from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
@@ -202,7 +201,7 @@ def _find(rows: Sequence[dict[str, Any]], method: str, keep: float, kind: str) -
 
 
 def add_table(path: Path, default: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The result file with ``table`` in it, in place of an older one of the same host and world.
+    """The content of the result file with ``table`` in it, in place of an older one of the same host and world.
 
     Raises StpruneError if the file at ``path`` is no result, or has another default method.
     """
@@ -217,24 +216,6 @@ def add_table(path: Path, default: str, table: dict[str, Any]) -> dict[str, Any]
             raise StpruneError(f"'{path}' has the default method {before}, this run {default}: name another --output")
     key = (table['host'], table['world'])
     return {'default': default, 'tables': [*(t for t in tables if (t['host'], t['world']) != key), table]}
-
-
-def to_markdown(found: Mapping[str, Any], kind: str = ALL) -> str:
-    """The rows of one kind as a Markdown table: methods down, keep ratios across; accuracy (share recovered)."""
-    rows = [row for row in found['rows'] if row['kind'] == kind and row['method'] not in (FULL, BLIND)]
-    keeps = sorted({row['keep'] for row in rows}, reverse=True)
-    lines = []
-    for method in dict.fromkeys(row['method'] for row in rows):
-        by_keep = {row['keep']: row for row in rows if row['method'] == method}
-        lines.append((method, *(_cell(by_keep.get(keep)) for keep in keeps)))
-    return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return 'n/a'
-    share = '' if row['recovered'] is None else f' ({100 * row["recovered"]:.0f} %)'
-    return f'{100 * row["accuracy"]:.1f}{share}'
 
 
 def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:

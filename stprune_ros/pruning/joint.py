@@ -87,5 +87,4 @@ def trust_in(commonness: Sequence[Tensor]) -> Tensor:
 @lru_cache(maxsize=256)
 def lattice(rows: int, columns: int, keep: int, device: torch.device) -> Tensor:
     """At most ``keep`` tokens of one image, evenly: bool (rows * columns,)."""
-    mask = uniform_mask((1, rows, columns), min(keep, rows * columns)) if rows else torch.zeros(0, dtype=torch.bool)
-    return mask.to(device, non_blocking=True)
+    return uniform_mask((1, rows, columns), min(keep, rows * columns)).to(device, non_blocking=True)

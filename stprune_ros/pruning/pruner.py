@@ -176,7 +176,7 @@ def _over_all_views(
     trust = newest_bonus = survivors = None
     if config.gauge_commonness:
         trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
-        newest_bonus = [config.joint_lattice * (1 - trust) * even for even in _lattices(views, budgets)]
+        newest_bonus = _lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
     if first_stage:
         ratio = config.keep_ratio**FIRST_STAGE_SHARE
         counts = [token_budget(ratio, view.count) if view.count else 0 for view in views]
@@ -214,10 +214,14 @@ def _over_all_views(
     )
 
 
-def _lattices(views: Sequence[ViewTokens], budgets: Sequence[int]) -> list[Tensor]:
-    """Per view the even lattice of its budget on one of its frames: bool (P,)."""
-    sizes = [(view.tokens.shape[1], view.tokens.shape[2]) if view.count else (0, 0) for view in views]
-    return [lattice(*size, budget, view.tokens.device) for view, size, budget in zip(views, sizes, budgets)]
+def _lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
+    """Per view (P,): ``bonus`` for the tokens of an even lattice of its budget on one frame, 0 for the others."""
+    return [
+        bonus * lattice(view.tokens.shape[1], view.tokens.shape[2], budget, view.tokens.device)
+        if view.count
+        else view.tokens.new_zeros(0)  # it may lie on another device
+        for view, budget in zip(views, budgets)
+    ]
 
 
 def _volatility(view: ViewTokens, units: Tensor, config: PruningConfig, frozen: Tensor | None) -> Tensor:

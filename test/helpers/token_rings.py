@@ -37,7 +37,9 @@ def rings(draw, history=4):
 
 
 def prune(views, history, method='st_prune', ratio=0.25, **more):
-    return SpatioTemporalPruner(PruningConfig(method, ratio, **more))(views, history)
+    """Masks of a method with the paper's budgets, unless ``more`` says otherwise."""
+    plain = {'budget': 'view', 'gauge_commonness': False}
+    return SpatioTemporalPruner(PruningConfig(method, ratio, **{**plain, **more}))(views, history)
 
 
 def kept_of(masks):

@@ -17,9 +17,9 @@ from stprune_ros.evaluation.fidelity import (
     config_of,
     name_of,
     summarize,
-    to_markdown,
 )
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.tables import accuracy_cell, by_kind, by_ratio, difference_cell, flips_cell, to_markdown
 from stprune_ros.evaluation.variants import FLAGS, VARIANTS
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
@@ -147,16 +147,25 @@ def test_a_table_has_a_row_for_every_method_ratio_and_label():
     assert (rows['a', 0.1, 'all']['recovered'], rows['a', 0.1, 'all']['minus_default']) == (0.5, 0.0)
     assert rows['none', 1.0, 'motion']['accuracy'] == 1.0
     assert rows['a', 0.1, FROZEN_CAMERAS]['recovered'] is None  # nobody guessed there
-    shown = to_markdown(table)
-    assert shown.splitlines() == ['| method | 10% |', '|---|---|', '| a | 50.0 (50 %) |', '| b | 75.0 (100 %) |']
-    assert to_markdown(table, FROZEN_CAMERAS).endswith('| a | 100.0 |')
+    head = ['| method | 10% |', '|---|---|']
+    assert by_ratio(table, accuracy_cell).splitlines() == [*head, '| a | 50.0 (50 %) |', '| b | 75.0 (100 %) |']
+    assert by_ratio(table, accuracy_cell, FROZEN_CAMERAS).endswith('| a | 100.0 |')
+    assert by_ratio(table, difference_cell, leave_out='a').splitlines() == [*head, '| b | +25.0 [+0.0, +50.0] |']
+    assert by_ratio(table, flips_cell).splitlines() == [*head, '| a | 25.0 / 0.0 |', '| b | 25.0 / 25.0 |']
+    assert by_kind(table).splitlines() == [
+        '| at 10% | all | motion | ego driving | planning | frozen cameras |', '|---|---|---|---|---|---|',
+        '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 25.0 | 50.0 | 25.0 | 0.0 | n/a |',
+        '| a | 50.0 | 100.0 | 50.0 | 0.0 | 100.0 |', '| b | 75.0 | 50.0 | 75.0 | 100.0 | n/a |',
+    ]  # fmt: skip
+    assert to_markdown(table, 'a').count('<!-- fidelity: ') == 4
 
 
 def test_a_method_that_is_undefined_at_a_ratio_has_no_figure_there():
     hits = answers(none=[T, T, T, F], blind=[F, F, T, F], a=[T, F, T, F])
     for results in hits.results.values():
         results[0].correct[Trial('evs', 0.5, 0)] = [True, True]
-    assert '| evs | 100.0 (150 %) | n/a |' in to_markdown(summarize(hits, 'ringworld'))
+    shown = by_ratio(summarize(hits, 'ringworld'), accuracy_cell)
+    assert '| evs | 100.0 (150 %) | n/a |' in shown
 
 
 def test_answers_come_back_from_their_file(tmp_path):

@@ -35,7 +35,7 @@ WHOLE_RING = ('divprune', 'dtd', 'dart', 'vidcom2_ring', 'coreset', 'newest_divp
 @pytest.mark.parametrize('scale', [False, True])
 def test_equals_the_reference(ratio, seed, scale):
     views = ring(seed=seed)
-    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, multiplicative_bonus=scale))(views, 3)
+    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, budget='view', multiplicative_bonus=scale))(views, 3)
     found = [mask.flatten().nonzero().flatten().tolist() for mask in masks]
     assert found == reference_st_prune(views, 3, ratio, scale=scale)
 
@@ -261,7 +261,7 @@ def test_every_method_has_a_name_and_the_parameter_table_offers_it():
 
 
 def test_unknown_method_names_the_known():
-    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, st_prune_joint"):
+    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, st_prune_staged"):
         SpatioTemporalPruner(PruningConfig('fastest'))
 
 
