@@ -161,9 +161,7 @@ def tell_apart(
     """Separability of the commonness in the current frame, and its area under the curve as a detector of objects."""
     common = commonness([unit_rows(view) for view in views], [view.slots for view in views])
     newest = [values.reshape(len(view.tokens), -1)[-1] for view, values in zip(views, common) if view.count]
-    things = [
-        things_of(view.name, view.tokens.shape[1:3], window, boxes, rig).ravel() for view in views if view.count
-    ]
+    things = [things_of(view.name, view.tokens.shape[1:3], window, boxes, rig).ravel() for view in views if view.count]
     values, is_thing = torch.cat(newest), np.concatenate(things)
     rank = values.argsort(descending=True).argsort().cpu().numpy()  # the least common comes last
     here, there = int(is_thing.sum()), int((~is_thing).sum())

@@ -152,7 +152,7 @@ def reference_st_prune_joint(
     views,
     history,
     ratio,
-    weights=(0.3, 0.7, 2.4, 0.7),
+    weights=(0.3, 1.0, 2.4, 0.7),
     scale=False,
     skip_frozen=False,
     ring_budget=False,

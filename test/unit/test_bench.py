@@ -79,10 +79,13 @@ def test_what_is_computed_says_so_and_what_it_assumes():
 def test_every_timed_method_selects_what_its_reference_selects(method, seed):
     views = selection.random_ring(SMALL, seed)
     run = selection.prepare_method(method, views, SMALL)
+    ours = {'ring_budget': True}  # the default settings
+    if 'joint' in method:
+        ours['gauge'] = True
     if method in REUSING:
         reference = getattr(references, f'reference_{REUSING[method]}')
         nexts = [views, selection.advance_ring(views)]
-        expected = [reference(ring, SMALL.frames, SMALL.keep) for ring in nexts]
+        expected = [reference(ring, SMALL.frames, SMALL.keep, **ours) for ring in nexts]
         assert expected[0] != expected[1]
         assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
         return
@@ -90,7 +93,7 @@ def test_every_timed_method_selects_what_its_reference_selects(method, seed):
     if method == GROWING_LOOP:
         masks = masks[0].split([view.count for view in views])
     if method in REUSING.values():
-        expected = getattr(references, f'reference_{method}')(views, SMALL.frames, SMALL.keep)
+        expected = getattr(references, f'reference_{method}')(views, SMALL.frames, SMALL.keep, **ours)
     else:
         baseline = 'divprune' if method in (GROWING, GROWING_LOOP) else method
         expected = [sorted(kept) for kept in getattr(references, f'reference_{baseline}')(views, SMALL.keep)]

@@ -336,10 +336,12 @@ def test_view_tokens_hold_what_calibration_and_odometry_know(tmp_path):
     assert torch.nanmean(columns[0, 2] - columns[1, 2]) < -0.1
 
 
-@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint'])
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_staged', 'st_prune_joint'])
 def test_pruning_gets_the_frames_their_slots_and_their_ego_states(make, rig, method):
     """The masks are those of the selection called directly, with everything in its right order."""
-    pipeline = make({'pruning.method': method, 'pruning.compensate_motion': True, 'pruning.calibrated_overlap': True})
+    switches = ('pruning.compensate_motion', 'pruning.calibrated_overlap')
+    gauge = {'pruning.gauge_commonness': False}  # nothing but the lattice would count on pictures this plain
+    pipeline = make({'pruning.method': method, **dict.fromkeys(switches, True), **gauge})
     sets = []
     for ms, rate in ((1000, 0.0), (1500, 0.1), (2000, 0.9)):
         ego = EgoState(ms * MS, None, None, (8.0 * rate, 0.0, 0.0), (0.0, 0.0, rate))
