@@ -84,6 +84,13 @@ def separability(values: Tensor) -> Tensor:
     return torch.where(variance > ROUNDING, between.amax() / variance.clamp(min=ROUNDING), 0.0).to(values.dtype)
 
 
+def skewness(values: Tensor) -> Tensor:
+    """The third standardized moment of values (n,): below zero where a few are far below the rest. No dimensions."""
+    x = values.double() - values.double().mean()
+    variance = x.square().mean()
+    return torch.where(variance > ROUNDING, x.pow(3).mean() / variance.clamp(min=ROUNDING) ** 1.5, 0.0).to(values.dtype)
+
+
 class CommonnessCache:
     """Keeps the commonness of instants that stay in the history, recognized by the identity of their frames."""
 

@@ -44,7 +44,7 @@ class PruningConfig:
     Raises SettingsError for a keep ratio that is not in (0, 1].
     """
 
-    method: str = parameter('st_prune_staged', 'how tokens are selected', choices=METHOD_NAMES, dynamic=True)
+    method: str = parameter('st_prune_joint', 'how tokens are selected', choices=METHOD_NAMES, dynamic=True)
     keep_ratio: float = parameter(0.1, 'share of visual tokens that the model sees', 0.001, 1.0, dynamic=True)
     lambda_temporal: float = parameter(
         0.6, 'weight of volatility and recency in temporal pruning', 0.0, 10.0, dynamic=True
@@ -102,8 +102,8 @@ class PruningConfig:
     )
     gauge_commonness: bool = parameter(
         True,
-        'where likeness to other views does not fall in two groups, let its weight go to an even lattice on the newest'
-        ' frame (st_prune_staged, st_prune_joint)',
+        'where likeness to other views singles nothing out, let its weight go to an even lattice on the newest frame'
+        ' (st_prune_staged, st_prune_joint)',
         dynamic=True,
     )
     seed: int = parameter(0, 'seed of the methods random and newest_random', 0, 2**31 - 1, dynamic=True)

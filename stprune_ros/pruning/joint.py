@@ -5,8 +5,8 @@ same time, not only a neighbour: road, sky and walls repeat all around the ring,
 And everything enters one selection with the whole budget, so that no stage drops what the next one would keep.
 
 That what stands out matters holds for features that tell things from background. Whether they do shows without labels:
-the commonness of the tokens then falls in two groups. Where it does not, its weight goes to an even lattice on the
-newest frame.
+the commonness of the tokens then falls in two groups, or has outliers. Where it does neither, its weight goes to an even lattice on the
+newest frame (`trust_in`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
-from stprune_ros.pruning.commonness import separability
+from stprune_ros.pruning.commonness import separability, skewness
 from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
 from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
+NO_OUTLIERS, OUTLIERS = 1.5, 2.0  # skewness towards low values
 Weights = tuple[float, float, float]  # of volatility, recency and commonness
 
 
@@ -76,12 +77,16 @@ def prune_joint(
 def trust_in(commonness: Sequence[Tensor]) -> Tensor:
     """How far commonness tells things from background: from 0 to 1, for the newest frame of each view (P,).
 
-    It is 0 where all values together are separated no better than `NO_GROUPS`, 1 from `TWO_GROUPS` on, and 1 for fewer
-    than two views: then nothing is compared, and there is nothing to trust or not.
+    Many things make two groups of all values together: 0 up to a separability of `NO_GROUPS`, 1 from `TWO_GROUPS` on.
+    Few things make no group, but outliers: 0 up to a skewness of -`NO_OUTLIERS`, 1 from -`OUTLIERS` on. The larger of
+    both counts. It is 1 for fewer than two views: then nothing is compared, and there is nothing to trust or not.
     """
     if len(commonness) < 2:
         return torch.ones(())
-    return ((separability(torch.cat(list(commonness))) - NO_GROUPS) / (TWO_GROUPS - NO_GROUPS)).clamp(0, 1)
+    values = torch.cat(list(commonness))
+    groups = (separability(values) - NO_GROUPS) / (TWO_GROUPS - NO_GROUPS)
+    outliers = (-skewness(values) - NO_OUTLIERS) / (OUTLIERS - NO_OUTLIERS)
+    return torch.maximum(groups, outliers).clamp(0, 1)
 
 
 @lru_cache(maxsize=256)

@@ -77,6 +77,12 @@ def reference_separability(values):
     return best
 
 
+def reference_skewness(values):
+    middle = sum(values) / len(values)
+    second, third = (sum((value - middle) ** power for value in values) / len(values) for power in (2, 3))
+    return third / second**1.5 if second > 1e-12 else 0.0
+
+
 def reference_frozen(view, skip_frozen):
     frames = list(view.tokens)
     return [skip_frozen and t + 1 < len(frames) and torch.equal(frames[t], frames[t + 1]) for t in range(len(frames))]
@@ -171,7 +177,10 @@ def reference_st_prune_joint(
 
     active = [v for v, view in enumerate(views) if view.count]
     newest = [commonness(v, len(units[v]) - 1, p) for v in active for p in range(units[v].shape[1])]
-    trust = min(max((reference_separability(newest) - 0.72) / 0.06, 0), 1) if gauge and len(active) > 1 else 1
+    trust = 1
+    if gauge and len(active) > 1:
+        scores = ((reference_separability(newest) - 0.72) / 0.06, (-reference_skewness(newest) - 1.5) / 0.5)
+        trust = min(max(*scores, 0), 1)
     for v, view in enumerate(views):
         if not view.count:
             continue

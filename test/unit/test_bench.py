@@ -86,7 +86,8 @@ def test_every_timed_method_selects_what_its_reference_selects(method, seed):
         reference = getattr(references, f'reference_{REUSING[method]}')
         nexts = [views, selection.advance_ring(views)]
         expected = [reference(ring, SMALL.frames, SMALL.keep, **ours) for ring in nexts]
-        assert expected[0] != expected[1]
+        # In random features nothing stands out: the joint form keeps an even lattice on any newest frame.
+        assert expected[0] != expected[1] or 'joint' in method
         assert [[picked(mask) for mask in run()] for _ in range(4)] == expected * 2
         return
     masks = run()

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.references import reference_separability, reference_st_prune_joint
+from helpers.references import reference_separability, reference_skewness, reference_st_prune_joint
 from helpers.token_rings import kept_of, prune, ring, uneven_ring
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
-from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability
+from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability, skewness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint, trust_in
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
@@ -115,6 +115,22 @@ def test_separability_of_known_distributions():
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12))
 def test_separability_is_the_best_split(values):
     assert separability(torch.tensor(values)).item() == pytest.approx(reference_separability(values), abs=1e-4)
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12))
+def test_skewness_is_the_third_moment(values):
+    assert skewness(torch.tensor(values)).item() == pytest.approx(reference_skewness(values), abs=1e-3)
+
+
+def test_commonness_is_trusted_where_a_few_are_far_below_the_rest():
+    """Few things among much that is alike but not equal: no two groups, and outliers all the same."""
+    rest = torch.arange(100) / 100
+    few = torch.cat([rest, torch.full((3,), -0.8)])
+    assert separability(few) < 0.72
+    assert -2.0 < skewness(few) < 0.0  # not yet
+    assert skewness(torch.cat([rest / 3, torch.full((3,), -0.8)])) < -2.0
+    assert trust_in([rest / 3, torch.full((3,), -0.8)]).item() == 1.0
+    assert trust_in([rest / 3, torch.full((3,), 1.2)]).item() < 0.9  # above the rest is no thing
 
 
 def test_commonness_is_trusted_where_it_falls_in_two_groups():
