@@ -5,8 +5,8 @@ same time, not only a neighbour: road, sky and walls repeat all around the ring,
 And everything enters one selection with the whole budget, so that no stage drops what the next one would keep.
 
 That what stands out matters holds for features that tell things from background. Whether they do shows without labels:
-the commonness of the tokens then falls in two groups, or has outliers. Where it does neither, its weight goes to an even lattice on the
-newest frame (`trust_in`).
+the commonness of the tokens then falls in two groups, or has outliers. Where it does neither, its weight goes to an
+even lattice on the newest frame (`trust_in`).
 """
 
 from __future__ import annotations
