@@ -77,6 +77,8 @@ class StpruneNode(LifecycleNode):
         self._autostarts = self.settings.lifecycle.autostart
         if self._autostarts:
             self.trigger_configure()
+        else:
+            self._journal.warn_once(INACTIVE)
 
     def close(self, timeout_s: float) -> bool:
         """Leave every state at once; False where the worker is still at work after ``timeout_s``."""
@@ -93,7 +95,9 @@ class StpruneNode(LifecycleNode):
     @property
     def longest_silence_s(self) -> float:
         """For how long the executor may stand still before the process is better ended; 0: for ever."""
-        return self._supervisor.longest_silence_s(self.settings)
+        busy = self._worker.busy
+        loads = self._loading is not None or (busy is not None and busy.slow)
+        return (self.settings.model.load_timeout_ms if loads else self.settings.inference.abort_ms) / 1e3
 
     def callback_failed(self, error: Exception) -> None:
         """A callback raised ``error``: a fault in the code, which must not end the node."""

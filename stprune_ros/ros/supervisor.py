@@ -55,12 +55,6 @@ class Supervisor:
         self._judge_tick(busy, busy_ms, limits.watchdog_ms)
         return None
 
-    def longest_silence_s(self, settings: Settings) -> float:
-        """For how long this process may stand still, in its present work, before it is better ended; 0: for ever."""
-        busy = self._worker.busy
-        loads = busy is not None and busy.slow
-        return (settings.model.load_timeout_ms if loads else settings.inference.abort_ms) / 1e3
-
     def _judge_tick(self, busy: Busy | None, busy_ms: float, watchdog_ms: float) -> None:
         if busy is None or not watchdog_ms or busy_ms <= watchdog_ms:
             if self.hang_s:
