@@ -80,12 +80,12 @@ class StpruneNode(LifecycleNode):
         else:
             self._journal.warn_once(INACTIVE)
 
-    def close(self, timeout_s: float) -> bool:
-        """Leave every state at once; False where the worker is still at work after ``timeout_s``."""
+    def close(self, timeout_s: float) -> None:
+        """Leave every state at once; the worker may still be at work after ``timeout_s``."""
         if self._perception is not None:
             self._perception.close()
         self._perception = None
-        return self._worker.stop(timeout_s)
+        self._worker.stop(timeout_s)
 
     @property
     def hangs(self) -> bool:

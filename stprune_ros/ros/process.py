@@ -26,9 +26,9 @@ MAX_FAULTS = 100  # of the executor itself, one after the other
 
 
 def run(arguments: list[str] | None) -> int:
-    """Run the node until a signal, a shutdown or a fault ends it; returns the exit code of the process.
+    """Run the node until a signal, a shutdown or a fault ends it, and the process with it.
 
-    It does not return where a native call is still at work: the process then ends here.
+    Returns the exit code only where there was nothing to run.
     """
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -49,15 +49,13 @@ def run(arguments: list[str] | None) -> int:
         if ending.code != CANNOT_START:
             node.get_logger().fatal(ending.sentence)
         print(f'{NODE_NAME}: {ending.sentence}', file=sys.stderr, flush=True)
-    ended = node.close(WORKER_STOPS_S)
+    node.close(WORKER_STOPS_S)
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
-    if not ended:  # a thread inside a native call would crash the interpreter's own end
-        sys.stdout.flush()
-        os._exit(ending.code)
-    watchdog.close()
-    return ending.code
+    sys.stdout.flush()
+    # The interpreter's own end takes seconds on a busy machine, and would crash with a thread inside a native call.
+    os._exit(ending.code)
 
 
 def _spin(executor: SingleThreadedExecutor, node: StpruneNode, watchdog: Watchdog, stopped: list[int]) -> Ending:

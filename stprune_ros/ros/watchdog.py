@@ -25,7 +25,7 @@ PAUSE_S = 3.0  # this process stood still itself for so long, as after Ctrl-Z: n
 
 
 class Watchdog:
-    """Starts the process that watches this one, until `close`. For the main thread.
+    """Starts the process that watches this one as long as it lives. For the main thread.
 
     Where it strikes, the stacks of all threads go to stderr before the process ends.
     """
@@ -50,13 +50,12 @@ class Watchdog:
         except BlockingIOError:  # it reads late; there are beats enough in the pipe
             pass
         except BrokenPipeError:
-            self._release()
+            print(f'{self._name}: the process that watches over it had ended and is started anew', file=sys.stderr)
+            signal.set_wakeup_fd(-1)
+            os.close(self._beats)
+            os.close(self._signals)
+            self._process.wait()
             self._start()
-
-    def close(self) -> None:
-        """Nobody needs to watch any more."""
-        self._release()
-        faulthandler.unregister(SIGNAL)
 
     def _start(self) -> None:
         read_beats, self._beats = os.pipe()
@@ -70,12 +69,6 @@ class Watchdog:
         for end in ends:
             os.close(end)
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
-
-    def _release(self) -> None:
-        signal.set_wakeup_fd(-1)
-        os.close(self._beats)
-        os.close(self._signals)
-        self._process.wait()  # it ends with its pipes
 
 
 def watch(name: str, node: int, beats: int, signals: int) -> None:
