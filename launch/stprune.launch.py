@@ -27,7 +27,7 @@ def start_node(context: LaunchContext) -> list[Node]:
     given = {f'topics.{what}': values[f'{what}_topic'] for what in ('image', 'camera_info', 'odometry')}
     above = {name: ParameterValue(topic, value_type=str) for name, topic in given.items() if topic}
     if values['autostart']:
-        above['lifecycle.autostart'] = ParameterValue(values['autostart'], value_type=bool)
+        above['lifecycle.autostart'] = ParameterValue(LaunchConfiguration('autostart'), value_type=bool)
     node = Node(
         package='stprune_ros',
         executable='stprune_node',
