@@ -21,7 +21,7 @@ CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'
 OTHER = 'Describe the road.'
-CANDIDATES = ['stop', 'stop now', 'slow_down', 'none', '']
+CANDIDATES = ['stop', 'stop now', 'increase the gap', 'none', '']  # one token, two, three, one, none
 SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
 
 
