@@ -193,12 +193,13 @@ class Plain:
         return written
 
     @torch.inference_mode()
-    def logits(self, keeps: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits (S, vocabulary) of one pass without cache; without ``keeps`` by the model's own mask.
+    def logits(self, keeps: Sequence[torch.Tensor] | None = None, last: int = 0) -> torch.Tensor:
+        """Logits (S, vocabulary) of one pass without cache, or the ``last`` of them; without ``keeps`` the model's own
+        mask.
 
         With them, every visual token is there but nobody may look at those that do not stay.
         """
-        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False}
+        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False, 'logits_to_keep': last}
         if keeps is None:
             return self.model(**inputs, **self.kinds).logits[0]
         rows = self.positions()
