@@ -75,9 +75,9 @@ class Chat:
     def text_ids(self, asked: str) -> list[int]:
         """Tokens behind which free text begins; ``asked`` is a question and what the template writes after it.
 
-        An open thought is ended. A blank alone is not written: it belongs to the first word.
+        An open thought is ended. A blank is not written: it belongs to the first word.
         """
-        return self.ids(asked + (self.answer_prefix.rstrip(' ') if self.answer_prefix.strip() else ''))
+        return self.ids(asked + self.answer_prefix.rstrip(' '))
 
     def answer_ids(self, asked: str, candidates: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """Tokens up to where answers part, and those of each candidate from there on, with its end.
