@@ -251,8 +251,7 @@ class TransformersBackend:
         for text in candidates if self.info.trained and unknown is not None else ():
             if unknown in self._chat.ids(text):
                 raise ModelError(
-                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it in the"
-                    ' prompt file'
+                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
                 )
         return guided_choice(
             candidates, self._chat.answer_prefix, lambda text: self._chat.ids(asked + text), self._chat.end_id
