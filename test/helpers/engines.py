@@ -23,7 +23,7 @@ CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'
 OTHER = 'Describe the road.'
-CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'shift left now']  # of one to three tokens
+CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'increase the gap']  # of one to three tokens
 SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
 
 
