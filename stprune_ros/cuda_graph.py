@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -11,27 +12,59 @@ WARM_UP_RUNS = 2  # before the capture: what kernels allocate or compile on thei
 
 
 def capture_graph(work: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
-    """Capture ``work``, which reads ``inputs``, as a CUDA graph; returns a function of new values for ``inputs``.
+    """`capture` of ``work``, which reads ``inputs``, as a function of new values for them.
 
-    Runs ``work`` `WARM_UP_RUNS` times before the capture. A replay copies the new values into ``inputs`` and runs the
-    graph in the same memory, so that it overwrites the result of the replay before it: clone what must last.
-    Raises RuntimeError where ``work`` waits for the host or does something else that cannot be captured.
+    A replay copies the values into ``inputs``, without waiting for those that come from the host.
     """
-    with torch.cuda.device(inputs[0].device):
+    graph = capture(work, inputs[0].device)
+
+    def replay(values: Iterable[Tensor]) -> Tensor:
+        for target, value in zip(inputs, values, strict=True):
+            target.copy_(value, non_blocking=True)
+        return graph()
+
+    return replay
+
+
+def capture(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Capture ``work`` on a CUDA ``device`` as a graph; returns a function that replays it.
+
+    Runs ``work`` `WARM_UP_RUNS` times before the capture. A replay runs in the same memory, so that it overwrites the
+    result of the replay before it: clone what must last.
+    Raises RuntimeError where ``work`` waits for the host or does something else that cannot be captured; the device
+    is then as usable as before.
+    """
+    with torch.cuda.device(device):
         current, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_RUNS):
                 work()
         current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode='thread_local'):  # other threads may use the GPU meanwhile
-            result = work()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode='thread_local'):
+                result = work()
+        except BaseException:
+            _abandon_capture(current, pool)
+            raise
 
-    def replay(values: Iterable[Tensor]) -> Tensor:
-        for target, value in zip(inputs, values, strict=True):
-            target.copy_(value)
+    def replay() -> Tensor:
         graph.replay()
         return result
 
     return replay
+
+
+def _abandon_capture(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Undo what a failed capture leaves behind: its stream as the current one, and an allocator that waits for its end.
+
+    torch before pull request 180395 leaves the allocator in that state, in which it keeps all memory that is freed and
+    fails later where it is asked for it. The public interface has nothing to end it with.
+    """
+    torch.cuda.set_stream(stream)
+    end_allocation = getattr(torch._C, '_cuda_endAllocateToPool', None)
+    if end_allocation is not None:
+        with suppress(RuntimeError):  # torch has ended it already
+            end_allocation(stream.device_index, pool)

@@ -89,13 +89,15 @@ GPU_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B), full_depth(QWEN3_4B))
 
 
 class CacheProbe:
-    """Wraps a backend and records the size of the KV cache after each prefill."""
+    """Wraps a backend and records the size of the KV cache after each prefill, and its prompt in ``prefilled``."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self.kv_bytes = 0
+        self.prefilled: tuple[Any, ...] = ()
 
     def prefill(self, system: str, content: Any) -> Any:
+        self.prefilled = system, content
         context = self._backend.prefill(system, content)
         self.kv_bytes = sum(part.numel() * part.element_size() for layer in context.state.layers for part in layer)
         return context
@@ -180,6 +182,7 @@ class TickRunner:
         answer = self.pipeline.run(window)
         return {
             'stage_ms': dict(answer.timing.stage_ms),
+            'hint_ms': answer.timing.source_to_hint_ms,
             'tokens_full': answer.tokens_full,
             'tokens_visual': answer.tokens_kept,
             'tokens_text': answer.provenance.tokens_text,

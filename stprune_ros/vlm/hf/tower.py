@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from stprune_ros.errors import StpruneError, one_line
-from stprune_ros.vlm.backend import ImageFeatures
+from stprune_ros.vlm.backend import ImageFeatures, PreparedImages
 from stprune_ros.vlm.device import to_device
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_checks import check_images
@@ -38,11 +38,11 @@ class VisionTower:
         self._options = family.image_options(self._config, processor, max_image_pixels)
         self.model_pixels = family.model_pixels(self._config, self._options)
 
-    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        """See `Backend.encode`."""
+    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+        """See `Backend.prepare`."""
         check_images(images)
         if not images:
-            return []
+            return PreparedImages(0, {})
         try:
             batch = self._processor(
                 images=self._family.nested(images),
@@ -52,7 +52,15 @@ class VisionTower:
             )
         except ValueError as error:
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
-        inputs = to_device(self._family.vision_inputs(batch, len(images)), self._device)
+        return PreparedImages(len(images), batch)
+
+    def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
+        """See `Backend.encode`."""
+        prepared = images if isinstance(images, PreparedImages) else self.prepare(images)
+        if not prepared.count:
+            return []
+        batch = prepared.state
+        inputs = to_device(self._family.vision_inputs(batch, prepared.count), self._device)
         with torch.inference_mode():
             output = self._model.get_image_features(**inputs, return_dict=True)
         return self._family.features(output, batch, self._config)
