@@ -50,20 +50,25 @@ def capture(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Te
             _abandon_capture(current, pool)
             raise
 
+    kept = graph, work  # what the work reads must live as long as the graph, which knows only addresses
+
     def replay() -> Tensor:
-        graph.replay()
+        kept[0].replay()
         return result
 
     return replay
 
 
 def _abandon_capture(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
-    """Undo what a failed capture leaves behind: its stream as the current one, and an allocator that waits for its end.
+    """Undo what a failed capture leaves behind, so that everything else on the device goes on.
 
-    torch before pull request 180395 leaves the allocator in that state, in which it keeps all memory that is freed and
-    fails later where it is asked for it. The public interface has nothing to end it with.
+    Its stream stays the current one; the generator of random numbers believes in the capture, and raises; and in torch
+    without pull request 180395 so does the allocator, which then keeps all memory that is freed, and fails later where
+    it is asked for it. The public interface has nothing to end that with.
     """
     torch.cuda.set_stream(stream)
+    generator = torch.cuda.default_generators[stream.device_index]
+    generator.graphsafe_set_state(generator.clone_state())
     end_allocation = getattr(torch._C, '_cuda_endAllocateToPool', None)
     if end_allocation is not None:
         with suppress(RuntimeError):  # torch has ended it already

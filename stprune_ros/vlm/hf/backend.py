@@ -19,10 +19,10 @@ from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.gpu_tower import adapt_tower
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
-from stprune_ros.vlm.hf.packed_attention import use_packed_attention
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
 from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
@@ -46,7 +46,7 @@ class TransformersBackend:
         self._family = family
         self._device = torch.device(info.device)
         if self._device.type != 'cpu':
-            use_packed_attention(model)
+            adapt_tower(model)
         self._image_id: int = model.config.image_token_id
         self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
         self.model_pixels = self._tower.model_pixels

@@ -1,8 +1,11 @@
-"""Attention inside many windows at once, for the vision towers of the Qwen families.
+"""What a GPU runs in place of two parts of the Qwen families' vision towers, which transformers leaves slow there.
 
-Their tokens of all images stand in one row, and a token sees its window, or its image. transformers asks a flash kernel
-for all of that in one call, and any other kernel for one window after the other: thousands of calls a tick, each with
-less work than its launch. Here the windows are the batch of one call, whatever the kernel is.
+Attention: the tokens of all images stand in one row, and a token sees its window, or its image. transformers asks a
+flash kernel for all of that in one call, and any other kernel for one window after the other: thousands of calls a
+tick, each with less work than its launch. Here the windows are the batch of one call, whatever the kernel is.
+
+Patch embedding: a Conv3d whose stride is its kernel is a matrix product, but some versions of cuDNN run it many times
+slower in bfloat16, or leave it to a slow fallback.
 """
 
 from __future__ import annotations
@@ -18,12 +21,26 @@ from stprune_ros.vlm.hf.library import transformers
 NAME = 'stprune_flash_packed'
 
 
-def use_packed_attention(model: Any) -> None:
-    """Let the vision tower of ``model`` attend in one call per layer, where it is one that packs its images."""
+def adapt_tower(model: Any) -> None:
+    """Replace both parts in the vision tower of ``model``, where it is one that packs its images."""
     tower = getattr(model.base_model, 'visual', None)
     if tower is not None:
         transformers.AttentionInterface.register(NAME, packed_attention)
         tower.config._attn_implementation = NAME
+        tower.patch_embed.proj = PatchProjection(tower.patch_embed.proj)
+
+
+class PatchProjection(torch.nn.Module):
+    """A Conv3d over patches of its kernel's size as a product with the same weights: (n, out) for (n, in, t, h, w)."""
+
+    def __init__(self, convolution: torch.nn.Conv3d) -> None:
+        super().__init__()
+        self.weight = convolution.weight  # the owner asks for its dtype
+        self.bias = convolution.bias
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """See the class."""
+        return torch.nn.functional.linear(patches.flatten(1), self.weight.flatten(1), self.bias)
 
 
 def packed_attention(
