@@ -169,7 +169,9 @@ def judge_aims(selections: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     ms = {row['method']: row['ms'] for row in selections}
     for name in (JOINT, JOINT_REUSE):
         found = ms[name]['p50']
-        judged.append(_aim(f'{name} at {MAIN_SIZE.tokens:,} tokens: median in ms, below 1', found, found < SELECTION_MS))
+        judged.append(
+            _aim(f'{name} at {MAIN_SIZE.tokens:,} tokens: median in ms, below 1', found, found < SELECTION_MS)
+        )
     for model in dict.fromkeys(row['model'] for row in rows):
         full, pruned = (_cell(rows, model, keep) for keep in (1.0, 0.1))
         found = full['stage_ms']['prefill']['p50'] / pruned['stage_ms']['prefill']['p50']
@@ -200,14 +202,19 @@ def to_markdown(result: dict[str, Any]) -> str:
         f'Selection of {MAIN_SIZE.keep:.0%} of {result["selection"][0]["tokens"]:,} tokens, ms',
         table(
             ('method', 'p50', 'p95', 'max'),
-            [(row['method'], *(f'{row["ms"][key]:.3g}' for key in ('p50', 'p95', 'max'))) for row in result['selection']],
+            [
+                (row['method'], *(f'{row["ms"][key]:.3g}' for key in ('p50', 'p95', 'max')))
+                for row in result['selection']
+            ],
         ),
         'Ticks, ms: p50 (p95)',
         _ticks(result['ticks']),
         'Prefill and memory',
         _prefill(result['ticks']),
         'Aims',
-        '\n'.join(f'- {row["aim"]}: {row["found"]:g}{"" if row["holds"] else ", DOES NOT HOLD"}' for row in result['aims']),
+        '\n'.join(
+            f'- {row["aim"]}: {row["found"]:g}{"" if row["holds"] else ", DOES NOT HOLD"}' for row in result['aims']
+        ),
     ]
     return '\n\n'.join(parts)
 

@@ -259,7 +259,8 @@ def _expected_s(model: TickModel, cell: TickCell, runs: dict[TickCell, list[dict
     )
     stages['prefill'] *= flops / measured_flops
     encoded, measured_encoded = (1 if each.feature_cache else model.frames for each in (cell, measured))
-    stages['encode'] *= encoded / measured_encoded
+    for stage in ('prepare', 'encode'):
+        stages[stage] *= encoded / measured_encoded
     return float(sum(stages.values())) / 1e3
 
 

@@ -94,7 +94,7 @@ class Pipeline:
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
 
-        reports = tuple(view.report(keep.cpu().numpy()) for view, keep in zip(views, kept))
+        reports = tuple(view.report(keep.numpy()) for view, keep in zip(views, kept))
         provenance = replace(self._provenance(), keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
         degraded = bool(self.calibration_fault) or _is_degraded(window, views)
@@ -153,7 +153,7 @@ class Pipeline:
             self._governor.observe(Cost(spent_ms, until_ms - spent_ms, prefill_ms, kept, run))
 
     def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> list[torch.Tensor]:
-        """Keep masks per view, bool (T, rows, columns)."""
+        """Keep masks per view, bool (T, rows, columns), on the host: whoever reads them need not wait for a GPU."""
         config = replace(self.settings.pruning, keep_ratio=ratio)
         tokens = [
             view_tokens(
@@ -167,7 +167,8 @@ class Pipeline:
             )
             for view in views
         ]
-        return SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        masks = SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        return [mask.cpu() for mask in masks]
 
     def _prompt_views(self, views: Sequence[ViewFeatures], kept: Sequence[torch.Tensor]) -> list[View]:
         return [

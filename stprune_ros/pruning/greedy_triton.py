@@ -17,7 +17,7 @@ from stprune_ros.pruning.tensors import on_device
 
 # Tokens of a view, padded, that a kernel holds in registers, and its warps. Each size is compiled once: few, so that
 # `compile_all` is quick; in a smaller view the spare lanes cost next to nothing.
-WARPS = {1024: 4, 4096: 16, 16384: 16}
+WARPS = {1024: 8, 4096: 16, 16384: 16}
 
 
 def greedy_triton(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.greedy import greedy_plain
 from stprune_ros.pruning.greedy_cuda import greedy_cuda
 from stprune_ros.pruning.greedy_numba import greedy_numba
-from stprune_ros.pruning.tensors import on_device, one_hot_argmax, pad_rows
+from stprune_ros.pruning.tensors import on_device, one_hot_argmax, pad_rows, stacked
 
 
 def token_budget(ratio: float, count: int) -> int:
@@ -55,6 +55,8 @@ def select(
     if greedy_numba is not None and all(x.device.type == 'cpu' for x in similarities):
         # One after another: padding would copy more than the loop reads.
         return [greedy_max_min(s[None], b[None], [k])[0] for s, b, k in zip(similarities, bonuses, budgets)]
+    if len({len(similarity) for similarity in similarities}) == 1:
+        return list(greedy_max_min(stacked(similarities), stacked(bonuses), budgets).unbind())
     size = max(map(len, similarities))
     padded = similarities[0].new_zeros(len(similarities), size, size)
     for target, similarity in zip(padded, similarities):

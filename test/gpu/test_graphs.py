@@ -46,4 +46,6 @@ def test_after_a_capture_that_failed_everything_else_works(fault):
     torch.cuda.empty_cache()
     assert torch.cuda.memory_reserved() <= reserved - 256 * 2**20, 'memory that is free goes back'
     assert torch.cuda.memory_allocated() <= before + 2**20
-    assert torch.equal(capture_graph(lambda: held * 3, [held])([torch.full((1000,), 2.0)]).cpu(), torch.full((1000,), 6.0))
+    assert torch.equal(
+        capture_graph(lambda: held * 3, [held])([torch.full((1000,), 2.0)]).cpu(), torch.full((1000,), 6.0)
+    )

@@ -97,7 +97,7 @@ def test_a_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'device_of', device_of)
     monkeypatch.setattr(kernel, '_kernel', Kernel())
     kernel.compile_all(torch.device('cpu'))
-    assert launched == [((1,), 1, 1024, 4, True), ((1,), 1, 4096, 16, True), ((1,), 1, 16384, 16, True)]
+    assert launched == [((1,), 1, 1024, 8, True), ((1,), 1, 4096, 16, True), ((1,), 1, 16384, 16, True)]
     launched.clear()
     for tokens in (1024, 1025):
         kernel.greedy_triton(torch.zeros(2, 1, tokens).expand(2, tokens, tokens), torch.zeros(2, tokens), [1, 1])
