@@ -1,4 +1,4 @@
-"""`stprune bench --gpu`: selection and ticks of whole models in bfloat16 on a GPU, with percentiles, and the aims there.
+"""`stprune bench --gpu`: selection and ticks of whole models in bfloat16 on a GPU, in percentiles, and the aims there.
 
 Two prefill ratios are reported: by the clock, and by the time that kernels ran. A fast GPU finishes a short prompt
 before the host has launched it, so that the first is the host's ratio and only the second the card's.
@@ -68,6 +68,9 @@ def bench_gpu(
     rows: list[Row] = []
     for model in models:
         rows += measure_cells(model, dtype, ticks)
+        gc.collect()  # the model, before the next one needs its memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     return {
         'device': device_description(),
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
@@ -145,10 +148,6 @@ def measure_cells(model: TickModel, dtype: str, ticks: int) -> list[Row]:
                 'peak_bytes': max((run['peak_bytes'] for run in runs if run['peak_bytes'] is not None), default=None),
             }
         )
-    del runner
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return rows
 
 
@@ -168,10 +167,8 @@ def judge_aims(selections: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     judged = []
     ms = {row['method']: row['ms'] for row in selections}
     for name in (JOINT, JOINT_REUSE):
-        found = ms[name]['p50']
-        judged.append(
-            _aim(f'{name} at {MAIN_SIZE.tokens:,} tokens: median in ms, below 1', found, found < SELECTION_MS)
-        )
+        aim, found = f'{name} at {MAIN_SIZE.tokens:,} tokens: median in ms, below 1', ms[name]['p50']
+        judged.append(_aim(aim, found, found < SELECTION_MS))
     for model in dict.fromkeys(row['model'] for row in rows):
         full, pruned = (_cell(rows, model, keep) for keep in (1.0, 0.1))
         found = full['stage_ms']['prefill']['p50'] / pruned['stage_ms']['prefill']['p50']
@@ -200,23 +197,24 @@ def to_markdown(result: dict[str, Any]) -> str:
     parts = [
         f'Device: {device["name"]}, {result["date"]}, {versions}, {result["dtype"]}; {result["seconds"]:.0f} s in all.',
         f'Selection of {MAIN_SIZE.keep:.0%} of {result["selection"][0]["tokens"]:,} tokens, ms',
-        table(
-            ('method', 'p50', 'p95', 'max'),
-            [
-                (row['method'], *(f'{row["ms"][key]:.3g}' for key in ('p50', 'p95', 'max')))
-                for row in result['selection']
-            ],
-        ),
+        _selection(result['selection']),
         'Ticks, ms: p50 (p95)',
         _ticks(result['ticks']),
         'Prefill and memory',
         _prefill(result['ticks']),
         'Aims',
-        '\n'.join(
-            f'- {row["aim"]}: {row["found"]:g}{"" if row["holds"] else ", DOES NOT HOLD"}' for row in result['aims']
-        ),
+        '\n'.join(_verdict(row) for row in result['aims']),
     ]
     return '\n\n'.join(parts)
+
+
+def _verdict(row: Row) -> str:
+    return f'- {row["aim"]}: {row["found"]:g}' + ('' if row['holds'] else ', DOES NOT HOLD')
+
+
+def _selection(rows: Sequence[Row]) -> str:
+    keys = ('p50', 'p95', 'max')
+    return table(('method', *keys), [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys)) for row in rows])
 
 
 def _ticks(rows: Sequence[Row]) -> str:

@@ -37,7 +37,7 @@ def prune_joint(
     multiplicative_bonus: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
     units = [x.units for x in views]
-    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
+    masks = [torch.ones(0, dtype=torch.bool)] * len(units)  # of views without frames
     active = [i for i, x in enumerate(units) if len(x)]
     bonuses: list[Tensor] = []
     for group in equal_groups([units[i] for i in active], [slots[i] for i in active]):

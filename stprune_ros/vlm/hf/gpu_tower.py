@@ -30,7 +30,7 @@ def adapt_tower(model: Any) -> None:
         tower.patch_embed.proj = PatchProjection(tower.patch_embed.proj)
 
 
-class PatchProjection(torch.nn.Module):
+class PatchProjection(torch.nn.Module):  # type: ignore[misc]
     """A Conv3d over patches of its kernel's size as a product with the same weights: (n, out) for (n, in, t, h, w)."""
 
     def __init__(self, convolution: torch.nn.Conv3d) -> None:
