@@ -10,6 +10,9 @@ from torch import Tensor
 
 WARM_UP_RUNS = 2  # before the capture: what kernels allocate or compile on their first run cannot be captured
 
+# One stream a device for all warm-ups: cuBLAS keeps memory of its own for every stream that it has worked on.
+_warm_up_streams: dict[int, torch.cuda.Stream] = {}
+
 
 def capture_graph(work: Callable[[], Tensor], inputs: Sequence[Tensor]) -> Callable[[Iterable[Tensor]], Tensor]:
     """`capture` of ``work``, which reads ``inputs``, as a function of new values for them.
@@ -35,7 +38,10 @@ def capture(work: Callable[[], Tensor], device: torch.device) -> Callable[[], Te
     is then as usable as before.
     """
     with torch.cuda.device(device):
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current = torch.cuda.current_stream()
+        if current.device_index not in _warm_up_streams:
+            _warm_up_streams[current.device_index] = torch.cuda.Stream()
+        side = _warm_up_streams[current.device_index]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_RUNS):

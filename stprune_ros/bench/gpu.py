@@ -122,9 +122,7 @@ def measure_methods(size: RingSize, dtype: torch.dtype, runs: int) -> list[Row]:
 
 def measure_cells(model: TickModel, dtype: str, ticks: int) -> list[Row]:
     """One row per cell of `CELLS`: percentiles of stages, hint and tick, memory, and FLOPs of the prefill."""
-    began = time.monotonic()
     runner = TickRunner(model, dtype)
-    loaded_s = time.monotonic() - began
     rows = []
     for cell in CELLS:
         runs = [runner.run(cell) for _ in range(WARM_UP + ticks)][WARM_UP:]
@@ -137,7 +135,6 @@ def measure_cells(model: TickModel, dtype: str, ticks: int) -> list[Row]:
                 'dtype': dtype,
                 'keep': cell.keep,
                 'runs': ticks,
-                'load_s': round(loaded_s, 1),
                 **{key: last[key] for key in ('tokens_full', 'tokens_visual', 'tokens_text', 'kv_bytes')},
                 'stage_ms': stages,
                 'hint_ms': percentiles([run['hint_ms'] for run in runs]),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from stprune_ros import cuda_graph
 from stprune_ros.cuda_graph import WARM_UP_RUNS, capture, capture_graph
 
 
@@ -40,10 +41,11 @@ class Cuda:
         self.generator = Generator()
         self.captures = []  # pools that the allocator believes to be captured into
         self.mended = mended
-        self.replays = 0
+        self.replays = self.streams = 0
         for name in ('device', 'current_stream', 'graph', 'graph_pool_handle', 'set_stream'):
             monkeypatch.setattr(torch.cuda, name, getattr(self, f'_{name}'))
-        monkeypatch.setattr(torch.cuda, 'Stream', Stream)
+        monkeypatch.setattr(torch.cuda, 'Stream', self._make_stream)
+        monkeypatch.setattr(cuda_graph, '_warm_up_streams', {})
         monkeypatch.setattr(torch.cuda, 'stream', self._use)
         monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: self)
         monkeypatch.setattr(torch.cuda, 'default_generators', (self.generator,))
@@ -51,6 +53,10 @@ class Cuda:
 
     def replay(self):
         self.replays += 1
+
+    def _make_stream(self):
+        self.streams += 1
+        return Stream()
 
     @contextmanager
     def _device(self, device):
@@ -151,6 +157,16 @@ def test_a_failed_capture_leaves_nothing_behind(cuda, error):
     assert cuda.captures == []
     assert not cuda.generator.capturing
     assert int(capture(lambda: torch.ones(1), torch.device('cuda:0'))()) == 1
+
+
+def test_captures_share_a_stream_to_warm_up_on(cuda):
+    """A library keeps memory for every stream that it has worked on, and captures come and go."""
+    used = []
+    for _ in range(3):
+        capture(lambda: used.append(cuda.stream) or torch.zeros(1), torch.device('cuda:0'))
+    assert cuda.streams == 1
+    assert len({id(stream) for stream in used[:WARM_UP_RUNS] + used[-3:-1]}) == 1
+    assert used[0] is not cuda.default
 
 
 def test_work_that_fails_before_the_capture_is_not_captured(cuda):
