@@ -103,7 +103,7 @@ def _synchronize() -> None:
 
 
 def measure_methods(size: RingSize, dtype: torch.dtype, runs: int) -> list[Row]:
-    """Percentiles of the time of each of `METHODS`, each run waited for."""
+    """Percentiles of the time of each of `METHODS`, each run waited for, and how long the kernels of one ran."""
     views = random_ring(size, dtype=dtype)
     rows = []
     for name in METHODS:
@@ -116,7 +116,8 @@ def measure_methods(size: RingSize, dtype: torch.dtype, runs: int) -> list[Row]:
             _synchronize()
             if number >= WARM_UP:
                 times.append(1e3 * (time.perf_counter() - started))
-        rows.append({'method': name, 'tokens': size.tokens, 'keep': size.keep, 'runs': runs, 'ms': percentiles(times)})
+        head = {'method': name, 'tokens': size.tokens, 'keep': size.keep, 'runs': runs}
+        rows.append({**head, 'ms': percentiles(times), 'kernel_ms': kernel_ms(run)})
     return rows
 
 
@@ -211,7 +212,8 @@ def _verdict(row: Row) -> str:
 
 def _selection(rows: Sequence[Row]) -> str:
     keys = ('p50', 'p95', 'max')
-    return table(('method', *keys), [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys)) for row in rows])
+    lines = [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys), row['kernel_ms']) for row in rows]
+    return table(('method', *keys, 'kernels'), lines)
 
 
 def _ticks(rows: Sequence[Row]) -> str:
