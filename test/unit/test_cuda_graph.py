@@ -151,8 +151,9 @@ def test_a_failed_capture_leaves_nothing_behind(cuda, error):
             raise error
         return torch.zeros(1)
 
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as caught:
         capture(work, torch.device('cuda:0'))
+    assert caught.value is error, 'what went wrong first is what is told'
     assert cuda.stream is cuda.default
     assert cuda.captures == []
     assert not cuda.generator.capturing
