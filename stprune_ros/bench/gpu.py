@@ -47,7 +47,7 @@ def require_gpu() -> None:
     """Raise StpruneError where torch has no GPU."""
     if not torch.cuda.is_available():
         raise StpruneError(
-            '`stprune bench --gpu` needs a GPU that torch can use, and it finds none;'
+            'stprune bench --gpu needs a GPU that torch can use, and it finds none;'
             ' install a torch build with CUDA, or leave --gpu out to measure the CPU'
         )
 

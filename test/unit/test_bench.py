@@ -262,7 +262,7 @@ def test_a_gpu_bench_needs_a_gpu(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     output = tmp_path / 'bench.json'
     assert cli.main(['bench', '--output', str(output), '--gpu']) == 1
-    assert '`stprune bench --gpu` needs a GPU that torch can use, and it finds none' in capsys.readouterr().err
+    assert 'stprune bench --gpu needs a GPU that torch can use, and it finds none' in capsys.readouterr().err
     assert not output.exists()
 
 
