@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from helpers import tiny_tiles
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TILES = ('llava_onevision', 'internvl', 'smolvlm', 'idefics3', 'gemma3')
 FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'ringworld', *TILES)
@@ -38,18 +38,18 @@ SPECIAL = (
     '<|video_pad|>',
 )
 
+# 'stop' becomes one token, 'slow down' two, 'increase the gap' three; line breaks merge with one another and with dots.
 WORDS = (
     'You look through the cameras of a car. The front view, the left view and the right view, oldest first, now.\n'
-    'The camera has no data. The car drives at 5.0 m/s. What should the driver do? Answer with one word.\n'
-    'none slow_down stop yield increase_gap shift_left shift_right turn_left turn_right\n'
-    'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n'
+    'The camera has no data. The car drives at 5.0 m/s. What should the driver do? Answer with one word.\n\n'
+    'none\nstop\nslow down\nyield\nincrease the gap\nshift left\nshift right\n\n'
+    'Now none, stop, slow, yield, increase, shift, down, gap, left, right.\n\n\n\n'
+    'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n\n'
 )
-# As in published tokenizers: candidates of one to three tokens, with and without a capital or a blank before them, and
-# line breaks that merge wherever two texts meet.
-ANSWERS = ('none', 'stop', 'yield', 'slow down', 'increase gap', 'shift left now')
-LINES = '\n'.join(
-    f'{word}\n\n{word.capitalize()}\n\n {word} {word.capitalize()}' for text in ANSWERS for word in text.split()
-)
+# First words of answers are one token too, with and without a capital or a blank before them.
+FIRST_WORDS = ('none', 'stop', 'yield', 'slow', 'increase', 'shift')
+FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS)
+PIECES = Regex(r' ?\w+| ?[^\w\s]+\n*|\s*\n+|\s+')  # what merges stay within
 
 # The layout of the Qwen templates: turns between <|im_start|> and <|im_end|>, each image between its two vision tokens.
 TEMPLATE = (
@@ -101,13 +101,18 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     qwen: Any = (SPECIAL, '<|im_end|>', '<|endoftext|>', {}, TEMPLATE)
     special, end, pad, named, template = tiny_tiles.TOKENIZERS.get(family, qwen)
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(PIECES, 'isolated'),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
-    backend.train_from_iterator([WORDS, LINES, LINES], trainer)
+    backend.train_from_iterator([WORDS, FORMS, FORMS], trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=end,

@@ -33,7 +33,7 @@ from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
 # Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
-# take its fastest kernel, which long unpruned prompts need most.
+# take its fastest kernel, which long prompts need most. On a CPU that is about where one outweighs the other.
 STATIC_SHARE = 0.1
 KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
