@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,11 @@ def test_every_token_is_that_of_the_whole_text(backend: TransformersBackend, pla
     for question in (QUESTION, OTHER):
         whole = plain_prompt(plain, question, system=system).ids[0].tolist()
         assert [*full.ids.tolist(), *chat.text_ids(question + full.question_suffix)] == whole
+        blank = STYLES[plain.family].answer[0]
         for form in FORMS:
-            stem, (branch,) = chat.answer_ids(question + full.question_suffix, [form])
-            answered = plain_prompt(plain, question, form, system=system).ids[0].tolist()
-            assert [*full.ids.tolist(), *stem, *branch] == answered
+            answer = chat.ids(question + full.question_suffix + chat.answer_prefix + form)
+            answered = plain_prompt(plain, question, blank + form, system=system).ids[0].tolist()
+            assert [*full.ids.tolist(), *answer, chat.end_id] == answered
 
 
 def test_texts_and_images_may_stand_in_any_order(backend: TransformersBackend, plain: PlainModel) -> None:
@@ -78,22 +78,11 @@ def test_texts_and_images_may_stand_in_any_order(backend: TransformersBackend, p
         assert found == Plain(plain, SYSTEM, [*whole, QUESTION]).ids[0].tolist()
 
 
-def test_the_cut_does_not_depend_on_the_other_candidates(backend: TransformersBackend) -> None:
-    asked = QUESTION + backend._chat.prompt('', ['The front view:\n']).question_suffix
-    stem, branches = backend._chat.answer_ids(asked, FORMS[:6])
-    alone = [backend._chat.answer_ids(asked, [form]) for form in FORMS[:6]]
-    assert alone == [(stem, [branch]) for branch in branches]
-    assert all(first != second for first, second in pairwise(sorted(branches)))
-    assert backend._chat.answer_ids(asked, []) == (stem, [])
-
-
 @pytest.mark.parametrize('folder', ['smolvlm'], indirect=True)
 def test_a_blank_before_answers_belongs_to_their_first_word(backend: TransformersBackend) -> None:
     chat = backend._chat
     assert chat.answer_prefix == ' '
-    stem, (stop,) = chat.answer_ids('What now? Assistant:', ['stop'])
-    assert stem == chat.ids('What now? Assistant:') == chat.text_ids('What now? Assistant:')
-    assert stop == [*chat.ids(' stop'), chat.end_id]
+    assert chat.text_ids('What now? Assistant:') == chat.ids('What now? Assistant:')
     assert chat.notes('tiny') == []
 
 
@@ -103,7 +92,6 @@ def test_an_open_thought_is_ended_and_that_is_said(backend: TransformersBackend,
     assert chat.answer_prefix == '\n</think>\n\n'
     ended = chat.ids('<think>\n\n</think>\n\n')
     assert chat.text_ids('<think>\n') == ended
-    assert chat.answer_ids('<think>\n', ['stop']) == (ended, [[*chat.ids('stop'), chat.end_id]])
     assert len(ended) < len(chat.ids('<think>\n')) + len(chat.ids('\n</think>\n\n')), 'its line breaks merge'
     assert backend.info.notes == (
         r"answers of 'thinking' begin behind '\n</think>\n\n', as its chat template has them: it does not think first",

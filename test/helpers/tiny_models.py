@@ -47,6 +47,9 @@ WORDS = (
     'Now none, stop, slow, yield, increase, shift, down, gap, left, right.\n\n\n\n'
     'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n\n'
 )
+# First words of answers are one token too, with and without a capital or a blank before them.
+FIRST_WORDS = ('none', 'stop', 'yield', 'slow', 'increase', 'shift')
+FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS)
 PIECES = Regex(r' ?\w+| ?[^\w\s]+\n*|\s*\n+|\s+')  # what merges stay within
 
 TURNS = (
@@ -64,7 +67,7 @@ THINKING = TURNS.replace(
 ).replace('INVITED', '<think>\\n')
 
 
-def make_tiny_model(path: Path, family: str, seed: int = 0, width: int = 32) -> Path:
+def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> Path:
     """Save a random model of ``family`` (one of FAMILIES) to the folder ``path``; the same seed gives the same weights.
 
     'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack, 'thinking' Qwen3-VL with the template of a
@@ -114,7 +117,7 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([WORDS], trainer)
+    backend.train_from_iterator([WORDS, FORMS, FORMS], trainer)
     backend.add_special_tokens(list(special))
     if family == 'thinking':
         backend.add_tokens([AddedToken(mark, normalized=False) for mark in ('<think>', '</think>')])

@@ -79,17 +79,6 @@ class Chat:
         """
         return self.ids(asked + self.answer_prefix.rstrip(' '))
 
-    def answer_ids(self, asked: str, candidates: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """Tokens up to where answers part, and those of each candidate from there on, with its end.
-
-        ``asked`` is as in `text_ids`. All that stands before an answer is tokenised together with it, and cut before
-        the first token that some candidate changes: so no border splits a merge.
-        """
-        stem = self.text_ids(asked)
-        answers = [[*self.ids(asked + self.answer_prefix + candidate), self.end_id] for candidate in candidates]
-        shared = min((_shared(stem, answer) for answer in answers), default=len(stem))
-        return stem[:shared], [answer[shared:] for answer in answers]
-
     def prompt(self, system: str, content: Sequence[str | VisualFrame]) -> FullPrompt:
         """The prompt with every visual token, and which of them stay; an empty ``system`` leaves that turn out.
 

@@ -19,7 +19,7 @@ from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
 
-TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously
+TEXT_TOKENS = 768  # of a prompt around its images, with its questions, generously
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
