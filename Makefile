@@ -17,7 +17,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 # Another environment's ROS must not leak into this one.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: all venv test test-real test-gpu lint demo clean
+.PHONY: all venv test test-gpu test-real lint demo clean
 
 all: test
 
@@ -36,13 +36,13 @@ test: lint
 	$(PYTEST) test -m 'not slow' -x
 	$(PYTEST) test -m slow || test $$? -eq 5
 
-test-real: $(STAMP)
-	PYTHONPATH=test $(VENV)/bin/python -m real.build_models $(REAL)
-	STPRUNE_REAL_MODELS=$(REAL) $(PYTEST) test/real
-
 # On a machine with a GPU, and a torch build with CUDA in the environment; elsewhere everything is skipped.
 test-gpu: $(STAMP)
 	$(PYTEST) test/gpu
+
+test-real: $(STAMP)
+	PYTHONPATH=test $(VENV)/bin/python -m real.build_models $(REAL)
+	STPRUNE_REAL_MODELS=$(REAL) $(PYTEST) test/real
 
 demo: $(STAMP)
 	$(VENV)/bin/stprune demo --output demo_output

@@ -82,7 +82,9 @@ def test_texts_and_images_may_stand_in_any_order(backend: TransformersBackend, p
 def test_a_blank_before_answers_belongs_to_their_first_word(backend: TransformersBackend) -> None:
     chat = backend._chat
     assert chat.answer_prefix == ' '
-    assert chat.text_ids('What now? Assistant:') == chat.ids('What now? Assistant:')
+    asked = 'What now? Assistant:'
+    assert chat.text_ids(asked) == chat.ids(asked)
+    assert chat.ids(asked + chat.answer_prefix + 'stop') == [*chat.ids(asked), *chat.ids(' stop')]
     assert chat.notes('tiny') == []
 
 
@@ -92,6 +94,7 @@ def test_an_open_thought_is_ended_and_that_is_said(backend: TransformersBackend,
     assert chat.answer_prefix == '\n</think>\n\n'
     ended = chat.ids('<think>\n\n</think>\n\n')
     assert chat.text_ids('<think>\n') == ended
+    assert chat.ids('<think>\n' + chat.answer_prefix + 'stop') == [*ended, *chat.ids('stop')]
     assert len(ended) < len(chat.ids('<think>\n')) + len(chat.ids('\n</think>\n\n')), 'its line breaks merge'
     assert backend.info.notes == (
         r"answers of 'thinking' begin behind '\n</think>\n\n', as its chat template has them: it does not think first",

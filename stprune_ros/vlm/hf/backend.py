@@ -57,9 +57,9 @@ class TransformersBackend:
         stops = model.generation_config.eos_token_id
         self._chat = Chat(tokenizer, family, self._image_id, model.config.text_config.vocab_size)
         self.info = replace(info, notes=(*info.notes, *self._chat.notes(info.model_id)))
-        self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # What the template writes after an answer ends one, also where no file says so.
         self._stop_ids = {tokenizer.eos_token_id, self._chat.end_id, *(stops if isinstance(stops, list) else [stops])}
+        self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
         self._kv_cache: StaticKVCache | None = None  # what the last text was written in
