@@ -6,6 +6,7 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,6 @@ class TransformersBackend:
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
     ) -> None:
-        self.info = info
         self._model = model
         self._tokenizer = tokenizer
         self._family = family
@@ -55,8 +55,10 @@ class TransformersBackend:
         self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
         self.model_pixels = self._tower.model_pixels
         stops = model.generation_config.eos_token_id
-        self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-        self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._chat = Chat(tokenizer, family, self._image_id, model.config.text_config.vocab_size)
+        self.info = replace(info, notes=(*info.notes, *self._chat.notes(info.model_id)))
+        # What the template writes after an answer ends one, also where no file says so.
+        self._stop_ids = {tokenizer.eos_token_id, self._chat.end_id, *(stops if isinstance(stops, list) else [stops])}
         self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
@@ -218,7 +220,7 @@ class TransformersBackend:
         That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
         """
         prefix: Prefix = context.state
-        asked = self._chat.ids(question + prefix.question_suffix)
+        asked = self._chat.text_ids(question + prefix.question_suffix)
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         step, position = torch.tensor(asked), prefix.next_position
         seen = self._seen([*prefix.ids, *asked])
