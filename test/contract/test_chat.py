@@ -48,10 +48,11 @@ def test_every_token_is_that_of_the_whole_text(backend: TransformersBackend, pla
     for question in (QUESTION, OTHER):
         whole = plain_prompt(plain, question, system=system).ids[0].tolist()
         assert [*full.ids.tolist(), *chat.text_ids(question + full.question_suffix)] == whole
+        blank = STYLES[plain.family].answer[0]
         for form in FORMS:
-            found = chat.ids(question + full.question_suffix + chat.answer_prefix + form)
-            answered = plain_prompt(plain, question, form, system=system).ids[0].tolist()
-            assert [*full.ids.tolist(), *found, chat.end_id] == answered
+            answer = chat.ids(question + full.question_suffix + chat.answer_prefix + form)
+            answered = plain_prompt(plain, question, blank + form, system=system).ids[0].tolist()
+            assert [*full.ids.tolist(), *answer, chat.end_id] == answered
 
 
 def test_texts_and_images_may_stand_in_any_order(backend: TransformersBackend, plain: PlainModel) -> None:
