@@ -191,7 +191,6 @@ def test_pruned_is_the_masked_run(backend: TransformersBackend, published: Publi
     assert (masked - plain.logits(last=1)[-1]).abs().max() > 0.01, 'pruning must change something here'
 
 
-@pytest.mark.xfail(strict=True, reason='log-probabilities of tokens are summed: whoever has fewer of them wins')
 def test_guided_choice_does_not_go_by_the_number_of_tokens() -> None:
     """Of six words, three with one token and three with two, random weights choose the longer ones as often as not.
 
