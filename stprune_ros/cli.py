@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stprune_ros.arguments import count, names, positive, ratio, ratios, remap, seed, size
 from stprune_ros.errors import StpruneError
 from stprune_ros.preflight import require_file, require_folder
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
 from stprune_ros.settings import parameter_file
-from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
@@ -36,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except StpruneError as error:
         for line in str(error).splitlines():
-            print(f'stprune: {line}', file=sys.stderr)
+            say(line)
         return 1
     except OSError as error:
         where = f"'{error.filename}': " if error.filename is not None else ''
-        print(f'stprune: {where}{error.strerror or error}', file=sys.stderr)
+        say(f'{where}{error.strerror or error}')
         return 1
     except KeyboardInterrupt:
-        print('stprune: interrupted', file=sys.stderr)
+        say('interrupted')
         return 130
 
 
@@ -64,47 +63,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f'{text} is not a number above 0')
-    return value
-
-
-def count(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 1')
-    return value
-
-
-def ratio(text: str) -> float:
-    """A keep ratio as the parameter table allows it."""
-    try:
-        lookup('pruning.keep_ratio').parse(float(text))
-        return float(text)
-    except StpruneError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def size(text: str) -> tuple[int, int]:
-    """Width and height of an image, as in 1920x1080."""
-    width, separator, height = text.partition('x')
-    if not separator:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
-    return count(width), count(height)
-
-
-def seed(text: str) -> int:
-    """An integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 0')
-    return value
-
-
 def load_settings(path: Path | None) -> Settings:
     """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
 
@@ -118,28 +76,15 @@ def load_settings(path: Path | None) -> Settings:
     return parameter_file.settings_of(found, f'{path}: ')
 
 
+def say(sentence: str) -> None:
+    """A line on stderr."""
+    print(f'stprune: {sentence}', file=sys.stderr, flush=True)
+
+
 def require_rclpy(command: str) -> None:
     """Raise StpruneError where ROS 2 is not installed."""
     if importlib.util.find_spec('rclpy') is None:
         raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
-
-
-def ratios(text: str) -> tuple[float, ...]:
-    """Keep ratios, separated by commas."""
-    return tuple(ratio(part) for part in text.split(','))
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names, separated by commas."""
-    return tuple(text.split(','))
-
-
-def remap(text: str) -> tuple[str, str]:
-    """A pair 'from:=to' of topic names."""
-    source, separator, target = text.partition(':=')
-    if not (separator and source and target):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
-    return source, target
 
 
 def demo_values(path: Path | None) -> dict[str, object]:
@@ -300,7 +245,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         from stprune_ros.results import write_json
 
         plan = EvaluationPlan(methods, options.keep, options.seeds)
-        result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers)
+        result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers, say)
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
         print(to_markdown(result))

@@ -340,8 +340,9 @@ def load_and_activate(node: StpruneNode) -> None:
     """Load what the node's parameters ask for and activate it. Raises StpruneError."""
     from stprune_ros.vlm.loading import load_model
 
-    node.get_logger().info('loading the model')
-    model = load_model(node.settings)
+    log = node.get_logger()
+    log.info('loading the model')
+    model = load_model(node.settings, lambda sentence: log.info(sentence))
     # Importing and compiling take a second, for which the executor has no time once images come.
     from stprune_ros.inference.pipeline import warm_up
 

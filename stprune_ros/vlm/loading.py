@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stprune_ros.errors import ModelError, SettingsError
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
@@ -33,8 +34,8 @@ def require_model(settings: Settings) -> None:
         raise ModelError('\n'.join(faults))
 
 
-def load_model(settings: Settings) -> tuple[Backend, Prompt]:
-    """Backend and prompt of ``model.*`` and ``prompt.file``.
+def load_model(settings: Settings, say: Say = say_nothing) -> tuple[Backend, Prompt]:
+    """Backend and prompt of ``model.*`` and ``prompt.file``; ``say`` gets a line about what takes longer than a second.
 
     Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
     """
@@ -45,21 +46,21 @@ def load_model(settings: Settings) -> tuple[Backend, Prompt]:
         from stprune_ros.vlm.device import use_one_thread
 
         use_one_thread()  # the bundled model is too small for threads to help it
-    backend = load_engine(settings.model.engine, settings)
+    backend = load_engine(settings.model.engine, settings, say)
     return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
 
 
-def load_engine(name: str, settings: Settings) -> Backend:
-    """The model of ``model.*`` on the engine ``name`` of ENGINES.
+def load_engine(name: str, settings: Settings, say: Say = say_nothing) -> Backend:
+    """The model of ``model.*`` on the engine ``name`` of ENGINES; ``say`` as in `load_model`.
 
     Raises SettingsError for an unknown engine, ModelError where the model cannot be loaded.
     """
     if name not in ENGINES:
         raise SettingsError(f"parameter 'model.engine' is '{name}'; known are {', '.join(sorted(ENGINES))}")
-    return ENGINES[name](settings)
+    return ENGINES[name](settings, say)
 
 
-def _load_transformers(settings: Settings) -> Backend:
+def _load_transformers(settings: Settings, say: Say) -> Backend:
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
     return TransformersBackend.load(
@@ -70,11 +71,12 @@ def _load_transformers(settings: Settings) -> Backend:
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
         quantization=settings.model.quantization,
+        say=say,
     )
 
 
 # Loaders by the name of their engine; a library is imported only when its engine is asked for.
-ENGINES: Mapping[str, Callable[[Settings], Backend]] = {'transformers': _load_transformers}
+ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {'transformers': _load_transformers}
 
 
 def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:

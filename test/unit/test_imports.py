@@ -18,7 +18,7 @@ MAX_LINES = 400
 
 # From the bottom up: a room may import those on lower floors, and nothing beside or above itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ('errors', 'parameter', 'resources', 'results', 'cuda_graph'),
+    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph'),
     ('pruning',),
     ('settings',),
     ('core',),
@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('inference', 'ringworld'),
     ('ros', 'replay', 'evaluation', 'bench'),
     ('init',),
-    ('preflight',),
+    ('arguments', 'preflight'),
     ('demo', 'check', 'cli'),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -73,6 +73,7 @@ TORCH_FREE = (
     'vlm/hf/folder_faults.py',
     'vlm/hf/weight_faults.py',
     'vlm/hf/model_folder.py',
+    'vlm/hf/weight_digest.py',
     'evaluation/variants.py',
     'pruning/__init__.py',
     'pruning/config.py',

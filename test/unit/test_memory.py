@@ -16,7 +16,8 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
-from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, gib, kv_bytes, kv_shape, summary_text, weight_bytes
+from stprune_ros.vlm.hf.files import gib
+from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, kv_bytes, kv_shape, summary_text, weight_bytes
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'

@@ -14,7 +14,7 @@ from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.family import Family, Size, value
-from stprune_ros.vlm.hf.files import Tensor, tensors
+from stprune_ros.vlm.hf.files import Tensor, gib, tensors
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -154,8 +154,3 @@ def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
     lines = [f'{name:<22}{gib(size):>12}  {note}'.rstrip() for name, size, note in rows]
     free = gib(memory.free) if memory.free is not None else 'not known'
     return '\n'.join([*lines, f'{"free":<22}{free:>12}  {memory.source}'])
-
-
-def gib(size: int) -> str:
-    """Bytes in words; small ones in MiB."""
-    return f'{size / 2**30:.2f} GiB' if size >= 2**29 else f'{size / 2**20:.2f} MiB'
