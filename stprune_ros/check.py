@@ -43,10 +43,14 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
         return 0
     from stprune_ros.vlm.loading import check_memory
 
-    text, fits = check_memory(settings, size)
+    text, fits, warning = check_memory(settings, size)
     print(text)
     if not fits:
-        raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
+        raise StpruneError(
+            'the model does not fit: lower history.frames, pruning.keep_ratio or model.max_image_pixels, or quantize it'
+        )
+    if warning:
+        print(f'{file}: {warning}', file=sys.stderr)
     return 0
 
 

@@ -94,10 +94,10 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
-def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
-    """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
+def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:
+    """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
 
-    Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
@@ -108,7 +108,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
     from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
+    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text, tight
     from stprune_ros.vlm.hf.pretrained import read_parts
 
     device = find_device(settings.model.device)
@@ -121,7 +121,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits
+    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
 
 
 def model_path(settings: Settings) -> str:

@@ -25,14 +25,11 @@ from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
-from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
+from stprune_ros.vlm.hf.static_cache import STATIC_SHARE, Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
-# take its fastest kernel, which long unpruned prompts need most.
-STATIC_SHARE = 0.1
 
 
 class TransformersBackend:
