@@ -44,6 +44,7 @@ from stprune_ros.settings.topic_names import expand, image_template
 if TYPE_CHECKING:
     from stprune_ros.inference.pipeline import Pipeline
     from stprune_ros.vlm.backend import Backend
+    from stprune_ros.vlm.hint_calibration import HintCalibration
     from stprune_ros.vlm.prompt import Prompt
 
 NODE_NAME = 'stprune_node'
@@ -67,6 +68,7 @@ class StpruneNode(Node):
         named = {*cameras.names, *cameras.critical, cameras.anchor}
         self._rig = CameraRig.from_file(cameras.rig_file, named) if cameras.rig_file else None
         self._cameras = camera_names(self.settings, self._rig)
+        self._calibration: HintCalibration | None = None
         self._warned: set[str] = set()
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
@@ -79,12 +81,13 @@ class StpruneNode(Node):
 
     def configure(self, backend: Backend, prompt: Prompt) -> None:
         """Take a loaded model and create the publishers."""
-        self._backend, self._prompt = backend, prompt
+        self._backend, self._prompt, self._calibration = backend, prompt, prompt.calibration
         self._outputs = Outputs(self, self._warn_once)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         info = backend.info
         host = f'{info.family}, {info.device}, {info.dtype}'
-        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}")
+        applied = f', hint calibration {prompt.calibration.id}' if prompt.calibration is not None else ''
+        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {prompt.id}{applied}")
         for note in info.notes:
             self._warn_once(note)
 
@@ -144,6 +147,8 @@ class StpruneNode(Node):
         return ended
 
     def _change_settings(self, settings: Settings) -> None:
+        if self._calibration is not None:
+            self._calibration.require_settings(settings)
         self.settings = settings
 
     def _use_rig(self, rig: CameraRig) -> None:
@@ -275,7 +280,7 @@ class StpruneNode(Node):
         self._publish_status(Status.NO_HINT, self._window, notes)
 
     def _publish_status(self, status: Status, window: Window | None, notes: Sequence[str]) -> None:
-        provenance = provenance_of(self.settings, self._backend.info, self._prompt.id)
+        provenance = provenance_of(self.settings, self._backend.info, self._prompt)
         answer = Answer.without_result(status, window, provenance, notes=notes)
         self._outputs.hint(answer, self.settings)
         self._outputs.description(answer, self.settings)

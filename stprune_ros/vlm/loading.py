@@ -6,6 +6,7 @@ A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stprune_ros.errors import ModelError, SettingsError
@@ -14,7 +15,15 @@ from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.folder_faults import packed_bits
-from stprune_ros.vlm.hf.model_folder import hub_snapshot, inspect_folder, locate_folder, locate_model, packing_fault
+from stprune_ros.vlm.hf.model_folder import (
+    find_model,
+    hub_snapshot,
+    inspect_folder,
+    locate_folder,
+    locate_model,
+    packing_fault,
+)
+from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
@@ -25,29 +34,48 @@ DEFAULT_VIEWS = 6  # of a ring whose cameras are not named yet
 def require_model(settings: Settings) -> None:
     """Raise what `load_model` would say about the files that it reads, before torch is imported.
 
-    Raises ModelError naming all that is wrong with the prompt file or the model folder.
+    Raises ModelError naming all that is wrong with the prompt file, the calibration file or the model folder.
     """
-    if settings.prompt.file:
-        Prompt.load(settings.prompt.file)
+    prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
+    load_calibration(settings, prompt)
     faults, _ = inspect_model(settings)
     if faults:
         raise ModelError('\n'.join(faults))
 
 
 def load_model(settings: Settings, say: Say = say_nothing) -> tuple[Backend, Prompt]:
-    """Backend and prompt of ``model.*`` and ``prompt.file``; ``say`` gets a line about what takes longer than a second.
+    """Backend and prompt of ``model.*`` and ``prompt.*``; ``say`` gets a line about what takes longer than a second.
 
     Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
     """
     path = model_path(settings)
     # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
+    calibration = load_calibration(settings, prompt)
     if not settings.model.path:
         from stprune_ros.vlm.device import use_one_thread
 
         use_one_thread()  # the bundled model is too small for threads to help it
     backend = load_engine(settings.model.engine, settings, say)
-    return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
+    prompt = prompt or Prompt.load(prompt_file(path, settings.model.revision))
+    if calibration is not None:
+        calibration.require_prompt(prompt.id, prompt.behaviors)
+        calibration.require_model(backend.info.model_id, backend.info.revision)
+    return backend, replace(prompt, calibration=calibration)
+
+
+def load_calibration(settings: Settings, prompt: Prompt | None = None) -> HintCalibration | None:
+    """The calibration that ``prompt.calibration`` names, None where it is empty.
+
+    Raises ModelError where it cannot be read, or does not hold for these settings or for ``prompt``.
+    """
+    if not settings.prompt.calibration:
+        return None
+    found = HintCalibration.load(settings.prompt.calibration)
+    found.require_settings(settings)
+    if prompt is not None:
+        found.require_prompt(prompt.id, prompt.behaviors)
+    return found
 
 
 def load_engine(name: str, settings: Settings, say: Say = say_nothing) -> Backend:
@@ -92,6 +120,21 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     if not faults:
         faults = packing_fault(folder, packed_bits(folder), settings.model.quantization)
     return faults, notes
+
+
+def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
+    """Raise ModelError where the calibration of ``prompt.calibration`` is not for the model and prompt of ``settings``.
+
+    Reads the weights of a folder for their digest, unless that is known; ``say`` as in `load_model`.
+    """
+    calibration = load_calibration(settings)
+    if calibration is None:
+        return
+    path, model = model_path(settings), settings.model
+    prompt = Prompt.load(settings.prompt.file or prompt_file(path, model.revision))
+    calibration.require_prompt(prompt.id, prompt.behaviors)
+    folder = find_model(path, model.revision, model.allow_download, say)
+    calibration.require_model(folder.model_id, folder.revision)
 
 
 def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:

@@ -30,6 +30,7 @@ import yaml
 from stprune_ros.core.types import Behavior, EgoState
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.hint_calibration import HintCalibration
 
 VIEW_FIELDS = ('direction', 'camera', 'frames')
 MISSING_FIELDS = ('direction', 'camera')
@@ -57,7 +58,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order."""
+    """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order.
+
+    ``calibration`` is what the scores of the candidates go through, where the settings name one.
+    """
 
     id: str
     system: str
@@ -68,6 +72,12 @@ class Prompt:
     hint_question: str
     candidates: tuple[tuple[Behavior, str], ...]
     describe_question: str
+    calibration: HintCalibration | None = None
+
+    @property
+    def behaviors(self) -> tuple[Behavior, ...]:
+        """The behaviors of the candidates, in file order."""
+        return tuple(behavior for behavior, _ in self.candidates)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:

@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('core',),
     ('io', 'vlm'),
     ('inference', 'ringworld'),
-    ('ros', 'replay', 'evaluation', 'bench'),
+    ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
     ('init',),
     ('arguments', 'preflight'),
     ('demo', 'check', 'cli'),
@@ -62,7 +62,7 @@ ALONE = {
     'triton': ('pruning/greedy_cuda.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
-        *('evaluation/', 'bench/'),
+        *('evaluation/', 'bench/', 'calibrate/fit.py'),
     ),
 }
 TORCH_FREE = (
@@ -201,6 +201,7 @@ def test_no_file_is_too_long():
         ('stprune_ros.check', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.vlm.loading', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.replay.command', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
+        ('stprune_ros.calibrate.command', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.cli', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
     ],
 )
