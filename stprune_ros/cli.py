@@ -15,7 +15,7 @@ from pathlib import Path
 
 from stprune_ros.arguments import count, names, positive, ratio, ratios, remap, seed, size
 from stprune_ros.errors import StpruneError
-from stprune_ros.preflight import require_file, require_folder
+from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
 from stprune_ros.settings import parameter_file
@@ -180,6 +180,7 @@ def _calibrate(command: argparse.ArgumentParser) -> None:
     def run(options: argparse.Namespace) -> int:
         values = changed_settings(options)
         require_file(options.output, '.yaml')
+        require_other(options.output, {'truth': options.truth, 'parameter file': options.params})
         from stprune_ros.calibrate.command import CalibrationPlan
         from stprune_ros.calibrate.command import run as calibrate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,8 +80,8 @@ class DriveScorer:
                 if answer is not None:
                     hinted.append(answer)
                     shown = window
-                self._tell(windows)
-            self._tell(windows)
+                self._tell([*_taken(windows), *(answer.notes if answer is not None else ())])
+            self._tell(_taken(windows))
             if shown is None:
                 raise BagError(f"no tick of bag '{path}' has a hint that counts: {why}")
             free = self._nothing_to_see(windows, shown) if self._content_free else np.zeros(len(self._prompt.behaviors))
@@ -116,10 +116,8 @@ class DriveScorer:
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             pipeline.free()
             why = f'inference failed: {one_line(error)}'
-            self._once(why)
+            self._tell([why])
             return None, why
-        for note in answer.notes:
-            self._once(note)
         if answer.hint.status.is_valid:
             return answer, ''
         return None, ', '.join([answer.hint.status.name, *answer.notes[:1]])
@@ -138,16 +136,18 @@ class DriveScorer:
             raise BagError(f"bag '{windows.bag.path}' with grey pictures has no hint that counts: {why}")
         return log_probabilities(answer)
 
-    def _tell(self, windows: BagWindows) -> None:
-        sentences = [*windows.errors, *windows.notes]
-        windows.errors, windows.notes = [], []
+    def _tell(self, sentences: Iterable[str]) -> None:
         for sentence in sentences:
-            self._once(sentence)
+            if sentence not in self._said:
+                self._said.add(sentence)
+                self._say(sentence)
 
-    def _once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.add(sentence)
-            self._say(sentence)
+
+def _taken(windows: BagWindows) -> list[str]:
+    """What is to be said about a bag so far, which is then taken out of ``windows``."""
+    sentences = [*windows.errors, *windows.notes]
+    windows.errors, windows.notes = [], []
+    return sentences
 
 
 def log_probabilities(answer: Answer) -> np.ndarray:
