@@ -103,14 +103,16 @@ class Backend(Protocol):
         ...
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        """Log-probability of each candidate as the whole answer to ``question``, in one pass.
+        """Log-probability of each candidate as the answer to ``question``, in one pass.
 
-        The end of the turn counts, so that no candidate is the beginning of another.
+        Over the candidates alone: their probabilities sum to one. How many tokens a candidate has does not move it, nor
+        do the forms in which it may be written; see `guided_choice`.
+        Raises ModelError naming candidates that the model cannot tell apart.
         """
         ...
 
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        """`score` for several questions about the same context, in one pass."""
+        """`score` for several questions about the same context, in one pass; each question's sum to one."""
         ...
 
     def generate(

@@ -6,6 +6,8 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -18,6 +20,7 @@ from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
+from stprune_ros.vlm.guided_choice import GuidedChoice, guided_choice
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.files import gib
@@ -30,6 +33,7 @@ from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
+KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
 
 class TransformersBackend:
@@ -49,6 +53,7 @@ class TransformersBackend:
         stops = model.generation_config.eos_token_id
         self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
         self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
         self._kv_cache: StaticKVCache | None = None  # what the last text was written in
@@ -170,26 +175,19 @@ class TransformersBackend:
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         """See `Backend.score_all`.
 
-        Questions and candidates stand in one sequence behind the prefix, as a tree: each question at the position that
-        follows the prefix, its candidates behind it, and nobody sees another branch. So the prefix is neither run nor
-        copied once per candidate.
+        Questions and the beginnings of candidates stand in one sequence behind the prefix, as a tree: each at the
+        position that follows what is before it, and nobody sees another path. So neither the prefix nor what questions
+        or candidates share is run twice, and what follows the last branch is not run at all.
         """
         prefix: Prefix = context.state
+        choices = [self._choice(question + prefix.question_suffix, tuple(candidates)) for question, candidates in asked]
+        branches = [branch for choice in choices for branch in choice.branches]
+        if not branches:
+            return [choice.log_probabilities([]) for choice in choices]
         token_tree = TokenTree()
-        wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
-        for question, candidates in asked:
-            stem = token_tree.grow(self._chat.ids(question + prefix.question_suffix), None)
-            answers = [
-                [*self._chat.ids(self._chat.answer_prefix + candidate), self._chat.end_id] for candidate in candidates
-            ]
-            # Nothing is predicted from the end token, so it need not be run.
-            branches = [token_tree.grow(answer[:-1], stem) for answer in answers]
-            wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
-        # Nothing is read from inside a question: its rows need not go through the vocabulary.
-        needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
-        if not needed:
-            return [[] for _ in wanted]
-        index = {row: number for number, row in enumerate(needed)}
+        rows = [token_tree.grow(branch.path) for branch in branches]
+        # Only there is anything read: other rows need not go through the vocabulary.
+        needed = sorted({*rows})
         logits = self._forward(
             torch.tensor(token_tree.ids),
             torch.tensor(token_tree.depths).add(prefix.next_position)[None],
@@ -198,10 +196,12 @@ class TransformersBackend:
             token_tree.visible(len(prefix.ids)),
             torch.tensor(needed),
         )
-        logprobs = logits.float().log_softmax(-1).cpu()
+        index = {row: number for number, row in enumerate(needed)}
+        wanted = [(index[row], token) for row, branch in zip(rows, branches) for token in branch.tokens]
+        found = iter(logits[tuple(torch.tensor(wanted, device=self._device).T)].float().tolist())
         return [
-            [float(logprobs[[index[row] for row in rows], answer].sum()) for rows, answer in answers]
-            for answers in wanted
+            choice.log_probabilities([list(islice(found, len(branch.tokens))) for branch in choice.branches])
+            for choice in choices
         ]
 
     def generate(
@@ -247,6 +247,21 @@ class TransformersBackend:
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _new_choice(self, asked: str, candidates: tuple[str, ...]) -> GuidedChoice:
+        """The choice among ``candidates`` behind ``asked``, the question with what the template writes after it.
+
+        Raises ModelError for candidates that a trained model cannot tell apart, or has no tokens for.
+        """
+        unknown = self._tokenizer.unk_token_id
+        for text in candidates if self.info.trained and unknown is not None else ():
+            if unknown in self._chat.ids(text):
+                raise ModelError(
+                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
+                )
+        return guided_choice(
+            candidates, self._chat.answer_prefix, lambda text: self._chat.ids(asked + text), self._chat.end_id
+        )
 
     def _forward(
         self,
