@@ -48,7 +48,7 @@ class CalibrationPlan:
             return self.bags, self.held_out
         if len(self.bags) < 2:
             raise BagError(
-                f"there is only bag '{self.bags[0]}': give another one to judge on, what is fitted on a drive cannot be"
+                f"there is only bag '{self.bags[0]}': give another one to hold out, what is fitted on a drive cannot be"
                 ' judged on it'
             )
         count = max(1, len(self.bags) // HELD_OUT_SHARE)
@@ -90,8 +90,14 @@ def run(plan: CalibrationPlan, settings: Settings) -> int:
     before, after = result.judged.before.log_loss, result.judged.after.log_loss
     if after > before:
         raise StpruneError(
-            f'on the {len(judged)} bags to judge on the calibration makes the log loss worse, {before:.4f} to'
-            f" {after:.4f}: '{plan.output}' is not written; fit on more and more varied drives"
+            f'on the {len(judged)} held-out bags the calibration makes the log loss worse, {before:.4f} to {after:.4f}:'
+            f" '{plan.output}' is not written; fit on more and more varied drives"
+        )
+    before, after = (one.expected_calibration_error for one in (result.judged.before, result.judged.after))
+    if after > before:
+        _say(
+            f'on the {len(judged)} held-out bags the expected calibration error rises, {before:.4f} to {after:.4f}: they'
+            ' are too few, or unlike those that were fitted on'
         )
     write(plan.output, result, settings, backend.info, prompt.id)
     print(f"wrote   '{plan.output}' and '{plan.output.with_suffix('.png')}'")

@@ -245,7 +245,7 @@ def test_bad_input_is_one_sentence_and_leaves_the_last_result(bags, tmp_path: Pa
     inside = next(own[0].glob('*.mcap'))
     for given, more, words in (
         (bags, (), f"bag '{bags[0]}' has no truth.json beside it: give --truth FILE"),
-        (bags[:1], ('--truth', all_bags), f"there is only bag '{bags[0]}': give another one to judge on"),
+        (bags[:1], ('--truth', all_bags), f"there is only bag '{bags[0]}': give another one to hold out"),
         ([bags[0], bags[0]], ('--truth', all_bags), f"bag '{bags[0]}' is given twice, also as '{bags[0]}'"),
         ([own[0]], ('--held-out', inside), f"bag '{inside}' is given twice, also as '{own[0]}'"),
         (bags, ('--truth', some), f"truth file '{some}' has no line for bag 'drive_1'; its bags are drive_0"),
@@ -285,7 +285,7 @@ def test_a_calibration_that_makes_held_out_drives_worse_is_not_written(bags, tmp
     assert calibrate(own, output, params) == 1
     streams = capsys.readouterr()
     assert 'before' in streams.out, 'the figures are shown all the same'
-    assert 'on the 1 bags to judge on the calibration makes the log loss worse' in streams.err
+    assert 'on the 1 held-out bags the calibration makes the log loss worse' in streams.err
     assert f"'{output}' is not written" in streams.err
     assert not output.exists() and not (tmp_path / 'c.png').exists()
 
