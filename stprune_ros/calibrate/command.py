@@ -96,8 +96,8 @@ def run(plan: CalibrationPlan, settings: Settings) -> int:
     before, after = (one.expected_calibration_error for one in (result.judged.before, result.judged.after))
     if after > before:
         _say(
-            f'on the {len(judged)} held-out bags the expected calibration error rises, {before:.4f} to {after:.4f}: they'
-            ' are too few, or unlike those that were fitted on'
+            f'on the {len(judged)} held-out bags the expected calibration error rises, {before:.4f} to {after:.4f}:'
+            ' they are too few, or unlike those that were fitted on'
         )
     write(plan.output, result, settings, backend.info, prompt.id)
     print(f"wrote   '{plan.output}' and '{plan.output.with_suffix('.png')}'")
