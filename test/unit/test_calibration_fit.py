@@ -106,17 +106,19 @@ def test_no_correction_changes_nothing():
 
 
 def test_figures_by_hand():
-    shares = np.array([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.3, 0.7, 0.0]])
-    truth = np.array([0, 1, 1, 0])
+    shares = np.array([[0.9, 0.1, 0.0], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.3, 0.7, 0.0], [0.1, 0.4, 0.5]])
+    truth = np.array([0, 1, 1, 0, 1])
     found = quality(shares, truth, none=0)
-    assert found.ticks == 4
-    assert found.accuracy == 0.5
-    assert found.log_loss == pytest.approx(-np.log([0.9, 0.3, 0.7, 0.3]).mean())
-    # Confidences 0.9 (right), 0.6 (wrong), and 0.7 twice (right, wrong).
-    assert found.expected_calibration_error == pytest.approx((0.1 + 0.6 + 2 * 0.2) / 4)
+    assert found.ticks == 5
+    assert found.accuracy == 0.4
+    assert found.log_loss == pytest.approx(-np.log([0.9, 0.3, 0.7, 0.3, 0.4]).mean())
+    # Confidences 0.9 (right), 0.6 (wrong), 0.7 twice (right, wrong), 0.5 (wrong).
+    assert found.expected_calibration_error == pytest.approx((0.1 + 0.6 + 2 * 0.2 + 0.5) / 5)
     assert (found.missed, found.needless) == (1, 1)
     assert found.bins[9].tolist() == pytest.approx([1, 0.9, 1.0])
-    assert found.bins[:, 0].tolist() == [0, 0, 0, 0, 0, 0, 1, 2, 0, 1]
+    assert found.bins[:, 0].tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 0, 1]
+    others = quality(shares, truth, none=1)
+    assert (others.missed, others.needless) == (1, 2)
 
 
 def test_confidence_of_one_and_impossible_truths_have_a_place():
