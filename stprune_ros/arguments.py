@@ -1,12 +1,20 @@
-"""The types of command-line arguments: each turns a text into a value, or says in one sentence what is allowed."""
+"""What commands share: the types of their arguments, and the settings that a parameter file and options give.
+
+A type turns a text into a value, or says in one sentence what is allowed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
+import sys
+from pathlib import Path
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
+from stprune_ros.settings.settings import Settings
 
 
 def positive(text: str) -> float:
@@ -66,3 +74,41 @@ def remap(text: str) -> tuple[str, str]:
     if not (separator and source and target):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
     return source, target
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
+
+    Raises SettingsError naming all that is wrong.
+    """
+    if path is None:
+        return Settings()
+    found = parameter_file.ParameterFile.read(path)
+    for note in found.notes:
+        print(f'{path}: {note}', file=sys.stderr)
+    return parameter_file.settings_of(found, f'{path}: ')
+
+
+def changed_settings(options: argparse.Namespace) -> Settings:
+    """The settings of --params with --keep and --method in their places."""
+    given = {'pruning.keep_ratio': options.keep, 'pruning.method': options.method}
+    return load_settings(options.params).changed({name: value for name, value in given.items() if value is not None})
+
+
+def say(sentence: str) -> None:
+    """A line on stderr."""
+    print(f'stprune: {sentence}', file=sys.stderr, flush=True)
+
+
+def require_rclpy(command: str) -> None:
+    """Raise StpruneError where ROS 2 is not installed."""
+    if importlib.util.find_spec('rclpy') is None:
+        raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
+
+
+def demo_values(path: Path | None) -> dict[str, object]:
+    """The values of a parameter file that is right; SettingsError naming all that is wrong. Others stay the demo's."""
+    if path is None:
+        return {}
+    load_settings(path)
+    return parameter_file.read_file(path)

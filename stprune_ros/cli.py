@@ -6,20 +6,31 @@ Everything heavy is imported inside the command that needs it, so that `stprune 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stprune_ros.arguments import count, names, positive, ratio, ratios, remap, seed, size
+from stprune_ros.arguments import (
+    changed_settings,
+    count,
+    demo_values,
+    load_settings,
+    names,
+    positive,
+    ratio,
+    ratios,
+    remap,
+    require_rclpy,
+    say,
+    seed,
+    size,
+)
 from stprune_ros.errors import StpruneError
 from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
-from stprune_ros.settings import parameter_file
-from stprune_ros.settings.settings import Settings
 
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
@@ -62,44 +73,6 @@ def parser() -> argparse.ArgumentParser:
     _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
-
-
-def load_settings(path: Path | None) -> Settings:
-    """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
-
-    Raises SettingsError naming all that is wrong.
-    """
-    if path is None:
-        return Settings()
-    found = parameter_file.ParameterFile.read(path)
-    for note in found.notes:
-        print(f'{path}: {note}', file=sys.stderr)
-    return parameter_file.settings_of(found, f'{path}: ')
-
-
-def changed_settings(options: argparse.Namespace) -> Settings:
-    """The settings of --params with --keep and --method in their places."""
-    given = {'pruning.keep_ratio': options.keep, 'pruning.method': options.method}
-    return load_settings(options.params).changed({name: value for name, value in given.items() if value is not None})
-
-
-def say(sentence: str) -> None:
-    """A line on stderr."""
-    print(f'stprune: {sentence}', file=sys.stderr, flush=True)
-
-
-def require_rclpy(command: str) -> None:
-    """Raise StpruneError where ROS 2 is not installed."""
-    if importlib.util.find_spec('rclpy') is None:
-        raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
-
-
-def demo_values(path: Path | None) -> dict[str, object]:
-    """The values of a parameter file that is right; SettingsError naming all that is wrong. Others stay the demo's."""
-    if path is None:
-        return {}
-    load_settings(path)
-    return parameter_file.read_file(path)
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -326,12 +299,24 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
+    extent.add_argument(
+        '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
+    )
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
+        from stprune_ros.results import write_json
+
+        if options.gpu:
+            from stprune_ros.bench import gpu
+
+            gpu.require_gpu()
+            result = gpu.bench_gpu()
+            write_json(options.output, result)
+            print(gpu.to_markdown(result))
+            return 0
         from stprune_ros.bench.bench import bench
         from stprune_ros.bench.report import to_markdown, write_plot
-        from stprune_ros.results import write_json
 
         result = bench(options.quick, options.whole)
         write_json(options.output, result)

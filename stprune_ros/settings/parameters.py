@@ -17,6 +17,15 @@ ENGINE_NAMES = ('transformers',)  # loaders of that name are in vlm/loading
 
 
 @dataclass(frozen=True)
+class LifecycleSettings:
+    """``lifecycle``: the states of a managed node."""
+
+    autostart: bool = parameter(
+        True, 'load the model and begin to work at start; off: wait for the transitions configure and activate'
+    )
+
+
+@dataclass(frozen=True)
 class CameraSettings:
     """``cameras``: the ring."""
 
@@ -131,6 +140,9 @@ class ModelSettings:
     max_image_pixels: int = parameter(
         0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24
     )
+    load_timeout_ms: float = parameter(
+        600000.0, 'loading that takes longer ends the process; 0: it may take for ever', 0.0, 86400000.0
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +173,23 @@ class InferenceSettings:
     )
     describe: bool = parameter(True, 'write a scene description after the hint', dynamic=True)
     max_new_tokens: int = parameter(64, 'longest description in tokens', 1, 1024, dynamic=True)
+    max_failures: int = parameter(
+        20, 'inference that fails this many times in a row ends the process; 0: it never does', 0, 1000000, dynamic=True
+    )
+    watchdog_ms: float = parameter(
+        10000.0,
+        'a tick that takes longer hangs: that is an error, and its answer is dropped; 0: no tick ever hangs',
+        0.0,
+        3600000.0,
+        dynamic=True,
+    )
+    abort_ms: float = parameter(
+        60000.0,
+        'a tick that takes longer ends the process, as does a process that stands still for so long; 0: neither does',
+        0.0,
+        86400000.0,
+        dynamic=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,9 +202,17 @@ class OutputSettings:
     heartbeat_ms: float = parameter(
         1000.0, 'a NO_HINT heartbeat goes out when nothing else did for this long', 10.0, 60000.0
     )
+    max_ahead_ms: float = parameter(
+        100.0,
+        "an answer whose anchor stamp is farther than this ahead of the node's clock goes out as STALE",
+        0.0,
+        60000.0,
+        dynamic=True,
+    )
 
 
 GROUPS: Mapping[str, type] = {
+    'lifecycle': LifecycleSettings,
     'cameras': CameraSettings,
     'topics': TopicSettings,
     'sync': SyncSettings,

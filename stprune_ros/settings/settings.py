@@ -20,6 +20,7 @@ from stprune_ros.settings.parameters import (
     HistorySettings,
     InferenceSettings,
     LatencySettings,
+    LifecycleSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
@@ -37,6 +38,7 @@ class Settings:
     Raises SettingsError for a value out of range or two values that contradict each other.
     """
 
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     cameras: CameraSettings = field(default_factory=CameraSettings)
     topics: TopicSettings = field(default_factory=TopicSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
@@ -90,6 +92,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
         *_camera_contradictions(groups['cameras'], groups['sync']),
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
         *_calibration_contradictions(groups['latency'], groups['prompt']),
+        *_watchdog_contradictions(groups['inference']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
@@ -150,5 +153,20 @@ def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, ou
         problems.append(
             f"parameter 'latency.target_ms' is {latency.target_ms:g}, more than 'output.valid_for_ms',"
             f' {output.valid_for_ms:g}: hints would have expired when they come'
+        )
+    return problems
+
+
+def _watchdog_contradictions(inference: InferenceSettings) -> list[str]:
+    problems = []
+    if inference.watchdog_ms and inference.deadline_ms > inference.watchdog_ms:
+        problems.append(
+            f"parameter 'inference.deadline_ms' is {inference.deadline_ms:g}, more than 'inference.watchdog_ms',"
+            f' {inference.watchdog_ms:g}: answers in time would be dropped as those of a hang'
+        )
+    if inference.abort_ms and inference.abort_ms < inference.watchdog_ms:
+        problems.append(
+            f"parameter 'inference.abort_ms' is {inference.abort_ms:g}, less than 'inference.watchdog_ms',"
+            f' {inference.watchdog_ms:g}: the process would end before a hang is said'
         )
     return problems

@@ -173,7 +173,7 @@ def test_what_candidates_share_is_run_once_and_what_is_forced_not_at_all(backend
 def test_no_candidate_wins_for_having_fewer_tokens(backend: TransformersBackend) -> None:
     """Random weights prefer nothing: candidates of two and three tokens win as often as chance has it."""
     torch.manual_seed(4)
-    choices = ['none', 'slow down', 'stop', 'yield', 'increase gap', 'shift left now']
+    choices = ['none', 'slow down', 'stop', 'yield', 'shift left', 'increase the gap']
     tokens = [len(backend._chat.ids(backend._chat.answer_prefix + text)) for text in choices]
     assert tokens == [1, 2, 1, 1, 2, 3]
     context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3)))

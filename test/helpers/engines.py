@@ -23,7 +23,7 @@ CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'
 OTHER = 'Describe the road.'
-CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'shift left now']  # of one to three tokens
+CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'increase the gap']  # of one to three tokens
 SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
 
 
@@ -74,16 +74,17 @@ def plain_scores(
     blank = STYLES[plain.family].answer[0] if blank is None else blank
     texts = {name: [name, name[0].swapcase() + name[1:]] for name in candidates}
     forms = [(name, before + text) for name in candidates for before in {blank, ''} for text in texts[name]]
-    asked = plain_prompt(plain, question).length
     passes = [plain_prompt(plain, question, text) for _, text in forms]
-    answers = [(whole.ids[0, asked:].tolist(), whole.logits(keeps)[asked - 1 :].double()) for whole in passes]
+    answers = [(whole.ids[0].tolist(), whole.logits(keeps).double()) for whole in passes]
+    # Not where the prompt ends without an answer: its last token may merge with what follows.
+    alike = next(place for place, tokens in enumerate(zip(*(ids for ids, _ in answers))) if len({*tokens}) > 1)
     shares = dict.fromkeys(candidates, 0.0)
     for (name, _), (ids, logits) in zip(forms, answers, strict=True):
         share = 1.0
-        for place, token in enumerate(ids):
+        for place in range(alike, len(ids)):
             followers = {other[place] for other, _ in answers if other[:place] == ids[:place]}
-            weights = {follower: float(logits[place, follower].exp()) for follower in followers}
-            share *= weights[token] / sum(weights.values())
+            weights = {follower: float(logits[place - 1, follower].exp()) for follower in followers}
+            share *= weights[ids[place]] / sum(weights.values())
         shares[name] += share
     return [math.log(share) for share in shares.values()]
 

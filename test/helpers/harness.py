@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 import rclpy
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
+from helpers import faulty_node
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -108,6 +109,28 @@ class Listener:
 
     def act(self) -> None:
         """What is to be done meanwhile."""
+
+    def diagnostic(self, name: str) -> DiagnosticStatus | None:
+        """The newest status of that name."""
+        found = [one for array in self.diagnostics[-1:] for one in array.status if one.name.endswith(f': {name}')]
+        return found[0] if found else None
+
+    def wait_for_diagnostic(self, name: str, message: str, node: NodeProcess) -> dict[str, str]:
+        """The values of the status ``name`` once it says ``message``."""
+
+        def says() -> bool:
+            found = self.diagnostic(name)
+            return found is not None and found.message == message
+
+        self.wait_until(says, f"'{message}' of {name}", node)
+        found = self.diagnostic(name)
+        assert found is not None
+        return {pair.key: pair.value for pair in found.values}
+
+    def wait_for_end(self, node: NodeProcess) -> int:
+        """Listen until the node has ended; its exit code."""
+        self.listen_until(lambda: node.process.poll() is not None, TIMEOUT_S)
+        return node.wait()
 
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:
         """The response of a service of the node."""
@@ -217,6 +240,7 @@ class NodeProcess:
         values: Mapping[str, Any],
         remaps: Mapping[str, str] | None = None,
         program: Sequence[str] = ('-m', 'stprune_ros.ros.node'),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         namespace = listener.node_name.rpartition('/')[0]
         params = folder / 'params.yaml'
@@ -226,6 +250,7 @@ class NodeProcess:
         ros += [word for source, target in (remaps or {}).items() for word in ('-r', f'{source}:={target}')]
         env = {**os.environ, 'ROS_DOMAIN_ID': str(listener.domain_id), 'ROS_LOG_DIR': str(folder)}
         env['PYTHONPATH'] = os.pathsep.join([str(TEST), *filter(None, [os.environ.get('PYTHONPATH')])])
+        env.update(environment or {})
         with self._log.open('wb') as log:
             self.process = subprocess.Popen(
                 [sys.executable, *program, *ros],
@@ -260,6 +285,20 @@ class NodeProcess:
             raise
 
 
+class FaultyNode(NodeProcess):
+    """The real node with a backend that fails as it is told, see helpers/faulty_node.py."""
+
+    def __init__(self, folder: Path, listener: Listener, values: Mapping[str, Any], **faults: str) -> None:
+        self._faults = folder / 'faults.json'
+        self.fail(**faults)
+        program, environment = ('-m', 'helpers.faulty_node'), {faulty_node.ENVIRONMENT: str(self._faults)}
+        super().__init__(folder, listener, values, program=program, environment=environment)
+
+    def fail(self, **faults: str) -> None:
+        """From now on these methods of the backend fail in these ways, and no others."""
+        faulty_node.write_faults(self._faults, **faults)
+
+
 @contextmanager
 def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
     """`stprune play` in a process of its own, ended with the block."""
@@ -271,6 +310,11 @@ def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
     finally:
         player.terminate()
         player.wait(TIMEOUT_S)
+
+
+def stamp_ns(message: PlanningHint | SceneDescription) -> int:
+    """The stamp of an output."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def base_values(model: Path) -> dict[str, Any]:

@@ -66,7 +66,6 @@ STYLES = {
         '\n\n<start_of_image>',
         '<end_of_image>\n\n',
         count=16,
-        written=True,
         options={'do_pan_and_scan': False},
         answer=('', '<end_of_turn>'),
     ),
@@ -84,6 +83,8 @@ class PlainModel:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil')
         self.family: str = self.model.config.model_type
+        # What an invitation to think needs before an answer.
+        self.thought = '\n</think>\n\n' if '<think>' in self.tokenizer.chat_template else ''
         stops = self.model.generation_config.eos_token_id
         self.ends = {*stops} if isinstance(stops, list) else {stops}
 
@@ -111,12 +112,17 @@ class Plain:
         if not style.count:
             merge = self.model.config.vision_config.spatial_merge_size
             counts = (self.batch['image_grid_thw'].prod(-1) // merge**2).tolist()
-        parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
+        parts = []
+        for part in content:
+            if isinstance(part, str) and parts and parts[-1]['type'] == 'text':
+                parts[-1]['text'] += part  # a template may trim each text
+            else:
+                parts.append({'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'})
         if style.written:
             parts = [{'type': 'text', 'text': ''.join(part.get('text', style.placeholder) for part in parts)}]
         turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
         turns.append({'role': 'user', 'content': parts})
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + plain.thought
         text, *pieces = rendered.split(style.placeholder)
         for count, piece in zip(counts, pieces, strict=True):
             text += style.before + style.token * count + style.after + piece
@@ -188,12 +194,13 @@ class Plain:
         return written
 
     @torch.inference_mode()
-    def logits(self, keeps: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits (S, vocabulary) of one pass without cache; without ``keeps`` by the model's own mask.
+    def logits(self, keeps: Sequence[torch.Tensor] | None = None, last: int = 0) -> torch.Tensor:
+        """Logits (S, vocabulary) of one pass without cache, or the ``last`` of them; without ``keeps`` the model's own
+        mask.
 
         With them, every visual token is there but nobody may look at those that do not stay.
         """
-        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False}
+        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False, 'logits_to_keep': last}
         if keeps is None:
             return self.model(**inputs, **self.kinds).logits[0]
         rows = self.positions()

@@ -208,5 +208,12 @@ def test_candidates_of_the_same_tokens_are_named() -> None:
         guided_choice(['halt', 'none', 'stop'], '', Words({'halt': (1,), 'stop': (1,)}), END)
 
 
+def test_answers_end() -> None:
+    known = {'stop': (1,), 'stop now': (1, 2), 'Stop': (3,), 'Stop now': (3, 2)}
+    choice = guided_choice(['stop', 'stop now'], '', Words(known), END)
+    assert choice.branches == (Branch((0,), (1, 3)), Branch((0, 1), (2, END)), Branch((0, 3), (2, END)))
+    assert np.exp(choice.log_probabilities([[0.0, 0.0], [0.0, 2.0], [0.0, 2.0]])) == pytest.approx(softmax(2.0, 0.0))
+
+
 def test_no_candidates_at_all() -> None:
     assert guided_choice([], '', Words(), END).log_probabilities([]) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,19 @@ from rosbags.interfaces import Nodetype
 
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.io.bag_reader import message_store
-from stprune_ros.io.messages import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
+from stprune_ros.io.messages import (
+    MessageTypes,
+    expired,
+    is_fresh,
+    planning_hint,
+    ros_types,
+    scene_description,
+    store_types,
+)
 from stprune_ros.settings.settings import Settings
 
 STAMP = 1_700_000_000_123_456_789
-SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0})
+SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0, 'output.max_ahead_ms': 100.0})
 NOTHING = (Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.TIMEOUT, Status.INVALID, Status.ERROR)
 
 
@@ -128,8 +135,8 @@ def unfilled(message: Any, msgtype: str, path: str = '') -> list[str]:
 
 def test_every_field_of_every_message_is_filled():
     types = classes('store')
-    assert unfilled(planning_hint(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/PlanningHint') == []
-    assert unfilled(scene_description(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/SceneDescription') == []
+    assert unfilled(planning_hint(answer(), SETTINGS, types, 0.25, 3), 'stprune_ros/msg/PlanningHint') == []
+    assert unfilled(scene_description(answer(), SETTINGS, types, 0.25, 3), 'stprune_ros/msg/SceneDescription') == []
 
 
 def test_output_latency_is_unknown_in_a_replay(types):
@@ -178,25 +185,37 @@ def test_both_kinds_of_classes_say_the_same_on_the_wire():
         assert deserialize_message(data, type(live)) == deserialize_message(serialize_message(live), type(live))
 
 
-def test_answers_expire_by_their_stamp():
-    limit = STAMP + 1_500_000_000
-    assert expire(answer(), limit, SETTINGS).hint.status == Status.OK
-    late = expire(answer(), limit + 1, SETTINGS)
+@pytest.mark.parametrize(
+    ('age_ms', 'fresh'), [(0, True), (1500, True), (1500.000001, False), (-100, True), (-100.000001, False)]
+)
+def test_the_age_of_an_answer_is_bounded_on_both_sides(age_ms, fresh):
+    assert is_fresh(STAMP, STAMP + round(age_ms * 1e6), SETTINGS) is fresh
+
+
+def test_nothing_is_fresh_where_simulated_time_has_not_begun():
+    assert not is_fresh(0, 0, SETTINGS)
+    assert not is_fresh(STAMP, 0, SETTINGS)
+
+
+def test_what_expired_says_nothing():
+    late = expired(answer())
     assert (late.hint.status, late.description.status) == (Status.STALE, Status.STALE)
     assert planning_hint(late, SETTINGS, classes('store')).behavior == Behavior.UNKNOWN
 
 
 @pytest.mark.parametrize('status', [status for status in NOTHING if status != Status.STALE])
 def test_only_what_was_valid_becomes_stale(status):
-    late = expire(answer(status, Status.INVALID), STAMP + 10**12, SETTINGS)
+    late = expired(answer(status, Status.INVALID))
     assert (late.hint.status, late.description.status) == (status, Status.INVALID)
-    cut = expire(answer(status, Status.TIMEOUT), STAMP + 10**12, SETTINGS)
+    cut = expired(answer(status, Status.TIMEOUT))
     assert (cut.hint.status, cut.description.status) == (status, Status.STALE)
-    assert expire(answer(Status.DEGRADED, status), STAMP + 10**12, SETTINGS).hint.status == Status.STALE
+    assert expired(answer(Status.DEGRADED, status)).hint.status == Status.STALE
 
 
-def test_nothing_expires_before_simulated_time_runs():
-    assert expire(replace(answer(), stamp_ns=-(10**10)), 0, SETTINGS).hint.status == Status.OK
+def test_messages_count_where_somebody_counts(types):
+    for convert in (planning_hint, scene_description):
+        assert convert(answer(), SETTINGS, types).alive_counter == 0
+        assert convert(answer(), SETTINGS, types, 0.25, 2**40).alive_counter == 2**40
 
 
 def test_constants_equal_the_messages():

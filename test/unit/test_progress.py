@@ -11,6 +11,7 @@ import pytest
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import progress
+from stprune_ros.errors import StpruneError
 from stprune_ros.progress import said_while_slow
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import loading
@@ -107,24 +108,17 @@ def test_hashing_and_loading_are_said(model, monkeypatch):
 
 
 def test_the_node_says_it_in_its_log(monkeypatch):
+    """What loads on the worker's thread is told so by the node."""
     pytest.importorskip('rclpy')
-    from stprune_ros.ros import node as node_module
+    from stprune_ros.ros.loading import Loading
 
-    lines: list[str] = []
-    loaded = object(), object()
+    said: list[str] = []
 
     def load_model(settings, say):
         say('loading for long')
-        return loaded
+        raise StpruneError('that is enough')
 
     monkeypatch.setattr(loading, 'load_model', load_model)
-    configured = []
-    node = SimpleNamespace(
-        settings=Settings(),
-        get_logger=lambda: SimpleNamespace(info=lines.append),
-        configure=lambda *model: configured.append(model),
-        activate=lambda: None,
-    )
-    node_module.load_and_activate(node)
-    assert lines == ['loading the model', 'loading for long']
-    assert configured == [loaded]
+    attempt = Loading(Settings(), said.append)
+    attempt.run()
+    assert (said, attempt.fault) == (['loading for long'], 'that is enough')

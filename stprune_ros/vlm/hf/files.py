@@ -12,6 +12,7 @@ from typing import Any
 from stprune_ros.errors import ModelError, one_line
 
 INDEX = 'model.safetensors.index.json'
+PROCESSOR = 'processor_config.json'  # may hold image processor and chat template, which have files of their own, too
 LFS_POINTER = b'version https://git-lfs'
 
 

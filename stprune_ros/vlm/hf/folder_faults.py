@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import ModelError
-from stprune_ros.vlm.hf.files import INDEX, LFS_POINTER, read_json, single_weights_file
+from stprune_ros.vlm.hf.files import INDEX, LFS_POINTER, PROCESSOR, read_json, single_weights_file
 from stprune_ros.vlm.hf.weight_faults import weight_faults
 
 # Classes of transformers by model type; `families` says what each family needs.
@@ -173,24 +173,32 @@ def _tokenizer_faults(path: Path) -> list[str]:
         faults += _unusable(template)
     elif (path / 'chat_template.json').is_file():
         _json(path / 'chat_template.json', faults)
-    elif (
-        settings is not None and not settings.get('chat_template') and not (path / 'additional_chat_templates').is_dir()
+    elif settings is not None and not (
+        settings.get('chat_template') or (path / 'additional_chat_templates').is_dir() or _in_processor(path)
     ):
         faults.append(f"tokenizer of '{path}' has no chat template")
     return faults
+
+
+def _in_processor(path: Path) -> bool:
+    """Whether the chat template stands in processor_config.json; a fault of that file is told elsewhere."""
+    try:
+        return (path / PROCESSOR).is_file() and bool(read_json(path / PROCESSOR).get('chat_template'))
+    except ModelError:
+        return False
 
 
 def _processor_faults(path: Path, model_type: str) -> list[str]:
     faults: list[str] = []
     file = path / 'preprocessor_config.json'
     if not file.is_file():
-        file = path / 'processor_config.json'
+        file = path / PROCESSOR
     if not file.is_file():
         return [f"model folder '{path}' has no image processor: preprocessor_config.json"]
     found = _json(file, faults)
     if found is None:
         return faults
-    if file.name == 'processor_config.json' and isinstance(found.get('image_processor'), Mapping):
+    if file.name == PROCESSOR and isinstance(found.get('image_processor'), Mapping):
         found = found['image_processor']
     size, wanted = found.get('size'), SIZE_KEYS.get(model_type)
     if not isinstance(size, Mapping) or wanted is None:

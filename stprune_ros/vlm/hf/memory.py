@@ -22,7 +22,7 @@ from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
-TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously
+TEXT_TOKENS = 768  # of a prompt around its images, with its questions, generously
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 

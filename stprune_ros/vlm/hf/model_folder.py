@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stprune_ros.errors import ModelError, one_line
 from stprune_ros.progress import Say, say_nothing
-from stprune_ros.vlm.hf.files import read_json
+from stprune_ros.vlm.hf.files import PROCESSOR, read_json
 from stprune_ros.vlm.hf.folder_faults import folder_faults, packed_bits
 from stprune_ros.vlm.hf.weight_digest import weights_digest
 from stprune_ros.vlm.hf.weight_faults import weight_names
@@ -132,13 +133,28 @@ def packing_fault(path: Path, packed: str, quantization: str) -> list[str]:
     ]
 
 
-def legacy_template(path: Path) -> str | None:
-    """The chat template of chat_template.json, which only processors used to read; None where a newer file counts."""
+def processor_template(path: Path) -> str | None:
+    """The chat template that only processors read; None where the tokenizer's own counts.
+
+    As the library has it, the one in processor_config.json comes before all others; chat_template.json is the oldest.
+    """
+    if (path / PROCESSOR).is_file():
+        template = read_json(path / PROCESSOR).get('chat_template')
+        if isinstance(template, str):
+            return template
     legacy = path / 'chat_template.json'
     if (path / 'chat_template.jinja').is_file() or not legacy.is_file():
         return None
     template = read_json(legacy).get('chat_template')
     return template if isinstance(template, str) else None
+
+
+def image_processor_name(path: Path) -> str:
+    """The class that a model folder names for its image processor, '' where it names none."""
+    file = path / 'preprocessor_config.json'
+    found = read_json(file if file.is_file() else path / PROCESSOR)
+    inner = found.get('image_processor')
+    return str((inner if isinstance(inner, Mapping) else found).get('image_processor_type', ''))
 
 
 def _facts(path: Path) -> tuple[bool, str]:
