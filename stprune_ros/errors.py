@@ -18,7 +18,7 @@ class BagError(StpruneError):
 
 
 class ModelError(StpruneError):
-    """A model folder or a prompt file is missing, broken or unsupported."""
+    """A model folder, a prompt file or a calibration file is missing, broken, unsupported or for another model."""
 
 
 def one_line(error: BaseException) -> str:

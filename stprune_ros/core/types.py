@@ -54,7 +54,8 @@ class ConfidenceSource(IntEnum):
     """Where ``confidence`` comes from; values equal PlanningHint.msg."""
 
     NONE = 0
-    TOKEN_PROBABILITY = 1
+    TOKEN_PROBABILITY = 1  # the model's probabilities as they come
+    CALIBRATED = 2  # those, brought to what was right on recorded drives
 
 
 class CameraState(IntEnum):
@@ -223,7 +224,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Which model answered which prompt, and how its input was pruned."""
+    """Which model answered which prompt, and how its input was pruned.
+
+    ``hint_calibration_id`` names the calibration that the scores of hints go through, '' without one.
+    """
 
     model_id: str
     model_revision: str
@@ -232,6 +236,7 @@ class Provenance:
     method: str
     keep_ratio: float
     tokens_text: int = 0
+    hint_calibration_id: str = ''
 
 
 @dataclass(frozen=True, slots=True)

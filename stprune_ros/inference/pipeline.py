@@ -136,7 +136,7 @@ class Pipeline:
         self.backend.free()
 
     def _provenance(self) -> Provenance:
-        return provenance_of(self.settings, self.backend.info, self.prompt.id)
+        return provenance_of(self.settings, self.backend.info, self.prompt)
 
     def _choose(self, views: Sequence[ViewFeatures], spent_ms: float) -> Choice | None:
         """The keep ratio that the latency target leaves room for; None without a target."""
@@ -181,9 +181,9 @@ class Pipeline:
         ]
 
     def _hint(self, context: Context) -> Hint:
-        behaviors = [behavior for behavior, _ in self.prompt.candidates]
         texts = [text for _, text in self.prompt.candidates]
-        hint = read_hint(behaviors, self.backend.score(context, self.prompt.hint_question, texts))
+        scores = self.backend.score(context, self.prompt.hint_question, texts)
+        hint = read_hint(self.prompt.behaviors, scores, self.prompt.calibration)
         return hint if self.backend.info.trained else replace(hint, status=Status.INVALID)
 
     def _describe(

@@ -22,8 +22,8 @@ from stprune_ros.io import images, messages
 from stprune_ros.io.bag_reader import message_store
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
+from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth, TickTruth
 from stprune_ros.io.mcap_writer import McapWriter
-from stprune_ros.replay.ground_truth import NO_TRUTH, GroundTruth, TickTruth
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
 from stprune_ros.replay.summary import ReplayStatistics
 from stprune_ros.results import write_json
@@ -98,7 +98,7 @@ class _Replay:
         self._windows = windows
         self._settings = windows.settings
         self._pipeline = Pipeline(windows.settings, backend, windows.rig, prompt, self._decode)
-        self._provenance = provenance_of(windows.settings, backend.info, prompt.id)
+        self._provenance = provenance_of(windows.settings, backend.info, prompt)
         self._truth = GroundTruth.beside(windows.bag.path)
         self._say = say
         self._first_ns: int | None = None

@@ -160,6 +160,8 @@ def _model(health: Health) -> Report:
         return Report('model', OK, NOTHING_YET)
     found = answer.provenance
     values = {'id': found.model_id, 'revision': found.model_revision, 'prompt': found.prompt_id}
+    if found.hint_calibration_id:
+        values['hint_calibration'] = found.hint_calibration_id
     return Report('model', OK, ALL_WELL, values) if found.model_trained else Report('model', WARN, UNTRAINED, values)
 
 

@@ -152,6 +152,11 @@ class PromptSettings:
     file: str = parameter(
         '', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml"
     )
+    calibration: str = parameter(
+        '',
+        'calibration file that `stprune calibrate` wrote for this model, prompt, pruning and history; empty: hints'
+        " carry the model's probabilities as they come",
+    )
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ import yaml
 from stprune_ros.core.types import DIRECTIONS, Behavior, EgoState
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import VisualFrame
+from stprune_ros.vlm.hint_calibration import HintCalibration
 
 VIEW_FIELDS = ('direction', 'camera', 'frames')
 MISSING_FIELDS = ('direction', 'camera')
@@ -71,7 +72,8 @@ class View:
 class Prompt:
     """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order.
 
-    ``words`` translates DIRECTIONS and MOTIONS; it is empty where they are said in English.
+    ``words`` translates DIRECTIONS and MOTIONS; it is empty where they are said in English. ``calibration`` is what the
+    scores of the candidates go through, where the settings name one.
     """
 
     id: str
@@ -84,6 +86,12 @@ class Prompt:
     candidates: tuple[tuple[Behavior, str], ...]
     describe_question: str
     words: Mapping[str, str] = field(default_factory=dict)
+    calibration: HintCalibration | None = None
+
+    @property
+    def behaviors(self) -> tuple[Behavior, ...]:
+        """The behaviors of the candidates, in file order."""
+        return tuple(behavior for behavior, _ in self.candidates)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:

@@ -71,3 +71,8 @@ def tensors(path: Path) -> Iterator[Tensor]:
             f"weights file '{path}' is cut short or damaged: it has {held} bytes, its header says {needed}; fetch it"
             ' again'
         )
+
+
+def gib(size: int) -> str:
+    """Bytes in words; small ones in MiB."""
+    return f'{size / 2**30:.2f} GiB' if size >= 2**29 else f'{size / 2**20:.2f} MiB'
