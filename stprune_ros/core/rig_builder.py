@@ -12,8 +12,8 @@ import numpy as np
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
 from stprune_ros.core.rig import CameraRig, identical_cameras, refuse_identical
-from stprune_ros.core.transforms import StaticTransforms
-from stprune_ros.errors import StpruneError
+from stprune_ros.core.transforms import StaticTransforms, frame_name
+from stprune_ros.errors import StpruneError, plain
 from stprune_ros.settings.parameters import CameraSettings
 
 # Takes optical-frame vectors into the frame that camera_info names.
@@ -114,7 +114,7 @@ class RigBuilder:
         return {model.name: model for model in models if model.name not in same}
 
     def _without_optics(self, camera: str) -> CameraModel:
-        pose = self.transforms.lookup(self.base_frame, self._infos[camera].header.frame_id.lstrip('/'))
+        pose = self.transforms.lookup(self.base_frame, frame_name(self._infos[camera].header.frame_id))
         rotation = pose.rotation @ FRAME_FROM_OPTICAL[self.settings.frame_convention]
         return CameraModel(camera, 0, 0, np.eye(3), rotation, pose.translation)
 
@@ -125,7 +125,7 @@ class RigBuilder:
                 f"no camera_info for camera '{camera}' yet; check its topic, give cameras.rig_file, or leave it out of"
                 ' cameras.names'
             )
-        frame = info.header.frame_id.lstrip('/')
+        frame = frame_name(info.header.frame_id)
         if not frame:
             raise StpruneError(
                 f"camera_info of camera '{camera}' has no frame_id; its driver must set it, or give cameras.rig_file"
@@ -144,7 +144,7 @@ class RigBuilder:
         """Size, intrinsics and lens of the images, and the rotation (3, 3) from the camera's to the image's axes."""
         width, height = int(info.width), int(info.height)
         k, turned = np.array(info.k, dtype=float).reshape(3, 3), np.eye(3)
-        model, d = str(info.distortion_model), tuple(float(value) for value in info.d)
+        model, d = plain(str(info.distortion_model)), tuple(float(value) for value in info.d)
         faults = []
         if camera in self.rectified:
             p, r = np.array(info.p, dtype=float).reshape(3, 4), np.array(info.r, dtype=float).reshape(3, 3)
@@ -171,7 +171,7 @@ class RigBuilder:
         A body frame read as an optical one makes every camera look up or down, the other way round all lie on a side.
         """
         convention = self.settings.frame_convention
-        frames = [self._infos[model.name].header.frame_id for model in models]
+        frames = [frame_name(self._infos[model.name].header.frame_id) for model in models]
         if convention == 'optical' and models and all(model.is_vertical for model in models):
             words = {model.vertical_word for model in models}
             better = 'body_frd' if words == {'down'} else 'body'
@@ -188,7 +188,7 @@ class RigBuilder:
 
     def _with_baselines(self, models: Sequence[CameraModel]) -> list[CameraModel]:
         """The same cameras; those of a stereo pair that share a frame stand as far apart as P says."""
-        frames = [self._infos[model.name].header.frame_id for model in models]
+        frames = [frame_name(self._infos[model.name].header.frame_id) for model in models]
         shifted = []
         for model, frame in zip(models, frames):
             p = np.array(self._infos[model.name].p, dtype=float).reshape(3, 4)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.bounded_yaml import read_text
 from stprune_ros.core.types import Behavior
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, shown
 
 MATCH_NS = 20_000_000
+MAX_BYTES = 2**28  # a tick takes 2 kB: three hours at 10 Hz
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,10 @@ class GroundTruth:
         if not path.is_file():
             return None
         try:
-            ticks = json.loads(path.read_text(encoding='utf-8'))['ticks']
+            ticks = json.loads(read_text(path, MAX_BYTES))['ticks']
             return cls({int(tick['stamp_ns']): _true_tick(tick) for tick in ticks})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StpruneError(f"truth file '{path}' is not readable: {error!r}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise StpruneError(f"truth file '{path}' is not readable: {shown(error)}") from None
 
     def at(self, stamp_ns: int) -> TickTruth:
         """What is right within 20 ms of ``stamp_ns``; an empty behavior where the file says nothing."""
