@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.errors import ModelError, StpruneError
+from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 
@@ -108,5 +108,8 @@ class Chat:
         return self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
 
     def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        try:
+            text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
+        except Exception as error:  # whatever a template raises, raise_exception among it
+            raise ModelError(f"the model's chat template fails: {one_line(error)}") from None
         return text

@@ -12,6 +12,7 @@ import numpy as np
 from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_folder import ModelFolder
+from stprune_ros.vlm.hf.template_trial import template_fault
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 
@@ -44,6 +45,11 @@ def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
     text = config.text_config
     if tokenizer.chat_template is None:
         raise ModelError(f"tokenizer of '{folder.path}' has no chat template")
+    fault = template_fault(tokenizer.chat_template, special_tokens(tokenizer))
+    if fault:
+        raise ModelError(
+            f"the chat template of '{folder.path}' {fault}: take the one that the model was published with"
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
     if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()) and not folder.family.sliding_window:
@@ -52,6 +58,11 @@ def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
         raise ModelError(f"tokenizer of '{folder.path}' has {len(tokenizer)} tokens, its model {text.vocab_size}")
     if config.image_token_id >= len(tokenizer):
         raise ModelError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
+
+
+def special_tokens(tokenizer: Any) -> dict[str, str]:
+    """The special tokens by name, as a chat template gets them."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
 def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
