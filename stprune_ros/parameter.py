@@ -68,7 +68,7 @@ class Parameter:
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
-            return 'one of ' + ', '.join(self.choices)
+            return f'{"a list of" if self.many else "one of"} {", ".join(self.choices)}'
         words = f'a list of {PLURALS[self.kind]}' if self.many else WORDS[self.kind]
         return words if self.low is None else f'{words} in [{self.low:.12g}, {self.high:.12g}]'
 

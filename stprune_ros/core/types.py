@@ -77,6 +77,7 @@ class CameraFrame:
 
     ``encoding`` is the Image encoding ('rgb8', ...) or the CompressedImage format; ``height`` and ``width`` are pixels,
     0 where only decoding can tell; ``payload`` is the message as received, held by reference and never changed.
+    ``frozen`` says that the camera has sent the same image under new stamps for longer than it may.
     """
 
     camera: str
@@ -85,6 +86,7 @@ class CameraFrame:
     height: int = 0
     width: int = 0
     payload: Any = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Pipeline:
         )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
-        self._features = FeatureCache(backend, rig, decode)
+        self._features = FeatureCache(backend, rig, decode, settings.cameras)
         self._similarities = SimilarityCache()
         self._governor = Governor()
         warm_up()

@@ -13,7 +13,7 @@ import pytest
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.image_format import ENCODINGS, ImageFormat
-from stprune_ros.io.images import _converter, _with_opencv, decode, decode_for_model
+from stprune_ros.io.images import DecodeLimits, _converter, _with_opencv, decode, decode_for_model
 
 HEIGHT, WIDTH = 24, 32
 ORANGE = (210, 120, 40)  # RGB
@@ -41,7 +41,8 @@ def message(text: str, given: np.ndarray, extension: str = '') -> SimpleNamespac
 
 
 def decoded(found: Any) -> np.ndarray:
-    return decode(CameraFrame('front', 1, payload=found))
+    limits = DecodeLimits(formats=('jpeg', 'png', 'tiff'))
+    return decode_for_model(CameraFrame('front', 1, payload=found), limits)[0]
 
 
 BGR, RGB = flat(ORANGE[::-1]), flat(ORANGE)
@@ -103,7 +104,7 @@ def test_a_mosaic_is_demosaiced(pattern, text, scale):
 def test_a_mosaic_keeps_its_size_however_small_the_model_sees_it():
     big = np.tile(mosaic('rggb'), (20, 20))
     image, factor = decode_for_model(
-        CameraFrame('front', 1, payload=message('bayer_rggb8; jpeg compressed ', big)), 16 * 16
+        CameraFrame('front', 1, payload=message('bayer_rggb8; jpeg compressed ', big)), DecodeLimits(16 * 16)
     )
     assert (factor, image.shape[:2]) == (1, big.shape)
 

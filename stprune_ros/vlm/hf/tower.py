@@ -50,7 +50,7 @@ class VisionTower:
                 input_data_format='channels_last',
                 **self._options,
             )
-        except ValueError as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # a picture that it cannot resize
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
         inputs = to_device(self._family.vision_inputs(batch, len(images)), self._device)
         with torch.inference_mode():
