@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
 
@@ -104,18 +104,25 @@ class TimingFaults:
             found.leads.append(stamp_ns - anchor_ns - waited)
             found.led_at = anchor_ns  # once per frame of the anchor: it may have stopped
 
-    def saw_unstamped(self, camera: str) -> None:
-        """A frame had no stamp. The first of each camera makes a note."""
+    def saw_unstamped(self, camera: str, impossible: str = '') -> None:
+        """A frame had no stamp, or one that is ``impossible``. The first of each camera makes a note."""
         found = self._cameras[camera]
         self._count(found, 'unstamped')
-        if found.counts['unstamped'] == 1:
+        if found.counts['unstamped'] > 1:
+            return
+        if impossible:
+            self._notes.append(
+                f"images of camera '{camera}' have the stamp {impossible}, which no clock has, and are refused; the"
+                ' driver must set header.stamp'
+            )
+        else:
             self._notes.append(
                 f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp"
             )
 
     def judge(self, frame_set: FrameSet) -> None:
         """Take a closed set, and judge every camera anew."""
-        self._sets.append(frame_set)
+        self._sets.append(_without_images(frame_set))
         for camera in self._names:
             fault = self._missing_because(camera) if camera != self._anchor else None
             self._tell(camera, fault)
@@ -138,7 +145,7 @@ class TimingFaults:
         recent = Counter(found.kinds)
         if recent['unstamped']:
             without = found.counts['unstamped']
-            return f"{without} images of camera '{camera}' had no stamp: the driver must set header.stamp"
+            return f"{without} images of camera '{camera}' had no stamp, or an impossible one: the driver must set header.stamp"
         if recent['repeated'] >= ENOUGH:
             return self._repeats(camera)
         if recent['back'] >= ENOUGH:
@@ -150,9 +157,12 @@ class TimingFaults:
         notes, self._notes = self._notes, []
         return notes
 
-    def totals(self) -> list[str]:
-        """At the end of a bag: sentences about stamps that were no good, with their counts, and about silence."""
-        notes = [*self._silences()]
+    def totals(self, anchor_stays: bool = True) -> list[str]:
+        """At the end of a bag: sentences about stamps that were no good, with their counts, and about silence.
+
+        A silent anchor is no loss unless it ``anchor_stays`` one.
+        """
+        notes = [*self._silences()] if anchor_stays else []
         for camera, found in self._cameras.items():
             if found.counts['unstamped'] > 1:
                 all_of_them = found.counts['all']
@@ -362,6 +372,12 @@ class TimingFaults:
             f' {self._max_wait_ns / MS:g}, or check the clocks of the other cameras, which close sets when they are'
             ' ahead'
         )
+
+
+def _without_images(frame_set: FrameSet) -> FrameSet:
+    """The same set without the images, which would stay in memory for as long as its stamps are looked at."""
+    frames = {camera: replace(frame, payload=None) for camera, frame in frame_set.frames.items()}
+    return replace(frame_set, frames=frames)
 
 
 def _gap(phases: Mapping[str, float], order: Sequence[str], place: int, period_ns: float) -> float:

@@ -24,6 +24,7 @@ UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
+CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
@@ -132,6 +133,8 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
     states = [view.state for view in views if view.camera == camera]
     if CameraState.INVALID in states:
         return Report(name, ERROR, CAMERA_INVALID, values)
+    if CameraState.FROZEN in states:
+        return Report(name, ERROR, CAMERA_FROZEN, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
     return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)

@@ -13,7 +13,7 @@ import pytest
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.image_format import ENCODINGS, ImageFormat
-from stprune_ros.io.images import DecodeLimits, _converter, _with_opencv, decode, decode_for_model
+from stprune_ros.io.images import DecodeLimits, _converter, _with_opencv, decode_for_model
 
 HEIGHT, WIDTH = 24, 32
 ORANGE = (210, 120, 40)  # RGB
@@ -152,7 +152,7 @@ REFUSED = {
     '32FC1; tiff compressed ': (grey(9).astype(np.float32), DEPTH),
     '16uc1; jpeg compressed mono8': (grey(9), DEPTH),
     'png': (grey(9, 257), ['may be depth', 'mono16']),
-    'tiff': (flat(ORANGE).astype(np.float32), ['3 channels of float32']),
+    'tiff': (flat(ORANGE).astype(np.float32), ['begin as a tiff have no header']),
     'mono16; jpeg compressed ': (grey(9), ['16-bit pixels', 'not scaled', 'png']),
     'bayer_rggb16; jpeg compressed ': (grey(9), ['16-bit pixels']),
     'h264': (BGR, ["'h264'", 'video', 'jpeg', 'ffmpeg']),
