@@ -27,7 +27,7 @@ MAX_WAITING = 64  # sets that wait for odometry: stamps that hardly move make no
 
 @dataclass(frozen=True)
 class CameraRoles:
-    """Which camera plays which part, names checked against the ring."""
+    """Which camera plays which part, names checked against the rig; the anchor is one of the ring."""
 
     anchor: str
     critical: tuple[str, ...]
@@ -36,17 +36,20 @@ class CameraRoles:
     def from_settings(cls, settings: Settings, rig: CameraRig) -> CameraRoles:
         """Anchor (the camera nearest straight ahead unless named) and critical cameras (the anchor unless named).
 
-        Raises SettingsError naming a camera that is not in the ring.
+        Where neither is named, a camera of which nobody knows where it looks may be the one straight ahead, and counts
+        as critical. Raises SettingsError naming a camera that is not in the ring.
         """
-        anchor = settings.cameras.anchor or rig.ring[0]
-        critical = tuple(settings.cameras.critical) or (anchor,)
+        given, unusable = settings.cameras, {camera.name: camera for camera in rig.unusable}
+        anchor = given.anchor or rig.foremost
+        lost = [] if given.anchor else [camera.name for camera in rig.unusable if camera.azimuth is None]
+        critical = tuple(given.critical) or (anchor, *lost)
         for camera in (anchor, *critical):
-            if camera not in rig.ring:
+            if camera not in rig.ring and camera not in unusable:
                 raise SettingsError(
                     f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring:"
                     f' {", ".join(rig.ring)}'
                 )
-        return cls(anchor, critical)
+        return cls(anchor if anchor in rig.ring else rig.ring[0], critical)
 
 
 class SensorStream:
@@ -119,13 +122,16 @@ class SensorStream:
         """What is wrong with the stamps of a camera as long as it lasts, None where they are good."""
         if camera == self.roles.anchor and self._sync.anchor_fault:
             return self._sync.anchor_fault
-        return self._timing.sentence(camera)
+        return self._timing.sentence(camera) if camera in self.rig.ring else None
 
     def add_image(self, camera: str, message: Any, received_ns: int | None = None) -> list[Window]:
         """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first.
 
-        ``received_ns``, by any clock, only helps to say how far a camera's own clock is off.
+        Those of the rig's unusable cameras are passed over. ``received_ns``, by any clock, only helps to say how far a
+        camera's own clock is off.
         """
+        if any(camera == unusable.name for unusable in self.rig.unusable):
+            return []
         frame = frame_of(camera, message)
         if frame.stamp_ns == 0:
             self.counters['frames_unstamped'] += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
@@ -122,7 +122,7 @@ class TimingFaults:
 
     def judge(self, frame_set: FrameSet) -> None:
         """Take a closed set, and judge every camera anew."""
-        self._sets.append(_without_images(frame_set))
+        self._sets.append(frame_set.without_images())
         for camera in self._names:
             fault = self._missing_because(camera) if camera != self._anchor else None
             self._tell(camera, fault)
@@ -145,7 +145,7 @@ class TimingFaults:
         recent = Counter(found.kinds)
         if recent['unstamped']:
             without = found.counts['unstamped']
-            return f"{without} images of camera '{camera}' had no stamp, or an impossible one: the driver must set header.stamp"
+            return f"{without} images of camera '{camera}' had no stamp that can be: the driver must set header.stamp"
         if recent['repeated'] >= ENOUGH:
             return self._repeats(camera)
         if recent['back'] >= ENOUGH:
@@ -372,12 +372,6 @@ class TimingFaults:
             f' {self._max_wait_ns / MS:g}, or check the clocks of the other cameras, which close sets when they are'
             ' ahead'
         )
-
-
-def _without_images(frame_set: FrameSet) -> FrameSet:
-    """The same set without the images, which would stay in memory for as long as its stamps are looked at."""
-    frames = {camera: replace(frame, payload=None) for camera, frame in frame_set.frames.items()}
-    return replace(frame_set, frames=frames)
 
 
 def _gap(phases: Mapping[str, float], order: Sequence[str], place: int, period_ns: float) -> float:

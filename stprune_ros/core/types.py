@@ -146,6 +146,11 @@ class FrameSet:
         """True where every view has a frame."""
         return not self.missing
 
+    def without_images(self) -> FrameSet:
+        """The same set for whoever keeps it for its stamps: the images need not stay in memory for that."""
+        frames = {camera: replace(frame, payload=None) for camera, frame in self.frames.items()}
+        return replace(self, frames=frames)
+
 
 @dataclass(frozen=True, slots=True)
 class Window:

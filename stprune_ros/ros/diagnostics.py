@@ -20,6 +20,7 @@ NOT_AVAILABLE = 'n/a'
 ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
 OUTDATED = 'calibration changed, the ring did not'
+INCOMPLETE = 'cameras without usable calibration are left out'
 UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
@@ -45,6 +46,7 @@ class Health:
     odometry_fault: str = ''  # why it is not used
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
     outdated: str = ''  # in what way the ring is not that of the newest calibration
+    unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
     answer: Answer | None = None
@@ -109,6 +111,8 @@ def _rig(health: Health) -> Report:
     values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
         return Report('rig', WARN, WAITING, values)
+    if health.unusable:
+        return Report('rig', WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
     return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
 
 

@@ -35,6 +35,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros import diagnostics, parameters
+from stprune_ros.ros.guarded import guarded
 from stprune_ros.ros.inputs import Inputs, camera_names
 from stprune_ros.ros.outputs import Outputs, failure_sentence
 from stprune_ros.ros.worker import Worker
@@ -50,6 +51,7 @@ NODE_NAME = 'stprune_node'
 NUMBER = re.compile(r"'[^']*'|\d+")  # or something quoted, which is a name
 SOURCE_PLACE = re.compile(r', at [^ ,]+:\d+')  # rcl names its own source lines
 STOP_TIMEOUT_S = 10.0
+MAX_SENTENCES = 1000  # different ones that are logged; whoever makes more of them only fills the disk
 
 
 class StpruneNode(Node):
@@ -104,15 +106,18 @@ class StpruneNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
         period_s = self.settings.output.heartbeat_ms / 4e3
         self._active_timers = [
-            self.create_timer(period_s, self._heartbeat, clock=steady),
-            self.create_timer(1.0, self._diagnose, clock=steady),
+            self.create_timer(period_s, guarded(self._heartbeat, 'the heartbeat', self._warn_once), clock=steady),
+            self.create_timer(1.0, guarded(self._diagnose, 'diagnosing', self._warn_once), clock=steady),
         ]
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
-        self._jump_handle = self.get_clock().create_jump_callback(back, post_callback=self._clock_jumped)
+        self._jump_handle = self.get_clock().create_jump_callback(
+            back, post_callback=guarded(self._clock_jumped, 'a clock jump', self._warn_once)
+        )
 
     def _listen(self) -> None:
         """Subscribe, and take the ring from the rig file where there is one."""
         self._warned.clear()  # what still holds is said again
+        self._listening_since = time.monotonic()
         self._health = diagnostics.Health(dict.fromkeys(self._cameras))
         template = image_template(self.settings.topics, self.settings.cameras.transport)
         images = {camera: self.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
@@ -151,18 +156,19 @@ class StpruneNode(Node):
 
         self._worker.drop()  # what was asked of another ring
         self._window, self._jumps = None, 0
+        self._health.unusable = tuple(camera.reason for camera in rig.unusable)
         self._pipeline = Pipeline(self.settings, self._backend, rig, self._prompt, decode_for_model)
         self._stream = SensorStream(self.settings, rig, self._builder.to_base)
         self._health.counters = self._stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self.get_logger().info(f'ring, clockwise: {ring}; anchor {self._stream.roles.anchor}')
-        for note in rig.notes:
+        for note in (*rig.notes, *self._health.unusable):
             self._warn_once(note)
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
         if not self._builder.add_camera_info(camera, message):
             return
-        if self._pipeline is not None:
+        if self._pipeline is not None and camera in self._pipeline.rig.ring:
             self._compare_rig(f"camera_info of camera '{camera}' changed; restart the node to use it", self._pipeline)
         else:
             self._complete_rig()
@@ -179,16 +185,24 @@ class StpruneNode(Node):
             self._complete_rig()
 
     def _complete_rig(self) -> None:
-        self._health.waiting = tuple(self._builder.missing(self._cameras))
-        if self._health.waiting:
+        wait_ms = self.settings.cameras.calibration_wait_ms
+        waited = bool(wait_ms) and (time.monotonic() - self._listening_since) * 1e3 > wait_ms
+        try:
+            rig = self._builder.usable(self._cameras, waited)
+        except StpruneError:
+            self._health.waiting = tuple(self._builder.missing(self._cameras))
             return
-        self._inputs.forget_moving()
-        self._use_rig(self._builder.build(self._cameras))
+        self._health.waiting = ()
+        if not rig.unusable:
+            self._inputs.forget_moving()
+        if self._pipeline is None or not rig.same_as(self._pipeline.rig):
+            self._use_rig(rig)
 
     def _compare_rig(self, keep: str, pipeline: Pipeline) -> None:
         """Calibration came after the ring was known: build it anew, or keep it and say ``keep`` where that is given."""
         try:
-            rig = self._builder.build(self._cameras)
+            builder, cameras = self._builder, self._cameras
+            rig = builder.usable(cameras, waited=True) if pipeline.rig.unusable else builder.build(cameras)
         except StpruneError as error:
             self._health.outdated = f'the ring stays as it was, for its new calibration cannot be used: {error}'
         else:
@@ -283,6 +297,8 @@ class StpruneNode(Node):
     def _diagnose(self) -> None:
         self._health.skipped, self._health.latency_s = self._worker.skipped, self._outputs.latency_s
         self._inputs.fetch_kept()
+        if self._pipeline is None:
+            self._complete_rig()  # it may have been waited for long enough
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
@@ -295,8 +311,9 @@ class StpruneNode(Node):
     def _first_time(self, text: str) -> bool:
         # The same trouble with other numbers is the same trouble; that of another camera is not.
         kind = NUMBER.sub(lambda found: found[0] if found[0].startswith("'") else '#', text)
-        known = kind in self._warned
-        self._warned.add(kind)
+        known = kind in self._warned or len(self._warned) >= MAX_SENTENCES
+        if not known:
+            self._warned.add(kind)
         return not known
 
     def _warn_once(self, text: str) -> None:

@@ -49,6 +49,13 @@ class CameraSettings:
         choices=('auto', 'always', 'never'),
     )
     stale_after_ms: float = parameter(1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0)
+    calibration_wait_ms: float = parameter(
+        10000.0,
+        'a camera whose camera_info or transform has not come for so long after the start is left out, until it comes;'
+        ' 0: nothing is inferred before all have come',
+        0.0,
+        600000.0,
+    )
     frozen_after_ms: float = parameter(
         1000.0,
         'a camera that sends the very same image under new stamps for longer than this is frozen; 0: never, as for'
