@@ -31,7 +31,7 @@ class AnchorWatch:
         self._notes: list[str] = []
         self._newest: dict[str, int] = {}
         self._passed_ns: dict[str, int] = {}  # by camera: how far its stamps went since the acting one's last frame
-        self._period_ns = 0  # of the acting camera
+        self._period_ns: dict[str, int] = {}  # between the last two frames of a camera
         self._late = self._good = 0  # frames in a row: of the acting camera, and of the anchor
 
     def saw(self, camera: str, stamp_ns: int) -> None:
@@ -41,14 +41,15 @@ class AnchorWatch:
         self._passed_ns[camera] = self._passed_ns.get(camera, 0) + min(step, LEAP_NS)
         late_ns = self._lag(stamp_ns, camera)
         is_late = late_ns > self._late_ns
+        if step:
+            self._period_ns[camera] = min(step, SLOWEST_NS)
         if camera == self._anchor:
             self._good = 0 if is_late else self._good + 1
         if camera == self.acting:
             self._passed_ns.clear()
-            self._period_ns = min(step, SLOWEST_NS) or self._period_ns
             self._late = self._late + 1 if is_late else 0
             self._judge_late(late_ns)
-        elif max(self._passed_ns.values()) > max(self._silent_ns, SLOW * self._period_ns):
+        elif self.is_silent:
             self._replace('sends nothing', [name for name, passed in self._passed_ns.items() if passed])
         if self.acting != self._anchor and self._good >= ROUNDS:
             self._act(self._anchor)
@@ -56,9 +57,18 @@ class AnchorWatch:
         if self.acting == self._anchor and self._good >= ROUNDS:
             self.fault = ''
 
-    def is_out_of_step(self, camera: str, stamp_ns: int) -> bool:
-        """Whether a frame is so far behind most others that a set of it would call them missing."""
-        return self._lag(stamp_ns, camera) > HORIZON_NS
+    @property
+    def is_silent(self) -> bool:
+        """Whether the acting camera has sent nothing for longer than it may."""
+        passed_ns = max((passed for name, passed in self._passed_ns.items() if name != self.acting), default=0)
+        return passed_ns > max(self._silent_ns, SLOW * self._period_ns.get(self.acting, 0))
+
+    def is_out_of_step(self, camera: str, stamp_ns: int, waited_ns: int = 0) -> bool:
+        """Whether a frame is so far behind most others that a set of it would call them missing.
+
+        ``waited_ns`` is how long the set may have been open.
+        """
+        return self._lag(stamp_ns, camera) > HORIZON_NS + waited_ns
 
     def take_notes(self) -> list[str]:
         """What changed since it was last asked."""
@@ -73,7 +83,8 @@ class AnchorWatch:
         """The clock jumped, or the anchor started anew: forget all stamps."""
         self._newest.clear()
         self._passed_ns.clear()
-        self._late = self._good = self._period_ns = 0
+        self._period_ns.clear()
+        self._late = self._good = 0
         self.fault = ''
         self.acting = self._anchor
 
@@ -117,7 +128,7 @@ class AnchorWatch:
     def _act(self, camera: str) -> None:
         self.acting = camera
         self._passed_ns.clear()
-        self._late = self._period_ns = 0
+        self._late = 0
 
     def _is_in_time(self, camera: str) -> bool:
         """Whether a camera is neither behind most others nor ahead of them."""

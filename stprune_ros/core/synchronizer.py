@@ -206,6 +206,9 @@ class RingSynchronizer:
         while self._spread(chosen) > self.max_spread_ns:
             del chosen[max(chosen, key=lambda camera: self._distance(chosen[camera], anchor))]
         self._closed_ns = anchor.stamp_ns
+        if self._watch.is_out_of_step(anchor.camera, self._corrected(anchor), self.max_wait_ns):
+            self.counters['frames_late'] += 1
+            return None
         if len(chosen) < self.min_views:
             self.counters['sets_skipped'] += 1
             return None
@@ -224,8 +227,9 @@ class RingSynchronizer:
         Sets of an anchor that is late, but not out of step, are still to come.
         """
         frames, newest = self._frames[camera], self._newest[camera]
-        anchor = self._newest.get(self._watch.acting, newest)
-        late_ns = newest - anchor if newest - anchor <= HORIZON_NS else 0
+        late_ns = newest - self._newest.get(self._watch.acting, newest - HORIZON_NS)
+        if late_ns > HORIZON_NS or self._watch.is_silent:
+            late_ns = 0
         oldest = newest - max(self.max_wait_ns, late_ns) - 2 * self.tolerance_ns
         while frames and self._corrected(frames[0]) < oldest:
             frames.pop(0)
