@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from stprune_ros.core.stamps import impossible, stamp_of
+from stprune_ros.core.transforms import frame_name
+
 Triple: TypeAlias = tuple[float, float, float]
 Quaternion: TypeAlias = tuple[float, float, float, float]
 # Rotation (3, 3) and translation (3,) that take points of a frame into the vehicle frame; None where no way leads.
@@ -60,9 +63,15 @@ def read_odometry(message: Any, base_frame: str, to_base: ToBase = nowhere) -> t
 
     A refused message has no Reading.
     """
-    stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    stamp_ns = stamp_of(message.header)
     linear, angular = _triple(message.twist.twist.linear), _triple(message.twist.twist.angular)
-    parent, child = message.header.frame_id.lstrip('/'), message.child_frame_id.lstrip('/')
+    parent, child = frame_name(message.header.frame_id), frame_name(message.child_frame_id)
+    if impossible(message.header):
+        sentence = (
+            f'odometry with the stamp {impossible(message.header)}, which no clock has, is refused; its driver must set'
+            ' header.stamp'
+        )
+        return None, [], sentence
     if stamp_ns == 0:
         return None, [], 'odometry without a stamp is refused; its driver must set header.stamp'
     if not all(map(math.isfinite, (*linear, *angular))):
