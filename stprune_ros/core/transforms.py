@@ -13,6 +13,7 @@ from stprune_ros.errors import StpruneError, plain
 
 MAX_FRAMES = 2000  # no vehicle has as many; further ones are not kept
 MAX_NAME = 255  # characters of a frame's name
+FARTHEST_M = 1e9  # as good as infinite
 LENGTH_TOLERANCE = 0.01  # of a squared quaternion length from 1, as in tf2
 
 
@@ -242,12 +243,12 @@ def _edge_of(stamped: Any) -> tuple[str, Edge]:
     quaternion = tuple(float(value) for value in (rotation.x, rotation.y, rotation.z, rotation.w))
     offset = np.array([translation.x, translation.y, translation.z], dtype=float)
     fault = quaternion_fault(quaternion)
-    if not np.isfinite(offset).all():
+    if not (np.abs(offset) < FARTHEST_M).all():
         fault = f'its translation ({", ".join(f"{value:g}" for value in offset)}) is not finite'
     if not parent or parent == child:
         fault = 'it names no parent frame' if not parent else 'it leads from the frame to itself'
-    matrix = matrix_from_quaternion(quaternion)
-    pose = Pose(matrix, offset) if matrix is not None and not fault else None
+    matrix = None if fault else matrix_from_quaternion(quaternion)
+    pose = Pose(matrix, offset) if matrix is not None else None
     return child, Edge(parent, pose, fault)
 
 
