@@ -24,8 +24,8 @@ from stprune_ros.core.types import Behavior, Status
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagTopics
+from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.replay import command
-from stprune_ros.replay.ground_truth import GroundTruth
 from stprune_ros.resources import dds_profile
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings

@@ -118,6 +118,7 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
         model_revision=answer.provenance.model_revision,
         model_trained=answer.provenance.model_trained,
         prompt_id=answer.provenance.prompt_id,
+        hint_calibration_id=answer.provenance.hint_calibration_id,
         method=answer.provenance.method,
         keep_ratio=float(answer.provenance.keep_ratio),
         tokens_full=answer.tokens_full,

@@ -8,6 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Loading:
     """One attempt to load: `run` it on any thread; once ``done`` is set there is a ``model``, or else a ``fault``."""
 
     settings: Settings
+    say: Say = say_nothing  # from the thread that runs it, about what takes long
     started: float = field(default_factory=time.monotonic)
     done: Event = field(default_factory=Event)
     model: Model | None = None
@@ -46,7 +48,7 @@ class Loading:
     def _load(self) -> Model:
         from stprune_ros.vlm.loading import load_model
 
-        backend, prompt = load_model(self.settings)
+        backend, prompt = load_model(self.settings, self.say)
         # Importing and compiling take a second, for which the executor has no time once images come.
         from stprune_ros.inference.pipeline import warm_up
 

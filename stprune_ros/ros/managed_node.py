@@ -29,7 +29,8 @@ from stprune_ros.ros.supervisor import CANNOT_START, Ending, Supervisor
 from stprune_ros.ros.ticks import Tick, Ticks
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import require_model
+from stprune_ros.vlm.hint_calibration import HintCalibration
+from stprune_ros.vlm.loading import load_calibration, require_model
 
 if TYPE_CHECKING:
     from stprune_ros.ros.perception import Perception
@@ -57,6 +58,7 @@ class StpruneNode(LifecycleNode):
         self._cameras: tuple[str, ...] = ()
         self._loading: Loading | None = None
         self._model: Model | None = None
+        self._calibration: HintCalibration | None = None  # from configuring on
         self._perception: Perception | None = None
         self._transition_fault = self._loading_fault = ''
         self._health = diagnostics.Health({})
@@ -162,8 +164,9 @@ class StpruneNode(LifecycleNode):
         self._rig = CameraRig.from_file(cameras.rig_file, named) if cameras.rig_file else None
         self._cameras = camera_names(self.settings, self._rig)
         require_model(self.settings)
+        self._calibration = load_calibration(self.settings)
         self._health = diagnostics.Health(dict.fromkeys(self._cameras))
-        self._loading, self._loading_fault = Loading(self.settings), ''
+        self._loading, self._loading_fault = Loading(self.settings, self._say), ''
         self.get_logger().info('loading the model')
         self._worker.do(self._loading.run, slow=True)
 
@@ -188,7 +191,7 @@ class StpruneNode(LifecycleNode):
 
     def _cleanup(self) -> None:
         self._autostarts = False
-        model, self._model, self._loading = self._model, None, None
+        model, self._model, self._loading, self._calibration = self._model, None, None, None
         if model is not None:
             held = [model]
             del model
@@ -207,7 +210,12 @@ class StpruneNode(LifecycleNode):
         self._cleanup()
 
     def _change_settings(self, settings: Settings) -> None:
+        if self._calibration is not None:  # it holds for some parameters only
+            self._calibration.require_settings(settings)
         self.settings = settings
+
+    def _say(self, sentence: str) -> None:
+        self.get_logger().info(sentence)
 
     # On timers.
 
@@ -230,7 +238,9 @@ class StpruneNode(LifecycleNode):
         self._model = model = loading.model
         info = model.info
         host = f'{info.family}, {info.device}, {info.dtype}'
-        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}")
+        calibration = model.prompt.calibration
+        applied = f', hint calibration {calibration.id}' if calibration is not None else ''
+        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}{applied}")
         for note in info.notes:
             self._journal.warn_once(note)
         if self._state == diagnostics.ACTIVE:  # it was told so meanwhile
@@ -280,7 +290,7 @@ class StpruneNode(LifecycleNode):
     def _provenance(self) -> Provenance:
         if self._model is None:
             return Provenance('', '', False, '', self.settings.pruning.method, self.settings.pruning.keep_ratio)
-        return provenance_of(self.settings, self._model.info, self._model.prompt.id)
+        return provenance_of(self.settings, self._model.info, self._model.prompt)
 
     def _diagnose(self) -> None:
         health, worker = self._health, self._worker

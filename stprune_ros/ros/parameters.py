@@ -66,7 +66,8 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Settings], None]) -> None:
     """Call ``apply`` with the new settings when dynamic parameters change; refuse bad ones with the table's words.
 
-    Also a change of use_sim_time: to another clock every stamp so far would be of another time.
+    ``apply`` raises StpruneError for settings that cannot be taken on. Also a change of use_sim_time is refused: to
+    another clock every stamp so far would be of another time.
     """
     sim_time = node.get_parameter(USE_SIM_TIME).value
 
@@ -76,10 +77,10 @@ def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Sett
                 return SetParametersResult(successful=False, reason=NO_OTHER_TIME)
         known = {parameter.name: parameter.value for parameter in parameters if parameter.name in BY_NAME}
         try:
-            changed = current().changed(known)
+            # No later callback can refuse, and Humble has no callback for after the change.
+            apply(current().changed(known))
         except StpruneError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        apply(changed)  # no later callback can refuse, and Humble has no callback for after the change
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check_and_apply)

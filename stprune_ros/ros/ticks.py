@@ -82,7 +82,7 @@ class Ticks:
         self._failures.again(sentence)
         if not cancel.is_set():
             backend, prompt = tick.pipeline.backend, tick.pipeline.prompt
-            provenance = provenance_of(self._settings(), backend.info, prompt.id)
+            provenance = provenance_of(self._settings(), backend.info, prompt)
             answer = Answer.without_result(Status.ERROR, tick.window, provenance, notes=(sentence,))
             self._attempt(lambda: self._publish(answer, cancel), 'the failure could not be published')
         self.free(tick.pipeline)

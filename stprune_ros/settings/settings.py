@@ -91,6 +91,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
     return [
         *_camera_contradictions(groups['cameras'], groups['sync']),
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
+        *_calibration_contradictions(groups['latency'], groups['prompt']),
         *_watchdog_contradictions(groups['inference']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
@@ -126,6 +127,15 @@ def _camera_contradictions(cameras: CameraSettings, sync: SyncSettings) -> list[
             ' arrive'
         )
     return problems
+
+
+def _calibration_contradictions(latency: LatencySettings, prompt: PromptSettings) -> list[str]:
+    if not (prompt.calibration and latency.target_ms):
+        return []
+    return [
+        f"parameter 'prompt.calibration' is '{prompt.calibration}', which holds for one keep ratio, but"
+        f" 'latency.target_ms', {latency.target_ms:g}, lets it follow the machine: set one of them to '' or 0"
+    ]
 
 
 def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:

@@ -21,8 +21,9 @@ from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import families, quantization
+from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
 from stprune_ros.vlm.hf.backend import TransformersBackend
-from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, memory_estimate
+from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -79,8 +80,13 @@ def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     ]
     cache.attach(rows)
     assert found.similarities == cache.bytes
-    assert found.full == found.weights + found.features + found.full_kv
-    assert found.kept == found.weights + found.features + found.similarities + found.kept_kv
+    width = BYTES[dtype]
+    assert found.encode == encode_bytes(vision_shape(model.family, config, found.image_tokens), VIEWS * FRAMES, width)
+    for tokens, prefill in ((found.kept_tokens, found.kept_prefill), (found.full_tokens, found.full_prefill)):
+        assert prefill == prefill_bytes(model.family, config, tokens, width, True, False)
+    assert found.full == found.weights + found.features + found.full_kv + max(found.encode, found.full_prefill)
+    held = found.weights + found.features + found.similarities + found.kept_kv
+    assert found.kept == held + max(found.encode, found.kept_prefill)
 
 
 @pytest.mark.parametrize('bits', ['4bit', '8bit'])

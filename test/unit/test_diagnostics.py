@@ -89,6 +89,9 @@ def test_model_and_counters_are_in_the_values():
     values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
     assert values['model'] == {'id': 'tiny', 'revision': 'abc', 'prompt': 'driving-2'}
     assert values['synchronisation'] == {'sets_full': '3', 'spread_ms': 'n/a'}
+    health.answer = make_answer(hint_calibration_id='c0ffee')
+    values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
+    assert values['model']['hint_calibration'] == 'c0ffee'
 
 
 @pytest.mark.parametrize('seen', [None, NOW - 5.0])

@@ -39,7 +39,7 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK, *
         'behavior': Behavior.YIELD,
         'distribution': ((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
         'confidence': 0.75,
-        'confidence_source': ConfidenceSource.TOKEN_PROBABILITY,
+        'confidence_source': ConfidenceSource.CALIBRATED,
         'text': 'A van waits on the left.',
         'truncated': True,
         'views': views,
@@ -48,6 +48,7 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK, *
         'model_revision': '0123abcd',
         'model_trained': True,
         'prompt_id': 'driving-1',
+        'hint_calibration_id': 'c0ffee',
         'method': 'st_prune',
         'keep_ratio': 0.1,
         'stage_ms': {'decode': 1.5, 'encode': 20.0},
@@ -73,14 +74,15 @@ def test_hint_says_everything(types):
     assert (hint.header.stamp.sec, hint.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
     assert hint.header.frame_id == 'base_link'
     assert (hint.valid_for.sec, hint.valid_for.nanosec) == (1, 500_000_000)
-    assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 1)
+    assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 2)
     assert list(hint.candidates) == [100, 1]
     assert list(hint.probabilities) == [0.75, 0.25]
     assert hint.confidence == 0.75
     info = hint.info
     assert (info.sequence, info.tokens_full, info.tokens_kept, info.tokens_text) == (7, 1200, 120, 90)
     assert (info.model_id, info.model_revision, info.model_trained) == ('tiny', '0123abcd', True)
-    assert (info.prompt_id, info.method, list(info.notes)) == ('driving-1', 'st_prune', ['no odometry'])
+    assert (info.prompt_id, info.hint_calibration_id) == ('driving-1', 'c0ffee')
+    assert (info.method, list(info.notes)) == ('st_prune', ['no odometry'])
     assert info.keep_ratio == pytest.approx(0.1)
     assert dict(zip(info.stage_names, info.stage_ms)) == {'decode': 1.5, 'encode': 20.0}
     assert info.output_latency == 0.25

@@ -18,24 +18,23 @@ import torch
 
 from stprune_ros.cuda_graph import capture_graph
 from stprune_ros.errors import ModelError
+from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.guided_choice import GuidedChoice, guided_choice
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.gpu_tower import adapt_tower
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
-from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
+from stprune_ros.vlm.hf.static_cache import STATIC_SHARE, Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
-# take its fastest kernel, which long prompts need most. On a CPU that is about where one outweighs the other.
-STATIC_SHARE = 0.1
 KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
 
@@ -81,23 +80,30 @@ class TransformersBackend:
         allow_download: bool = False,
         max_image_pixels: int = 0,
         quantization: str = 'none',
+        say: Say = say_nothing,
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
         are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading.
+        '8bit' packs the language model's matrices with bitsandbytes while loading. ``say`` gets a line about what takes
+        long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
-        folder = find_model(path_or_id, revision, allow_download)
+        folder = find_model(path_or_id, revision, allow_download, say)
         for fault in packing_fault(folder.path, folder.packed, quantization):
             raise ModelError(fault)
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
         check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
-        model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
+        start, size = time.monotonic(), gib(sum(path.stat().st_size for path in folder.weights))
+        with said_while_slow(
+            say,
+            lambda: f"loading the weights of '{folder.path}', {size}: {time.monotonic() - start:.0f} s so far",
+        ):
+            model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
         bits = folder.packed or quantization
         info = ModelInfo(
             model_id=folder.model_id,
