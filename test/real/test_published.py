@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -212,6 +213,7 @@ def test_guided_choice_does_not_go_by_the_number_of_tokens() -> None:
             context = backend.prefill(PROMPT.system, content_of([VisualFrame(features, keep)], 1))
             scores = backend.score(context, PROMPT.hint_question, CANDIDATES)
             wins[CANDIDATES[int(np.argmax(scores))]] += 1
+    (REAL / 'guided_choice.json').write_text(json.dumps(wins))
     least, most = binomial_interval(CONTEXTS, len(longer) / len(CANDIDATES))
     assert least <= sum(wins[text] for text in longer) <= most, wins
 
