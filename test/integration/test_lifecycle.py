@@ -242,5 +242,5 @@ def test_loading_again_and_again_leaves_nothing_behind(vehicle, tmp_path):
     assert code == 0
     warm, last = settled[1], settled[-1]
     assert last[0] <= warm[0] and last[1] <= warm[1], (warm, last)
-    assert last[2] - warm[2] < 10.0, settled
+    assert last[2] - warm[2] < weights_mb / 4, settled
     print(f'(threads, descriptors, MB) after 2 and 6 times: {warm}, {last}')
