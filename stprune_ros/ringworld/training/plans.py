@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from stprune_ros.ringworld.questions import ALL_VIEWS
 from stprune_ros.ringworld.scenes import FRAMES
-from stprune_ros.ringworld.training.batches import BatchPlan, ScenePool, plan_batch
+from stprune_ros.ringworld.training.batches import BatchPlan, ScenePool, Truths, Windows, plan_batch
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
 
 FRONT_SHARE = 0.3  # of the clips, showing the front view
 FULL_HISTORY_SHARE = 0.85  # of the batches
 LOST_VIEW_SHARE, LOST_EGO_SHARE = 0.12, 0.08  # of the batches
 LOWEST_KEEP = 0.1  # of the visual tokens, where tokens are dropped
-REFRESH = 250  # steps between looks for new scenes
+REFRESH = 1000  # steps between looks for new scenes
 READ_AHEAD = 4  # batches per loading process
 
 
@@ -64,24 +64,27 @@ class Recipe:
         lost = int(rng.integers(len(ALL_VIEWS))) if rng.random() < LOST_VIEW_SHARE else -1
         return ViewSubset(tuple(view for view in ALL_VIEWS if view != lost), frames, ego)
 
-    def plan(self, pool: ScenePool, encoder: PromptEncoder, step: int) -> BatchPlan:
+    def plan(
+        self, truths: Sequence[Truths], windows: Sequence[Windows], encoder: PromptEncoder, step: int
+    ) -> BatchPlan:
         """The batch of a step: as many scenes as make about the same number of tokens every time."""
         rng = np.random.default_rng([self.seed, 5, step])
         subset = self.subset(rng, step < self.clip_steps)
         keep = float(rng.uniform(LOWEST_KEEP, 1.0)) if rng.random() < self.drop_share else 1.0
         shown = len(subset.views) * subset.frames
-        size = min(self.clip_batch, max(1, round(self.ring_batch * len(ALL_VIEWS) * FRAMES / shown)), len(pool.truths))
-        return plan_batch(pool.truths, pool.windows, encoder, rng, size, self.questions, subset, keep)
+        size = min(self.clip_batch, max(1, round(self.ring_batch * len(ALL_VIEWS) * FRAMES / shown)), len(truths))
+        return plan_batch(truths, windows, encoder, rng, size, self.questions, subset, keep)
 
 
 class Plans(Dataset):  # type: ignore[misc]
-    """The plans of a recipe by step, for a loader's processes; of the pool only truths and windows are used."""
+    """The plans of a recipe by step, for a loader's processes, which never touch the device."""
 
     def __init__(self, pool: ScenePool, encoder: PromptEncoder, recipe: Recipe) -> None:
-        self._pool, self._encoder, self._recipe = pool, encoder, recipe
+        self._truths, self._windows = pool.truths, pool.windows
+        self._encoder, self._recipe = encoder, recipe
 
     def __getitem__(self, step: int) -> BatchPlan:
-        return self._recipe.plan(self._pool, self._encoder, step)
+        return self._recipe.plan(self._truths, self._windows, self._encoder, step)
 
 
 def load_plans(

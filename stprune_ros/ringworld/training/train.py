@@ -37,6 +37,7 @@ from stprune_ros.vlm.prompt import Prompt
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
 WARM_UP = 60  # steps
 EMBEDDING_STD = 0.2
+SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
 
 
 def main() -> None:
@@ -130,7 +131,8 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     probes = DenseHeads(model.config.text_config.hidden_size).to(device)
     nn.init.normal_(model.model.language_model.embed_tokens.weight, std=EMBEDDING_STD)
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *probes.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05)
+    on_gpu = device.type == 'cuda'
+    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=on_gpu)
     if args.begin_with:
         model.load_state_dict(torch.load(args.begin_with, weights_only=True, map_location='cpu')['mean_model'])
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
@@ -147,7 +149,7 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
             break
         batch = gather_batch(pool, plan)
         penalty = bool(args.background_weight) and plan.kept is None
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
             answered = stage.answer(batch, penalty)
             total, metrics = answered.loss, {'loss': answered.loss.detach()}
             if batch.dense and plan.kept is None and not args.no_probes:
@@ -162,7 +164,8 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        smoothed |= {name: smoothed.get(name, value) * 0.95 + value * 0.05 for name, value in metrics.items()}
+        if step % SMOOTHED_EVERY == 0:
+            smoothed |= {name: smoothed.get(name, value) * 0.9 + value * 0.1 for name, value in metrics.items()}
         bar.update()
         last = schedule.progress(step + 1) >= 1.0
         if (step + 1) % args.report_every == 0 or last:
