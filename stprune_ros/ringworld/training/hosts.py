@@ -125,9 +125,20 @@ class Qwen3VLHost(Host):
         return nn.ModuleList([model.model.visual])
 
     def visual_tokens(self, model: Any, images: torch.Tensor) -> torch.Tensor:
-        """See `Host.visual_tokens`."""
-        grid = torch.tensor([[1, *self.grid]] * len(images), device=images.device)
-        tokens: torch.Tensor = model.model.visual(self.patches(images), grid_thw=grid).pooler_output
+        """See `Host.visual_tokens`; the tower's own loop runs image by image, here all of them go through at once."""
+        visual, patches = model.model.visual, self.patches(images)
+        entered, rotary = _at_first_block(visual, patches[: self.tokens], self.grid)
+        places = entered - visual.patch_embed(patches[: self.tokens])
+        hidden = visual.patch_embed(patches).view(len(images), self.tokens, -1) + places
+        for block in visual.blocks:
+            attention = block.attn
+            inner = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
+            query, keys, values = inner.permute(2, 0, 3, 1, 4)
+            query, keys = (rotate(x.float(), *rotary).to(values.dtype) for x in (query, keys))
+            seen = functional.scaled_dot_product_attention(query, keys, values)
+            hidden = hidden + attention.proj(seen.transpose(1, 2).flatten(2))
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        tokens: torch.Tensor = visual.merger(hidden.flatten(0, 1))
         return tokens.view(len(images), self.tokens, -1)
 
     def patches(self, images: torch.Tensor) -> torch.Tensor:
@@ -227,6 +238,26 @@ class InternVLHost(Host):
 
 
 HOSTS: Mapping[str, Host] = {'qwen3_vl': Qwen3VLHost('qwen3_vl', GRID), 'internvl': InternVLHost('internvl', (8, 8))}
+
+
+def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding of (B, heads, N, d) by angles of (B or 1, N, d)."""
+    low, high = x.chunk(2, -1)
+    return x * cosine[:, None] + torch.cat([-high, low], -1) * sine[:, None]
+
+
+def _at_first_block(
+    visual: Any, patches: torch.Tensor, grid: tuple[int, int]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """What enters the first block for one image (n, C), and the rotary angles (1, n, d) of its patches."""
+    seen: list[Any] = []
+    block = visual.blocks[0]
+    hook = block.register_forward_pre_hook(lambda _, args, options: seen.append((args, options)), with_kwargs=True)
+    visual(patches, grid_thw=torch.tensor([[1, *grid]], device=patches.device))
+    hook.remove()
+    (entered,), options = seen[0]
+    cosine, sine = options['position_embeddings']
+    return entered, (cosine[None], sine[None])
 
 
 def token_ids(tokenizer: Any) -> dict[str, int]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from stprune_ros.ringworld.training.attention import SAMPLED_QUERIES, background_share
 from stprune_ros.ringworld.training.batches import IGNORED, Batch
-from stprune_ros.ringworld.training.hosts import Host
+from stprune_ros.ringworld.training.hosts import Host, rotate
 
 PROBED_LAYER = 1  # visual tokens behind it are `Answered.middle`, those behind the next one `Answered.late`
 
@@ -132,12 +132,6 @@ def run_layer(
         seen = torch.cat([prefix, asked], 2)
     hidden = hidden + attention.o_proj(seen.transpose(1, 2).flatten(2))
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-
-
-def rotate(x: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of (B, heads, N, d) by angles of (B or 1, N, d)."""
-    low, high = x.chunk(2, -1)
-    return x * cosine[:, None] + torch.cat([-high, low], -1) * sine[:, None]
 
 
 class _Watch:
