@@ -70,7 +70,8 @@ class ScenePool:
         if kept.exists():
             tokens: torch.Tensor = torch.load(kept, weights_only=True, map_location=self.device)
             return tokens
-        tokens = torch.stack([self.encode(scene.images) for scene in scenes])
+        together = self.encode(np.concatenate([scene.images for scene in scenes]))
+        tokens = together.unflatten(0, (len(scenes), -1))
         if self.device.type == 'cpu':
             torch.save(tokens, kept.with_suffix('.part'))
             kept.with_suffix('.part').rename(kept)

@@ -26,6 +26,7 @@ TEXT = {
     'num_key_value_heads': 4,
     'max_position_embeddings': 4096,
 }
+EMBEDDING_STD = 0.2
 ROPE = {'rope_type': 'default', 'rope_theta': 10000.0}
 
 
@@ -105,7 +106,7 @@ class Qwen3VLHost(Host):
             eos_token_id=ids[TURN_END],
             pad_token_id=ids['<|pad|>'],
         )
-        return _with_stop(Qwen3VLForConditionalGeneration(config), ids)
+        return _prepared(Qwen3VLForConditionalGeneration(config), ids)
 
     def make_processor(self) -> Any:
         """See `Host.make_processor`: any image to about 60 patches of 16 x 16 pixels."""
@@ -204,7 +205,7 @@ class InternVLHost(Host):
             image_seq_length=self.tokens,
             tie_word_embeddings=False,
         )
-        model = _with_stop(InternVLForConditionalGeneration(config), ids)
+        model = _prepared(InternVLForConditionalGeneration(config), ids)
         nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=0.02)  # zeros otherwise
         return model
 
@@ -265,7 +266,8 @@ def token_ids(tokenizer: Any) -> dict[str, int]:
     return {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
 
 
-def _with_stop(model: Any, ids: Mapping[str, int]) -> Any:
+def _prepared(model: Any, ids: Mapping[str, int]) -> Any:
+    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=EMBEDDING_STD)
     model.generation_config.eos_token_id = ids[TURN_END]
     model.generation_config.pad_token_id = ids['<|pad|>']
     return model

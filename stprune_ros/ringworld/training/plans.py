@@ -20,7 +20,7 @@ FRONT_SHARE = 0.3  # of the clips, showing the front view
 FULL_HISTORY_SHARE = 0.85  # of the batches
 LOST_VIEW_SHARE, LOST_EGO_SHARE = 0.12, 0.08  # of the batches
 LOWEST_KEEP = 0.1  # of the visual tokens, where tokens are dropped
-REFRESH = 1000  # steps between looks for new scenes
+REFRESH = 250  # steps between looks for new scenes
 READ_AHEAD = 4  # batches per loading process
 
 

@@ -36,7 +36,6 @@ from stprune_ros.vlm.prompt import Prompt
 
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
 WARM_UP = 60  # steps
-EMBEDDING_STD = 0.2
 SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
 
 
@@ -54,8 +53,10 @@ def main() -> None:
     tokenizer = make_tokenizer(host.image_markup)
     model = host.make_model(tokenizer).to(device)
     args.work.mkdir(parents=True, exist_ok=True)
-    if args.tower:
-        load_tower(host, model, args.tower)
+    if args.begin_with:
+        model.load_state_dict(read_model(args.begin_with).state_dict())
+    elif args.tower:
+        host.tower(model).load_state_dict(host.tower(read_model(args.tower)).state_dict())
     else:
         schedule = Schedule(args.vision_steps, args.vision_seconds)
         data, out = args.scenes_folder / TRAIN, args.work / 'vision.pt'
@@ -88,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--varied-share', type=float, default=0.5, help='of the batches: any views, any history')
     parser.add_argument('--drop-share', type=float, default=0.0, help='of the batches: random visual tokens dropped')
     parser.add_argument('--no-probes', action='store_true', help='without read-outs of dense truth')
-    parser.add_argument('--begin-with', type=Path, help='language.pt of an earlier run, to begin with its weights')
+    parser.add_argument('--begin-with', type=Path, help='exported model to begin with, its tower included')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--threads', type=int, default=2)
@@ -107,12 +108,11 @@ def find_device(name: str) -> torch.device:
     return torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
 
 
-def load_tower(host: Host, model: Any, folder: Path) -> None:
-    """Take the vision tower of an exported model of the same architecture."""
+def read_model(folder: Path) -> Any:
+    """An exported model in single precision."""
     from transformers import AutoModelForImageTextToText
 
-    other = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    host.tower(model).load_state_dict(host.tower(other).state_dict())
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
 
 
 def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
@@ -129,12 +129,9 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     examined = held_out_plans(held_out, encoder)
     torch.manual_seed(args.seed + 1)
     probes = DenseHeads(model.config.text_config.hidden_size).to(device)
-    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=EMBEDDING_STD)
     weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *probes.parameters()]
     on_gpu = device.type == 'cuda'
     optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=on_gpu)
-    if args.begin_with:
-        model.load_state_dict(torch.load(args.begin_with, weights_only=True, map_location='cpu')['mean_model'])
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
     schedule, out = Schedule(args.steps, args.seconds), args.work / 'language.pt'
     parts = {'model': model, 'probes': probes, 'optimizer': optimizer, 'mean': mean}
@@ -145,8 +142,6 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     smoothed: dict[str, torch.Tensor] = {}
     bar = tqdm(total=args.steps, initial=first, desc='language', mininterval=20)
     for step, plan in load_plans(pool, args.scenes_folder / TRAIN, encoder, recipe, first, args):
-        if schedule.progress(step) >= 1.0:
-            break
         batch = gather_batch(pool, plan)
         penalty = bool(args.background_weight) and plan.kept is None
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
