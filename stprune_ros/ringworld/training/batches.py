@@ -25,6 +25,7 @@ LOWEST_RATE = 0.05  # of the tokens of an image, where tokens are dropped
 
 Truths = tuple[SceneTruth, ...]
 Windows = tuple[tuple[int, ...], ...]
+Span = tuple[str, int, int, int]  # kind of a question; row, start and stop of its answer
 
 
 @dataclass
@@ -103,7 +104,7 @@ class BatchPlan:
     weights: np.ndarray
     owner: np.ndarray
     offsets: np.ndarray
-    spans: list[tuple[str, int, int, int]]
+    spans: list[Span]
     kept: np.ndarray | None
 
 
@@ -148,11 +149,12 @@ def plan_batch(
         questions.append(encoder.encode_questions(truth, rng, count, subset))
     prefixes = np.array(ids)
     kept = draw_kept(prefixes == encoder.image, encoder.host.tokens, keep, rng) if keep < 1.0 else None
-    return BatchPlan(subset, scenes, np.array(frames), prefixes, *_rows(questions), kept)
+    rows, spans = _rows(questions)
+    return BatchPlan(subset, scenes, np.array(frames), prefixes, spans=spans, kept=kept, **rows)
 
 
-def _rows(questions: list[list[EncodedQuestion]]) -> tuple[np.ndarray, ...]:
-    """The rows of `BatchPlan` from ``asked`` to ``spans``."""
+def _rows(questions: list[list[EncodedQuestion]]) -> tuple[dict[str, np.ndarray], list[Span]]:
+    """The rows of `BatchPlan` by name, and its spans."""
     size = len(questions)
     width = max(sum(len(q.question) + len(q.answer) - 1 for q in row) for row in questions)
     asked, labels = np.zeros((size, width), np.int64), np.full((size, width), IGNORED)
@@ -169,7 +171,8 @@ def _rows(questions: list[list[EncodedQuestion]]) -> tuple[np.ndarray, ...]:
             offsets[row, start:stop] = np.arange(len(tokens))
             spans.append((question.kind, row, first, stop))
             start = stop
-    return asked, labels, weights, owner, offsets, spans  # type: ignore[return-value]
+    rows = {'asked': asked, 'labels': labels, 'weights': weights, 'owner': owner, 'offsets': offsets}
+    return rows, spans
 
 
 def draw_kept(visual: np.ndarray, per_image: int, keep: float, rng: np.random.Generator) -> np.ndarray:
@@ -202,10 +205,18 @@ def gather_batch(pool: ScenePool, plan: BatchPlan, noise: float = FEATURE_NOISE)
     tokens = pool.tokens[scenes, frames, views].flatten(1, 3).float()  # [B, V * T * n, D]
     if noise:
         tokens = tokens + noise * tokens.std() * torch.randn_like(tokens)
-    rows = (put(array) for array in (plan.ids, plan.asked, plan.labels, plan.weights, plan.owner, plan.offsets))
-    kept = None if plan.kept is None else put(plan.kept)
-    dense = {name: value[scenes, frames, views] for name, value in pool.dense.items()}
-    return Batch(plan, tokens, dense, *rows, kept)
+    return Batch(
+        plan,
+        tokens,
+        dense={name: value[scenes, frames, views] for name, value in pool.dense.items()},
+        ids=put(plan.ids),
+        asked=put(plan.asked),
+        labels=put(plan.labels),
+        weights=put(plan.weights),
+        owner=put(plan.owner),
+        offsets=put(plan.offsets),
+        kept=None if plan.kept is None else put(plan.kept),
+    )
 
 
 def draw_window(truths: Truths, windows: Windows, rng: np.random.Generator) -> tuple[int, ...]:

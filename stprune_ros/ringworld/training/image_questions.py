@@ -41,13 +41,13 @@ def image_truth(actors: Sequence[VisibleActor]) -> dict[str, np.ndarray]:
     cars = [actor for actor in actors if actor.kind == 'vehicle']
     walkers = [actor for actor in actors if actor.kind == 'pedestrian']
     lights = [actor for actor in actors if actor.kind == 'light']
-    left, right = min(cars, key=lambda car: car.left, default=None), max(cars, key=lambda c: c.right, default=None)
+    left = min(cars, key=lambda car: car.left, default=None)
+    right = max(cars, key=lambda car: car.right, default=None)
     first = {colour: next((car for car in cars if car.colour == colour), None) for colour in COLOURS}
     chosen = [cars[0] if cars else None, walkers[0] if walkers else None, left, right, *first.values()]
     places = [_place(actor) for actor in chosen]
-    for index, edge in ((2, left and left.left), (3, right and right.right)):
-        if edge is not None:
-            places[index] = (edge / WIDTH, *places[index][1:])
+    if left and right:  # of the outermost cars the outer edge counts
+        places[2:4] = [(left.left / WIDTH, *places[2][1:]), (right.right / WIDTH, *places[3][1:])]
     colours = [COLOURS.index(car.colour) if car else -1 for car in (chosen[0], left, right)]
     return {
         'counts': np.array([min(MOST, len(cars)), min(MOST, len(walkers))], np.int8),

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from stprune_ros.ringworld.training.attention import SAMPLED_QUERIES, background_share
-from stprune_ros.ringworld.training.batches import IGNORED, Batch
+from stprune_ros.ringworld.training.batches import IGNORED, Batch, Span
 from stprune_ros.ringworld.training.hosts import Host, rotate
 
 PROBED_LAYER = 1  # visual tokens behind it are `Answered.middle`, those behind the next one `Answered.late`
@@ -47,7 +47,7 @@ class LanguageStage:
     def __init__(self, host: Host, model: Any) -> None:
         self._host, self._model = host, model
         self._image = model.config.image_token_id
-        self._positions: dict[tuple[int, ...], torch.Tensor] = {}
+        self._positions: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def answer(self, batch: Batch, background: bool = False) -> Answered:
         """Predict the answers of all questions of the batch in one pass (teacher forcing).
@@ -93,8 +93,8 @@ class LanguageStage:
         if key not in self._positions:
             ids, images = torch.from_numpy(plan.ids[0]), len(plan.subset.views) * plan.subset.frames
             where = (ids == self._image).nonzero()[:, 0]
-            rows = self._host.positions(self._model, ids, images)
-            self._positions[key] = rows.to(batch.tokens.device), where.to(batch.tokens.device)
+            rows, device = self._host.positions(self._model, ids, images), batch.tokens.device
+            self._positions[key] = rows.to(device), where.to(device)
         return self._positions[key]
 
 
@@ -163,7 +163,7 @@ class _Watch:
         return torch.stack(visual[:-1]).mean() + torch.stack(asked).mean()
 
 
-def questions_right(spans: Sequence[tuple[str, int, int, int]], right: torch.Tensor) -> dict[str, list[bool]]:
+def questions_right(spans: Sequence[Span], right: torch.Tensor) -> dict[str, list[bool]]:
     """Whether each question has every answer token right, by kind; ``right`` is (B, W)."""
     by_kind: dict[str, list[bool]] = defaultdict(list)
     found = right.cpu().numpy()

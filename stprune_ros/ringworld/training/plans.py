@@ -36,7 +36,7 @@ class Recipe:
     background_weight: float
     varied_share: float
     drop_share: float
-    no_probes: bool
+    probes: bool
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> Recipe:
@@ -95,11 +95,10 @@ def load_plans(
     Where scenes are being rendered meanwhile (``args.growing``), new ones are taken in every `REFRESH` steps.
     """
     stride = REFRESH if args.growing else max(args.steps - first, 1)
-    loader: Any = None
     for start in range(first, args.steps, stride):
         pool.read_new(folder)
         steps = range(start, min(start + stride, args.steps))
-        loader = DataLoader(
+        loader: Any = DataLoader(
             Plans(pool, encoder, recipe),
             sampler=steps,
             batch_size=None,

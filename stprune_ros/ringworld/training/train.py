@@ -1,7 +1,9 @@
 """Train a host of ringworld from scratch: ``python -m stprune_ros.ringworld.training.train``.
 
 Stages: scenes, vision tower, language model, export. Each keeps its state on disk and resumes from there; hosts share
-the scenes of ``--scenes-folder``, and with ``--tower`` the tower of an exported one.
+the scenes of ``--scenes-folder``, and with ``--tower`` the tower of an exported one. By default random visual tokens
+are dropped in half of the batches, and nothing says where attention should go. The model shipped as models/ringworld
+had ``--background-weight 1.5 --drop-share 0 --varied-share 0`` instead.
 On a shared machine set OMP_WAIT_POLICY=PASSIVE: spinning OpenMP threads make training several times slower there.
 """
 
@@ -20,7 +22,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from stprune_ros.ringworld.training.batches import ScenePool, gather_batch
+from stprune_ros.ringworld.training.batches import Batch, ScenePool, gather_batch
 from stprune_ros.ringworld.training.checkpoint import restore, save
 from stprune_ros.ringworld.training.export import export_model, write_prompt
 from stprune_ros.ringworld.training.hosts import HOSTS, Host
@@ -36,6 +38,7 @@ from stprune_ros.vlm.prompt import Prompt
 
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
 WARM_UP = 60  # steps
+STEP_SEEDS = 1_000_000  # more than a run has steps
 SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
 
 
@@ -86,9 +89,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--questions', type=int, default=16, help='drawn questions per scene')
     parser.add_argument('--rate', type=float, default=1.5e-3, help='highest learning rate of the language steps')
     parser.add_argument('--background-weight', type=float, default=0.0, help='of attention to background in the loss')
-    parser.add_argument('--varied-share', type=float, default=0.5, help='of the batches: any views, any history')
-    parser.add_argument('--drop-share', type=float, default=0.0, help='of the batches: random visual tokens dropped')
-    parser.add_argument('--no-probes', action='store_true', help='without read-outs of dense truth')
+    parser.add_argument('--varied-share', type=float, default=0.4, help='of the batches: any views, any history')
+    parser.add_argument('--drop-share', type=float, default=0.5, help='of the batches: random visual tokens dropped')
+    parser.add_argument(
+        '--no-probes', dest='probes', action='store_false', help="without the language half's read-outs of truth"
+    )
     parser.add_argument('--begin-with', type=Path, help='exported model to begin with, its tower included')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
@@ -142,17 +147,9 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     smoothed: dict[str, torch.Tensor] = {}
     bar = tqdm(total=args.steps, initial=first, desc='language', mininterval=20)
     for step, plan in load_plans(pool, args.scenes_folder / TRAIN, encoder, recipe, first, args):
-        batch = gather_batch(pool, plan)
-        penalty = bool(args.background_weight) and plan.kept is None
+        torch.manual_seed(STEP_SEEDS * args.seed + step)  # a resumed run draws the same noise
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            answered = stage.answer(batch, penalty)
-            total, metrics = answered.loss, {'loss': answered.loss.detach()}
-            if batch.dense and plan.kept is None and not args.no_probes:
-                probe_loss, found = probes.loss(answered.middle, answered.late, batch.dense, plan.subset)
-                total, metrics = total + probe_loss, {**metrics, **found}
-            if penalty:
-                total = total + args.background_weight * answered.background_attention
-                metrics['background'] = answered.background_attention.detach()
+            total, metrics = training_loss(stage, probes, gather_batch(pool, plan), recipe)
         schedule.apply(optimizer, step, args.rate, WARM_UP)
         optimizer.zero_grad()
         total.backward()
@@ -172,6 +169,22 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
             export_model(args.output, host, mean.module, tokenizer, facts)
         if last:
             break
+
+
+def training_loss(
+    stage: LanguageStage, probes: DenseHeads, batch: Batch, recipe: Recipe
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss of the answers and of what the recipe adds to it; and figures for the report."""
+    whole = bool(batch.dense) and batch.kept is None  # every visual token is there, and what it shows is known
+    answered = stage.answer(batch, whole and recipe.background_weight > 0)
+    total, metrics = answered.loss, {'loss': answered.loss.detach()}
+    if whole and recipe.probes:
+        probe_loss, found = probes.loss(answered.middle, answered.late, batch.dense, batch.plan.subset)
+        total, metrics = total + probe_loss, {**metrics, **found}
+    if whole and recipe.background_weight > 0:
+        total = total + recipe.background_weight * answered.background_attention
+        metrics['background'] = answered.background_attention.detach()
+    return total, metrics
 
 
 def tower_id(tower: nn.Module) -> str:
