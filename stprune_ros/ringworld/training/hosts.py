@@ -227,11 +227,14 @@ class InternVLHost(Host):
         return tokens
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels as the image processor returns them, to a level: (n, 96, 160, 3) uint8 to (n, 3, 128, 128)."""
-        x = functional.interpolate(
-            images.permute(0, 3, 1, 2).float(), (self.side, self.side), mode='bicubic', antialias=True
-        )
-        return x.round().clamp(0, 255) / 127.5 - 1.0
+        """Pixels as the image processor returns them: (n, 96, 160, 3) uint8 to (n, 3, 128, 128) in [-1, 1].
+
+        Like Pillow's resize it rounds between columns and rows.
+        """
+        x = images.permute(0, 3, 1, 2).float()
+        for size in ((x.shape[2], self.side), (self.side, self.side)):
+            x = functional.interpolate(x, size, mode='bicubic', antialias=True).round().clamp(0, 255)
+        return x / 127.5 - 1.0
 
     def positions(self, model: Any, ids: torch.Tensor, images: int) -> torch.Tensor:
         """See `Host.positions`: (1, N)."""
