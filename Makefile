@@ -15,7 +15,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 # Another environment's ROS must not leak into this one.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: all venv test lint demo clean
+.PHONY: all venv test test-gpu lint demo clean
 
 all: test
 
@@ -33,6 +33,10 @@ lint: $(STAMP)
 test: lint
 	$(PYTEST) test -m 'not slow' -x
 	$(PYTEST) test -m slow || test $$? -eq 5
+
+# On a machine with a GPU, and a torch build with CUDA in the environment; elsewhere everything is skipped.
+test-gpu: $(STAMP)
+	$(PYTEST) test/gpu
 
 demo: $(STAMP)
 	$(VENV)/bin/stprune demo --output demo_output

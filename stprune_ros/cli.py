@@ -318,12 +318,24 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
+    extent.add_argument(
+        '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
+    )
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
+        from stprune_ros.results import write_json
+
+        if options.gpu:
+            from stprune_ros.bench import gpu
+
+            gpu.require_gpu()
+            result = gpu.bench_gpu()
+            write_json(options.output, result)
+            print(gpu.to_markdown(result))
+            return 0
         from stprune_ros.bench.bench import bench
         from stprune_ros.bench.report import to_markdown, write_plot
-        from stprune_ros.results import write_json
 
         result = bench(options.quick, options.whole)
         write_json(options.output, result)

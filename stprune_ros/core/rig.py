@@ -14,9 +14,9 @@ import numpy as np
 
 from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.rig_file import read_rig_file
+from stprune_ros.core.types import DIRECTIONS
 from stprune_ros.errors import StpruneError
 
-DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
 NEAR_RANGE_M = 5.0  # m; objects nearer than this are too large for the question where they are
 SAME_ANGLE = 1e-6  # radians; azimuths that differ by less are one azimuth
 SAME_PLACE_M = 1e-3  # two cameras cannot be nearer

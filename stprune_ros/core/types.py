@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+# Where a camera looks, by 45-degree sectors, counter-clockwise.
+DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
+
 
 class Status(IntEnum):
     """Status of an output message; values equal PlanningHint.msg and SceneDescription.msg."""

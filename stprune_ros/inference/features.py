@@ -87,8 +87,10 @@ class FeatureCache:
                     decoded[key] = self._decode(frame, self._backend.model_pixels)
                 except StpruneError as error:
                     notes.append(left_out(frame, error))
+        with clock.stage('prepare'):
+            prepared = self._backend.prepare([image for image, _ in decoded.values()])
         with clock.stage('encode'):
-            encoded = self._backend.encode([image for image, _ in decoded.values()]) if decoded else []
+            encoded = self._backend.encode(prepared)
         known.update(dict.fromkeys(new))
         for (key, (image, reduced_by)), features in zip(decoded.items(), encoded, strict=True):
             known[key] = EncodedFrame(features, (image.shape[1] * reduced_by, image.shape[0] * reduced_by))

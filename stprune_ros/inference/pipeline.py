@@ -28,10 +28,12 @@ from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.selection import free_recordings
 from stprune_ros.pruning.selection import warm_up as warm_up  # also for whoever waits before the first tick
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame
+from stprune_ros.vlm.device import synchronizer
 from stprune_ros.vlm.parsing import clean_text, read_hint
 from stprune_ros.vlm.prompt import Prompt, View
 
@@ -54,7 +56,8 @@ class Pipeline:
         self._features = FeatureCache(backend, rig, decode)
         self._similarities = SimilarityCache()
         self._governor = Governor()
-        warm_up()
+        self._synchronize = synchronizer(backend.info.device)
+        warm_up(backend.info.device)
 
     def run(
         self,
@@ -72,7 +75,7 @@ class Pipeline:
         were decoded in the answer's views.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
-        clock = StageClock()
+        clock = StageClock(self._synchronize)
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
         lost = [view.camera for view in views if view.camera in self.roles.critical and not view.state.has_frame]
@@ -91,7 +94,7 @@ class Pipeline:
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
 
-        reports = tuple(view.report(keep.cpu().numpy()) for view, keep in zip(views, kept))
+        reports = tuple(view.report(keep.numpy()) for view, keep in zip(views, kept))
         provenance = replace(self._provenance(), keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
         degraded = bool(self.calibration_fault) or _is_degraded(window, views)
@@ -126,9 +129,10 @@ class Pipeline:
         return replace(answer, description=description, timing=replace(answer.timing, stage_ms=clock.stage_ms))
 
     def free(self) -> None:
-        """Drop every cached feature and similarity, here and in the backend."""
+        """Drop every cached feature, similarity and recording, here and in the backend."""
         self._features.clear()
         self._similarities.clear()
+        free_recordings()
         self.backend.free()
 
     def _provenance(self) -> Provenance:
@@ -149,7 +153,7 @@ class Pipeline:
             self._governor.observe(Cost(spent_ms, until_ms - spent_ms, prefill_ms, kept, run))
 
     def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> list[torch.Tensor]:
-        """Keep masks per view, bool (T, rows, columns)."""
+        """Keep masks per view, bool (T, rows, columns), on the host: whoever reads them need not wait for a GPU."""
         config = replace(self.settings.pruning, keep_ratio=ratio)
         tokens = [
             view_tokens(
@@ -163,7 +167,8 @@ class Pipeline:
             )
             for view in views
         ]
-        return SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        masks = SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        return [mask.cpu() for mask in masks]
 
     def _prompt_views(self, views: Sequence[ViewFeatures], kept: Sequence[torch.Tensor]) -> list[View]:
         return [

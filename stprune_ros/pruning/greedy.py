@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class GreedyState:
+    """Where a selection stands: what each `greedy_step` reads and writes, in place, for B sets of N tokens.
+
+    ``score`` (B, N) decides the next token, ``nearest`` (B, N) is each token's distance to the nearest selected one,
+    ``keep`` bool (B, N) what is selected, ``step`` int64 (1,) how many steps were made.
+    """
+
+    score: Tensor
+    nearest: Tensor
+    keep: Tensor
+    step: Tensor
+
+    @classmethod
+    def beginning(cls, bonus: Tensor) -> GreedyState:
+        """Nothing is selected yet, so that ``bonus`` (B, N) alone decides."""
+        return cls(
+            bonus.clone(),
+            torch.full_like(bonus, math.inf),
+            torch.zeros_like(bonus, dtype=torch.bool),
+            torch.zeros(1, dtype=torch.int64, device=bonus.device),
+        )
+
+
+def greedy_step(state: GreedyState, similarity: Tensor, bonus: Tensor, budgets: Tensor, rows: Tensor) -> None:
+    """Select one more token in each set whose budget, of ``budgets`` int64 (B,), is not spent; ``rows`` is 0 to B-1."""
+    chosen = state.score.argmax(dim=1)  # (B,), the first of equal scores
+    state.keep[rows, chosen] |= state.step < budgets
+    torch.minimum(state.nearest, 1 - similarity[rows, chosen], out=state.nearest)
+    torch.add(state.nearest, bonus, out=state.score)
+    state.score.masked_fill_(state.keep, -math.inf)
+    state.step.add_(1)
+
+
 def greedy_plain(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
-    """See `selection.greedy_max_min`; ``budgets`` is an int64 tensor (B,) and ``steps`` its largest value."""
+    """See `selection.greedy_max_min`; ``budgets`` is an int64 tensor (B,) and ``steps`` at least its largest value."""
     rows = torch.arange(len(similarity), device=similarity.device)
-    score = bonus.clone()  # (B, N); nothing is selected yet, so that the bonus alone decides
-    nearest = torch.full_like(bonus, math.inf)  # (B, N), distance to the nearest selected token
-    keep = torch.zeros_like(bonus, dtype=torch.bool)
-    for step in range(steps):
-        chosen = score.argmax(dim=1)  # (B,), the first of equal scores
-        keep[rows, chosen] |= step < budgets
-        nearest = torch.minimum(nearest, 1 - similarity[rows, chosen])
-        score = (nearest + bonus).masked_fill_(keep, -math.inf)
-    return keep
+    state = GreedyState.beginning(bonus)
+    for _ in range(steps):
+        greedy_step(state, similarity, bonus, budgets, rows)
+    return state.keep

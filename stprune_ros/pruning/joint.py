@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
+from stprune_ros.pruning.tensors import equal_groups, stacked
 from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 
@@ -36,15 +37,18 @@ def prune_joint(
     multiplicative_bonus: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget.
     """
     units = [x.units for x in views]
-    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
+    masks = [torch.ones(0, dtype=torch.bool)] * len(units)  # of views without frames
     active = [i for i, x in enumerate(units) if len(x)]
-    bonuses = []
-    for i in active:
-        newness = recency(units[i], slots[i], history)[:, None]  # [T, 1]
-        bonus = weights[0] * volatility[i].expand(units[i].shape[:2]) + weights[1] * newness  # [T, P]
+    bonuses: list[Tensor] = []
+    for group in equal_groups([units[i] for i in active], [slots[i] for i in active]):
+        these = [active[index] for index in group]
+        first = these[0]
+        shape, newness = units[first].shape[:2], recency(units[first], slots[first], history)[:, None]  # [T, 1]
+        volatile = stacked([volatility[i].expand(shape) for i in these])  # [V, T, P]
+        bonus = weights[0] * volatile + weights[1] * newness
         if frozen is not None:
-            bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
-        bonuses.append(bonus.reshape(-1) - weights[2] * commonness[i])
+            bonus = bonus + REPEATED_BONUS * stacked([frozen[i] for i in these])[..., None]
+        bonuses += (bonus.flatten(1) - weights[2] * stacked([commonness[i] for i in these])).unbind()
     similarities = [views[i].similarity for i in active]
     kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus)
     for i, mask in zip(active, kept):

@@ -345,7 +345,7 @@ def load_and_activate(node: StpruneNode) -> None:
     # Importing and compiling take a second, for which the executor has no time once images come.
     from stprune_ros.inference.pipeline import warm_up
 
-    warm_up()
+    warm_up(model[0].info.device)
     node.configure(*model)
     node.activate()
 

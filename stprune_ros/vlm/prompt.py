@@ -10,10 +10,13 @@ A prompt file holds exactly these keys:
     missing_ego: text                   # may be empty
     hint: {question: text, candidates: [{behavior: STOP, text: stop}, ...]}
     describe: {question: text}
+    words: {front: text, ...}           # may be left out: each of DIRECTIONS and MOTIONS in the prompt's language
 
-{speed} is in m/s and never negative, {yaw_rate} in rad/s counter-clockwise, {motion} one of 'standing', 'driving
-straight', 'turning left', 'turning right', 'reversing', 'reversing to the left', 'reversing to the right'. In reverse
-the side is that to which the rear goes. A format may follow, as in {speed:.1f}.
+{direction} is one of DIRECTIONS, {speed} in m/s and never negative, {yaw_rate} in rad/s counter-clockwise, {motion} one
+of MOTIONS; in reverse the side is that to which the rear goes. A format may follow, as in {speed:.1f}.
+
+A model takes the time of a tick for what changes from tick to tick, and for the questions. The system text comes first
+and does not change: what can be said once and for all belongs there.
 """
 
 from __future__ import annotations
@@ -21,19 +24,28 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stprune_ros.core.types import Behavior, EgoState
+from stprune_ros.core.types import DIRECTIONS, Behavior, EgoState
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import VisualFrame
 
 VIEW_FIELDS = ('direction', 'camera', 'frames')
 MISSING_FIELDS = ('direction', 'camera')
 EGO_FIELDS = ('speed', 'yaw_rate', 'motion')
+MOTIONS = (
+    'standing',
+    'driving straight',
+    'turning left',
+    'turning right',
+    'reversing',
+    'reversing to the left',
+    'reversing to the right',
+)
 STANDING = 0.2  # m/s
 TURNING = 0.05  # rad/s
 SAMPLES: Mapping[str, str | float] = {
@@ -57,7 +69,10 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order."""
+    """A checked prompt file; ``candidates`` is the closed set of hints, (behavior, text) in file order.
+
+    ``words`` translates DIRECTIONS and MOTIONS; it is empty where they are said in English.
+    """
 
     id: str
     system: str
@@ -68,6 +83,7 @@ class Prompt:
     hint_question: str
     candidates: tuple[tuple[Behavior, str], ...]
     describe_question: str
+    words: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:
@@ -82,7 +98,7 @@ class Prompt:
             raise ModelError(f"prompt file '{path}' is not YAML: {' '.join(str(error).split())}") from None
         reader = _Reader(path, tree, '')
         keys = ('name', 'system', 'view', 'missing_view', 'ego', 'missing_ego', 'hint', 'describe')
-        reader.only(keys)
+        reader.only(keys, optional=('words',))
         hint = reader.inner('hint', ('question', 'candidates'))
         describe = reader.inner('describe', ('question',))
         return cls(
@@ -95,6 +111,7 @@ class Prompt:
             hint_question=hint.text('question'),
             candidates=hint.candidates(),
             describe_question=describe.text('question'),
+            words=reader.translation('words', (*DIRECTIONS, *MOTIONS)),
         )
 
     def content(self, views: Sequence[View], ego: EgoState | None) -> list[str | VisualFrame]:
@@ -106,19 +123,21 @@ class Prompt:
         """
         text = self.missing_ego
         if ego is not None:
-            text = self.ego.format(speed=ego.speed, yaw_rate=ego.angular[2], motion=motion(ego))
+            text = self.ego.format(speed=ego.speed, yaw_rate=ego.angular[2], motion=self._word(motion(ego)))
         content: list[str | VisualFrame] = [f'{text}\n'] if text else []
         for view in views:
             template = self.view if view.frames else self.missing_view
-            content.append(
-                template.format(direction=view.direction, camera=view.camera, frames=len(view.frames)) + '\n'
-            )
+            direction = self._word(view.direction)
+            content.append(template.format(direction=direction, camera=view.camera, frames=len(view.frames)) + '\n')
             content += view.frames
         return [*content, '\n']
 
+    def _word(self, word: str) -> str:
+        return self.words.get(word, word)
+
 
 def motion(ego: EgoState) -> str:
-    """The motion of the car in words."""
+    """The motion of the car in words, one of MOTIONS."""
     if ego.speed < STANDING:
         return 'standing'
     straight, yaw_rate = abs(ego.angular[2]) < TURNING, ego.angular[2]
@@ -141,14 +160,14 @@ class _Reader:
     def fail(self, key: str, problem: str) -> ModelError:
         return ModelError(f"prompt file '{self.path}': '{self.prefix}{key}' {problem}")
 
-    def only(self, keys: Sequence[str]) -> None:
-        """Refuse anything but a mapping with exactly ``keys``."""
+    def only(self, keys: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Refuse anything but a mapping with exactly ``keys``, and perhaps the ``optional`` ones."""
         if not isinstance(self.tree, Mapping):
             where = f"'{self.prefix.rstrip('.')}'" if self.prefix else 'its content'
             raise ModelError(f"prompt file '{self.path}': {where} must be a mapping with {', '.join(keys)}")
         for key in self.tree:
-            if key not in keys:
-                raise self.fail(str(key), f'is not known; known are {", ".join(keys)}')
+            if key not in (*keys, *optional):
+                raise self.fail(str(key), f'is not known; known are {", ".join((*keys, *optional))}')
         for key in keys:
             if key not in self.tree:
                 raise self.fail(key, 'is missing')
@@ -167,6 +186,13 @@ class _Reader:
         if not value.strip() and not empty:
             raise self.fail(key, 'is empty')
         return value.strip()
+
+    def translation(self, key: str, words: Sequence[str]) -> dict[str, str]:
+        """A text for each of ``words``; empty where the key is left out."""
+        if key not in self.tree:
+            return {}
+        reader = self.inner(key, words)
+        return {word: reader.text(word) for word in words}
 
     def template(self, key: str, fields: Sequence[str]) -> str:
         """A text whose {placeholders} are all among ``fields`` and take the format they are given."""

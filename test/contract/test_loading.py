@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from helpers.tiny_models import make_tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -283,6 +284,25 @@ def test_old_transformers_is_named() -> None:
         supported_class(family, old)
     with pytest.raises(StpruneError, match=r'transformers 4.40.0 is too old'):
         supported_class(family, SimpleNamespace(__version__='4.40.0'))
+
+
+@pytest.mark.parametrize('version', ['5.20.0', '5.20.1', '5.20.2', '5.21.0'])
+def test_releases_that_cannot_run_a_pruned_prompt_are_named(version: str) -> None:
+    library = SimpleNamespace(
+        __version__=version,
+        SmolVLMForConditionalGeneration=transformers.SmolVLMForConditionalGeneration,
+        Idefics3ForConditionalGeneration=transformers.Idefics3ForConditionalGeneration,
+    )
+    assert supported_class(FAMILIES['idefics3'], library) is transformers.Idefics3ForConditionalGeneration
+    if version in ('5.20.0', '5.21.0'):
+        assert supported_class(FAMILIES['smolvlm'], library) is transformers.SmolVLMForConditionalGeneration
+        return
+    with pytest.raises(ModelError) as caught:
+        supported_class(FAMILIES['smolvlm'], library)
+    assert str(caught.value) == (
+        f'transformers {version} takes the image tokens of smolvlm in blocks of a fixed number, which pruning does not'
+        ' leave; install transformers 5.20.0, or 5.21 or later'
+    )
 
 
 def settings_of(folder: Path, **values: Any) -> Settings:

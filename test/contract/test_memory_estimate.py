@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.tiny_models import FAMILIES, make_tiny_model
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError, StpruneError
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
@@ -119,6 +122,30 @@ def test_what_quantization_needs_is_named(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
     with pytest.raises(StpruneError, match='would download code through the package kernels'):
         TransformersBackend.load(folder, device='cpu', quantization='8bit')
+
+
+@pytest.mark.parametrize('bits', ['4bit', '8bit'])
+def test_weights_that_the_device_cannot_run_are_refused_before_they_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bits: str
+) -> None:
+    """As on a Jetson, where bitsandbytes is imported and has no kernels."""
+
+    class Layer(torch.nn.Linear):
+        def __init__(self, *size: int, bias: bool, **options: Any) -> None:
+            super().__init__(*size, bias=bias, dtype=torch.bfloat16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError('Error named symbol not found at line 233 in file /src/csrc/ops.cu')
+
+    layers = SimpleNamespace(Linear4bit=Layer, Linear8bitLt=Layer)
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', SimpleNamespace(nn=layers))
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: None if name == 'kernels' else object())
+    with pytest.raises(ModelError) as caught:
+        TransformersBackend.load(folder, device='cpu', quantization=bits)
+    assert str(caught.value) == (
+        f"bitsandbytes cannot run {bits} weights on 'cpu': Error named symbol not found at line 233 in file"
+        ' /src/csrc/ops.cu; install a build of it that is made for this device, or take weights that are not packed'
+    )
 
 
 def size_of(parts: list[torch.Tensor]) -> int:

@@ -96,6 +96,7 @@ class Plain:
     """A prompt of texts and images (uint8, in order) with a question, for a plain model.
 
     The last text of ``content`` is the question; ``length`` counts tokens, ``asked`` those from the question on.
+    ``answer`` is a whole answer, with the blank that the template may put before it.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Plain:
         question = text[text.rindex(str(content[-1])) :]
         self.asked = len(tokenizer(question, add_special_tokens=False).input_ids)
         if answer is not None:
-            text += style.answer[0] + answer + style.answer[1]
+            text += answer + style.answer[1]
         self.vision = {name: item for name, item in self.batch.items() if name not in UNUSED}
         if self.family == 'llava_onevision':
             self.vision['batch_num_images'] = torch.tensor([len(images)])

@@ -44,6 +44,12 @@ WORDS = (
     'none slow_down stop yield increase_gap shift_left shift_right turn_left turn_right\n'
     'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n'
 )
+# As in published tokenizers: candidates of one to three tokens, with and without a capital or a blank before them, and
+# line breaks that merge wherever two texts meet.
+ANSWERS = ('none', 'stop', 'yield', 'slow down', 'increase gap', 'shift left now')
+LINES = '\n'.join(
+    f'{word}\n\n{word.capitalize()}\n\n {word} {word.capitalize()}' for text in ANSWERS for word in text.split()
+)
 
 # The layout of the Qwen templates: turns between <|im_start|> and <|im_end|>, each image between its two vision tokens.
 TEMPLATE = (
@@ -55,7 +61,7 @@ TEMPLATE = (
 )
 
 
-def make_tiny_model(path: Path, family: str, seed: int = 0, width: int = 32) -> Path:
+def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> Path:
     """Save a random model of ``family`` (one of FAMILIES) to the folder ``path``; the same seed gives the same weights.
 
     'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack; ``width`` is that of the language model.
@@ -101,7 +107,7 @@ def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=500, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
-    backend.train_from_iterator([WORDS], trainer)
+    backend.train_from_iterator([WORDS, LINES, LINES], trainer)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=end,

@@ -260,3 +260,28 @@ def test_figures_of_readme_are_the_committed_result():
     assert f'{100 * fidelity()["st_prune_joint", 1.0, "all"]["accuracy"]:.1f} %' in text
     assert f'{100 * fidelity()["st_prune_joint", 0.1, "all"]["accuracy"]:.1f} %' in text
     assert f'{100 * fidelity()["blind", 1.0, "all"]["accuracy"]:.0f} %' in text
+
+
+def test_figures_of_the_gpu_are_those_of_the_committed_result():
+    result = json.loads((RESULTS / 'bench_gpu.json').read_text())
+    page = text_of(ROOT / 'docs' / 'performance.md')
+    assert result['device']['name'].split()[:2] == ['NVIDIA', 'H100'] and 'One NVIDIA H100 ' in page
+    for row in result['ticks']:
+        if row['keep'] == 0.25:
+            continue
+        share = 'all tokens' if row['keep'] == 1 else '10 %'
+        [line] = [
+            line for line in page.splitlines() if line.startswith(f'| {row["model"]}, {share} | ') and '(' in line
+        ]
+        stages = [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prepare', 'encode')]
+        stages.append(f'{row["stage_ms"]["prune"]["p50"]:.1f}')
+        stages += [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prefill', 'hint', 'describe')]
+        totals = [f'{row[key]["p50"]:.0f} ({row[key]["p95"]:.0f})' for key in ('hint_ms', 'tick_ms')]
+        last = [f'{row["prefill_kernel_ms"]:.1f}', f'{row["peak_bytes"] / 2**30:.1f}']
+        assert [cell.strip() for cell in line.split('|')[2:-1]] == [*stages, *totals, *last]
+    selections = {row['method']: row['ms'] for row in result['selection']}
+    for name, values in selections.items():
+        assert f'| {values["p50"]:.2f} ({values["p95"]:.2f}) |' in page, name
+    for aim in result['aims']:
+        assert f'{aim["found"]:.1f}' in page, aim['aim']
+    assert [aim['holds'] for aim in result['aims']] == [False] * len(result['aims']), 'as the page says of all'

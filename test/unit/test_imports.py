@@ -59,7 +59,7 @@ ALONE = {
     'transformers': ('vlm/hf/', 'ringworld/training/'),
     'huggingface_hub': ('vlm/hf/',),
     'numba': ('pruning/greedy_numba.py',),
-    'triton': ('pruning/greedy_cuda.py',),
+    'triton': ('pruning/greedy_triton.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
         *('evaluation/', 'bench/'),

@@ -3,13 +3,16 @@
 import pytest
 import torch
 from helpers.references import reference_st_prune_joint
-from helpers.token_rings import kept_of, uneven_ring
+from helpers.token_rings import kept_of, ring, uneven_ring
 
+from stprune_ros.pruning import joint as joint_module
+from stprune_ros.pruning import pruner
 from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import ViewSimilarity
+from stprune_ros.pruning.tensors import equal_groups
+from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens
 
 E = torch.eye(8)  # tokens that have nothing in common: every distance is 1
 
@@ -31,7 +34,7 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
 @pytest.mark.parametrize('skip_frozen', [False, True])
 @pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
 def test_any_ring_with_any_switches_equals_the_reference(views, seed, skip_frozen, scale):
-    ring = uneven_ring(views, seed)
+    uneven = uneven_ring(views, seed)
     config = PruningConfig(
         joint_volatility=0.9,
         joint_recency=0.5,
@@ -40,8 +43,8 @@ def test_any_ring_with_any_switches_equals_the_reference(views, seed, skip_froze
         skip_frozen=skip_frozen,
         multiplicative_bonus=scale,
     )
-    found = kept_of(SpatioTemporalPruner(config)(ring, 4))
-    assert found == reference_st_prune_joint(ring, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen)
+    found = kept_of(SpatioTemporalPruner(config)(uneven, 4))
+    assert found == reference_st_prune_joint(uneven, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen)
 
 
 def test_recency_counts_the_slots_of_the_history():
@@ -85,3 +88,36 @@ def test_commonness_compares_what_was_taken_at_the_same_time():
     views = [tokens([0], [1]), tokens([1], [0]), torch.zeros(0, 1, 8)]
     assert [x.tolist() for x in commonness(views, [(0, 1), (0, 1), ()])] == [[0, 0], [0, 0], []]
     assert [x.tolist() for x in commonness(views, [(0, 1), (1, 2), ()])] == [[0, 1], [1, 0], []]
+
+
+def groups_as_on_a_gpu(tensors, *also):
+    """`equal_groups` of tensors that are said to be on a GPU."""
+    return equal_groups([x.to('meta') for x in tensors], *also)
+
+
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune', 'mtp'])
+@pytest.mark.parametrize('switches', [{}, {'skip_frozen': True}, {'multiplicative_bonus': True}])
+@pytest.mark.parametrize('gone', [False, True])
+def test_views_that_go_through_together_keep_what_each_keeps_alone(monkeypatch, method, switches, gone):
+    views = ring(views=5, rows=3, columns=4, dim=16, seed=3)
+    for number, view in enumerate(views):
+        view.tokens[0] *= 1 + number  # no view resembles another
+    if gone:
+        views[2] = ViewTokens('gone', torch.zeros(0, 0, 0, 0), ())
+    prune = SpatioTemporalPruner(PruningConfig(method, 0.25, **switches))
+    expected, groups = kept_of(prune(views, 4)), []
+    for module in (pruner, joint_module):
+        monkeypatch.setattr(
+            module, 'equal_groups', lambda *given: groups.append(groups_as_on_a_gpu(*given)) or groups[-1]
+        )
+    assert kept_of(prune(views, 4)) == expected
+    assert groups == [[list(range(4 if gone else 5))]] * len(groups) and (groups or switches.get('skip_frozen'))
+
+
+def test_only_what_is_equal_goes_together_and_only_on_a_gpu():
+    same = [torch.zeros(2, 3) for _ in range(3)]
+    assert equal_groups(same) == [[0], [1], [2]]
+    assert groups_as_on_a_gpu(same) == [[0, 1, 2]]
+    assert groups_as_on_a_gpu(same, [(0, 1), (0, 1), (1, 2)]) == [[0], [1], [2]]
+    assert groups_as_on_a_gpu([*same, torch.zeros(2, 4)]) == [[0], [1], [2], [3]]
+    assert groups_as_on_a_gpu([]) == []

@@ -29,6 +29,7 @@ class QwenVL(Family):
     """
 
     position_rows: ClassVar[int] = 3
+    scales_late: ClassVar[bool] = True
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.visual')
 
     def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Size, cap: int) -> int:

@@ -14,6 +14,8 @@ from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
+# Releases that take a family's image tokens in blocks of a fixed number, which a pruned prompt does not have.
+FIXED_BLOCKS = {'smolvlm': ('5.20.1', '5.20.2')}
 
 
 @contextmanager
@@ -26,12 +28,20 @@ def error_context(part: str, folder: ModelFolder) -> Iterator[None]:
 
 
 def supported_class(family: Family, library: Any) -> Any:
-    """The model class of ``family`` in ``library`` (transformers). Raises ModelError where that is too old."""
+    """The model class of ``family`` in ``library`` (transformers).
+
+    Raises ModelError where that is too old, or a release that cannot run pruned prompts of this family.
+    """
     model_class = getattr(library, family.architecture, None)
     if model_class is None or HOOK not in inspect.signature(model_class.forward).parameters:
         raise ModelError(
             f'transformers {library.__version__} is too old for pruned prompts with {family.model_type};'
             ' install transformers>=5.18'
+        )
+    if library.__version__ in FIXED_BLOCKS.get(family.model_type, ()):
+        raise ModelError(
+            f'transformers {library.__version__} takes the image tokens of {family.model_type} in blocks of a fixed'
+            ' number, which pruning does not leave; install transformers 5.20.0, or 5.21 or later'
         )
     return model_class
 

@@ -13,7 +13,7 @@ from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import transformers
 from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
 from stprune_ros.vlm.hf.model_folder import ModelFolder, legacy_template
-from stprune_ros.vlm.hf.quantization import bitsandbytes_options
+from stprune_ros.vlm.hf.quantization import bitsandbytes_options, try_kernel
 
 LOCAL = {'local_files_only': True, 'trust_remote_code': False}
 
@@ -53,12 +53,14 @@ def load_pretrained(
     """The model of ``folder`` with its weights, from safetensors only; ``dtype`` None is that of the weights.
 
     ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading.
-    Raises ModelError where weights are missing or broken.
+    Raises ModelError where weights are missing or broken, or packed in a way that the device cannot run.
     """
     # Packed weights go straight to their device: moving them later is refused for some.
     packed: dict[str, Any] = {'device_map': {'': device}} if folder.packed else {}
-    if quantization != 'none':
-        options = bitsandbytes_options(quantization, folder.family, dtype)
+    options = bitsandbytes_options(quantization, folder.family, dtype) if quantization != 'none' else None
+    if folder.packed or options is not None:
+        try_kernel(folder.packed or quantization, device)
+    if options is not None:
         packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': device}}
     with error_context('model', folder):
         model, report = supported_class(folder.family, transformers).from_pretrained(

@@ -1,0 +1,69 @@
+"""Greedy max-min selection as one Triton kernel: one program per view, and the host waits for nothing.
+
+Raises ImportError where there is no Triton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stprune_ros.pruning.tensors import on_device
+
+# Tokens of a view, padded, that a kernel holds in registers, and its warps. Each size is compiled once: few, so that
+# `compile_all` is quick; in a smaller view the spare lanes cost next to nothing.
+WARPS = {1024: 8, 4096: 16, 16384: 16}
+
+
+def greedy_triton(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
+    """See `selection.greedy_max_min`, for at most 16384 tokens a view.
+
+    Every step reads one row of similarities; all else stays in registers.
+    """
+    block = next(size for size in WARPS if size >= bonus.shape[1])
+    return _launch(similarity.contiguous(), bonus.contiguous(), on_device(budgets, bonus), block)
+
+
+def compile_all(device: torch.device) -> None:
+    """Compile every size now and run it once; raises what Triton raises where that is impossible here."""
+    for block in WARPS:
+        one = torch.zeros(1, 1, device=device)
+        _launch(one[None], one, on_device([1], one), block)
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def _launch(similarity: Tensor, bonus: Tensor, budgets: Tensor, block: int) -> Tensor:
+    views, tokens = bonus.shape
+    keep = torch.empty(views, tokens, dtype=torch.uint8, device=bonus.device)
+    # A launch goes to the current device, which need not be that of the tensors.
+    with torch.cuda.device_of(keep):
+        _kernel[(views,)](similarity, bonus, budgets, keep, tokens, block, num_warps=WARPS[block])
+    return keep.bool()
+
+
+def _greedy(similarity, bonus, budgets, keep, tokens, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    view = tl.program_id(0).to(tl.int64)
+    offsets = tl.arange(0, block)
+    valid = offsets < tokens
+    bonuses = tl.load(bonus + view * tokens + offsets, mask=valid, other=float('-inf'))
+    nearest = tl.full([block], float('inf'), tl.float32)
+    kept = tl.zeros([block], tl.int32)
+    best = tl.argmax(bonuses, axis=0, tie_break_left=True)
+    for _ in range(tl.load(budgets + view)):
+        kept = tl.where(offsets == best, 1, kept)
+        row = tl.load(similarity + (view * tokens + best) * tokens + offsets, mask=valid, other=0.0)
+        nearest = tl.minimum(nearest, 1.0 - row)
+        score = tl.where(kept == 1, float('-inf'), nearest + bonuses)
+        best = tl.argmax(score, axis=0, tie_break_left=True)
+    tl.store(keep + view * tokens + offsets, kept.to(tl.uint8), mask=valid)
+
+
+# One binary for any number of tokens: else 1, multiples of 16 and the rest would each be compiled in the tick they
+# first occur in.
+_kernel: Any = triton.jit(_greedy, do_not_specialize=['tokens'])
