@@ -20,7 +20,7 @@ from stprune_ros.ringworld.training.checkpoint import restore, save
 from stprune_ros.ringworld.training.export import write_prompt
 from stprune_ros.ringworld.training.hosts import HOSTS
 from stprune_ros.ringworld.training.image_questions import ImageQuestions, image_truth
-from stprune_ros.ringworld.training.plans import Recipe, load_plans
+from stprune_ros.ringworld.training.plans import Recipe, held_out_plans, load_plans
 from stprune_ros.ringworld.training.probes import masked_cross_entropy, masked_mean
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
 from stprune_ros.ringworld.training.scene_cache import write_shard
@@ -158,6 +158,16 @@ def test_gathered_tokens_are_those_of_the_plan(folder: Path, encoder: PromptEnco
     assert plan.frames.tolist() == [[2, 3], [2, 3]]
     noisy = gather_batch(pool, plan).tokens - batch.tokens
     assert 0.05 < float(noisy.std() / batch.tokens.std()) < 0.2
+
+
+def test_held_out_scenes_are_asked_about_one_by_one_and_in_the_ring(folder: Path, encoder: PromptEncoder) -> None:
+    pool = make_pool()
+    pool.read_new(folder)
+    plans = held_out_plans(pool, encoder)
+    assert [plan.subset.views for plan in plans[True]] == [(0,), (1,), (2,), (3,), (4,), (5,)]
+    assert [(plan.subset, len(plan.scenes), plan.kept) for plan in plans[False]] == [(ViewSubset(), 3, None)]
+    pool.truths, pool.windows = pool.truths * 20, pool.windows * 20
+    assert [len(plan.scenes) for plan in held_out_plans(pool, encoder)[False]] == [4] * 12
 
 
 @pytest.mark.parametrize('loaders', [0, 1])

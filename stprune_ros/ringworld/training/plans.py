@@ -115,7 +115,8 @@ def _as_it_is(plan: BatchPlan) -> BatchPlan:
 
 def held_out_plans(pool: ScenePool, encoder: PromptEncoder) -> dict[bool, list[BatchPlan]]:
     """What is asked about held-out scenes between steps: of single views (True), of the ring (False)."""
-    single, ring = [ViewSubset((view,)) for view in ALL_VIEWS], [ViewSubset()] * 12
+    single = [ViewSubset((view,)) for view in ALL_VIEWS]
+    ring = [ViewSubset()] * min(12, -(-len(pool.truths) // 4))
     return {
         True: [_held_out_plan(pool, encoder, part, subset, 24) for part, subset in enumerate(single)],
         False: [_held_out_plan(pool, encoder, part, subset, 4) for part, subset in enumerate(ring)],
