@@ -1,4 +1,4 @@
-"""How many tokens a tick runs: counted in the passes of a model's language half, for any model folders and prompt files.
+"""How many tokens a tick runs: counted in the passes of a model's language half, for model folders and prompt files.
 
     make test-real        # leaves published tokenizers and templates with small random models in out/real
     python benchmark/prompt_tokens.py out/real/qwen3_vl models/ringworld --prompt config/prompts/driving.yaml

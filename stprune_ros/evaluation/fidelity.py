@@ -23,6 +23,7 @@ from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
@@ -130,12 +131,15 @@ class SceneEvaluator:
 CountsByTrial = dict[tuple[str, float], dict[str, SceneCounts]]  # by method and keep ratio, then by label
 
 
-def evaluate_methods(source: CaseSource, plan: EvaluationPlan, settings: Settings, workers: int) -> dict[str, Any]:
+def evaluate_methods(
+    source: CaseSource, plan: EvaluationPlan, settings: Settings, workers: int, say: Say = say_nothing
+) -> dict[str, Any]:
     """Rows of accuracy per method, keep ratio and kind of question, with 95 % bootstrap intervals; JSON data.
 
+    ``say`` gets a line where loading takes long.
     Raises StpruneError if the model cannot be loaded or a method does not exist.
     """
-    backend, _ = load_model(settings)  # in this process first: a mistake is reported once, not by every worker
+    backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     for trial in plan.trials():
         SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
     counts: CountsByTrial = defaultdict(lambda: defaultdict(SceneCounts))

@@ -22,7 +22,7 @@ class ModelInfo:
     """Identity of a loaded model; ``trained`` is False where the weights are random.
 
     ``domain`` names the only world that the model was trained on; empty for a general one.
-    ``notes`` are sentences about what the model folder holds and is not used.
+    ``notes`` are sentences about what the model folder holds and is not used, or is used in a way of its own.
     """
 
     model_id: str

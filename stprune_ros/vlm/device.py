@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -97,3 +98,10 @@ def use_one_thread() -> None:
     """Let torch work on one thread, unless OMP_NUM_THREADS says how many."""
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(1)
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more, on accelerators too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

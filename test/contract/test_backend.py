@@ -105,7 +105,7 @@ def test_pruned_equals_masked_reference(
     scores = backend.score(context, QUESTION, CANDIDATES)
     assert scores == pytest.approx(plain_scores(plain, QUESTION, CANDIDATES, keeps), rel=1e-5, abs=1e-3)
     whole = backend.prefill(SYSTEM, content_of(frames_of(backend)))
-    assert scores != pytest.approx(backend.score(whole, QUESTION, CANDIDATES), abs=5e-3), 'pruning changes them'
+    assert scores != pytest.approx(backend.score(whole, QUESTION, CANDIDATES), abs=2e-3), 'pruning changes them'
     written = plain_prompt(plain, QUESTION).generate_masked(5, keeps)
     assert backend.generate(context, QUESTION, len(written)).text == plain.text(written)
     prompt = plain_prompt(plain, QUESTION)
@@ -205,7 +205,7 @@ def test_an_answer_may_merge_with_what_the_template_writes_before_it(
     case: tuple[str, str], folder: Path, tmp_path: Path
 ) -> None:
     """Two line breaks are one token: the invitation to answer ends with one, and answers begin with one."""
-    if STYLES.get(case[1], QWEN) is not QWEN:
+    if case[1] != 'qwen3_vl':
         pytest.skip('one template is enough')
     other = Path(shutil.copytree(folder, tmp_path / 'model'))
     template = other / 'chat_template.jinja'
@@ -215,7 +215,7 @@ def test_an_answer_may_merge_with_what_the_template_writes_before_it(
     blank = "{{ '\\n' if message['role'] == 'assistant' }}"
     template.write_text(text.replace(turn, turn + blank), encoding='utf-8')
     backend, plain = load_tiny(case[0], other), PlainModel(other)
-    assert len(plain.tokenizer('a\n\n').input_ids) == 2
+    assert len(plain.tokenizer('a\n\nstop').input_ids) == 3
     frames = frames_of(backend, 0.4)
     scores = backend.score(backend.prefill(SYSTEM, content_of(frames)), QUESTION, CANDIDATES)
     expected = plain_scores(plain, QUESTION, CANDIDATES, keeps_of(frames), blank='\n')

@@ -26,9 +26,9 @@ RESULTS = ROOT / 'benchmark' / 'results'
 RENAMED = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}
 OLD_PARAMETERS = {f'pruning.{name}' for name in RENAMED}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
-LOGGING = {'_warn_once', '_warn', '_note', 'warning'}
+LOGGING = {'warn_once', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 UNDEFINED_BELOW = {'evs': 0.25, 'dtd': 0.25}  # one frame of four
 

@@ -28,6 +28,7 @@ from stprune_ros.inference.features import view_tokens
 from stprune_ros.inference.governor import Cost
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
+from stprune_ros.io.images import DecodeLimits
 from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
@@ -76,7 +77,7 @@ def rig(tmp_path):
     return CameraRig.from_file(path)
 
 
-def decode(frame, model_pixels):
+def decode(frame, _limits):
     """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
     if frame.payload == 'broken':
         raise StpruneError('3 bytes are no image')
@@ -397,9 +398,9 @@ def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
 
 def test_decoding_is_told_how_much_the_model_looks_at(make):
     pipeline, told = make(), set()
-    pipeline._features._decode = lambda frame, pixels: told.add(pixels) or decode(frame, pixels)
+    pipeline._features._decode = lambda frame, limits: told.add(limits) or decode(frame, limits)
     pipeline.run(window(frame_set(1000)))
-    assert told == {pipeline.backend.model_pixels}
+    assert told == {DecodeLimits(pipeline.backend.model_pixels, 16 * 96 * 64, ('jpeg', 'png'))}
     assert pipeline.backend.model_pixels > 0
 
 

@@ -6,6 +6,7 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -17,24 +18,23 @@ import torch
 
 from stprune_ros.cuda_graph import capture_graph
 from stprune_ros.errors import ModelError
+from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.guided_choice import GuidedChoice, guided_choice
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.gpu_tower import adapt_tower
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
-from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
+from stprune_ros.vlm.hf.static_cache import STATIC_SHARE, Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
-# take its fastest kernel, which long unpruned prompts need most.
-STATIC_SHARE = 0.1
 KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
 
@@ -44,7 +44,6 @@ class TransformersBackend:
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
     ) -> None:
-        self.info = info
         self._model = model
         self._tokenizer = tokenizer
         self._family = family
@@ -55,8 +54,10 @@ class TransformersBackend:
         self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
         self.model_pixels = self._tower.model_pixels
         stops = model.generation_config.eos_token_id
-        self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-        self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._chat = Chat(tokenizer, family, self._image_id, model.config.text_config.vocab_size)
+        self.info = replace(info, notes=(*info.notes, *self._chat.notes(info.model_id)))
+        # What the template writes after an answer ends one, also where no file says so.
+        self._stop_ids = {tokenizer.eos_token_id, self._chat.end_id, *(stops if isinstance(stops, list) else [stops])}
         self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
@@ -79,23 +80,30 @@ class TransformersBackend:
         allow_download: bool = False,
         max_image_pixels: int = 0,
         quantization: str = 'none',
+        say: Say = say_nothing,
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
         are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading.
+        '8bit' packs the language model's matrices with bitsandbytes while loading. ``say`` gets a line about what takes
+        long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
-        folder = find_model(path_or_id, revision, allow_download)
+        folder = find_model(path_or_id, revision, allow_download, say)
         for fault in packing_fault(folder.path, folder.packed, quantization):
             raise ModelError(fault)
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
         check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
-        model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
+        start, size = time.monotonic(), gib(sum(path.stat().st_size for path in folder.weights))
+        with said_while_slow(
+            say,
+            lambda: f"loading the weights of '{folder.path}', {size}: {time.monotonic() - start:.0f} s so far",
+        ):
+            model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
         bits = folder.packed or quantization
         info = ModelInfo(
             model_id=folder.model_id,
@@ -218,7 +226,7 @@ class TransformersBackend:
         That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
         """
         prefix: Prefix = context.state
-        asked = self._chat.ids(question + prefix.question_suffix)
+        asked = self._chat.text_ids(question + prefix.question_suffix)
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         step, position = torch.tensor(asked), prefix.next_position
         seen = self._seen([*prefix.ids, *asked])
@@ -270,9 +278,7 @@ class TransformersBackend:
                 raise ModelError(
                     f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
                 )
-        return guided_choice(
-            candidates, self._chat.answer_prefix, lambda text: self._chat.ids(asked + text), self._chat.end_id
-        )
+        return guided_choice(candidates, asked, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
 
     def _forward(
         self,

@@ -19,6 +19,9 @@ from stprune_ros.vlm.device import to_device
 # also while the keep ratio goes up and down.
 CAPACITY_STEP = 256
 MOST_SPARE = 2 * CAPACITY_STEP
+# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
+# take its fastest kernel, which long unpruned prompts need most.
+STATIC_SHARE = 0.1
 
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
