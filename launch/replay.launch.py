@@ -35,7 +35,12 @@ def generate_launch_description() -> LaunchDescription:
     passed_on = ('params_file', 'image_topic', 'camera_info_topic', 'odometry_topic')  # to node and player alike
     node = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(resource_path('launch/stprune.launch.py'))),
-        launch_arguments={'use_sim_time': 'true', **{name: LaunchConfiguration(name) for name in passed_on}}.items(),
+        # The player waits for a node that listens.
+        launch_arguments={
+            'use_sim_time': 'true',
+            'autostart': 'true',
+            **{name: LaunchConfiguration(name) for name in passed_on},
+        }.items(),
     )
     stprune = PathJoinSubstitution([FindPackagePrefix('stprune_ros'), 'lib', 'stprune_ros', 'stprune'])
     options = ['--clock', '--rate', LaunchConfiguration('rate'), '--wait', LaunchConfiguration('wait')]

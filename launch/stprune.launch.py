@@ -14,6 +14,7 @@ ARGUMENTS = {
     'use_sim_time': ('false', 'take the time from /clock'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'use_respawn': ('false', 'start the node again when it ends'),
+    'autostart': ('', 'true or false, in place of the parameter lifecycle.autostart'),
     'image_topic': ('', "in place of the parameter topics.image: image topics with {camera} for a camera's name"),
     'camera_info_topic': ('', 'in place of the parameter topics.camera_info'),
     'odometry_topic': ('', 'in place of the parameter topics.odometry'),
@@ -25,6 +26,8 @@ def start_node(context: LaunchContext) -> list[Node]:
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     given = {f'topics.{what}': values[f'{what}_topic'] for what in ('image', 'camera_info', 'odometry')}
     above = {name: ParameterValue(topic, value_type=str) for name, topic in given.items() if topic}
+    if values['autostart']:
+        above['lifecycle.autostart'] = ParameterValue(LaunchConfiguration('autostart'), value_type=bool)
     node = Node(
         package='stprune_ros',
         executable='stprune_node',

@@ -21,7 +21,8 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
     """Print every problem of a parameter file on stderr, each behind the file's name; returns 0 without any, else 1.
 
     With ``model`` the model folder is checked too, and what it takes of memory printed, for images of ``size`` =
-    (height, width). Raises StpruneError where the file cannot be read, or the model does not fit.
+    (height, width). Raises StpruneError where the file cannot be read, the model does not fit, or the calibration is
+    for another one.
     """
     found = parameter_file.ParameterFile.read(file)
     for note in found.notes:
@@ -41,12 +42,17 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
         print(f'{file}: {note}')
     if not model:
         return 0
-    from stprune_ros.vlm.loading import check_memory
+    from stprune_ros.vlm.loading import check_memory, require_calibration
 
-    text, fits = check_memory(settings, size)
+    require_calibration(settings, lambda sentence: print(f'{file}: {sentence}', file=sys.stderr))
+    text, fits, warning = check_memory(settings, size)
     print(text)
     if not fits:
-        raise StpruneError('the model does not fit: lower history.frames or pruning.keep_ratio, or quantize it')
+        raise StpruneError(
+            'the model does not fit: lower history.frames, pruning.keep_ratio or model.max_image_pixels, or quantize it'
+        )
+    if warning:
+        print(f'{file}: {warning}', file=sys.stderr)
     return 0
 
 
@@ -60,7 +66,7 @@ def good_values(values: dict[str, object]) -> dict[str, object]:
 
 
 def problems_of_named_files(values: dict[str, object]) -> list[str]:
-    """What is wrong with rig file, prompt file and model path, and between the rig file and the names of cameras."""
+    """What is wrong with rig, prompt and calibration file and model path, and between them and the other ``values``."""
     good = good_values(values)
     problems = _rig_problems(good)
     prompt, path = str(good.get('prompt.file', '')), str(good.get('model.path', ''))
@@ -72,6 +78,13 @@ def problems_of_named_files(values: dict[str, object]) -> list[str]:
         from stprune_ros.vlm.hf.model_folder import require_path
 
         problems += _refusal(lambda: require_path(path))
+    if good.get('prompt.calibration'):
+        from stprune_ros.vlm.loading import load_calibration
+
+        # Without the groups that could contradict each other, which is said elsewhere.
+        bound = {name: value for name, value in good.items() if name.startswith(('pruning.', 'history.', 'model.'))}
+        bound['prompt.calibration'] = good['prompt.calibration']
+        problems += _refusal(lambda: load_calibration(Settings.from_values(bound)))
     return problems
 
 

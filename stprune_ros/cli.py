@@ -6,21 +6,31 @@ Everything heavy is imported inside the command that needs it, so that `stprune 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from stprune_ros.arguments import (
+    changed_settings,
+    count,
+    demo_values,
+    load_settings,
+    names,
+    positive,
+    ratio,
+    ratios,
+    remap,
+    require_rclpy,
+    say,
+    seed,
+    size,
+)
 from stprune_ros.errors import StpruneError
-from stprune_ros.preflight import require_file, require_folder
+from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
-from stprune_ros.settings import parameter_file
-from stprune_ros.settings.parameters import lookup
-from stprune_ros.settings.settings import Settings
 
 UNTOUCHED = 1_021_000  # scenes of ringworld from this one on were never looked at while methods were made or chosen
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
@@ -37,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except StpruneError as error:
         for line in str(error).splitlines():
-            print(f'stprune: {line}', file=sys.stderr)
+            say(line)
         return 1
     except OSError as error:
         where = f"'{error.filename}': " if error.filename is not None else ''
-        print(f'stprune: {where}{error.strerror or error}', file=sys.stderr)
+        say(f'{where}{error.strerror or error}')
         return 1
     except KeyboardInterrupt:
-        print('stprune: interrupted', file=sys.stderr)
+        say('interrupted')
         return 130
 
 
@@ -56,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title='commands', metavar='COMMAND', required=True)
     _demo(commands.add_parser('demo', help='make a small world, run node and replay on it, leave a report'))
     _replay(commands.add_parser('replay', help='run on a recorded bag, as fast as it goes and without drops'))
+    _calibrate(commands.add_parser('calibrate', help='fit the probabilities of hints to drives whose truth is known'))
     _play(commands.add_parser('play', help='publish a bag over DDS in real time'))
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
@@ -63,92 +74,6 @@ def parser() -> argparse.ArgumentParser:
     _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f'{text} is not a number above 0')
-    return value
-
-
-def count(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 1')
-    return value
-
-
-def ratio(text: str) -> float:
-    """A keep ratio as the parameter table allows it."""
-    try:
-        lookup('pruning.keep_ratio').parse(float(text))
-        return float(text)
-    except StpruneError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def size(text: str) -> tuple[int, int]:
-    """Width and height of an image, as in 1920x1080."""
-    width, separator, height = text.partition('x')
-    if not separator:
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
-    return count(width), count(height)
-
-
-def seed(text: str) -> int:
-    """An integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 0')
-    return value
-
-
-def load_settings(path: Path | None) -> Settings:
-    """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
-
-    Raises SettingsError naming all that is wrong.
-    """
-    if path is None:
-        return Settings()
-    found = parameter_file.ParameterFile.read(path)
-    for note in found.notes:
-        print(f'{path}: {note}', file=sys.stderr)
-    return parameter_file.settings_of(found, f'{path}: ')
-
-
-def require_rclpy(command: str) -> None:
-    """Raise StpruneError where ROS 2 is not installed."""
-    if importlib.util.find_spec('rclpy') is None:
-        raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
-
-
-def ratios(text: str) -> tuple[float, ...]:
-    """Keep ratios, separated by commas."""
-    return tuple(ratio(part) for part in text.split(','))
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names, separated by commas."""
-    return tuple(text.split(','))
-
-
-def remap(text: str) -> tuple[str, str]:
-    """A pair 'from:=to' of topic names."""
-    source, separator, target = text.partition(':=')
-    if not (separator and source and target):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
-    return source, target
-
-
-def demo_values(path: Path | None) -> dict[str, object]:
-    """The values of a parameter file that is right; SettingsError naming all that is wrong. Others stay the demo's."""
-    if path is None:
-        return {}
-    load_settings(path)
-    return parameter_file.read_file(path)
 
 
 def _demo(command: argparse.ArgumentParser) -> None:
@@ -180,15 +105,68 @@ def _replay(command: argparse.ArgumentParser) -> None:
     command.add_argument('--method', choices=METHOD_NAMES, help='how tokens are selected')
 
     def run(options: argparse.Namespace) -> int:
-        values = load_settings(options.params)
-        if options.keep is not None:
-            values = values.changed({'pruning.keep_ratio': options.keep})
-        if options.method is not None:
-            values = values.changed({'pruning.method': options.method})
+        values = changed_settings(options)
         require_folder(options.output, options.bag)
         from stprune_ros.replay import command as replay_command
 
         return replay_command.run(options.bag, options.output, values)
+
+    command.set_defaults(run=run)
+
+
+def _calibrate(command: argparse.ArgumentParser) -> None:
+    command.add_argument('bags', type=Path, nargs='+', metavar='BAG', help='rosbag2 folders, .mcap or .db3 files')
+    command.add_argument(
+        '--held-out',
+        type=Path,
+        nargs='+',
+        default=[],
+        metavar='BAG',
+        help='bags to judge on; default: the last third of those above',
+    )
+    command.add_argument(
+        '--truth',
+        type=Path,
+        metavar='FILE',
+        help='CSV with stamp_ns, behavior and bag, or truth.json; default: the truth.json beside each bag',
+    )
+    command.add_argument(
+        '--tolerance',
+        type=positive,
+        default=20.0,
+        metavar='MS',
+        help='how far a stamp of the truth may be from a tick; default: %(default)s',
+    )
+    command.add_argument(
+        '--content-free', action='store_true', help='first take off what the model says of grey pictures'
+    )
+    command.add_argument(
+        '--output',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='for prompt.calibration; a plot goes beside it as PNG',
+    )
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, as for the node')
+    command.add_argument('--keep', type=ratio, metavar='R', help='share of visual tokens that the model sees')
+    command.add_argument('--method', choices=METHOD_NAMES, help='how tokens are selected')
+
+    def run(options: argparse.Namespace) -> int:
+        values = changed_settings(options)
+        require_file(options.output, '.yaml')
+        require_other(options.output, {'truth': options.truth, 'parameter file': options.params})
+        from stprune_ros.calibrate.command import CalibrationPlan
+        from stprune_ros.calibrate.command import run as calibrate
+
+        plan = CalibrationPlan(
+            tuple(options.bags),
+            tuple(options.held_out),
+            options.truth,
+            options.tolerance,
+            options.content_free,
+            options.output,
+        )
+        return calibrate(plan, values)
 
     command.set_defaults(run=run)
 
@@ -306,6 +284,9 @@ def _eval(command: argparse.ArgumentParser) -> None:
 
         values = load_settings(options.params)
         require_file(options.output)
+        if values.prompt.calibration:
+            say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
+            values = values.changed({'prompt.calibration': ''})
         methods = options.methods or (*everything, *VARIANTS)
         for method in methods:
             config_of(method, 1.0, 0, values)
@@ -318,7 +299,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         plan, default = fidelity.EvaluationPlan(methods, options.keep, options.seeds), name_of(values.pruning)
         source = RingworldCases(options.scenes, options.first_seed)
         hits_file = options.output.with_suffix('.hits.npz')
-        hits = fidelity.evaluate_methods(source, plan, values, options.workers, hits_file, options.resume)
+        hits = fidelity.evaluate_methods(source, plan, values, options.workers, hits_file, options.resume, say)
         found = fidelity.summarize(hits, 'ringworld')
         write_json(options.output, fidelity.add_table(options.output, default, found))
         fidelity.write_plot(found, default, options.output.with_suffix('.png'))
@@ -337,12 +318,24 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
+    extent.add_argument(
+        '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
+    )
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
+        from stprune_ros.results import write_json
+
+        if options.gpu:
+            from stprune_ros.bench import gpu
+
+            gpu.require_gpu()
+            result = gpu.bench_gpu()
+            write_json(options.output, result)
+            print(gpu.to_markdown(result))
+            return 0
         from stprune_ros.bench.bench import bench
         from stprune_ros.bench.report import to_markdown, write_plot
-        from stprune_ros.results import write_json
 
         result = bench(options.quick, options.whole)
         write_json(options.output, result)

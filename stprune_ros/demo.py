@@ -24,8 +24,8 @@ from stprune_ros.core.types import Behavior, Status
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagTopics
+from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.replay import command
-from stprune_ros.replay.ground_truth import GroundTruth
 from stprune_ros.resources import dds_profile
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
@@ -39,7 +39,7 @@ TOPICS = {
     'topics.camera_info': '/camera/{camera}/camera_info',
     'topics.odometry': '/odom',
 }
-READY_S, MATCHED_S, DRAIN_S, END_S = 180.0, 30.0, 3.0, 20.0
+READY_S, DRAIN_S, END_S = 180.0, 3.0, 20.0
 
 
 def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] | None = None) -> int:
@@ -147,6 +147,7 @@ def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> 
         'cameras.names': cameras,
         **values,
         **TOPICS,
+        'lifecycle.autostart': True,
     }
     file = output / 'demo.param.yaml'
     file.write_text(yaml.safe_dump({'/**': {'ros__parameters': parameters}}, sort_keys=False), encoding='utf-8')
@@ -163,9 +164,9 @@ def live(bag: Path, output: Path, seconds: float, values: Mapping[str, Any]) -> 
             environment,
         )
         recorder.wait_for('ready', READY_S, (node,))
-        playing = ['-m', 'stprune_ros.cli', 'play', str(bag), '--clock', '--wait', f'{MATCHED_S:g}']
+        playing = ['-m', 'stprune_ros.cli', 'play', str(bag), '--clock', '--wait', f'{READY_S:g}']
         player = Process.start(stack, 'player', logs, playing, environment)
-        player.wait_for_end(MATCHED_S + 3 * seconds + END_S, (node, recorder))
+        player.wait_for_end(READY_S + 3 * seconds + END_S, (node, recorder))
         time.sleep(DRAIN_S)  # for the answer to the last frame set
         node.check()
 

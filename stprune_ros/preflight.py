@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
@@ -25,15 +26,25 @@ def require_folder(output: Path, bag: Path | None = None) -> None:
     _require_writable(output)
 
 
-def require_file(output: Path) -> None:
-    """Raise StpruneError where ``output`` cannot be a new JSON file with a plot of that name beside it."""
+def require_file(output: Path, ending: str = '.json') -> None:
+    """Raise StpruneError where ``output`` cannot be a new file with a plot of that name beside it.
+
+    ``ending`` is the one to propose.
+    """
     if output.is_dir():
         raise StpruneError(f"'{output}' is a folder; name a file for --output")
     if output.suffix == '.png':
-        raise StpruneError(f"'{output}' would be overwritten by the plot beside it; name a .json file for --output")
+        raise StpruneError(f"'{output}' would be overwritten by the plot beside it; name a {ending} file for --output")
     if not output.parent.is_dir():
         raise StpruneError(f"there is no folder '{output.parent}' for '{output.name}'; make it")
     _require_writable(output.parent)
+
+
+def require_other(output: Path, inputs: Mapping[str, Path | None]) -> None:
+    """Raise StpruneError where ``output`` is one of the files that are read; ``inputs`` by what they are."""
+    for what, path in inputs.items():
+        if path is not None and path.exists() and output.exists() and output.samefile(path):
+            raise StpruneError(f"'{output}' is the {what}; name another --output")
 
 
 def _require_writable(folder: Path) -> None:

@@ -78,7 +78,7 @@ class TimeLimits:
     run_s: float
 
 
-def random_ring(size: RingSize, seed: int = 0) -> list[ViewTokens]:
+def random_ring(size: RingSize, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[ViewTokens]:
     """Random features; the frames of a view resemble each other, as those of a camera do."""
     generator = torch.Generator().manual_seed(seed)
     shape = (size.rows, size.columns, size.dim)
@@ -86,7 +86,9 @@ def random_ring(size: RingSize, seed: int = 0) -> list[ViewTokens]:
     views = []
     for i in range(size.views):
         scene = torch.randn(*shape, generator=generator)
-        frames = [(scene + 0.5 * torch.randn(*shape, generator=generator)).to(device) for _ in range(size.frames)]
+        frames = [
+            (scene + 0.5 * torch.randn(*shape, generator=generator)).to(device, dtype) for _ in range(size.frames)
+        ]
         views.append(ViewTokens(f'V{i}', torch.stack(frames), tuple(range(size.frames)), frames=tuple(frames)))
     return views
 

@@ -89,13 +89,15 @@ GPU_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B), full_depth(QWEN3_4B))
 
 
 class CacheProbe:
-    """Wraps a backend and records the size of the KV cache after each prefill."""
+    """Wraps a backend and records the size of the KV cache after each prefill, and its prompt in ``prefilled``."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
         self.kv_bytes = 0
+        self.prefilled: tuple[Any, ...] = ()
 
     def prefill(self, system: str, content: Any) -> Any:
+        self.prefilled = system, content
         context = self._backend.prefill(system, content)
         self.kv_bytes = sum(part.numel() * part.element_size() for layer in context.state.layers for part in layer)
         return context
@@ -180,6 +182,7 @@ class TickRunner:
         answer = self.pipeline.run(window)
         return {
             'stage_ms': dict(answer.timing.stage_ms),
+            'hint_ms': answer.timing.source_to_hint_ms,
             'tokens_full': answer.tokens_full,
             'tokens_visual': answer.tokens_kept,
             'tokens_text': answer.provenance.tokens_text,
@@ -256,7 +259,8 @@ def _expected_s(model: TickModel, cell: TickCell, runs: dict[TickCell, list[dict
     )
     stages['prefill'] *= flops / measured_flops
     encoded, measured_encoded = (1 if each.feature_cache else model.frames for each in (cell, measured))
-    stages['encode'] *= encoded / measured_encoded
+    for stage in ('prepare', 'encode'):
+        stages[stage] *= encoded / measured_encoded
     return float(sum(stages.values())) / 1e3
 
 

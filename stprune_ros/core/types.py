@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+# Where a camera looks, by 45-degree sectors, counter-clockwise.
+DIRECTIONS = ('front', 'front left', 'left', 'back left', 'back', 'back right', 'right', 'front right')
+
 
 class Status(IntEnum):
     """Status of an output message; values equal PlanningHint.msg and SceneDescription.msg."""
@@ -51,7 +54,8 @@ class ConfidenceSource(IntEnum):
     """Where ``confidence`` comes from; values equal PlanningHint.msg."""
 
     NONE = 0
-    TOKEN_PROBABILITY = 1
+    TOKEN_PROBABILITY = 1  # the model's probabilities as they come
+    CALIBRATED = 2  # those, brought to what was right on recorded drives
 
 
 class CameraState(IntEnum):
@@ -77,6 +81,7 @@ class CameraFrame:
 
     ``encoding`` is the Image encoding ('rgb8', ...) or the CompressedImage format; ``height`` and ``width`` are pixels,
     0 where only decoding can tell; ``payload`` is the message as received, held by reference and never changed.
+    ``frozen`` says that the camera has sent the same image under new stamps for longer than it may.
     """
 
     camera: str
@@ -85,6 +90,7 @@ class CameraFrame:
     height: int = 0
     width: int = 0
     payload: Any = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,11 @@ class FrameSet:
     def full(self) -> bool:
         """True where every view has a frame."""
         return not self.missing
+
+    def without_images(self) -> FrameSet:
+        """The same set for whoever keeps it for its stamps: the images need not stay in memory for that."""
+        frames = {camera: replace(frame, payload=None) for camera, frame in self.frames.items()}
+        return replace(self, frames=frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +231,10 @@ class Description:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Which model answered which prompt, and how its input was pruned."""
+    """Which model answered which prompt, and how its input was pruned.
+
+    ``hint_calibration_id`` names the calibration that the scores of hints go through, '' without one.
+    """
 
     model_id: str
     model_revision: str
@@ -229,6 +243,7 @@ class Provenance:
     method: str
     keep_ratio: float
     tokens_text: int = 0
+    hint_calibration_id: str = ''
 
 
 @dataclass(frozen=True, slots=True)

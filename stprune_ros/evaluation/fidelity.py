@@ -27,6 +27,7 @@ from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
@@ -118,14 +119,21 @@ class SceneEvaluator:
 
 
 def evaluate_methods(
-    source: CaseSource, plan: EvaluationPlan, settings: Settings, workers: int, hits_file: Path, resume: bool = False
+    source: CaseSource,
+    plan: EvaluationPlan,
+    settings: Settings,
+    workers: int,
+    hits_file: Path,
+    resume: bool = False,
+    say: Say = say_nothing,
 ) -> Hits:
     """Ask every question under every trial; the answers are in ``hits_file`` at least every `SAVE_SECONDS`.
 
-    With ``resume`` scenes that the file has are not asked again. Raises StpruneError if the model cannot be loaded, a
-    method does not exist, or the file holds answers to another plan.
+    With ``resume`` scenes that the file has are not asked again. ``say`` gets a line where loading takes long.
+    Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
+    plan.
     """
-    backend, _ = load_model(settings)  # in this process first: a mistake is reported once, not by every worker
+    backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     for trial in plan.trials():
         SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
     info = backend.info

@@ -21,6 +21,7 @@ from stprune_ros.core.types import (
     Provenance,
     Status,
     Timing,
+    ViewReport,
     Window,
 )
 from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, view_tokens
@@ -28,10 +29,12 @@ from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.selection import free_recordings
 from stprune_ros.pruning.selection import warm_up as warm_up  # also for whoever waits before the first tick
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame
+from stprune_ros.vlm.device import synchronizer
 from stprune_ros.vlm.parsing import clean_text, read_hint
 from stprune_ros.vlm.prompt import Prompt, View
 
@@ -51,10 +54,11 @@ class Pipeline:
         )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
-        self._features = FeatureCache(backend, rig, decode)
+        self._features = FeatureCache(backend, rig, decode, settings.cameras)
         self._similarities = SimilarityCache()
         self._governor = Governor()
-        warm_up()
+        self._synchronize = synchronizer(backend.info.device)
+        warm_up(backend.info.device)
 
     def run(
         self,
@@ -72,13 +76,16 @@ class Pipeline:
         were decoded in the answer's views.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
-        clock = StageClock()
+        clock = StageClock(self._synchronize)
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
-        lost = [view.camera for view in views if view.camera in self.roles.critical and not view.state.has_frame]
+        notes += [camera.reason for camera in self.rig.unusable]
+        absent = [view.camera for view in views if not view.state.has_frame]
+        absent += [camera.name for camera in self.rig.unusable]
+        lost = [camera for camera in absent if camera in self.roles.critical]
         if lost:
             notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
-            reports = tuple(view.report() for view in views)
+            reports = self._reports([view.report() for view in views])
             timing = Timing(clock.stage_ms, wait_ms)
             return Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
 
@@ -91,10 +98,10 @@ class Pipeline:
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
 
-        reports = tuple(view.report(keep.cpu().numpy()) for view, keep in zip(views, kept))
+        reports = self._reports([view.report(keep.numpy()) for view, keep in zip(views, kept)])
         provenance = replace(self._provenance(), keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
-        degraded = bool(self.calibration_fault) or _is_degraded(window, views)
+        degraded = bool(self.calibration_fault or self.rig.unusable) or _is_degraded(window, views)
         cancelled = _is_set(cancel)
         if cancelled or clock.past(deadline_ms):
             status = Status.NO_HINT if cancelled else Status.TIMEOUT
@@ -126,13 +133,18 @@ class Pipeline:
         return replace(answer, description=description, timing=replace(answer.timing, stage_ms=clock.stage_ms))
 
     def free(self) -> None:
-        """Drop every cached feature and similarity, here and in the backend."""
+        """Drop every cached feature, similarity and recording, here and in the backend."""
         self._features.clear()
         self._similarities.clear()
+        free_recordings()
         self.backend.free()
 
     def _provenance(self) -> Provenance:
-        return provenance_of(self.settings, self.backend.info, self.prompt.id)
+        return provenance_of(self.settings, self.backend.info, self.prompt)
+
+    def _reports(self, views: Sequence[ViewReport]) -> tuple[ViewReport, ...]:
+        """The views of an answer: those of the ring, then the cameras whose calibration cannot be used."""
+        return *views, *(ViewReport(camera.name, CameraState.INVALID) for camera in self.rig.unusable)
 
     def _choose(self, views: Sequence[ViewFeatures], spent_ms: float) -> Choice | None:
         """The keep ratio that the latency target leaves room for; None without a target."""
@@ -149,7 +161,7 @@ class Pipeline:
             self._governor.observe(Cost(spent_ms, until_ms - spent_ms, prefill_ms, kept, run))
 
     def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> list[torch.Tensor]:
-        """Keep masks per view, bool (T, rows, columns)."""
+        """Keep masks per view, bool (T, rows, columns), on the host: whoever reads them need not wait for a GPU."""
         config = replace(self.settings.pruning, keep_ratio=ratio)
         tokens = [
             view_tokens(
@@ -163,7 +175,8 @@ class Pipeline:
             )
             for view in views
         ]
-        return SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        masks = SpatioTemporalPruner(config, self._similarities)(tokens, history)
+        return [mask.cpu() for mask in masks]
 
     def _prompt_views(self, views: Sequence[ViewFeatures], kept: Sequence[torch.Tensor]) -> list[View]:
         return [
@@ -176,9 +189,9 @@ class Pipeline:
         ]
 
     def _hint(self, context: Context) -> Hint:
-        behaviors = [behavior for behavior, _ in self.prompt.candidates]
         texts = [text for _, text in self.prompt.candidates]
-        hint = read_hint(behaviors, self.backend.score(context, self.prompt.hint_question, texts))
+        scores = self.backend.score(context, self.prompt.hint_question, texts)
+        hint = read_hint(self.prompt.behaviors, scores, self.prompt.calibration)
         return hint if self.backend.info.trained else replace(hint, status=Status.INVALID)
 
     def _describe(

@@ -9,15 +9,17 @@ from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # torch comes with it
     from stprune_ros.vlm.backend import ModelInfo
+    from stprune_ros.vlm.prompt import Prompt
 
 
-def provenance_of(settings: Settings, model: ModelInfo, prompt_id: str) -> Provenance:
-    """The provenance of what ``model`` answers to a prompt with these settings, at the keep ratio they ask for."""
+def provenance_of(settings: Settings, model: ModelInfo, prompt: Prompt) -> Provenance:
+    """The provenance of what ``model`` answers to ``prompt`` with these settings, at the keep ratio they ask for."""
     return Provenance(
         model_id=model.model_id,
         model_revision=model.revision,
         model_trained=model.trained,
-        prompt_id=prompt_id,
+        prompt_id=prompt.id,
         method=settings.pruning.method,
         keep_ratio=settings.pruning.keep_ratio,
+        hint_calibration_id=prompt.calibration.id if prompt.calibration is not None else '',
     )

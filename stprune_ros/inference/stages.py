@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-STAGES = ('decode', 'encode', 'prune', 'prefill', 'hint', 'describe')
+STAGES = ('decode', 'prepare', 'encode', 'prune', 'prefill', 'hint', 'describe')
 
 
 class StageClock:
-    """Disjoint stage times in ms, and the time since it was made."""
+    """Disjoint stage times in ms, and the time since it was made.
 
-    def __init__(self) -> None:
+    ``synchronize`` waits until the device has done what it was given: a GPU says at once that it will, and without
+    waiting the time would be spent in whichever stage reads a value first.
+    """
+
+    def __init__(self, synchronize: Callable[[], object] | None = None) -> None:
         self.stage_ms: dict[str, float] = {}
+        self._synchronize = synchronize
         self._started = time.monotonic()
 
     @contextmanager
@@ -22,6 +27,8 @@ class StageClock:
         started = time.perf_counter()
         try:
             yield
+            if self._synchronize is not None:
+                self._synchronize()
         finally:
             self.stage_ms[name] = self.stage_ms.get(name, 0.0) + (time.perf_counter() - started) * 1e3
 

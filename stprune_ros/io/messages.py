@@ -69,15 +69,19 @@ def store_types(typestore: Any) -> MessageTypes:
     )
 
 
-def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
+def planning_hint(
+    answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN, alive_counter: int = 0
+) -> Any:
     """The PlanningHint of an answer: with UNKNOWN and no values unless its status is OK or DEGRADED.
 
-    ``output_latency`` is in seconds from the anchor's stamp to publishing, NaN in a replay.
+    ``output_latency`` is in seconds from the anchor's stamp to publishing, NaN in a replay; ``alive_counter`` counts
+    the messages of the topic, 0 in a replay.
     """
     hint = answer.hint if answer.hint.status.is_valid else Hint(answer.hint.status)
     return types.planning_hint(
         header=header(answer, settings, types),
         valid_for=_valid_for(hint.status.is_valid, settings, types),
+        alive_counter=alive_counter,
         status=int(hint.status),
         behavior=int(hint.behavior),
         confidence=float(hint.confidence),
@@ -88,13 +92,16 @@ def planning_hint(answer: Answer, settings: Settings, types: MessageTypes, outpu
     )
 
 
-def scene_description(answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN) -> Any:
+def scene_description(
+    answer: Answer, settings: Settings, types: MessageTypes, output_latency: float = NAN, alive_counter: int = 0
+) -> Any:
     """The SceneDescription of an answer: without text unless its status is OK, DEGRADED or TIMEOUT (cut short)."""
     description = answer.description
     has_text = description.has_text
     return types.scene_description(
         header=header(answer, settings, types),
         valid_for=_valid_for(has_text, settings, types),
+        alive_counter=alive_counter,
         status=int(description.status),
         description=description.text if has_text else '',
         truncated=description.truncated and has_text,
@@ -111,6 +118,7 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
         model_revision=answer.provenance.model_revision,
         model_trained=answer.provenance.model_trained,
         prompt_id=answer.provenance.prompt_id,
+        hint_calibration_id=answer.provenance.hint_calibration_id,
         method=answer.provenance.method,
         keep_ratio=float(answer.provenance.keep_ratio),
         tokens_full=answer.tokens_full,
@@ -123,13 +131,20 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
     )
 
 
-def expire(answer: Answer, now_ns: int, settings: Settings) -> Answer:
-    """The answer as it is at ``now_ns``: STALE once it is older than ``output.valid_for_ms``, counted from its stamp.
+def is_fresh(stamp_ns: int, now_ns: int, settings: Settings) -> bool:
+    """Whether what was seen at ``stamp_ns`` may be used at ``now_ns``: neither expired nor from the future.
 
-    Nothing expires at ``now_ns`` 0, where simulated time has not begun.
+    ``output.valid_for_ms`` and ``output.max_ahead_ms`` bound its age. At ``now_ns`` 0, where simulated time has not
+    begun, no age can be told.
     """
-    if now_ns == 0 or now_ns - answer.stamp_ns <= nanoseconds(settings.output.valid_for_ms):
-        return answer
+    age_ns = now_ns - stamp_ns
+    return now_ns != 0 and -nanoseconds(settings.output.max_ahead_ms) <= age_ns <= nanoseconds(
+        settings.output.valid_for_ms
+    )
+
+
+def expired(answer: Answer) -> Answer:
+    """The answer once it may not be used any more: STALE, where it was valid."""
     hint, description = answer.hint, answer.description
     return replace(
         answer,

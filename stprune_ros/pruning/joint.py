@@ -21,6 +21,7 @@ from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import separability, skewness
 from stprune_ros.pruning.selection import select
 from stprune_ros.pruning.temporal import REPEATED_BONUS, recency
+from stprune_ros.pruning.tensors import equal_groups, stacked
 from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
@@ -53,24 +54,31 @@ def prune_joint(
     or with ``ring_budget`` masks of the summed budgets.
     """
     units = [x.units for x in views]
-    masks = [torch.ones(x.shape[0] * x.shape[1], dtype=torch.bool, device=x.device) for x in units]
+    masks = [torch.ones(0, dtype=torch.bool)] * len(units)  # of views without frames
     active = [i for i, x in enumerate(units) if len(x)]
-    bonuses = []
-    for i in active:
-        newness = recency(units[i], slots[i], history)[:, None]  # [T, 1]
-        bonus = weights[0] * volatility[i].expand(units[i].shape[:2]) + weights[1] * newness  # [T, P]
+    bonuses: list[Tensor] = []
+    for group in equal_groups([units[i] for i in active], [slots[i] for i in active]):
+        these = [active[index] for index in group]
+        first = these[0]
+        shape, newness = units[first].shape[:2], recency(units[first], slots[first], history)[:, None]  # [T, 1]
+        volatile = stacked([volatility[i].expand(shape) for i in these])  # [V, T, P]
+        bonus = weights[0] * volatile + weights[1] * newness
         if frozen is not None:
-            bonus = bonus + REPEATED_BONUS * frozen[i][:, None]
+            bonus = bonus + REPEATED_BONUS * stacked([frozen[i] for i in these])[..., None]
         if newest_bonus is not None:
-            bonus[-1] += newest_bonus[i]
-        bonuses.append(bonus.reshape(-1) - weights[2] * (commonness[i] if trust is None else trust * commonness[i]))
+            bonus[:, -1] += stacked([newest_bonus[i] for i in these])
+        common = stacked([commonness[i] for i in these])
+        bonuses += (bonus.flatten(1) - weights[2] * (common if trust is None else trust * common)).unbind()
     similarities = [views[i].similarity for i in active]
     if survivors is not None:
         bonuses = [bonus[survivors[i]] for i, bonus in zip(active, bonuses)]
         similarities = [x[survivors[i]][:, survivors[i]] for i, x in zip(active, similarities)]
     kept = select(similarities, bonuses, [budgets[i] for i in active], multiplicative_bonus, ring_budget)
     for i, mask in zip(active, kept):
-        masks[i] = mask if survivors is None else torch.zeros_like(masks[i]).scatter_(0, survivors[i], mask)
+        masks[i] = mask
+        if survivors is not None:
+            everything = mask.new_zeros(len(commonness[i]))
+            masks[i] = everything.scatter_(0, survivors[i], mask)
     return masks
 
 

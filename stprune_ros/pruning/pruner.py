@@ -34,8 +34,8 @@ from stprune_ros.pruning.temporal import (
     repeated_frames,
     temporal_volatility,
 )
-from stprune_ros.pruning.tensors import kept_indices
-from stprune_ros.pruning.view_tokens import ViewTokens, check_view, view_budget
+from stprune_ros.pruning.tensors import equal_groups, kept_indices, stacked
+from stprune_ros.pruning.view_tokens import ViewTokens, check_views, view_budget
 
 FIRST_STAGE_SHARE = 0.35  # exponent of the ratio that MTP leaves in st_prune_staged; in the paper it is 0.5
 
@@ -62,8 +62,7 @@ class SpatioTemporalPruner:
         Selection is in float32 whatever the features are.
         Raises StpruneError for features that are not finite or slots that do not match.
         """
-        for view in views:
-            check_view(view, history)
+        check_views(views, history)
         if self.config.method == 'none' or self.config.keep_ratio == 1:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:
@@ -114,10 +113,7 @@ def _two_stages(
 
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
     frozen = [repeated_frames(similarities[i].units) for i in active] if config.skip_frozen else None
-    volatility = [
-        _volatility(views[i], similarities[i].units, config, frozen[n] if frozen else None)
-        for n, i in enumerate(active)
-    ]
+    volatility = _volatilities([views[i] for i in active], [similarities[i].units for i in active], config, frozen)
     kept = prune_temporal(
         [similarities[i] for i in active],
         volatility,
@@ -165,10 +161,7 @@ def _over_all_views(
     """`prune_joint`, after MTP with ``first_stage``."""
     similarities = view_similarities(views)
     frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
-    volatility = [
-        _volatility(view, x.units, config, frozen[i] if frozen else None) if view.count else x.units
-        for i, (view, x) in enumerate(zip(views, similarities))
-    ]
+    volatility = _volatilities(views, [x.units for x in similarities], config, frozen)
     budgets = [view_budget(view, config) for view in views]
     slots = [view.slots for view in views]
     cached = [x.commonness for x in similarities if x.commonness is not None]
@@ -222,6 +215,23 @@ def _lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: T
         else view.tokens.new_zeros(0)  # it may lie on another device
         for view, budget in zip(views, budgets)
     ]
+
+
+def _volatilities(
+    views: Sequence[ViewTokens], units: Sequence[Tensor], config: PruningConfig, frozen: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """Volatility of each view, see `_volatility`; that of a view without frames is its ``units``."""
+    found = list(units)
+    active = [i for i, view in enumerate(views) if view.count]
+    if frozen is not None or config.compensate_motion:
+        for i in active:
+            found[i] = _volatility(views[i], units[i], config, frozen[i] if frozen is not None else None)
+        return found
+    for group in equal_groups([units[i] for i in active]):
+        these = [active[index] for index in group]
+        for i, volatility in zip(these, temporal_volatility(stacked([units[i] for i in these]))):
+            found[i] = volatility
+    return found
 
 
 def _volatility(view: ViewTokens, units: Tensor, config: PruningConfig, frozen: Tensor | None) -> Tensor:

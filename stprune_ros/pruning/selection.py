@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.greedy import greedy_plain
+from stprune_ros.pruning.greedy_cuda import greedy_cuda
 from stprune_ros.pruning.greedy_numba import greedy_numba
-from stprune_ros.pruning.tensors import on_device, one_hot_argmax, pad_rows
+from stprune_ros.pruning.tensors import on_device, one_hot_argmax, pad_rows, stacked
 
 
 def token_budget(ratio: float, count: int) -> int:
@@ -31,8 +33,6 @@ def greedy_max_min(similarity: Tensor, bonus: Tensor, steps: Sequence[int]) -> T
     exceeds one before it. On a GPU this is one launch, and the host does not wait for it.
     """
     if similarity.device.type == 'cuda':
-        from stprune_ros.pruning.greedy_cuda import greedy_cuda  # imports Triton, which takes seconds
-
         return greedy_cuda(similarity, bonus, steps)
     if greedy_numba is not None and similarity.device.type == 'cpu':
         return torch.from_numpy(greedy_numba(similarity.numpy(), bonus.numpy(), np.array(steps, np.int64)))
@@ -97,6 +97,8 @@ def _scores(similarities: Sequence[Tensor], bonuses: Sequence[Tensor], steps: Se
     if greedy_numba is not None and all(x.device.type == 'cpu' for x in similarities):
         # One after another: padding would copy more than the loop reads.
         return [greedy_max_min(s[None], b[None], [k])[0] for s, b, k in zip(similarities, bonuses, steps)]
+    if len({len(similarity) for similarity in similarities}) == 1:
+        return list(greedy_max_min(stacked(similarities), stacked(bonuses), steps).unbind())
     size = max(map(len, similarities))
     padded = similarities[0].new_zeros(len(similarities), size, size)
     for target, similarity in zip(padded, similarities):
@@ -115,6 +117,11 @@ def multiply_by_bonus(similarity: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor
     return 1 - (1 - similarity) * bonus.exp(), one_hot_argmax(bonus)
 
 
-def warm_up() -> None:
-    """Compile the greedy loop now, so that the first tick need not."""
-    greedy_max_min(torch.ones(1, 1, 1), torch.ones(1, 1), [1])
+def warm_up(device: torch.device | str = 'cpu') -> None:
+    """Compile the greedy loop for ``device`` now, so that the first tick need not."""
+    greedy_max_min(torch.ones(1, 1, 1, device=device), torch.ones(1, 1, device=device), [1])
+
+
+def free_recordings() -> None:
+    """Give back the memory of what was recorded for a GPU; the next selections record anew."""
+    greedy_graph.free()

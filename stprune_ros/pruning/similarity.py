@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stprune_ros.pruning.commonness import CommonnessCache
 from stprune_ros.pruning.similarity_batched import BatchedSimilarityCache
-from stprune_ros.pruning.tensors import pad_rows
+from stprune_ros.pruning.tensors import pad_rows, stacked
 from stprune_ros.pruning.view_tokens import (
     ViewSimilarity,
     ViewTokens,
@@ -45,7 +45,7 @@ def cosine_similarities(tokens: Sequence[Tensor]) -> list[Tensor]:
     """Cosine similarities within each of several sets of tokens: per set (n_b, n_b) for unit rows (n_b, D)."""
     if all(x.device.type == 'cpu' for x in tokens):
         return [x @ x.T for x in tokens]
-    padded = pad_rows(tokens)  # [B, N, D]
+    padded = stacked(tokens) if len({len(x) for x in tokens}) == 1 else pad_rows(tokens)  # [B, N, D]
     return [product[: len(x), : len(x)] for product, x in zip(padded @ padded.transpose(1, 2), tokens)]
 
 

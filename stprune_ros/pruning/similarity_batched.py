@@ -92,8 +92,9 @@ def _updated(views: Sequence[ViewTokens], frames: Frames, previous: _Batch | Non
             _copy_reused(previous, before, batch)
     new = [i for i, index in enumerate(before) if index is None]
     if new:
-        rows = torch.stack([torch.stack([view.tokens[i] for i in new]) for view in views])  # [V, n, rows, columns, D]
-        _compute_new(torch.nn.functional.normalize(rows.flatten(2, 3).float(), dim=-1), new, batch)
+        rows = torch.stack([view.tokens[i] for view in views for i in new])  # [V * n, rows, columns, D]
+        unit = torch.nn.functional.normalize(rows.flatten(1, 2).float(), dim=-1)
+        _compute_new(unit.unflatten(0, (len(views), len(new))), new, batch)
     return batch
 
 

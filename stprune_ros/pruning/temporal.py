@@ -23,12 +23,13 @@ STATIC_RANGE = 1e-6  # smaller differences in volatility are rounding, not motio
 def temporal_volatility(x: Tensor, fresh: Tensor | None = None) -> Tensor:
     """Variance of unit features over time at each grid position, scaled to [0, 1] within the view.
 
-    x: unit rows (T, P, D); fresh: the frames that count, bool (T,), default all. Returns (P,):
-    1 - || mean_t x ||^2, min-max scaled over P; all zero for one frame or where nothing changed.
+    x: unit rows (..., T, P, D), of several views at once where there are further axes; fresh: the frames that count,
+    bool (T,), default all. Returns (..., P): 1 - || mean_t x ||^2, min-max scaled over P; all zero for one frame or
+    where nothing changed.
     """
-    mean = x.mean(dim=0) if fresh is None else (x * (fresh / fresh.sum())[:, None, None]).sum(dim=0)  # [P, D]
+    mean = x.mean(dim=-3) if fresh is None else (x * (fresh / fresh.sum())[:, None, None]).sum(dim=-3)  # [..., P, D]
     variance = 1 - mean.square().sum(dim=-1)
-    return torch.zeros_like(variance) if len(x) < 2 else min_max_scaled(variance, STATIC_RANGE)
+    return torch.zeros_like(variance) if x.shape[-3] < 2 else min_max_scaled(variance, STATIC_RANGE)
 
 
 def repeated_frames(x: Tensor) -> Tensor:

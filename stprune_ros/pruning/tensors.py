@@ -18,6 +18,21 @@ def pad_rows(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
+def equal_groups(tensors: Sequence[Tensor], *also: Sequence[object]) -> list[list[int]]:
+    """Indices of ``tensors`` that go through one operation together: on the CPU each alone, elsewhere all if they can.
+
+    That is where their shapes are equal, and what ``also`` holds for each of them is, too. On a GPU launches count.
+    """
+    same = len({(x.shape, *(each[i] for each in also)) for i, x in enumerate(tensors)}) == 1
+    together = same and all(x.device.type != 'cpu' for x in tensors)
+    return [list(range(len(tensors)))] if together else [[i] for i in range(len(tensors))]
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors of one shape with a leading axis; a single one is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
 def kept_indices(mask: Tensor, count: int) -> Tensor:
     """Indices of the ``count`` tokens that a mask (n,) keeps, ascending: int64 (count,).
 
@@ -33,8 +48,8 @@ def split_evenly(total: int, parts: int) -> Tensor:
 
 
 def min_max_scaled(values: Tensor, min_range: float) -> Tensor:
-    """Values scaled to [0, 1] over all of them; all zero where they differ by less than ``min_range``."""
-    low, high = values.min(), values.max()
+    """Values (..., n) scaled to [0, 1] over the last axis; all zero where they differ by less than ``min_range``."""
+    low, high = values.amin(dim=-1, keepdim=True), values.amax(dim=-1, keepdim=True)
     return torch.where(high - low < min_range, 0.0, (values - low) / (high - low))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,8 +86,25 @@ def previous_indices(frames: tuple[Tensor, ...], previous: tuple[Tensor, ...]) -
     return indices if found == sorted(set(found)) else [None] * len(frames)
 
 
-def check_view(view: ViewTokens, history: int) -> None:
+def check_views(views: Sequence[ViewTokens], history: int) -> None:
     """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite."""
+    for view in views:
+        _check_slots(view, history)
+    # A sum of squares is finite where every term is: the common case costs one pass, without a mask of that size, and
+    # one look at the device for all views.
+    sums = [
+        torch.linalg.vector_norm(view.tokens.flatten(1), dim=1, dtype=torch.float32) for view in views if view.count
+    ]
+    if not sums or torch.cat(sums).isfinite().all():
+        return
+    for view in views:
+        finite = view.tokens.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            bad, frames = int((~finite).nonzero()[0]) + 1, len(finite)
+            raise StpruneError(f"view '{view.name}': features of frame {bad} of {frames} hold NaN or infinite values")
+
+
+def _check_slots(view: ViewTokens, history: int) -> None:
     frames = len(view.tokens)
     if view.tokens.dim() != 4 or frames != len(view.slots):
         raise StpruneError(
@@ -95,10 +113,3 @@ def check_view(view: ViewTokens, history: int) -> None:
         )
     if list(view.slots) != sorted(set(view.slots)) or any(not 0 <= slot < history for slot in view.slots):
         raise StpruneError(f"view '{view.name}': frame slots {view.slots} must rise within 0 to {history - 1}")
-    # A sum of squares is finite where every term is: the common case costs one pass, without a mask of that size.
-    if torch.linalg.vector_norm(view.tokens.flatten(1), dim=1, dtype=torch.float32).isfinite().all():
-        return
-    finite = view.tokens.isfinite().flatten(1).all(dim=1)
-    if not finite.all():
-        bad = int((~finite).nonzero()[0])
-        raise StpruneError(f"view '{view.name}': features of frame {bad + 1} of {frames} hold NaN or infinite values")

@@ -30,7 +30,7 @@ def run(path: Path, output: Path, settings: Settings) -> int:
         require_model(settings)
         from stprune_ros.replay.replay import replay  # brings torch, for which a refusal need not wait
 
-        backend, prompt = load_model(settings)
+        backend, prompt = load_model(settings, _say)
         for note in backend.info.notes:
             _say(note)
         with tqdm(total=windows.message_count, unit='msg', disable=not sys.stderr.isatty()) as progress:

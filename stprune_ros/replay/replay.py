@@ -22,8 +22,8 @@ from stprune_ros.io import images, messages
 from stprune_ros.io.bag_reader import message_store
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
+from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth, TickTruth
 from stprune_ros.io.mcap_writer import McapWriter
-from stprune_ros.replay.ground_truth import NO_TRUTH, GroundTruth, TickTruth
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
 from stprune_ros.replay.summary import ReplayStatistics
 from stprune_ros.results import write_json
@@ -98,7 +98,7 @@ class _Replay:
         self._windows = windows
         self._settings = windows.settings
         self._pipeline = Pipeline(windows.settings, backend, windows.rig, prompt, self._decode)
-        self._provenance = provenance_of(windows.settings, backend.info, prompt.id)
+        self._provenance = provenance_of(windows.settings, backend.info, prompt)
         self._truth = GroundTruth.beside(windows.bag.path)
         self._say = say
         self._first_ns: int | None = None
@@ -152,9 +152,9 @@ class _Replay:
         self.timeline.append(TimelinePoint.from_answer(answer, seconds, truth.behavior))
         self.shown.add(self._report_tick(window, answer, seconds, truth) if wanted else None)
 
-    def _decode(self, frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
+    def _decode(self, frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
         try:
-            return images.decode_for_model(frame, model_pixels)
+            return images.decode_for_model(frame, limits)
         except StpruneError as error:
             self._error(left_out(frame, error))  # as the answer's note will say
             raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, CameraState, ViewReport
-from stprune_ros.replay.ground_truth import NO_TRUTH, TickTruth
+from stprune_ros.io.ground_truth import NO_TRUTH, TickTruth
 from stprune_ros.replay.style import BEHAVIOR_COLOURS, STYLE
 
 PACE_POINTS = 150
@@ -375,7 +375,9 @@ def _times(summary: Mapping[str, Any]) -> str:
 def _provenance(summary: Mapping[str, Any]) -> str:
     odometry = summary['topics']['odometry'] or 'none'
     counters = ''.join(f'; {key} {value}' for key, value in summary['counters'].items())
-    sources = f'Prompt {summary["prompt_id"]}; odometry {odometry}; anchor {summary["anchor"]}{counters}.'
+    calibration = summary['hint_calibration_id']
+    applied = f'; hint calibration {calibration}' if calibration else ''
+    sources = f'Prompt {summary["prompt_id"]}{applied}; odometry {odometry}; anchor {summary["anchor"]}{counters}.'
     return f'<p class="small soft">{escape(sources)}</p>'
 
 

@@ -110,6 +110,7 @@ class ReplayStatistics:
             'model_revision': last.model_revision if last else '',
             'model_trained': last.model_trained if last else False,
             'prompt_id': last.prompt_id if last else '',
+            'hint_calibration_id': last.hint_calibration_id if last else '',
             'method': settings.pruning.method,
             'keep_ratio': settings.pruning.keep_ratio,
             'interrupted': False,

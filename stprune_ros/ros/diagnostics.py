@@ -20,10 +20,12 @@ NOT_AVAILABLE = 'n/a'
 ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
 OUTDATED = 'calibration changed, the ring did not'
+INCOMPLETE = 'cameras without usable calibration are left out'
 UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
+CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
@@ -33,6 +35,16 @@ FAILED = 'inference failed'
 NOTHING_YET = 'no answer yet'
 NOT_VALID = 'the last answer was not valid'
 TOO_SLOW = 'the latency target is out of reach at the lowest keep ratio'
+HANGS = 'inference hangs'
+DESCRIPTION_FAILED = 'the description failed'
+LOADING = 'loading'
+LOADING_FAILED = 'loading failed'
+NOT_ACTIVE = 'not active: nothing is inferred'
+TRANSITION_FAILED = 'the last transition failed'
+NO_TIME = 'the age of answers cannot be told'
+AHEAD = 'images are ahead of the clock'
+
+ACTIVE = 'active'  # the state of a managed node in which it works
 
 
 @dataclass
@@ -44,13 +56,23 @@ class Health:
     odometry_fault: str = ''  # why it is not used
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
     outdated: str = ''  # in what way the ring is not that of the newest calibration
+    unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
-    answer: Answer | None = None
+    answer: Answer | None = None  # as it was published
     latency_s: float = float('nan')
     skipped: int = 0  # windows that a newer one replaced
     skipped_before: int = 0  # at the last report
     failures: int = 0  # since the last answer
+    description_failures: int = 0  # since the last description
+    hint_is_out: bool = False  # of the tick in work
+    hang_s: float = 0.0  # for how long the tick in work has taken, where that is too long
+    ticks: Mapping[str, int] = field(default_factory=dict)  # what became of the windows, see Worker.counts
+    state: str = ACTIVE  # of the managed node
+    transition_fault: str = ''  # why its last transition failed
+    loading_s: float | None = None  # for how long the model has been loading, where it is
+    loading_fault: str = ''  # why it could not be loaded
+    clock_fault: str = ''  # why no age can be told
     counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
     spread_ms: float = math.nan  # span of the stamps in the newest set, offsets taken off
 
@@ -76,13 +98,15 @@ def reports(health: Health, settings: Settings, now: float) -> list[Report]:
     """Every status at ``now`` (time.monotonic() seconds)."""
     cameras = [_camera(camera, seen, health, settings, now) for camera, seen in health.cameras.items()]
     return [
+        _lifecycle(health),
         _rig(health),
-        _model(health.answer),
+        _model(health),
         *cameras,
         _odometry(health, now),
         _inference(health),
         _latency(health.answer),
         _clock(health),
+        _ros_time(health, settings),
     ]
 
 
@@ -108,14 +132,41 @@ def _rig(health: Health) -> Report:
     values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
         return Report('rig', WARN, WAITING, values)
+    if health.unusable:
+        return Report('rig', WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
     return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
 
 
-def _model(answer: Answer | None) -> Report:
+def _lifecycle(health: Health) -> Report:
+    values = {'state': health.state}
+    if health.transition_fault:
+        return Report('lifecycle', ERROR, TRANSITION_FAILED, {**values, 'reason': health.transition_fault})
+    if health.state != ACTIVE:
+        return Report('lifecycle', WARN, NOT_ACTIVE, values)
+    return Report('lifecycle', OK, ALL_WELL, values)
+
+
+def _ros_time(health: Health, settings: Settings) -> Report:
+    if health.clock_fault:
+        return Report('clock', WARN, NO_TIME, {'reason': health.clock_fault})
+    ahead_s = -health.latency_s
+    if ahead_s > settings.output.max_ahead_ms / 1e3:
+        return Report('clock', WARN, AHEAD, {'ahead_s': f'{ahead_s:.3f}'})
+    return Report('clock', OK, ALL_WELL)
+
+
+def _model(health: Health) -> Report:
+    if health.loading_fault:
+        return Report('model', ERROR, LOADING_FAILED, {'reason': health.loading_fault})
+    if health.loading_s is not None:
+        return Report('model', WARN, LOADING, {'loading_s': f'{health.loading_s:.1f}'})
+    answer = health.answer
     if answer is None:
         return Report('model', OK, NOTHING_YET)
     found = answer.provenance
     values = {'id': found.model_id, 'revision': found.model_revision, 'prompt': found.prompt_id}
+    if found.hint_calibration_id:
+        values['hint_calibration'] = found.hint_calibration_id
     return Report('model', OK, ALL_WELL, values) if found.model_trained else Report('model', WARN, UNTRAINED, values)
 
 
@@ -132,6 +183,8 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
     states = [view.state for view in views if view.camera == camera]
     if CameraState.INVALID in states:
         return Report(name, ERROR, CAMERA_INVALID, values)
+    if CameraState.FROZEN in states:
+        return Report(name, ERROR, CAMERA_FROZEN, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
     return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)
@@ -154,6 +207,7 @@ def _inference(health: Health) -> Report:
     values = {
         'skipped': str(health.skipped),
         'failures': str(health.failures),
+        **{key: str(health.ticks.get(key, 0)) for key in ('done', 'failed', 'dropped', 'cancelled')},
         'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
         'status': answer.hint.status.name if answer is not None else NOT_AVAILABLE,
         'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
@@ -162,12 +216,16 @@ def _inference(health: Health) -> Report:
         timing = answer.timing
         values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in timing.stage_ms.items()})
         values.update(wait_ms=f'{timing.wait_ms:.1f}', up_to_hint_ms=_ms(timing.hint_ms), tick_ms=_ms(timing.tick_ms))
+    if health.hang_s:
+        return Report('inference', ERROR, HANGS, {**values, 'hang_s': f'{health.hang_s:.1f}'})
     if health.failures:
         return Report('inference', ERROR, FAILED, values)
     if answer is None:
         return Report('inference', OK, NOTHING_YET, values)
     if not answer.hint.status.is_valid:
         return Report('inference', WARN, NOT_VALID, values)
+    if health.description_failures:
+        return Report('inference', WARN, DESCRIPTION_FAILED, values)
     return Report('inference', WARN, SKIPPING, values) if skipping else Report('inference', OK, ALL_WELL, values)
 
 

@@ -14,6 +14,9 @@ from stprune_ros.settings.parameter_file import belongs_to_rclpy, checked, curre
 from stprune_ros.settings.parameters import BY_NAME
 from stprune_ros.settings.settings import Settings
 
+USE_SIM_TIME = 'use_sim_time'
+NO_OTHER_TIME = "parameter 'use_sim_time' cannot change while the node runs: start the node anew with it"
+
 
 def declare(node: Node) -> Settings:
     """Declare every parameter of the table on ``node`` and return the settings it starts with.
@@ -61,15 +64,23 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def on_change(node: Node, current: Callable[[], Settings], apply: Callable[[Settings], None]) -> None:
-    """Call ``apply`` with the new settings when dynamic parameters change; refuse bad ones with the table's words."""
+    """Call ``apply`` with the new settings when dynamic parameters change; refuse bad ones with the table's words.
+
+    ``apply`` raises StpruneError for settings that cannot be taken on. Also a change of use_sim_time is refused: to
+    another clock every stamp so far would be of another time.
+    """
+    sim_time = node.get_parameter(USE_SIM_TIME).value
 
     def check_and_apply(parameters: list[RosParameter]) -> SetParametersResult:
+        for parameter in parameters:
+            if parameter.name == USE_SIM_TIME and parameter.value != sim_time:
+                return SetParametersResult(successful=False, reason=NO_OTHER_TIME)
         known = {parameter.name: parameter.value for parameter in parameters if parameter.name in BY_NAME}
         try:
-            changed = current().changed(known)
+            # No later callback can refuse, and Humble has no callback for after the change.
+            apply(current().changed(known))
         except StpruneError as error:
             return SetParametersResult(successful=False, reason=str(error))
-        apply(changed)  # no later callback can refuse, and Humble has no callback for after the change
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check_and_apply)

@@ -1,47 +1,60 @@
-"""One thread that infers, fed by a mailbox in which the newest wins, so answers never lag behind."""
+"""One thread that loads, infers and frees, fed by a mailbox in which the newest wins, so answers never lag behind."""
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
 from typing import Generic, TypeVar
 
 Item = TypeVar('Item')
+Job = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """What the thread is at since ``started`` (time.monotonic() seconds).
+
+    Once ``cancel`` is set its result is of no interest any more. What is ``slow`` may take minutes.
+    """
+
+    slow: bool = False
+    started: float = field(default_factory=time.monotonic)
+    cancel: Event = field(default_factory=Event)
 
 
 class Worker(Generic[Item]):
     """Calls ``work(item, cancel)`` on a thread of its own.
 
-    An exception goes to ``failed(item, error)`` and work goes on. ``skipped`` counts items that a newer one replaced
-    before their turn came, since the last start. May be started again after `stop`.
+    Whatever that raises goes to ``failed(item, error, cancel)``, and work goes on; where `failed` itself raises the
+    thread ends, and ``fatal`` says with what. ``counts`` holds what became of the items that were put since the start:
+    done, failed, skipped (a newer one took their place), dropped (while they waited) and cancelled (while in work).
+    ``failures`` counts those in a row up to now.
     """
 
-    def __init__(self, work: Callable[[Item, Event], None], failed: Callable[[Item, Exception], None]) -> None:
-        self.skipped = 0
+    def __init__(
+        self, work: Callable[[Item, Event], None], failed: Callable[[Item, BaseException, Event], None]
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failures = 0
+        self.fatal: BaseException | None = None
+        self.busy: Busy | None = None
         self._work = work
         self._failed = failed
         self._waiting: deque[Item] = deque()
-        self._cancel = Event()  # of the item in work
-        self._closed = True
+        self._jobs: deque[tuple[Job, bool]] = deque()
+        self._closed = False
         self._changed = Condition()
-        self._thread: Thread | None = None
+        # A daemon, because a native call that never returns must not keep the process alive.
+        self._thread = Thread(target=self._run, name='inference', daemon=True)
+        self._thread.start()
 
     @property
     def running(self) -> bool:
         """Whether the thread is there, at work or waiting for it."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self) -> None:
-        """Start the thread. Raises RuntimeError where the last one has not ended yet."""
-        if self.running:
-            raise RuntimeError('the worker is running already')
-        self.skipped = 0
-        self._closed = False
-        self._waiting.clear()
-        # A daemon, because a native call that never returns must not keep the process alive.
-        self._thread = Thread(target=self._run, name='inference', daemon=True)
-        self._thread.start()
+        return self._thread.is_alive()
 
     def put(self, *items: Item) -> None:
         """Leave items, oldest first, in place of those that still wait; never blocks on the work.
@@ -49,40 +62,71 @@ class Worker(Generic[Item]):
         Items that came due together are not late because of the work, so none of them replaces another.
         """
         with self._changed:
-            self.skipped += len(self._waiting)
+            self.counts['skipped'] += len(self._waiting)
             self._waiting = deque(items)
             self._changed.notify()
 
-    def drop(self) -> None:
-        """Throw away what waits and cancel what runs; its worker must then keep the result to itself."""
+    def do(self, job: Job, *, slow: bool = False) -> None:
+        """Have a job done before any item that waits; jobs keep their order, are never dropped and must not raise.
+
+        ``slow`` tells whoever watches that it may take minutes.
+        """
         with self._changed:
+            self._jobs.append((job, slow))
+            self._changed.notify()
+
+    def drop(self) -> None:
+        """Throw away what waits and cancel the item in work, whose result must then be kept back."""
+        with self._changed:
+            self.counts['dropped'] += len(self._waiting)
             self._waiting.clear()
-            self._cancel.set()
+            if self.busy is not None:
+                self.busy.cancel.set()
 
     def stop(self, timeout_s: float) -> bool:
-        """Drop everything and end the thread; False if it is still at work after ``timeout_s``."""
+        """Drop everything, jobs too, and end the thread; False if it is still at work after ``timeout_s``."""
+        self.drop()
         with self._changed:
             self._closed = True
-            self._waiting.clear()
-            self._cancel.set()
+            self._jobs.clear()
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        self._thread.join(timeout_s)
         return not self.running
 
-    def _take(self) -> tuple[Item, Event] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting)
-            if self._closed:
-                return None
-            self._cancel = Event()  # under the lock, so that no `drop` can fall between the two items
-            return self._waiting.popleft(), self._cancel
-
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            item, cancel = taken
-            try:
-                self._work(item, cancel)
-            except Exception as error:  # whatever a backend raises must not end the thread
-                if not cancel.is_set():
-                    self._failed(item, error)
+        try:
+            while self._next():
+                pass
+        except BaseException as error:  # of a handler or a job: there is nobody left on this thread who could say so
+            self.fatal = error
+        self.busy = None
+
+    def _next(self) -> bool:
+        """Wait for one piece of work and do it; False once the worker was stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._jobs or self._waiting)
+            if self._closed:
+                return False
+            job, slow = self._jobs.popleft() if self._jobs else (None, False)
+            item = self._waiting.popleft() if job is None else None
+            # Under the lock, so that no `drop` can fall between the two.
+            self.busy = busy = Busy(slow)
+        if job is not None:
+            job()
+        else:
+            assert item is not None
+            self._attempt(item, busy.cancel)
+        self.busy = None
+        return True
+
+    def _attempt(self, item: Item, cancel: Event) -> None:
+        try:
+            self._work(item, cancel)
+        except BaseException as error:  # SystemExit, too: no backend may end the thread
+            self.failures += 1
+            self.counts['cancelled' if cancel.is_set() else 'failed'] += 1
+            self._failed(item, error, cancel)
+        else:
+            if not cancel.is_set():
+                self.failures = 0
+            self.counts['cancelled' if cancel.is_set() else 'done'] += 1

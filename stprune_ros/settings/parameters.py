@@ -17,6 +17,15 @@ ENGINE_NAMES = ('transformers',)  # loaders of that name are in vlm/loading
 
 
 @dataclass(frozen=True)
+class LifecycleSettings:
+    """``lifecycle``: the states of a managed node."""
+
+    autostart: bool = parameter(
+        True, 'load the model and begin to work at start; off: wait for the transitions configure and activate'
+    )
+
+
+@dataclass(frozen=True)
 class CameraSettings:
     """``cameras``: the ring."""
 
@@ -49,6 +58,26 @@ class CameraSettings:
         choices=('auto', 'always', 'never'),
     )
     stale_after_ms: float = parameter(1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0)
+    calibration_wait_ms: float = parameter(
+        10000.0,
+        'a camera whose camera_info or transform has not come for so long after the start is left out, until it comes;'
+        ' 0: nothing is inferred before all have come',
+        0.0,
+        600000.0,
+    )
+    frozen_after_ms: float = parameter(
+        1000.0,
+        'a camera that sends the very same image under new stamps for longer than this is frozen; 0: never, as for'
+        ' simulators whose images have no noise',
+        0.0,
+        600000.0,
+    )
+    max_pixels: int = parameter(
+        0, 'images with more pixels are not decoded; 0: 16 times as many as camera_info says', 0, 2**30
+    )
+    formats: tuple[str, ...] = parameter(
+        ('jpeg', 'png'), 'formats of compressed images that are decoded', choices=('jpeg', 'png', 'bmp', 'tiff')
+    )
 
 
 @dataclass(frozen=True)
@@ -131,6 +160,9 @@ class ModelSettings:
     max_image_pixels: int = parameter(
         0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24
     )
+    load_timeout_ms: float = parameter(
+        600000.0, 'loading that takes longer ends the process; 0: it may take for ever', 0.0, 86400000.0
+    )
 
 
 @dataclass(frozen=True)
@@ -139,6 +171,11 @@ class PromptSettings:
 
     file: str = parameter(
         '', "prompt file; empty: the model folder's own prompt.yaml, else config/prompts/driving.yaml"
+    )
+    calibration: str = parameter(
+        '',
+        'calibration file that `stprune calibrate` wrote for this model, prompt, pruning and history; empty: hints'
+        " carry the model's probabilities as they come",
     )
 
 
@@ -156,6 +193,23 @@ class InferenceSettings:
     )
     describe: bool = parameter(True, 'write a scene description after the hint', dynamic=True)
     max_new_tokens: int = parameter(64, 'longest description in tokens', 1, 1024, dynamic=True)
+    max_failures: int = parameter(
+        20, 'inference that fails this many times in a row ends the process; 0: it never does', 0, 1000000, dynamic=True
+    )
+    watchdog_ms: float = parameter(
+        10000.0,
+        'a tick that takes longer hangs: that is an error, and its answer is dropped; 0: no tick ever hangs',
+        0.0,
+        3600000.0,
+        dynamic=True,
+    )
+    abort_ms: float = parameter(
+        60000.0,
+        'a tick that takes longer ends the process, as does a process that stands still for so long; 0: neither does',
+        0.0,
+        86400000.0,
+        dynamic=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -168,9 +222,17 @@ class OutputSettings:
     heartbeat_ms: float = parameter(
         1000.0, 'a NO_HINT heartbeat goes out when nothing else did for this long', 10.0, 60000.0
     )
+    max_ahead_ms: float = parameter(
+        100.0,
+        "an answer whose anchor stamp is farther than this ahead of the node's clock goes out as STALE",
+        0.0,
+        60000.0,
+        dynamic=True,
+    )
 
 
 GROUPS: Mapping[str, type] = {
+    'lifecycle': LifecycleSettings,
     'cameras': CameraSettings,
     'topics': TopicSettings,
     'sync': SyncSettings,

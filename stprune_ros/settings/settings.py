@@ -20,6 +20,7 @@ from stprune_ros.settings.parameters import (
     HistorySettings,
     InferenceSettings,
     LatencySettings,
+    LifecycleSettings,
     ModelSettings,
     OutputSettings,
     PromptSettings,
@@ -37,6 +38,7 @@ class Settings:
     Raises SettingsError for a value out of range or two values that contradict each other.
     """
 
+    lifecycle: LifecycleSettings = field(default_factory=LifecycleSettings)
     cameras: CameraSettings = field(default_factory=CameraSettings)
     topics: TopicSettings = field(default_factory=TopicSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
@@ -89,6 +91,8 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
     return [
         *_camera_contradictions(groups['cameras'], groups['sync']),
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
+        *_calibration_contradictions(groups['latency'], groups['prompt']),
+        *_watchdog_contradictions(groups['inference']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
@@ -125,6 +129,15 @@ def _camera_contradictions(cameras: CameraSettings, sync: SyncSettings) -> list[
     return problems
 
 
+def _calibration_contradictions(latency: LatencySettings, prompt: PromptSettings) -> list[str]:
+    if not (prompt.calibration and latency.target_ms):
+        return []
+    return [
+        f"parameter 'prompt.calibration' is '{prompt.calibration}', which holds for one keep ratio, but"
+        f" 'latency.target_ms', {latency.target_ms:g}, lets it follow the machine: set one of them to '' or 0"
+    ]
+
+
 def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:
     problems = []
     if latency.keep_min > latency.keep_max:
@@ -140,5 +153,20 @@ def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, ou
         problems.append(
             f"parameter 'latency.target_ms' is {latency.target_ms:g}, more than 'output.valid_for_ms',"
             f' {output.valid_for_ms:g}: hints would have expired when they come'
+        )
+    return problems
+
+
+def _watchdog_contradictions(inference: InferenceSettings) -> list[str]:
+    problems = []
+    if inference.watchdog_ms and inference.deadline_ms > inference.watchdog_ms:
+        problems.append(
+            f"parameter 'inference.deadline_ms' is {inference.deadline_ms:g}, more than 'inference.watchdog_ms',"
+            f' {inference.watchdog_ms:g}: answers in time would be dropped as those of a hang'
+        )
+    if inference.abort_ms and inference.abort_ms < inference.watchdog_ms:
+        problems.append(
+            f"parameter 'inference.abort_ms' is {inference.abort_ms:g}, less than 'inference.watchdog_ms',"
+            f' {inference.watchdog_ms:g}: the process would end before a hang is said'
         )
     return problems

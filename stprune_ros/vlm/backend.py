@@ -22,7 +22,7 @@ class ModelInfo:
     """Identity of a loaded model; ``trained`` is False where the weights are random.
 
     ``domain`` names the only world that the model was trained on; empty for a general one.
-    ``notes`` are sentences about what the model folder holds and is not used.
+    ``notes`` are sentences about what the model folder holds and is not used, or is used in a way of its own.
     """
 
     model_id: str
@@ -47,6 +47,17 @@ class ImageFeatures:
     grid: tuple[int, int]
     deep: tuple[torch.Tensor, ...] = ()
     extra: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImages:
+    """So many images as `Backend.encode` takes them; ``state`` belongs to the backend."""
+
+    count: int
+    state: Any
+
+    def __len__(self) -> int:
+        return self.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +97,16 @@ class Backend(Protocol):
     info: ModelInfo
     model_pixels: int  # larger images are reduced to this many pixels before the model sees them; 0: never
 
-    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
-        """Visual tokens of each RGB image, uint8 (height, width, 3); images may differ in size.
+    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+        """Bring RGB images, uint8 (height, width, 3), into the form that `encode` takes; they may differ in size.
 
+        This is the part of encoding that the CPU does, whatever the device is: resize, scale, cut into patches.
         Raises StpruneError for an image of another type or shape, or too oblong for the model.
         """
+        ...
+
+    def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
+        """Visual tokens of each image, which is prepared first where that is not done yet."""
         ...
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
@@ -103,14 +119,16 @@ class Backend(Protocol):
         ...
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
-        """Log-probability of each candidate as the whole answer to ``question``, in one pass.
+        """Log-probability of each candidate as the answer to ``question``, in one pass.
 
-        The end of the turn counts, so that no candidate is the beginning of another.
+        Over the candidates alone: their probabilities sum to one. How many tokens a candidate has does not move it, nor
+        do the forms in which it may be written; see `guided_choice`.
+        Raises ModelError naming candidates that the model cannot tell apart.
         """
         ...
 
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
-        """`score` for several questions about the same context, in one pass."""
+        """`score` for several questions about the same context, in one pass; each question's sum to one."""
         ...
 
     def generate(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def synchronizer(name: str) -> Callable[[], object] | None:
+    """A function that waits until the device called ``name`` has done all its work; None where it works at once."""
+    device = torch.device(name)
+    return partial(torch.cuda.synchronize, device) if device.type == 'cuda' else None
+
+
 def find_dtype(name: str, device: torch.device) -> torch.dtype | None:
     """The dtype called ``name``; 'auto' is float32 on the CPU and None, that of the weights, elsewhere."""
     if name == 'auto':
@@ -52,12 +60,15 @@ def dtype_name(dtype: torch.dtype | None) -> str:
 
 
 def to_device(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """A model's inputs with their tensors, those of dicts among them too, on ``device``; the rest as it is."""
+    """A model's inputs with their tensors, those of dicts among them too, on ``device``; the rest as it is.
+
+    The host does not wait for copies to a GPU: what it reads from pageable memory is staged before the call returns.
+    """
 
     def moved(value: Any) -> Any:
         if isinstance(value, Mapping):
             return to_device(value, device)
-        return value.to(device) if isinstance(value, torch.Tensor) else value
+        return value.to(device, non_blocking=device.type == 'cuda') if isinstance(value, torch.Tensor) else value
 
     return {name: moved(value) for name, value in inputs.items()}
 
@@ -87,3 +98,10 @@ def use_one_thread() -> None:
     """Let torch work on one thread, unless OMP_NUM_THREADS says how many."""
     if 'OMP_NUM_THREADS' not in os.environ:
         torch.set_num_threads(1)
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more, on accelerators too."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -6,14 +6,24 @@ A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from stprune_ros.errors import ModelError, SettingsError
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.folder_faults import packed_bits
-from stprune_ros.vlm.hf.model_folder import hub_snapshot, inspect_folder, locate_folder, locate_model, packing_fault
+from stprune_ros.vlm.hf.model_folder import (
+    find_model,
+    hub_snapshot,
+    inspect_folder,
+    locate_folder,
+    locate_model,
+    packing_fault,
+)
+from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.prompt import Prompt
 
 BUNDLED_MODEL = 'models/ringworld'
@@ -24,42 +34,61 @@ DEFAULT_VIEWS = 6  # of a ring whose cameras are not named yet
 def require_model(settings: Settings) -> None:
     """Raise what `load_model` would say about the files that it reads, before torch is imported.
 
-    Raises ModelError naming all that is wrong with the prompt file or the model folder.
+    Raises ModelError naming all that is wrong with the prompt file, the calibration file or the model folder.
     """
-    if settings.prompt.file:
-        Prompt.load(settings.prompt.file)
+    prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
+    load_calibration(settings, prompt)
     faults, _ = inspect_model(settings)
     if faults:
         raise ModelError('\n'.join(faults))
 
 
-def load_model(settings: Settings) -> tuple[Backend, Prompt]:
-    """Backend and prompt of ``model.*`` and ``prompt.file``.
+def load_model(settings: Settings, say: Say = say_nothing) -> tuple[Backend, Prompt]:
+    """Backend and prompt of ``model.*`` and ``prompt.*``; ``say`` gets a line about what takes longer than a second.
 
     Raises ModelError naming what is missing, wrong or unsupported, SettingsError for an unknown engine.
     """
     path = model_path(settings)
     # Before the engine, which takes seconds to import.
     prompt = Prompt.load(settings.prompt.file) if settings.prompt.file else None
+    calibration = load_calibration(settings, prompt)
     if not settings.model.path:
         from stprune_ros.vlm.device import use_one_thread
 
         use_one_thread()  # the bundled model is too small for threads to help it
-    backend = load_engine(settings.model.engine, settings)
-    return backend, prompt or Prompt.load(prompt_file(path, settings.model.revision))
+    backend = load_engine(settings.model.engine, settings, say)
+    prompt = prompt or Prompt.load(prompt_file(path, settings.model.revision))
+    if calibration is not None:
+        calibration.require_prompt(prompt.id, prompt.behaviors)
+        calibration.require_model(backend.info.model_id, backend.info.revision)
+    return backend, replace(prompt, calibration=calibration)
 
 
-def load_engine(name: str, settings: Settings) -> Backend:
-    """The model of ``model.*`` on the engine ``name`` of ENGINES.
+def load_calibration(settings: Settings, prompt: Prompt | None = None) -> HintCalibration | None:
+    """The calibration that ``prompt.calibration`` names, None where it is empty.
+
+    Raises ModelError where it cannot be read, or does not hold for these settings or for ``prompt``.
+    """
+    if not settings.prompt.calibration:
+        return None
+    found = HintCalibration.load(settings.prompt.calibration)
+    found.require_settings(settings)
+    if prompt is not None:
+        found.require_prompt(prompt.id, prompt.behaviors)
+    return found
+
+
+def load_engine(name: str, settings: Settings, say: Say = say_nothing) -> Backend:
+    """The model of ``model.*`` on the engine ``name`` of ENGINES; ``say`` as in `load_model`.
 
     Raises SettingsError for an unknown engine, ModelError where the model cannot be loaded.
     """
     if name not in ENGINES:
         raise SettingsError(f"parameter 'model.engine' is '{name}'; known are {', '.join(sorted(ENGINES))}")
-    return ENGINES[name](settings)
+    return ENGINES[name](settings, say)
 
 
-def _load_transformers(settings: Settings) -> Backend:
+def _load_transformers(settings: Settings, say: Say) -> Backend:
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
     return TransformersBackend.load(
@@ -70,11 +99,12 @@ def _load_transformers(settings: Settings) -> Backend:
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
         quantization=settings.model.quantization,
+        say=say,
     )
 
 
 # Loaders by the name of their engine; a library is imported only when its engine is asked for.
-ENGINES: Mapping[str, Callable[[Settings], Backend]] = {'transformers': _load_transformers}
+ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {'transformers': _load_transformers}
 
 
 def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
@@ -92,10 +122,25 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
-def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
-    """What the model of ``model.*`` takes of its device's memory, in words, and whether that fits; loads no weights.
+def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
+    """Raise ModelError where the calibration of ``prompt.calibration`` is not for the model and prompt of ``settings``.
 
-    Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    Reads the weights of a folder for their digest, unless that is known; ``say`` as in `load_model`.
+    """
+    calibration = load_calibration(settings)
+    if calibration is None:
+        return
+    path, model = model_path(settings), settings.model
+    prompt = Prompt.load(settings.prompt.file or prompt_file(path, model.revision))
+    calibration.require_prompt(prompt.id, prompt.behaviors)
+    folder = find_model(path, model.revision, model.allow_download, say)
+    calibration.require_model(folder.model_id, folder.revision)
+
+
+def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:
+    """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
+
+    Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
@@ -106,7 +151,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
     from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text
+    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text, tight
     from stprune_ros.vlm.hf.pretrained import read_parts
 
     device = find_device(settings.model.device)
@@ -119,7 +164,7 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool]:
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits
+    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
 
 
 def model_path(settings: Settings) -> str:

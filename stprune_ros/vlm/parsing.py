@@ -7,24 +7,35 @@ import unicodedata
 from collections.abc import Sequence
 
 from stprune_ros.core.types import Behavior, ConfidenceSource, Hint, Status
+from stprune_ros.vlm.hint_calibration import HintCalibration
 
 MAX_CHARACTERS = 2000
 
 
-def read_hint(behaviors: Sequence[Behavior], scores: Sequence[float]) -> Hint:
+def read_hint(
+    behaviors: Sequence[Behavior], scores: Sequence[float], calibration: HintCalibration | None = None
+) -> Hint:
     """The most probable of ``behaviors``, from the log-probabilities ``scores`` of their texts, one each.
 
-    The distribution is the softmax over the closed set; ties go to the first. A score that is NaN or infinite,
-    a missing score, or no candidate at all makes the hint INVALID. Never raises.
+    The distribution is the softmax over the closed set, of the calibrated scores with a ``calibration`` for these
+    behaviors; ties go to the first. A score that is NaN or infinite, a missing score, or no candidate at all makes the
+    hint INVALID. Never raises.
     """
-    if not behaviors or len(scores) != len(behaviors) or not all(math.isfinite(score) for score in scores):
+    if not behaviors or len(scores) != len(behaviors):
+        return Hint(Status.INVALID)
+    source = ConfidenceSource.TOKEN_PROBABILITY
+    if calibration is not None:
+        if calibration.behaviors != tuple(behaviors):
+            return Hint(Status.INVALID)
+        scores, source = calibration.apply(scores), ConfidenceSource.CALIBRATED
+    if not all(math.isfinite(score) for score in scores):
         return Hint(Status.INVALID)
     best = max(scores)
     weights = [math.exp(score - best) for score in scores]
     total = math.fsum(weights)
     distribution = tuple((behavior, weight / total) for behavior, weight in zip(behaviors, weights, strict=True))
     behavior, confidence = distribution[list(scores).index(best)]
-    return Hint(Status.OK, behavior, distribution, confidence, ConfidenceSource.TOKEN_PROBABILITY)
+    return Hint(Status.OK, behavior, distribution, confidence, source)
 
 
 def clean_text(text: str) -> tuple[str, Status]:

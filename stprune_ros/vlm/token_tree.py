@@ -8,25 +8,31 @@ import torch
 
 
 class TokenTree:
-    """Token branches that share one prefix: ``ids`` by row, ``depths`` behind the prefix, and who sees whom."""
+    """Token paths behind one prefix, in which what they begin with alike stands once.
+
+    ``ids`` by row, ``depths`` behind the prefix, and who sees whom.
+    """
 
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.depths: list[int] = []
         self._sees: list[list[int]] = []
+        self._rows: dict[tuple[int | None, int], int] = {}  # by the row before, None behind the prefix, and the token
 
-    def grow(self, ids: Sequence[int], stem: Sequence[int] | None) -> list[int]:
-        """Add a branch behind ``stem`` (rows of an earlier branch; None: behind the prefix); returns its rows."""
-        seen = list(stem or ())
-        rows = []
-        for token in ids:
-            row = len(self.ids)
-            self.ids.append(token)
-            self.depths.append(len(seen))
-            seen = [*seen, row]
-            self._sees.append(seen)
-            rows.append(row)
-        return rows
+    def grow(self, path: Sequence[int]) -> int:
+        """Add what is new of a path that begins behind the prefix; returns the row of its last token."""
+        row: int | None = None
+        for token in path:
+            before = row
+            row = self._rows.setdefault((before, token), len(self.ids))
+            if row == len(self.ids):
+                seen = [] if before is None else self._sees[before]
+                self.ids.append(token)
+                self.depths.append(len(seen))
+                self._sees.append([*seen, row])
+        if row is None:
+            raise ValueError('a path has at least one token')
+        return row
 
     def visible(self, prefix: int) -> torch.Tensor:
         """Who sees whom, bool (n, prefix + n): everybody sees the whole prefix."""

@@ -25,7 +25,7 @@ from helpers.engines import (
     keeps_of,
     load_tiny,
     plain_prompt,
-    plain_score,
+    plain_scores,
 )
 from helpers.plain_models import QWEN, STYLES, PlainModel
 from helpers.tiny_models import make_tiny_model
@@ -102,11 +102,10 @@ def test_pruned_equals_masked_reference(
     frames = frames_of(backend, ratio, empty)
     keeps = keeps_of(frames)
     context = backend.prefill(SYSTEM, content_of(frames))
-    scores = backend.score(context, QUESTION, CANDIDATES[:2])
-    expected = [plain_score(plain, QUESTION, candidate, keeps) for candidate in CANDIDATES[:2]]
-    assert scores == pytest.approx(expected, rel=1e-5, abs=1e-3)
+    scores = backend.score(context, QUESTION, CANDIDATES)
+    assert scores == pytest.approx(plain_scores(plain, QUESTION, CANDIDATES, keeps), rel=1e-5, abs=1e-3)
     whole = backend.prefill(SYSTEM, content_of(frames_of(backend)))
-    assert scores != pytest.approx(backend.score(whole, QUESTION, CANDIDATES[:2]), abs=5e-3), 'pruning changes them'
+    assert scores != pytest.approx(backend.score(whole, QUESTION, CANDIDATES), abs=2e-3), 'pruning changes them'
     written = plain_prompt(plain, QUESTION).generate_masked(5, keeps)
     assert backend.generate(context, QUESTION, len(written)).text == plain.text(written)
     prompt = plain_prompt(plain, QUESTION)
@@ -153,7 +152,7 @@ def test_the_order_of_the_content_counts(backend: Backend) -> None:
     frames = frames_of(backend, 0.5)
     content = content_of(frames)
     swapped = [content[0], content[2], content[1], *content[3:]]
-    first, second = (backend.score(backend.prefill(SYSTEM, part), QUESTION, ['stop']) for part in (content, swapped))
+    first, second = (backend.score(backend.prefill(SYSTEM, part), QUESTION, CANDIDATES) for part in (content, swapped))
     assert first != pytest.approx(second, abs=1e-3)
 
 
@@ -178,16 +177,49 @@ def test_features_are_those_of_the_plain_model(backend: Backend, plain: PlainMod
     torch.testing.assert_close(torch.cat(rows), plain_prompt(plain, QUESTION).features(), rtol=0, atol=1e-6)
 
 
-def test_score_equals_one_plain_pass_per_candidate(backend: Backend, plain: PlainModel) -> None:
+def test_score_equals_one_plain_pass_per_form_of_each_candidate(backend: Backend, plain: PlainModel) -> None:
     frames = frames_of(backend, 0.4)
     context = backend.prefill(SYSTEM, content_of(frames))
     scores = backend.score(context, QUESTION, CANDIDATES)
-    expected = [plain_score(plain, QUESTION, candidate, keeps_of(frames)) for candidate in CANDIDATES]
-    assert scores == pytest.approx(expected, rel=1e-5, abs=1e-3)
-    assert scores[0] != pytest.approx(scores[1], abs=0.1), 'the end of the turn tells a beginning from the whole'
+    assert scores == pytest.approx(plain_scores(plain, QUESTION, CANDIDATES, keeps_of(frames)), rel=1e-5, abs=1e-3)
+    assert np.exp(scores).sum() == pytest.approx(1.0)
+    assert scores[0] != pytest.approx(scores[1], abs=5e-3), 'the end of the turn tells a beginning from the whole'
+    assert np.ptp(scores) > 0.2, 'equal candidates prove little'
     assert backend.score(context, QUESTION, []) == []
-    alone = [backend.score(context, QUESTION, [candidate])[0] for candidate in CANDIDATES]
-    assert alone == pytest.approx(scores, rel=1e-5, abs=1e-3)
+    assert backend.score(context, QUESTION, ['stop']) == pytest.approx([0.0]), 'nothing competes with it'
+
+
+def test_the_order_of_candidates_changes_nothing(backend: Backend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.4)))
+    scores = backend.score(context, QUESTION, CANDIDATES)
+    assert backend.score(context, QUESTION, CANDIDATES[::-1]) == pytest.approx(scores[::-1], rel=1e-5, abs=1e-4)
+
+
+def test_candidates_of_the_same_tokens_are_named(backend: Backend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.4)))
+    with pytest.raises(StpruneError, match="candidates 'stop' and 'stop' are the same tokens to this model"):
+        backend.score(context, QUESTION, ['stop', 'none', 'stop'])
+
+
+def test_an_answer_may_merge_with_what_the_template_writes_before_it(
+    case: tuple[str, str], folder: Path, tmp_path: Path
+) -> None:
+    """Two line breaks are one token: the invitation to answer ends with one, and answers begin with one."""
+    if case[1] != 'qwen3_vl':
+        pytest.skip('one template is enough')
+    other = Path(shutil.copytree(folder, tmp_path / 'model'))
+    template = other / 'chat_template.jinja'
+    turn = "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    text = template.read_text(encoding='utf-8')
+    assert turn in text
+    blank = "{{ '\\n' if message['role'] == 'assistant' }}"
+    template.write_text(text.replace(turn, turn + blank), encoding='utf-8')
+    backend, plain = load_tiny(case[0], other), PlainModel(other)
+    assert len(plain.tokenizer('a\n\nstop').input_ids) == 3
+    frames = frames_of(backend, 0.4)
+    scores = backend.score(backend.prefill(SYSTEM, content_of(frames)), QUESTION, CANDIDATES)
+    expected = plain_scores(plain, QUESTION, CANDIDATES, keeps_of(frames), blank='\n')
+    assert scores == pytest.approx(expected, rel=1e-5, abs=1e-3)
 
 
 def test_questions_scored_together_do_not_see_one_another(backend: Backend) -> None:

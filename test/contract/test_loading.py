@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import transformers
 from helpers.tiny_models import make_tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -184,15 +186,106 @@ def test_sliding_window_is_refused(tmp_path: Path) -> None:
     assert 'sliding-window attention' in refusal(folder)
 
 
-def test_tokenizer_of_another_model_is_refused(folder: Path) -> None:
-    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(vocab_size=400))
-    change_weights(
-        folder,
-        lambda tensors: tensors.update(
-            {name: tensors[name][:400] for name in ('lm_head.weight', 'model.language_model.embed_tokens.weight')}
-        ),
+def shorten(folder: Path, last: str) -> int:
+    """Let the model's vocabulary end before the token ``last``; returns its new size."""
+    tokens = {
+        token['content']: token['id'] for token in json.loads((folder / 'tokenizer.json').read_text())['added_tokens']
+    }
+    size: int = tokens[last]
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(vocab_size=size))
+
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        for name in tensors:
+            if name.endswith(('lm_head.weight', 'embed_tokens.weight')):
+                tensors[name] = tensors[name][:size]
+
+    change_weights(folder, cut)
+    return size
+
+
+def test_a_tokenizer_may_be_longer_than_its_model_s_vocabulary(folder: Path) -> None:
+    shorten(folder, '<|video_pad|>')
+    TransformersBackend.load(folder, device='cpu')
+
+
+@pytest.mark.parametrize(
+    ('family', 'token'), [('ringworld', '<|image_pad|>'), ('ringworld', '<|im_end|>'), ('internvl', '</img>')]
+)
+def test_what_every_prompt_needs_must_be_within(tmp_path: Path, family: str, token: str) -> None:
+    folder = make_tiny_model(tmp_path / 'model', family)
+    size = shorten(folder, token)
+    if token != '<|image_pad|>':
+        change_json(folder / 'config.json', lambda tree: tree.update(image_token_id=3))
+    if token == '</img>':
+        change_json(folder / 'tokenizer_config.json', lambda tree: tree.update(eos_token='stop'))
+    assert refusal(folder) == (
+        f"tokenizer of '{folder}' has '{token}' as token {size}, its model {size} tokens: tokenizer and config.json do"
+        ' not belong together'
     )
-    assert 'tokens, its model 400' in refusal(folder)
+
+
+def test_an_image_processor_by_its_first_name_is_the_family_s(tmp_path: Path) -> None:
+    """Checkpoints of Qwen2.5-VL that are older than the family's support name a class that never came."""
+    folder = make_tiny_model(tmp_path / 'tiny', 'qwen2_5_vl')
+    image = np.random.default_rng(3).integers(0, 256, (90, 160, 3), np.uint8)
+    (known,) = TransformersBackend.load(folder, device='cpu').encode([image])
+
+    def rename(name: str) -> None:
+        change_json(folder / 'preprocessor_config.json', lambda tree: tree.update(image_processor_type=name))
+
+    rename('Qwen2_5_VLImageProcessor')
+    (found,) = TransformersBackend.load(folder, device='cpu').encode([image])
+    assert torch.equal(found.tokens, known.tokens)
+    settings = json.loads((folder / 'preprocessor_config.json').read_text())
+    (folder / 'preprocessor_config.json').unlink()
+    (folder / 'processor_config.json').write_text(json.dumps({'image_processor': settings}))
+    (found,) = TransformersBackend.load(folder, device='cpu').encode([image])
+    assert torch.equal(found.tokens, known.tokens)
+    (folder / 'preprocessor_config.json').write_text(json.dumps(settings))
+    rename('Qwen9ImageProcessor')
+    assert refusal(folder).startswith(f"image processor of '{folder}' cannot be loaded: ")
+
+
+def test_a_chat_template_may_stand_where_only_processors_read_it(folder: Path) -> None:
+    """The one that counts is the one that the library's own processor takes."""
+    own = (folder / 'chat_template.jinja').read_text()
+    texts = {name: f'{name}: {own}' for name in ('jinja', 'old', 'processor')}
+
+    def begin() -> str:
+        chat = TransformersBackend.load(folder, device='cpu')._chat
+        return chat._tokenizer.decode(chat.prompt('', ['Left.\n']).ids)
+
+    (folder / 'chat_template.jinja').unlink()
+    assert refusal(folder) == f"tokenizer of '{folder}' has no chat template"
+    (folder / 'chat_template.json').write_text(json.dumps({'chat_template': texts['old']}))
+    assert begin() == 'old: <|im_start|>user\nLeft.\n'
+    (folder / 'chat_template.jinja').write_text(texts['jinja'])
+    assert begin() == 'jinja: <|im_start|>user\nLeft.\n'
+    (folder / 'processor_config.json').write_text(json.dumps({'chat_template': texts['processor']}))
+    assert begin() == 'processor: <|im_start|>user\nLeft.\n'
+    (folder / 'chat_template.jinja').unlink()
+    (folder / 'chat_template.json').unlink()
+    assert begin() == 'processor: <|im_start|>user\nLeft.\n'
+    (folder / 'processor_config.json').write_text('{"processor_class": "Qwen3VLProcessor"}')
+    assert refusal(folder) == f"tokenizer of '{folder}' has no chat template"
+
+
+def test_the_end_that_the_template_writes_ends_answers_also_without_generation_config(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / 'tiny', 'idefics3')
+    change_json(folder / 'tokenizer_config.json', lambda tree: tree.update(eos_token='<|im_end|>'))
+    change_json(folder / 'config.json', lambda tree: tree['text_config'].update(eos_token_id=None))
+    (folder / 'generation_config.json').unlink()
+    backend = TransformersBackend.load(folder, device='cpu')
+    end = backend._tokenizer.convert_tokens_to_ids('<end_of_utterance>')
+    assert backend._chat.end_id == end != backend._tokenizer.eos_token_id
+    context = backend.prefill('', ['Left.\n'])
+    ended = []
+    for sign in (1, -1):  # with one of them, the end is what the model wants most
+        with torch.no_grad():
+            backend._model.lm_head.weight.zero_()[end] = sign
+        written = backend.generate(context, 'What now?', 1)
+        ended.append((written.tokens, written.finished))
+    assert sorted(ended) == [(0, True), (1, False)]
 
 
 @pytest.mark.parametrize(
@@ -283,6 +376,25 @@ def test_old_transformers_is_named() -> None:
         supported_class(family, old)
     with pytest.raises(StpruneError, match=r'transformers 4.40.0 is too old'):
         supported_class(family, SimpleNamespace(__version__='4.40.0'))
+
+
+@pytest.mark.parametrize('version', ['5.20.0', '5.20.1', '5.20.2', '5.21.0'])
+def test_releases_that_cannot_run_a_pruned_prompt_are_named(version: str) -> None:
+    library = SimpleNamespace(
+        __version__=version,
+        SmolVLMForConditionalGeneration=transformers.SmolVLMForConditionalGeneration,
+        Idefics3ForConditionalGeneration=transformers.Idefics3ForConditionalGeneration,
+    )
+    assert supported_class(FAMILIES['idefics3'], library) is transformers.Idefics3ForConditionalGeneration
+    if version in ('5.20.0', '5.21.0'):
+        assert supported_class(FAMILIES['smolvlm'], library) is transformers.SmolVLMForConditionalGeneration
+        return
+    with pytest.raises(ModelError) as caught:
+        supported_class(FAMILIES['smolvlm'], library)
+    assert str(caught.value) == (
+        f'transformers {version} takes the image tokens of smolvlm in blocks of a fixed number, which pruning does not'
+        ' leave; install transformers 5.20.0, or 5.21 or later'
+    )
 
 
 def settings_of(folder: Path, **values: Any) -> Settings:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers.tiny_models import FAMILIES, make_tiny_model
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import ModelError, StpruneError
 from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import VisualFrame
-from stprune_ros.vlm.hf import quantization
+from stprune_ros.vlm.hf import families, quantization
+from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
 from stprune_ros.vlm.hf.backend import TransformersBackend
-from stprune_ros.vlm.hf.memory import TEXT_TOKENS, Ring, memory_estimate
+from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -73,8 +80,13 @@ def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     ]
     cache.attach(rows)
     assert found.similarities == cache.bytes
-    assert found.full == found.weights + found.features + found.full_kv
-    assert found.kept == found.weights + found.features + found.similarities + found.kept_kv
+    width = BYTES[dtype]
+    assert found.encode == encode_bytes(vision_shape(model.family, config, found.image_tokens), VIEWS * FRAMES, width)
+    for tokens, prefill in ((found.kept_tokens, found.kept_prefill), (found.full_tokens, found.full_prefill)):
+        assert prefill == prefill_bytes(model.family, config, tokens, width, True, False)
+    assert found.full == found.weights + found.features + found.full_kv + max(found.encode, found.full_prefill)
+    held = found.weights + found.features + found.similarities + found.kept_kv
+    assert found.kept == held + max(found.encode, found.kept_prefill)
 
 
 @pytest.mark.parametrize('bits', ['4bit', '8bit'])
@@ -121,6 +133,30 @@ def test_what_quantization_needs_is_named(folder: Path, monkeypatch: pytest.Monk
         TransformersBackend.load(folder, device='cpu', quantization='8bit')
 
 
+@pytest.mark.parametrize('bits', ['4bit', '8bit'])
+def test_weights_that_the_device_cannot_run_are_refused_before_they_are_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, bits: str
+) -> None:
+    """As on a Jetson, where bitsandbytes is imported and has no kernels."""
+
+    class Layer(torch.nn.Linear):
+        def __init__(self, *size: int, bias: bool, **options: Any) -> None:
+            super().__init__(*size, bias=bias, dtype=torch.bfloat16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError('Error named symbol not found at line 233 in file /src/csrc/ops.cu')
+
+    layers = SimpleNamespace(Linear4bit=Layer, Linear8bitLt=Layer)
+    monkeypatch.setitem(sys.modules, 'bitsandbytes', SimpleNamespace(nn=layers))
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: None if name == 'kernels' else object())
+    with pytest.raises(ModelError) as caught:
+        TransformersBackend.load(folder, device='cpu', quantization=bits)
+    assert str(caught.value) == (
+        f"bitsandbytes cannot run {bits} weights on 'cpu': Error named symbol not found at line 233 in file"
+        ' /src/csrc/ops.cu; install a build of it that is made for this device, or take weights that are not packed'
+    )
+
+
 def size_of(parts: list[torch.Tensor]) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
@@ -136,3 +172,47 @@ def test_tokens_of_an_image_follow_from_its_sides(folder: Path, size: tuple[int,
     parts = read_parts(model)
     counted = model.family.image_tokens(parts.config.to_dict(), parts.processor.to_dict(), size, cap)
     assert counted == len(found.tokens) + model.family.extra_tokens
+
+
+SIDES = st.one_of(st.integers(1, 200), st.integers(1, 8192))
+LIMITS = [(3136, 12845056), (3136, 501760), (65536, 16777216), (200704, 1003520), (1024, 4096)]
+
+
+@pytest.mark.parametrize(
+    ('family', 'patch'), [('qwen2_vl', 14), ('qwen2_5_vl', 14), ('qwen3_vl', 16)], ids=lambda value: str(value)
+)
+@settings(max_examples=400, deadline=None)
+@given(height=SIDES, width=SIDES, limits=st.sampled_from(LIMITS), cap=st.sampled_from([0, 2000, 501760, 2**30]))
+@example(height=460, width=1150, limits=(3136, 501760), cap=0)
+@example(height=1150, width=460, limits=(3136, 12845056), cap=501760)
+@example(height=478, width=1195, limits=(3136, 501760), cap=0)
+@example(height=1, width=200, limits=(3136, 12845056), cap=0)
+def test_tokens_of_an_image_are_the_library_s(
+    family: str, patch: int, height: int, width: int, limits: tuple[int, int], cap: int
+) -> None:
+    """What its own image processor makes of a size, within the limits that the backend gives it."""
+    assume(max(height, width) <= 200 * min(height, width))
+    model = families.FAMILIES[family]
+    processor = transformers.Qwen2VLImageProcessorPil(
+        patch_size=patch, size={'shortest_edge': limits[0], 'longest_edge': limits[1]}
+    )
+    vision = {'patch_size': patch, 'spatial_merge_size': 2, 'temporal_patch_size': 2}
+    size = model.image_options({'vision_config': vision}, processor, cap)['size']
+    given_limits = {'min_pixels': size['shortest_edge'], 'max_pixels': size['longest_edge']}
+    patches = processor.get_number_of_image_patches(height, width, given_limits)
+    assert model.image_tokens({}, processor.to_dict(), (height, width), cap) == patches // 4
+
+
+@given(short=st.integers(1, 20), over=st.integers(1, 50), upright=st.booleans())
+def test_images_too_oblong_for_the_library_are_refused(short: int, over: int, upright: bool) -> None:
+    processor = transformers.Qwen2VLImageProcessorPil().to_dict()
+    long = 200 * short + over
+    size = (long, short) if upright else (short, long)
+    with pytest.raises(ValueError, match='aspect ratio'):
+        transformers.Qwen2VLImageProcessorPil().get_number_of_image_patches(*size)
+    with pytest.raises(ModelError) as caught:
+        families.FAMILIES['qwen2_vl'].image_tokens({}, processor, size, 0)
+    assert str(caught.value) == (
+        f"images of {size[1]} x {size[0]} pixels are too oblong for family 'qwen2_vl': it takes sides of 200 to 1 at"
+        ' most'
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from helpers.plain_models import Plain, PlainModel
+from helpers.plain_models import STYLES, Plain, PlainModel
 from helpers.tiny_models import FAMILIES
 
 from stprune_ros.settings.settings import Settings
@@ -21,7 +23,7 @@ CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'
 OTHER = 'Describe the road.'
-CANDIDATES = ['stop', 'stop now', 'slow_down', 'none', '']
+CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'increase the gap']  # of one to three tokens
 SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
 
 
@@ -54,19 +56,41 @@ def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
     return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
 
 
-def plain_prompt(plain: PlainModel, question: str, answer: str | None = None, system: str = SYSTEM) -> Plain:
+def plain_prompt(
+    plain: PlainModel, question: str, answer: str | None = None, system: str = SYSTEM, apart: bool = False
+) -> Plain:
     """The same prompt for the plain model, images and all."""
     first, second, third, fourth = images()
     content = ['The front view:\n', first, second, '\nThe left view:\n', third, fourth]
-    return Plain(plain, system, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer)
+    return Plain(plain, system, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer, apart)
 
 
-def plain_score(plain: PlainModel, question: str, candidate: str, keeps: list[torch.Tensor]) -> float:
-    """Log-probability of ``candidate`` as the whole answer, by one plain pass with the pruned tokens masked."""
-    before = plain_prompt(plain, question).length
-    whole = plain_prompt(plain, question, candidate)
-    logprobs = whole.logits(keeps).log_softmax(-1)
-    return sum(float(logprobs[before - 1 + index, token]) for index, token in enumerate(whole.ids[0, before:]))
+def plain_scores(
+    plain: PlainModel, question: str, candidates: Sequence[str], keeps: list[torch.Tensor], blank: str | None = None
+) -> list[float]:
+    """Log-probability of each candidate among them: a plain pass for every form of each, the pruned tokens masked.
+
+    Forms are as written and with the first letter in the other case; where the template puts a ``blank`` before
+    answers, which the family's style tells, also without that, tokenised apart from the prompt that is written already.
+    """
+    blank = STYLES[plain.family].answer[0] if blank is None else blank
+    texts = {name: [name, name[0].swapcase() + name[1:]] for name in candidates}
+    forms = [
+        (name, before + text, before != blank) for name in candidates for before in {blank, ''} for text in texts[name]
+    ]
+    passes = [plain_prompt(plain, question, text, apart=apart) for _, text, apart in forms]
+    answers = [(whole.ids[0].tolist(), whole.logits(keeps).double()) for whole in passes]
+    # Not where the prompt ends without an answer: its last token may merge with what follows.
+    alike = next(place for place, tokens in enumerate(zip(*(ids for ids, _ in answers))) if len({*tokens}) > 1)
+    shares = dict.fromkeys(candidates, 0.0)
+    for (name, *_), (ids, logits) in zip(forms, answers, strict=True):
+        share = 1.0
+        for place in range(alike, len(ids)):
+            followers = {other[place] for other, _ in answers if other[:place] == ids[:place]}
+            weights = {follower: float(logits[place - 1, follower].exp()) for follower in followers}
+            share *= weights[ids[place]] / sum(weights.values())
+        shares[name] += share
+    return [math.log(share) for share in shares.values()]
 
 
 def keeps_of(frames: list[VisualFrame]) -> list[torch.Tensor]:

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 import rclpy
 import yaml
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from geometry_msgs.msg import TransformStamped
+from helpers import faulty_node
 from nav_msgs.msg import Odometry
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
@@ -52,6 +53,17 @@ def compressed_image(data: bytes, image_format: str = 'jpeg') -> CompressedImage
 def raw_image(encoding: str = 'rgb8', step: int = WIDTH * 3, height: int = HEIGHT) -> Image:
     """An Image without a stamp."""
     return Image(height=height, width=WIDTH, encoding=encoding, step=step, data=array('B', bytes(step * height)))
+
+
+def with_noise(message: Any, number: int) -> Any:
+    """The same picture in other bytes: ``number`` in a comment of the JPEG, or in the lowest bit of raw pixels."""
+    data = message.data.tobytes()
+    if isinstance(message, Image):
+        spread = [index for index in range(min(8, len(data))) if number >> index & 1]
+        message.data = array('B', bytes(value ^ (index in spread) for index, value in enumerate(data[:8])) + data[8:])
+    elif data.startswith(b'\xff\xd8'):
+        message.data = array('B', data[:2] + b'\xff\xfe\0\x06' + number.to_bytes(4, 'big') + data[2:])
+    return message
 
 
 def odometry(speed: float = 5.0) -> Odometry:
@@ -109,6 +121,28 @@ class Listener:
     def act(self) -> None:
         """What is to be done meanwhile."""
 
+    def diagnostic(self, name: str) -> DiagnosticStatus | None:
+        """The newest status of that name."""
+        found = [one for array in self.diagnostics[-1:] for one in array.status if one.name.endswith(f': {name}')]
+        return found[0] if found else None
+
+    def wait_for_diagnostic(self, name: str, message: str, node: NodeProcess) -> dict[str, str]:
+        """The values of the status ``name`` once it says ``message``."""
+
+        def says() -> bool:
+            found = self.diagnostic(name)
+            return found is not None and found.message == message
+
+        self.wait_until(says, f"'{message}' of {name}", node)
+        found = self.diagnostic(name)
+        assert found is not None
+        return {pair.key: pair.value for pair in found.values}
+
+    def wait_for_end(self, node: NodeProcess) -> int:
+        """Listen until the node has ended; its exit code."""
+        self.listen_until(lambda: node.process.poll() is not None, TIMEOUT_S)
+        return node.wait()
+
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:
         """The response of a service of the node."""
         client = self.node.create_client(kind, f'{self.node_name}/{service}')
@@ -127,7 +161,8 @@ class Listener:
 class Vehicle(Listener):
     """Also publishes what a vehicle would, ten frame sets a second while it waits.
 
-    ``images`` makes the next image of each camera; a camera that it lacks is silent. ``odometry`` may be None.
+    ``images`` makes the next image of each camera; a camera that it lacks is silent. No two of them are alike, as with
+    every sensor, but those of ``frozen`` cameras. ``odometry`` may be None.
     ``stamp_of`` changes the stamp in ns of a camera's images. ``image_topic`` and ``info_topic`` are topics with
     ``{}`` for the camera, which ``called`` may name otherwise; ``latched`` camera_info is sent once and kept.
     """
@@ -149,6 +184,7 @@ class Vehicle(Listener):
         called = called or {name: name for name in AZIMUTH_DEG}
         self.stamp_of: dict[str, Callable[[int], int]] = {}
         self.images: dict[str, Callable[[], Any]] = {}
+        self.frozen: set[str] = set()
         for number, camera in enumerate(AZIMUTH_DEG):
             data = jpeg(number)
             good = raw_image if transport is Image else lambda data=data: compressed_image(data)
@@ -199,7 +235,8 @@ class Vehicle(Listener):
             self._odometry.publish(self._stamped(self.odometry))
         for camera, make in self.images.items():
             stamp_ns = self.stamp_of.get(camera, int)(self.stamp_ns)
-            self._image_publishers[camera].publish(self._stamped(make(), stamp_ns))
+            image = make() if camera in self.frozen else with_noise(make(), len(self.stamps))
+            self._image_publishers[camera].publish(self._stamped(image, stamp_ns))
 
     def _stamped(self, message: Any, stamp_ns: int | None = None) -> Any:
         stamp_ns = self.stamp_ns if stamp_ns is None else stamp_ns
@@ -217,6 +254,7 @@ class NodeProcess:
         values: Mapping[str, Any],
         remaps: Mapping[str, str] | None = None,
         program: Sequence[str] = ('-m', 'stprune_ros.ros.node'),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         namespace = listener.node_name.rpartition('/')[0]
         params = folder / 'params.yaml'
@@ -226,6 +264,7 @@ class NodeProcess:
         ros += [word for source, target in (remaps or {}).items() for word in ('-r', f'{source}:={target}')]
         env = {**os.environ, 'ROS_DOMAIN_ID': str(listener.domain_id), 'ROS_LOG_DIR': str(folder)}
         env['PYTHONPATH'] = os.pathsep.join([str(TEST), *filter(None, [os.environ.get('PYTHONPATH')])])
+        env.update(environment or {})
         with self._log.open('wb') as log:
             self.process = subprocess.Popen(
                 [sys.executable, *program, *ros],
@@ -260,6 +299,20 @@ class NodeProcess:
             raise
 
 
+class FaultyNode(NodeProcess):
+    """The real node with a backend that fails as it is told, see helpers/faulty_node.py."""
+
+    def __init__(self, folder: Path, listener: Listener, values: Mapping[str, Any], **faults: str) -> None:
+        self._faults = folder / 'faults.json'
+        self.fail(**faults)
+        program, environment = ('-m', 'helpers.faulty_node'), {faulty_node.ENVIRONMENT: str(self._faults)}
+        super().__init__(folder, listener, values, program=program, environment=environment)
+
+    def fail(self, **faults: str) -> None:
+        """From now on these methods of the backend fail in these ways, and no others."""
+        faulty_node.write_faults(self._faults, **faults)
+
+
 @contextmanager
 def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
     """`stprune play` in a process of its own, ended with the block."""
@@ -271,6 +324,11 @@ def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
     finally:
         player.terminate()
         player.wait(TIMEOUT_S)
+
+
+def stamp_ns(message: PlanningHint | SceneDescription) -> int:
+    """The stamp of an output."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def base_values(model: Path) -> dict[str, Any]:

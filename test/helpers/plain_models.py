@@ -66,7 +66,6 @@ STYLES = {
         '\n\n<start_of_image>',
         '<end_of_image>\n\n',
         count=16,
-        written=True,
         options={'do_pan_and_scan': False},
         answer=('', '<end_of_turn>'),
     ),
@@ -84,6 +83,8 @@ class PlainModel:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend='pil')
         self.family: str = self.model.config.model_type
+        # What an invitation to think needs before an answer.
+        self.thought = '\n</think>\n\n' if '<think>' in self.tokenizer.chat_template else ''
         stops = self.model.generation_config.eos_token_id
         self.ends = {*stops} if isinstance(stops, list) else {stops}
 
@@ -96,10 +97,16 @@ class Plain:
     """A prompt of texts and images (uint8, in order) with a question, for a plain model.
 
     The last text of ``content`` is the question; ``length`` counts tokens, ``asked`` those from the question on.
+    ``answer`` is a whole answer, with the blank that the template may put before it, unless it is tokenised ``apart``.
     """
 
     def __init__(
-        self, plain: PlainModel, system: str, content: Sequence[str | np.ndarray], answer: str | None = None
+        self,
+        plain: PlainModel,
+        system: str,
+        content: Sequence[str | np.ndarray],
+        answer: str | None = None,
+        apart: bool = False,
     ) -> None:
         self.model, tokenizer, self.family = plain.model, plain.tokenizer, plain.family
         self.style = style = STYLES[self.family]
@@ -110,24 +117,31 @@ class Plain:
         if not style.count:
             merge = self.model.config.vision_config.spatial_merge_size
             counts = (self.batch['image_grid_thw'].prod(-1) // merge**2).tolist()
-        parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
+        parts = []
+        for part in content:
+            if isinstance(part, str) and parts and parts[-1]['type'] == 'text':
+                parts[-1]['text'] += part  # a template may trim each text
+            else:
+                parts.append({'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'})
         if style.written:
             parts = [{'type': 'text', 'text': ''.join(part.get('text', style.placeholder) for part in parts)}]
         turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
         turns.append({'role': 'user', 'content': parts})
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + plain.thought
         text, *pieces = rendered.split(style.placeholder)
         for count, piece in zip(counts, pieces, strict=True):
             text += style.before + style.token * count + style.after + piece
         question = text[text.rindex(str(content[-1])) :]
         self.asked = len(tokenizer(question, add_special_tokens=False).input_ids)
-        if answer is not None:
-            text += style.answer[0] + answer + style.answer[1]
+        written = '' if answer is None else answer + style.answer[1]
         self.vision = {name: item for name, item in self.batch.items() if name not in UNUSED}
         if self.family == 'llava_onevision':
             self.vision['batch_num_images'] = torch.tensor([len(images)])
         self.ends = plain.ends
-        ids = tokenizer(text, add_special_tokens=False, return_tensors='pt').input_ids
+        pieces = [text, written] if apart else [text + written]
+        ids = torch.tensor(
+            [[token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]]
+        )
         self._set(ids, ids[0] == self.model.config.image_token_id)
 
     def _set(self, ids: torch.Tensor, image: torch.Tensor) -> None:
@@ -187,12 +201,13 @@ class Plain:
         return written
 
     @torch.inference_mode()
-    def logits(self, keeps: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits (S, vocabulary) of one pass without cache; without ``keeps`` by the model's own mask.
+    def logits(self, keeps: Sequence[torch.Tensor] | None = None, last: int = 0) -> torch.Tensor:
+        """Logits (S, vocabulary) of one pass without cache, or the ``last`` of them; without ``keeps`` the model's own
+        mask.
 
         With them, every visual token is there but nobody may look at those that do not stay.
         """
-        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False}
+        inputs = {'input_ids': self.ids, **self.vision, 'use_cache': False, 'logits_to_keep': last}
         if keeps is None:
             return self.model(**inputs, **self.kinds).logits[0]
         rows = self.positions()

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 import transformers
 from helpers import tiny_tiles
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TILES = ('llava_onevision', 'internvl', 'smolvlm', 'idefics3', 'gemma3')
-FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'ringworld', *TILES)
+FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'thinking', 'ringworld', *TILES)
 
-PATCH = {'qwen2_vl': 14, 'qwen2_5_vl': 14, 'qwen3_vl': 16, 'ringworld': 16}
-MERGE = {'qwen2_vl': 2, 'qwen2_5_vl': 2, 'qwen3_vl': 2, 'ringworld': 1}
+PATCH = {'qwen2_vl': 14, 'qwen2_5_vl': 14, 'qwen3_vl': 16, 'thinking': 16, 'ringworld': 16}
+MERGE = {'qwen2_vl': 2, 'qwen2_5_vl': 2, 'qwen3_vl': 2, 'thinking': 2, 'ringworld': 1}
 CLASSES = {
     'qwen2_vl': 'Qwen2VL',
     'qwen2_5_vl': 'Qwen2_5_VL',
     'qwen3_vl': 'Qwen3VL',
+    'thinking': 'Qwen3VL',
     'ringworld': 'Qwen3VL',
     'llava_onevision': 'LlavaOnevision',
     'internvl': 'InternVL',
@@ -38,27 +39,39 @@ SPECIAL = (
     '<|video_pad|>',
 )
 
+# 'stop' becomes one token, 'slow down' two, 'increase the gap' three; line breaks merge with one another and with dots.
 WORDS = (
     'You look through the cameras of a car. The front view, the left view and the right view, oldest first, now.\n'
-    'The camera has no data. The car drives at 5.0 m/s. What should the driver do? Answer with one word.\n'
-    'none slow_down stop yield increase_gap shift_left shift_right turn_left turn_right\n'
-    'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n'
+    'The camera has no data. The car drives at 5.0 m/s. What should the driver do? Answer with one word.\n\n'
+    'none\nstop\nslow down\nyield\nincrease the gap\nshift left\nshift right\n\n'
+    'Now none, stop, slow, yield, increase, shift, down, gap, left, right.\n\n\n\n'
+    'Describe the road, vehicles, people and lights around the car. A red light ahead, a van on the left.\n\n'
 )
+# First words of answers are one token too, with and without a capital or a blank before them.
+FIRST_WORDS = ('none', 'stop', 'yield', 'slow', 'increase', 'shift')
+FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS) + ':none'
+PIECES = Regex(r'[^\w\n]?\w+| ?[^\w\s]+\n*|\s*\n+|\s+')  # what merges stay within
 
-# The layout of the Qwen templates: turns between <|im_start|> and <|im_end|>, each image between its two vision tokens.
-TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+TURNS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}OPENING"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\nINVITED' }}{% endif %}"
 )
+# The layout of the Qwen templates: turns between <|im_start|> and <|im_end|>, each image between its two vision tokens.
+TEMPLATE = TURNS.replace('OPENING', '').replace('INVITED', '')
+# That of the Thinking ones: an answer comes behind a thought, which the invitation opens.
+THINKING = TURNS.replace(
+    'OPENING', "{% if message['role'] == 'assistant' %}{{ '<think>\\n' + '\\n</think>\\n\\n' }}{% endif %}"
+).replace('INVITED', '<think>\\n')
 
 
-def make_tiny_model(path: Path, family: str, seed: int = 0, width: int = 32) -> Path:
+def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> Path:
     """Save a random model of ``family`` (one of FAMILIES) to the folder ``path``; the same seed gives the same weights.
 
-    'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack; ``width`` is that of the language model.
+    'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack, 'thinking' Qwen3-VL with the template of a
+    Thinking checkpoint; ``width`` is that of the language model.
     """
     path = Path(path)
     tokenizer = _tokenizer(family)
@@ -91,17 +104,23 @@ def _processor(family: str) -> dict[str, Any]:
 
 
 def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
-    """Byte-level BPE: any text can be written, common words are short."""
-    qwen: Any = (SPECIAL, '<|im_end|>', '<|endoftext|>', {}, TEMPLATE)
+    """Byte-level BPE: any text can be written, common words are short; special tokens come last, as in real ones."""
+    qwen: Any = (SPECIAL, '<|im_end|>', '<|endoftext|>', {}, THINKING if family == 'thinking' else TEMPLATE)
     special, end, pad, named, template = tiny_tiles.TOKENIZERS.get(family, qwen)
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(PIECES, 'isolated'),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
-    )
-    backend.train_from_iterator([WORDS], trainer)
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator([WORDS, FORMS, FORMS], trainer)
+    backend.add_special_tokens(list(special))
+    if family == 'thinking':
+        backend.add_tokens([AddedToken(mark, normalized=False) for mark in ('<think>', '</think>')])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=end,
@@ -126,7 +145,7 @@ def _config(family: str, tokenizer: transformers.PreTrainedTokenizerFast, width:
     )
     # A large spread of the weights: otherwise random models answer the same to everything and tests cannot fail.
     text: dict[str, Any] = {
-        'vocab_size': len(tokenizer),
+        'vocab_size': len(tokenizer) - tiny_tiles.BEYOND.get(family, 0),
         'hidden_size': width,
         'intermediate_size': 2 * width,
         'num_hidden_layers': 3,

@@ -55,7 +55,7 @@ GEMMA3 = (
 TOKENIZERS: dict[str, tuple[tuple[str, ...], str, str, dict[str, str], str]] = {
     'llava_onevision': (('<image>', '<video>', *CHATML), '<|im_end|>', '<|endoftext|>', {}, LLAVA),
     'internvl': (
-        ('<IMG_CONTEXT>', '<img>', '</img>', '<video>', *CHATML),
+        ('<IMG_CONTEXT>', '<img>', '</img>', *CHATML, '<video>'),
         '<|im_end|>',
         '<|endoftext|>',
         {
@@ -84,7 +84,12 @@ TOKENIZERS: dict[str, tuple[tuple[str, ...], str, str, dict[str, str], str]] = {
         GEMMA3,
     ),
 }
-TOKENIZERS['idefics3'] = TOKENIZERS['smolvlm']
+# Idefics3 knows no token for a whole image: its mark is a text.
+TOKENIZERS['idefics3'] = (
+    tuple(token for token in TOKENIZERS['smolvlm'][0] if token != '<global-img>'),
+    *TOKENIZERS['smolvlm'][1:],
+)
+BEYOND = {'internvl': 1}  # so many tokens of the tokenizer are more than its model has: <video>, as published
 STOPS = {'gemma3': ('<eos>', '<end_of_turn>')}
 
 SIDES = {'llava_onevision': 56, 'internvl': 112, 'smolvlm': 128, 'idefics3': 128, 'gemma3': 112}

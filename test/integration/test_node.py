@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from helpers.harness import (
     compressed_image,
     jpeg,
     odometry,
+    stamp_ns,
 )
 from helpers.tiny_models import make_tiny_model
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -53,34 +53,6 @@ def running(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         vehicle.close()
 
 
-def test_a_node_goes_down_and_up_again_with_the_same_model(model: Path, domain_id: int, tmp_path: Path):
-    vehicle = Vehicle(domain_id, '/switched')
-    values = {**base_values(model), 'pruning.one_pays': True}
-    node = NodeProcess(tmp_path, vehicle, values, program=('-m', 'helpers.switched_node'))
-    inputs = [f'{vehicle.node_name}/input/front/image/compressed', f'{vehicle.node_name}/input/kinematic_state']
-    try:
-        for times in (1, 2, 3):
-            node.tell('up')
-            next_hint(vehicle, node, PlanningHint.OK, 'hint of an active node')
-            node.tell('down')
-            vehicle.wait_until(lambda: node.output().count('is down') == times, 'deactivation', node)  # noqa: B023
-            vehicle.wait_until(
-                lambda: not any(map(vehicle.node.count_subscribers, inputs)), 'end of subscriptions', node
-            )
-            heard, until = len(vehicle.hints), time.monotonic() + 1.5  # longer than a heartbeat's period
-            vehicle.wait_until(lambda: time.monotonic() > until, 'silence', node)  # noqa: B023
-            assert len(vehicle.hints) == heard
-        assert node.process.stdin is not None
-        node.process.stdin.close()
-        assert node.wait() == 0
-    finally:
-        node.stop()
-        vehicle.close()
-    said = node.output()
-    assert said.count("model 'tiny'") == 1
-    assert "parameter 'pruning.one_pays' is now called 'pruning.keep_one_copy'" in said
-
-
 def next_hint(vehicle: Vehicle, node: NodeProcess, status: int, what: str) -> PlanningHint:
     """The next hint with ``status`` that comes from images published from now on."""
     since = vehicle.stamp_ns
@@ -90,10 +62,6 @@ def next_hint(vehicle: Vehicle, node: NodeProcess, status: int, what: str) -> Pl
 
     vehicle.wait_until(lambda: bool(fresh()), what, node)
     return fresh()[-1]
-
-
-def stamp_ns(message: PlanningHint | SceneDescription) -> int:
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def states(hint: PlanningHint) -> dict[str, int]:
@@ -270,10 +238,14 @@ def test_missing_camera_info_means_heartbeats_and_signals_end_it_cleanly(model, 
     vehicle.silence_camera_info('left')
     node = NodeProcess(tmp_path, vehicle, base_values(model))
     try:
-        vehicle.wait_until(lambda: bool(vehicle.hints and vehicle.texts), 'heartbeat', node)
+        missing = "no camera_info for camera 'left' yet"
+
+        def says(messages: list) -> bool:
+            return any(note.startswith(missing) for message in messages[-1:] for note in message.info.notes)
+
+        vehicle.wait_until(lambda: says(vehicle.hints) and says(vehicle.texts), missing, node)
         assert vehicle.hints[-1].status == PlanningHint.NO_HINT
         assert vehicle.texts[-1].status == SceneDescription.NO_HINT
-        assert any("camera_info for camera 'left'" in note for note in vehicle.hints[-1].info.notes)
     finally:
         code = node.stop(number)
         vehicle.close()

@@ -10,7 +10,7 @@ import transformers
 from helpers import references
 
 from stprune_ros import cli
-from stprune_ros.bench import selection, ticks
+from stprune_ros.bench import gpu, selection, ticks
 from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
 from stprune_ros.bench.bench import growth_exponents, judge_aims, log_log_slope
 from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, lower_bounds
@@ -19,6 +19,8 @@ from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
     GROWING_LOOP,
+    JOINT,
+    JOINT_REUSE,
     LOOPS,
     MAIN_SIZE,
     REUSE,
@@ -199,7 +201,7 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
 
 def test_an_expected_tick_scales_its_prefill_and_its_images():
     model = ticks.TickModel(QWEN3_2B, 1, 1)
-    stages = {'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
+    stages = {'prepare': 0.0, 'encode': 100.0, 'prefill': 1000.0, 'hint': 50.0}
     done = {ticks.TickCell(1.0, True): [{'stage_ms': stages, 'tokens_text': 10}]}
     assert ticks._expected_s(model, ticks.TickCell(1.0, False), {}) == 0
     assert ticks._expected_s(model, ticks.TickCell(1.0, False), done) == pytest.approx(0.1 * 4 + 1.05)
@@ -219,19 +221,19 @@ def test_ticks_that_find_no_time_or_no_memory_are_said(monkeypatch):
 
         def run(self, cell, frames=None):
             turns.append(cell)
-            clock[0] += 24
+            clock[0] += tick_s
             return run
 
-    clock = [0.0]
+    clock, tick_s = [0.0], 4 * len(STAGES)
     monkeypatch.setattr(ticks, 'TickRunner', Runner)
     monkeypatch.setattr(ticks.time, 'monotonic', lambda: clock[0])
     model = ticks.QUICK_MODELS[0]
-    rows = ticks.measure_ticks(model, 24 * 4.5, (1.0, 0.1), 3, lambda: None)
+    rows = ticks.measure_ticks(model, tick_s * 4.5, (1.0, 0.1), 3, lambda: None)
     assert ticks.tick_cells((1.0, 0.5, 0.25, 0.1))[4:] == [(0.25, True), (0.5, True)]
     # The small one first; all tokens would take too long, so that there is time for another of the short ones.
     assert turns == [(0.1, True), (0.1, False), (0.1, True), (0.1, False)]
     assert [(row['keep'], row['feature_cache']) for row in rows if 'reason' in row] == [(1.0, True), (1.0, False)]
-    assert rows[0]['tick_ms'] == {'median': 24e3, 'min': 24e3, 'max': 24e3}
+    assert rows[0]['tick_ms'] == dict.fromkeys(('median', 'min', 'max'), 1e3 * tick_s)
     assert 'would have exceeded' in rows[-1]['reason']
     monkeypatch.setattr(ticks, 'available_memory', lambda: 2**20)
     rows = ticks.measure_ticks(model, 1e9, (1.0, 0.1), 3, lambda: None)
@@ -258,6 +260,62 @@ SCHEMA = {
         'computed': {'items': {'properties': {'measured': {'const': False}}}},
     },
 }
+
+
+def test_a_gpu_bench_needs_a_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    output = tmp_path / 'bench.json'
+    assert cli.main(['bench', '--output', str(output), '--gpu']) == 1
+    assert 'stprune bench --gpu needs a GPU that torch can use, and it finds none' in capsys.readouterr().err
+    assert not output.exists()
+
+
+def cell(keep, prefill, kernels, hint):
+    return {
+        'model': gpu.HINT_MODEL,
+        'keep': keep,
+        'stage_ms': {'prefill': {'p50': prefill, 'p95': 1e3}},
+        'hint_ms': {'p50': 1.0, 'p95': hint},
+        'prefill_kernel_ms': kernels,
+    }
+
+
+def test_aims_on_a_gpu_are_judged_by_their_numbers():
+    methods = [{'method': name, 'ms': {'p50': ms}} for name, ms in ((JOINT, 1.2), (JOINT_REUSE, 0.8))]
+    judged = gpu.judge_aims(methods, [cell(1.0, 64.0, 70.0, 300.0), cell(0.1, 10.0, 11.0, 149.0)])
+    assert [(row['found'], row['holds']) for row in judged] == [
+        (1.2, False),
+        (0.8, True),
+        (6.4, True),
+        (pytest.approx(6.364), False),
+        (149.0, True),
+    ]
+    judged = gpu.judge_aims(methods, [cell(1.0, 63.0, None, 300.0), cell(0.1, 10.0, None, 150.0)])
+    assert [row['holds'] for row in judged] == [False, True, False, False]
+
+
+def test_percentiles_are_those_of_the_values():
+    assert gpu.percentiles([*range(1, 101)]) == {'p50': 50.5, 'p95': 95.05, 'max': 100.0}
+
+
+@pytest.mark.slow
+def test_a_gpu_bench_of_small_models_on_the_cpu():
+    """All of it but the GPU: tokens, times, FLOPs, and tables that say what holds."""
+    tiny = LanguageShape('tiny', 4, 64, 4, 2, 128, 128, 512)
+    model = ticks.TickModel(replace(QWEN3_2B, language=tiny), 3, 2, views=3, frames=2, tokens_per_edge=2)
+    result = gpu.bench_gpu([model], SMALL, 'float32', 2, 2)
+    assert [row['method'] for row in result['selection']] == list(gpu.METHODS)
+    assert [row['keep'] for row in result['ticks']] == [1.0, 0.25, 0.1]
+    for row in result['ticks']:
+        assert row['tokens_visual'] == 3 * token_budget(row['keep'], 8)
+        assert row['prefill_flops'] == model.shape.prefill_flops(row['tokens_visual'] + row['tokens_text'])
+        assert list(row['stage_ms']) == list(STAGES)
+        upto = [row['stage_ms'][stage]['p50'] for stage in STAGES if stage != 'describe']
+        assert sum(upto) == pytest.approx(row['hint_ms']['p50'], rel=0.3)
+        assert row['tick_ms']['p50'] > row['hint_ms']['p50'] > 0
+    text = gpu.to_markdown(result)
+    assert '| tiny (3 of 4 layers, vision 2 of 24) | 10% | 3 + ' in text
+    assert 'prefill at 10 %, times faster, at least 6.4: ' in text and 'DOES NOT HOLD' in text
 
 
 @pytest.mark.slow

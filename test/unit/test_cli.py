@@ -10,7 +10,7 @@ import pytest
 from helpers.small_bags import START_NS, Item, drive, odometry, write_bag
 
 from stprune_ros.cli import DEMO_SEED, main
-from stprune_ros.replay.ground_truth import GroundTruth
+from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.ringworld.scenes import HELD_OUT
 
 GOOD = '/**:\n  ros__parameters:\n    pruning: {keep_ratio: 0.2}\n'

@@ -89,6 +89,9 @@ def test_model_and_counters_are_in_the_values():
     values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
     assert values['model'] == {'id': 'tiny', 'revision': 'abc', 'prompt': 'driving-2'}
     assert values['synchronisation'] == {'sets_full': '3', 'spread_ms': 'n/a'}
+    health.answer = make_answer(hint_calibration_id='c0ffee')
+    values = {report.name: report.values for report in reports(health, SETTINGS, NOW)}
+    assert values['model']['hint_calibration'] == 'c0ffee'
 
 
 @pytest.mark.parametrize('seen', [None, NOW - 5.0])
@@ -194,3 +197,68 @@ def test_the_span_of_the_newest_set_is_a_value():
     health.spread_ms = 79.25
     [after] = [report for report in reports(health, SETTINGS, NOW) if report.name == 'synchronisation']
     assert (before.values['spread_ms'], after.values['spread_ms']) == (diagnostics.NOT_AVAILABLE, '79.2')
+
+
+def report(health: Health, name: str) -> diagnostics.Report:
+    return next(one for one in reports(health, SETTINGS, NOW) if one.name == name)
+
+
+@pytest.mark.parametrize('state', ['unconfigured', 'inactive', 'finalized'])
+def test_a_node_that_nobody_activated_is_not_ok(state):
+    health = healthy()
+    health.state = state
+    assert found(health)['lifecycle'] == (WARN, diagnostics.NOT_ACTIVE)
+    assert report(health, 'lifecycle').values == {'state': state}
+
+
+def test_a_transition_that_failed_is_an_error_with_its_reason():
+    health = healthy()
+    health.transition_fault = 'configure: no model'
+    assert found(health)['lifecycle'] == (ERROR, diagnostics.TRANSITION_FAILED)
+    assert report(health, 'lifecycle').values == {'state': 'active', 'reason': 'configure: no model'}
+
+
+def test_loading_and_its_failure_are_states_of_the_model():
+    health = Health({})
+    health.loading_s = 3.21
+    assert found(health)['model'] == (WARN, diagnostics.LOADING)
+    assert report(health, 'model').values == {'loading_s': '3.2'}
+    health.loading_s, health.loading_fault = None, 'no weights'
+    assert found(health)['model'] == (ERROR, diagnostics.LOADING_FAILED)
+    assert report(health, 'model').values == {'reason': 'no weights'}
+
+
+def test_a_hang_outranks_failures_and_the_last_good_answer():
+    health = healthy()
+    health.hang_s, health.failures = 12.34, 2
+    assert found(health)['inference'] == (ERROR, diagnostics.HANGS)
+    assert report(health, 'inference').values['hang_s'] == '12.3'
+
+
+def test_a_description_that_failed_is_a_warning_beside_a_good_hint():
+    health = healthy()
+    health.description_failures = 1
+    assert found(health)['inference'] == (WARN, diagnostics.DESCRIPTION_FAILED)
+
+
+def test_what_became_of_the_frame_sets_is_in_the_values():
+    health = healthy()
+    health.ticks, health.skipped = {'done': 5, 'failed': 4, 'dropped': 3, 'cancelled': 2, 'skipped': 1}, 1
+    values = report(health, 'inference').values
+    assert [values[key] for key in ('done', 'failed', 'dropped', 'cancelled', 'skipped')] == ['5', '4', '3', '2', '1']
+
+
+def test_a_clock_that_tells_no_age_is_a_warning():
+    health = healthy()
+    health.clock_fault = 'ROS time stands still'
+    assert found(health)['clock'] == (WARN, diagnostics.NO_TIME)
+    assert report(health, 'clock').values == {'reason': 'ROS time stands still'}
+
+
+def test_images_ahead_of_the_clock_are_a_warning_beyond_the_limit():
+    health = healthy()
+    health.latency_s = -0.099
+    assert found(health)['clock'] == (OK, diagnostics.ALL_WELL)
+    health.latency_s = -0.101
+    assert found(health)['clock'] == (WARN, diagnostics.AHEAD)
+    assert report(health, 'clock').values == {'ahead_s': '0.101'}

@@ -32,9 +32,9 @@ PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
-LOGGING = {'_warn_once', '_warn', '_note', 'warning'}
+LOGGING = {'warn_once', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 
 
@@ -257,3 +257,28 @@ def test_figures_of_readme_are_the_committed_result():
     assert f'| {100 * found["full"]:.1f} % |' in text
     assert f'| {100 * found["blind"]:.0f} % |' in text
     assert f'| {100 * default["accuracy"]:.1f} % |' in text
+
+
+def test_figures_of_the_gpu_are_those_of_the_committed_result():
+    result = json.loads((RESULTS / 'bench_gpu.json').read_text())
+    page = text_of(ROOT / 'docs' / 'performance.md')
+    assert result['device']['name'].split()[:2] == ['NVIDIA', 'H100'] and 'One NVIDIA H100 ' in page
+    for row in result['ticks']:
+        if row['keep'] == 0.25:
+            continue
+        share = 'all tokens' if row['keep'] == 1 else '10 %'
+        [line] = [
+            line for line in page.splitlines() if line.startswith(f'| {row["model"]}, {share} | ') and '(' in line
+        ]
+        stages = [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prepare', 'encode')]
+        stages.append(f'{row["stage_ms"]["prune"]["p50"]:.1f}')
+        stages += [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prefill', 'hint', 'describe')]
+        totals = [f'{row[key]["p50"]:.0f} ({row[key]["p95"]:.0f})' for key in ('hint_ms', 'tick_ms')]
+        last = [f'{row["prefill_kernel_ms"]:.1f}', f'{row["peak_bytes"] / 2**30:.1f}']
+        assert [cell.strip() for cell in line.split('|')[2:-1]] == [*stages, *totals, *last]
+    selections = {row['method']: row['ms'] for row in result['selection']}
+    for name, values in selections.items():
+        assert f'| {values["p50"]:.2f} ({values["p95"]:.2f}) |' in page, name
+    for aim in result['aims']:
+        assert f'{aim["found"]:.1f}' in page, aim['aim']
+    assert [aim['holds'] for aim in result['aims']] == [False] * len(result['aims']), 'as the page says of all'

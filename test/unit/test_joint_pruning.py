@@ -10,12 +10,15 @@ from helpers.token_rings import kept_of, prune, ring, uneven_ring
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stprune_ros.pruning import joint as joint_module
+from stprune_ros.pruning import pruner
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability, skewness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint, trust_in
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import ViewSimilarity
+from stprune_ros.pruning.tensors import equal_groups
+from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens
 
 E = torch.eye(8)  # tokens that have nothing in common: every distance is 1
 
@@ -40,7 +43,7 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
 @pytest.mark.parametrize('gauge', [False, True])
 @pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
 def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, budget, skip_frozen, scale, method):
-    ring = uneven_ring(views, seed)
+    uneven = uneven_ring(views, seed)
     config = PruningConfig(
         method,
         joint_volatility=0.9,
@@ -53,9 +56,9 @@ def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, bud
         skip_frozen=skip_frozen,
         multiplicative_bonus=scale,
     )
-    found, first = kept_of(SpatioTemporalPruner(config)(ring, 4)), 0.6 if method == 'st_prune_staged' else None
+    found, first = kept_of(SpatioTemporalPruner(config)(uneven, 4)), 0.6 if method == 'st_prune_staged' else None
     assert found == reference_st_prune_joint(
-        ring, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first
+        uneven, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first
     )
 
 
@@ -160,3 +163,36 @@ def test_where_things_stand_out_the_gauge_changes_nothing():
         view.tokens[:, :2] = views[0].tokens[:, :2]
     plain, gauged = (prune(views, 2, 'st_prune_joint', 0.25, gauge_commonness=on) for on in (False, True))
     assert all(torch.equal(a, b) for a, b in zip(plain, gauged))
+
+
+def groups_as_on_a_gpu(tensors, *also):
+    """`equal_groups` of tensors that are said to be on a GPU."""
+    return equal_groups([x.to('meta') for x in tensors], *also)
+
+
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune', 'mtp'])
+@pytest.mark.parametrize('switches', [{}, {'skip_frozen': True}, {'multiplicative_bonus': True}])
+@pytest.mark.parametrize('gone', [False, True])
+def test_views_that_go_through_together_keep_what_each_keeps_alone(monkeypatch, method, switches, gone):
+    views = ring(views=5, rows=3, columns=4, dim=16, seed=3)
+    for number, view in enumerate(views):
+        view.tokens[0] *= 1 + number  # no view resembles another
+    if gone:
+        views[2] = ViewTokens('gone', torch.zeros(0, 0, 0, 0), ())
+    prune = SpatioTemporalPruner(PruningConfig(method, 0.25, **switches))
+    expected, groups = kept_of(prune(views, 4)), []
+    for module in (pruner, joint_module):
+        monkeypatch.setattr(
+            module, 'equal_groups', lambda *given: groups.append(groups_as_on_a_gpu(*given)) or groups[-1]
+        )
+    assert kept_of(prune(views, 4)) == expected
+    assert groups == [[list(range(4 if gone else 5))]] * len(groups) and (groups or switches.get('skip_frozen'))
+
+
+def test_only_what_is_equal_goes_together_and_only_on_a_gpu():
+    same = [torch.zeros(2, 3) for _ in range(3)]
+    assert equal_groups(same) == [[0], [1], [2]]
+    assert groups_as_on_a_gpu(same) == [[0, 1, 2]]
+    assert groups_as_on_a_gpu(same, [(0, 1), (0, 1), (1, 2)]) == [[0], [1], [2]]
+    assert groups_as_on_a_gpu([*same, torch.zeros(2, 4)]) == [[0], [1], [2], [3]]
+    assert groups_as_on_a_gpu([]) == []

@@ -16,7 +16,8 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
-from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, gib, kv_bytes, kv_shape, summary_text, weight_bytes
+from stprune_ros.vlm.hf.files import gib
+from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, kv_bytes, kv_shape, summary_text, tight, weight_bytes
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
@@ -107,8 +108,24 @@ def test_number_type_of_a_device() -> None:
     assert find_dtype('float16', torch.device('cpu')) == torch.float16
 
 
+def estimate(encode: int) -> MemoryEstimate:
+    caches = 2**20, 2**19, 864, 2016, 3 * 2**20, 8 * 2**20
+    return MemoryEstimate('bfloat16', 2**31, 24, 60, *caches, encode, 4 * 2**20, 7 * 2**20)
+
+
+def test_too_little_room_beside_what_is_counted_is_said() -> None:
+    found = estimate(encode=2**20)
+    margin = round(found.kept / 9)  # a tenth of the sum of both
+    for spare, warned in ((-1, False), (0, True), (margin - 9, True), (margin + 9, False)):
+        said = tight(found, Memory(found.kept + spare, 'MemAvailable'))
+        assert bool(said) == warned, spare
+    assert tight(found, Memory(None, 'no figure')) == ''
+    said = tight(found, Memory(found.kept + 2**20, 'MemAvailable'))
+    assert said.startswith('only 1.00 MiB of 2.01 GiB are left') and 'where 10% should be' in said
+
+
 def test_table() -> None:
-    found = MemoryEstimate('bfloat16', 2**31, 24, 60, 2**20, 2**19, 864, 2016, 3 * 2**20, 8 * 2**20)
+    found = estimate(encode=5 * 2**20)
     text = summary_text(found, Memory(2**33, 'MemAvailable'), 0.1)
     assert 'weights' in text and '2.00 GiB  bfloat16' in text
     assert '24 images of 60 tokens' in text
@@ -116,10 +133,18 @@ def test_table() -> None:
     assert lines['KV cache, 0.1 kept'] == ['3.00', 'MiB']
     assert lines['KV cache, all kept'] == ['8.00', 'MiB']
     assert lines['similarities'] == ['0.50', 'MiB']
+    assert lines['encoding'] == ['5.00', 'MiB']
+    assert lines['prefill, 0.1 kept'] == ['4.00', 'MiB']
+    assert lines['prefill, all kept'] == ['7.00', 'MiB']
     assert lines['free'] == ['8.00', 'GiB']
-    assert found.kept == 2**31 + 2**20 + 2**19 + 3 * 2**20
-    assert found.full == 2**31 + 2**20 + 8 * 2**20
-    assert 'not known' in summary_text(found, Memory(None, 'no figure'), 0.1)
+    assert found.kept == 2**31 + 2**20 + 2**19 + 3 * 2**20 + 5 * 2**20, 'the larger of encoding and prefill'
+    assert found.full == 2**31 + 2**20 + 8 * 2**20 + 7 * 2**20
+    assert estimate(encode=3 * 2**20).kept == found.kept - 2**20
+    left = 2**33 - found.kept
+    assert lines['left'] == [f'{left / 2**30:.2f}', 'GiB']
+    assert 'left' not in summary_text(found, Memory(found.kept - 1, 'MemAvailable'), 0.1)
+    unknown = summary_text(found, Memory(None, 'no figure'), 0.1)
+    assert 'not known' in unknown and 'left' not in unknown
     assert (gib(2**29 - 1), gib(2**29)) == ('512.00 MiB', '0.50 GiB')
 
 
@@ -149,10 +174,25 @@ def test_a_model_that_does_not_fit_fails_the_check(
     assert streams.err.startswith('stprune: the model does not fit: ')
 
 
+def test_a_model_that_barely_fits_is_said_and_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = params(tmp_path / 'p.yaml', **{'model.device': 'cpu'})
+    assert main(['check', file, '--model', '--image', '320x192']) == 0
+    streams = capsys.readouterr()
+    assert streams.err == ''
+    [kept] = [float(line.split()[3]) for line in streams.out.splitlines() if line.startswith('together, 0.1')]
+    monkeypatch.setattr(device, 'proc_bytes', lambda path, key: int((kept + 1.01) * 2**20))
+    assert main(['check', file, '--model', '--image', '320x192']) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f'{file}: only 1.0')
+    assert said.count('\n') == 1
+
+
 def test_what_is_kept_must_fit_not_what_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the two sums of the table, a model fits; its numbers are those of the parameters."""
     settings = Settings.from_values({'model.device': 'cpu', 'pruning.keep_ratio': 0.5, 'pruning.method': 'random'})
-    text, fits = loading.check_memory(settings, (192, 320))
+    text, fits, _ = loading.check_memory(settings, (192, 320))
     assert fits
     assert '6 views of 4 frames' in text
     together = {line.split()[1]: float(line.split()[3]) for line in text.splitlines() if line.startswith('together')}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,19 @@ from rosbags.interfaces import Nodetype
 
 from stprune_ros.core.types import Answer, Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.io.bag_reader import message_store
-from stprune_ros.io.messages import MessageTypes, expire, planning_hint, ros_types, scene_description, store_types
+from stprune_ros.io.messages import (
+    MessageTypes,
+    expired,
+    is_fresh,
+    planning_hint,
+    ros_types,
+    scene_description,
+    store_types,
+)
 from stprune_ros.settings.settings import Settings
 
 STAMP = 1_700_000_000_123_456_789
-SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0})
+SETTINGS = Settings.from_values({'output.valid_for_ms': 1500.0, 'output.max_ahead_ms': 100.0})
 NOTHING = (Status.UNKNOWN, Status.NO_HINT, Status.STALE, Status.TIMEOUT, Status.INVALID, Status.ERROR)
 
 
@@ -32,7 +39,7 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK, *
         'behavior': Behavior.YIELD,
         'distribution': ((Behavior.YIELD, 0.75), (Behavior.NONE, 0.25)),
         'confidence': 0.75,
-        'confidence_source': ConfidenceSource.TOKEN_PROBABILITY,
+        'confidence_source': ConfidenceSource.CALIBRATED,
         'text': 'A van waits on the left.',
         'truncated': True,
         'views': views,
@@ -41,6 +48,7 @@ def answer(status: Status = Status.OK, description_status: Status = Status.OK, *
         'model_revision': '0123abcd',
         'model_trained': True,
         'prompt_id': 'driving-1',
+        'hint_calibration_id': 'c0ffee',
         'method': 'st_prune',
         'keep_ratio': 0.1,
         'stage_ms': {'decode': 1.5, 'encode': 20.0},
@@ -66,14 +74,15 @@ def test_hint_says_everything(types):
     assert (hint.header.stamp.sec, hint.header.stamp.nanosec) == (1_700_000_000, 123_456_789)
     assert hint.header.frame_id == 'base_link'
     assert (hint.valid_for.sec, hint.valid_for.nanosec) == (1, 500_000_000)
-    assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 1)
+    assert (hint.status, hint.behavior, hint.confidence_source) == (1, 100, 2)
     assert list(hint.candidates) == [100, 1]
     assert list(hint.probabilities) == [0.75, 0.25]
     assert hint.confidence == 0.75
     info = hint.info
     assert (info.sequence, info.tokens_full, info.tokens_kept, info.tokens_text) == (7, 1200, 120, 90)
     assert (info.model_id, info.model_revision, info.model_trained) == ('tiny', '0123abcd', True)
-    assert (info.prompt_id, info.method, list(info.notes)) == ('driving-1', 'st_prune', ['no odometry'])
+    assert (info.prompt_id, info.hint_calibration_id) == ('driving-1', 'c0ffee')
+    assert (info.method, list(info.notes)) == ('st_prune', ['no odometry'])
     assert info.keep_ratio == pytest.approx(0.1)
     assert dict(zip(info.stage_names, info.stage_ms)) == {'decode': 1.5, 'encode': 20.0}
     assert info.output_latency == 0.25
@@ -126,8 +135,8 @@ def unfilled(message: Any, msgtype: str, path: str = '') -> list[str]:
 
 def test_every_field_of_every_message_is_filled():
     types = classes('store')
-    assert unfilled(planning_hint(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/PlanningHint') == []
-    assert unfilled(scene_description(answer(), SETTINGS, types, 0.25), 'stprune_ros/msg/SceneDescription') == []
+    assert unfilled(planning_hint(answer(), SETTINGS, types, 0.25, 3), 'stprune_ros/msg/PlanningHint') == []
+    assert unfilled(scene_description(answer(), SETTINGS, types, 0.25, 3), 'stprune_ros/msg/SceneDescription') == []
 
 
 def test_output_latency_is_unknown_in_a_replay(types):
@@ -176,25 +185,37 @@ def test_both_kinds_of_classes_say_the_same_on_the_wire():
         assert deserialize_message(data, type(live)) == deserialize_message(serialize_message(live), type(live))
 
 
-def test_answers_expire_by_their_stamp():
-    limit = STAMP + 1_500_000_000
-    assert expire(answer(), limit, SETTINGS).hint.status == Status.OK
-    late = expire(answer(), limit + 1, SETTINGS)
+@pytest.mark.parametrize(
+    ('age_ms', 'fresh'), [(0, True), (1500, True), (1500.000001, False), (-100, True), (-100.000001, False)]
+)
+def test_the_age_of_an_answer_is_bounded_on_both_sides(age_ms, fresh):
+    assert is_fresh(STAMP, STAMP + round(age_ms * 1e6), SETTINGS) is fresh
+
+
+def test_nothing_is_fresh_where_simulated_time_has_not_begun():
+    assert not is_fresh(0, 0, SETTINGS)
+    assert not is_fresh(STAMP, 0, SETTINGS)
+
+
+def test_what_expired_says_nothing():
+    late = expired(answer())
     assert (late.hint.status, late.description.status) == (Status.STALE, Status.STALE)
     assert planning_hint(late, SETTINGS, classes('store')).behavior == Behavior.UNKNOWN
 
 
 @pytest.mark.parametrize('status', [status for status in NOTHING if status != Status.STALE])
 def test_only_what_was_valid_becomes_stale(status):
-    late = expire(answer(status, Status.INVALID), STAMP + 10**12, SETTINGS)
+    late = expired(answer(status, Status.INVALID))
     assert (late.hint.status, late.description.status) == (status, Status.INVALID)
-    cut = expire(answer(status, Status.TIMEOUT), STAMP + 10**12, SETTINGS)
+    cut = expired(answer(status, Status.TIMEOUT))
     assert (cut.hint.status, cut.description.status) == (status, Status.STALE)
-    assert expire(answer(Status.DEGRADED, status), STAMP + 10**12, SETTINGS).hint.status == Status.STALE
+    assert expired(answer(Status.DEGRADED, status)).hint.status == Status.STALE
 
 
-def test_nothing_expires_before_simulated_time_runs():
-    assert expire(replace(answer(), stamp_ns=-(10**10)), 0, SETTINGS).hint.status == Status.OK
+def test_messages_count_where_somebody_counts(types):
+    for convert in (planning_hint, scene_description):
+        assert convert(answer(), SETTINGS, types).alive_counter == 0
+        assert convert(answer(), SETTINGS, types, 0.25, 2**40).alive_counter == 2**40
 
 
 def test_constants_equal_the_messages():

@@ -36,8 +36,8 @@ ROSDEP_KEYS = {
 }
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
-WITH_THOSE = {'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
-OPTIONAL = {'cv_bridge'}
+WITH_THOSE = {'jinja2', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
+OPTIONAL = {'bitsandbytes', 'cv_bridge'}
 
 
 def pyproject(key: str) -> str:

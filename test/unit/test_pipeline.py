@@ -22,14 +22,19 @@ from stprune_ros.core.types import (
     Window,
 )
 from stprune_ros.errors import StpruneError
+from stprune_ros.inference import pipeline as pipeline_module
+from stprune_ros.inference import stages
 from stprune_ros.inference.features import view_tokens
 from stprune_ros.inference.governor import Cost
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
+from stprune_ros.io.images import DecodeLimits
+from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
+from stprune_ros.vlm.device import synchronizer
 from stprune_ros.vlm.loading import load_model
 from stprune_ros.vlm.prompt import View
 
@@ -72,7 +77,7 @@ def rig(tmp_path):
     return CameraRig.from_file(path)
 
 
-def decode(frame, model_pixels):
+def decode(frame, _limits):
     """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
     if frame.payload == 'broken':
         raise StpruneError('3 bytes are no image')
@@ -395,9 +400,9 @@ def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
 
 def test_decoding_is_told_how_much_the_model_looks_at(make):
     pipeline, told = make(), set()
-    pipeline._features._decode = lambda frame, pixels: told.add(pixels) or decode(frame, pixels)
+    pipeline._features._decode = lambda frame, limits: told.add(limits) or decode(frame, limits)
     pipeline.run(window(frame_set(1000)))
-    assert told == {pipeline.backend.model_pixels}
+    assert told == {DecodeLimits(pipeline.backend.model_pixels, 16 * 96 * 64, ('jpeg', 'png'))}
     assert pipeline.backend.model_pixels > 0
 
 
@@ -610,11 +615,13 @@ def test_the_stamp_of_a_broken_image_is_told(make):
     assert (answer.views[2].state, answer.views[2].stamp_ns) == (CameraState.INVALID, 1000 * MS)
 
 
-def test_free_reaches_the_backend(make, monkeypatch):
+def test_free_reaches_the_backend_and_what_was_recorded(make, monkeypatch):
     pipeline, freed = make(), []
-    monkeypatch.setattr(pipeline.backend._backend, 'free', lambda: freed.append(True))
+    monkeypatch.setattr(pipeline.backend._backend, 'free', lambda: freed.append('backend'))
+    monkeypatch.setattr(greedy_graph, '_recordings', {(0, 6, 784): 'a graph and its memory'})
     pipeline.free()
-    assert freed == [True]
+    assert freed == ['backend']
+    assert not greedy_graph._recordings
 
 
 def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkeypatch):
@@ -628,6 +635,75 @@ def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkey
     upto_ms = answer.timing.source_to_hint_ms - spent_ms
     prefill_ms, kept = answer.timing.stage_ms['prefill'], answer.tokens_kept
     assert cost == Cost(spent_ms, upto_ms, prefill_ms, kept, kept + answer.provenance.tokens_text)
+
+
+class Device:
+    """A clock, and a GPU whose work takes time only when somebody waits for it."""
+
+    def __init__(self, monkeypatch):
+        self.now_s, self.pending_ms = 0.0, 0.0
+        monkeypatch.setattr(stages.time, 'perf_counter', lambda: self.now_s)
+        monkeypatch.setattr(stages.time, 'monotonic', lambda: self.now_s)
+        monkeypatch.setattr(pipeline_module, 'synchronizer', lambda name: self.wait)
+
+    def wait(self):
+        self.now_s += self.pending_ms / 1e3
+        self.pending_ms = 0.0
+
+
+class Lying(Counting):
+    """Says at once that everything is done; the device has yet to do it, ``ms`` of work in each stage."""
+
+    def __init__(self, backend, device, ms):
+        super().__init__(backend)
+        self._device = device
+        self._ms = ms
+
+    def encode(self, images):
+        self._device.pending_ms += self._ms['encode']
+        return super().encode(images)
+
+    def prefill(self, *given):
+        self._device.pending_ms += self._ms['prefill']
+        return self._backend.prefill(*given)
+
+    def score(self, *given):
+        self._device.pending_ms += self._ms['hint']
+        return self._backend.score(*given)
+
+    def generate(self, *given):
+        self._device.pending_ms += self._ms['describe']
+        return self._backend.generate(*given)
+
+
+def test_what_a_device_has_yet_to_do_counts_in_the_stage_that_asked_for_it(loaded, rig, monkeypatch):
+    device, ms = Device(monkeypatch), {'encode': 50.0, 'prefill': 30.0, 'hint': 20.0, 'describe': 100.0}
+    backend, prompt = loaded
+    values = {'inference.max_new_tokens': 2, 'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60_000.0}
+    pipeline, costs = Pipeline(Settings.from_values(values), Lying(backend, device, ms), rig, prompt, decode), []
+    monkeypatch.setattr(pipeline._governor, 'observe', costs.append)
+    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), wait_ms=5.0)
+    assert answer.timing.stage_ms == pytest.approx(dict.fromkeys(STAGES, 0.0) | ms)
+    assert answer.timing.source_to_hint_ms == pytest.approx(105)
+    assert 1e3 * device.now_s == pytest.approx(answer.timing.tick_ms)
+    [cost] = costs
+    assert (cost.spent_ms, cost.rest_ms, cost.prefill_ms) == pytest.approx((55, 50, 30))
+
+
+def test_only_a_gpu_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)
+    assert synchronizer('cpu') is None
+    synchronizer('cuda:1')()
+    assert waited == [torch.device('cuda:1')]
+
+
+def test_a_stage_that_fails_is_not_waited_for():
+    """A device that is broken would raise again, and hide what happened."""
+    clock = StageClock(lambda: pytest.fail('waited'))
+    with pytest.raises(ValueError), clock.stage('encode'):
+        raise ValueError
+    assert 'encode' in clock.stage_ms
 
 
 def test_a_stage_that_runs_twice_adds_up():

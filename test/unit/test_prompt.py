@@ -10,12 +10,16 @@ import pytest
 import torch
 import yaml
 
-from stprune_ros.core.types import Behavior, EgoState
+from stprune_ros.core.types import DIRECTIONS, Behavior, EgoState
 from stprune_ros.errors import StpruneError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.prompt import Prompt, View, motion
+from stprune_ros.vlm.prompt import MOTIONS, Prompt, View, motion
 
-DRIVING = Path(__file__).resolve().parents[2] / 'config' / 'prompts' / 'driving.yaml'
+PROMPTS = Path(__file__).resolve().parents[2] / 'config' / 'prompts'
+DRIVING, GERMAN = PROMPTS / 'driving.yaml', PROMPTS / 'driving_de.yaml'
+
+
+WORDS = {word: f'<{word}>' for word in (*DIRECTIONS, *MOTIONS)}
 
 
 def tree() -> dict[str, Any]:
@@ -146,7 +150,11 @@ def test_motion_in_words(speed: float, yaw_rate: float, words: str) -> None:
 @pytest.mark.parametrize(
     ('change', 'sentence'),
     [
-        ({'extra': 1}, r"'extra' is not known; known are name, system"),
+        ({'extra': 1}, r"'extra' is not known; known are name, system, .*, describe, words"),
+        ({'words': {}}, r"'words.front' is missing"),
+        ({'words': None}, r"'words' must be a mapping with front, front left, .*, reversing to the right"),
+        ({'words': {'above': 'oben'}}, r"'words.above' is not known; known are front"),
+        ({'words': {**WORDS, 'standing': ''}}, r"'words.standing' is empty"),
         ({'view': None}, r"'view' is None; it must be a text"),
         ({'view': ' '}, r"'view' is empty"),
         ({'name': 7}, r"'name' is 7"),
@@ -155,7 +163,10 @@ def test_motion_in_words(speed: float, yaw_rate: float, words: str) -> None:
         ({'view': 'The {direction view'}, r"'view' is no valid template"),
         ({'view': 'The {direction:.1f} view'}, r"'view' is no valid template"),
         ({'ego': '{speed.real}'}, r"'ego' uses \{speed.real\}"),
-        ({'ego': '{speed:{width}}'}, r"'ego' is no valid template"),
+        ({'ego': '{speed:{speed}}'}, r"'ego' has the format '{speed}'; width and precision have at most two digits"),
+        ({'ego': '{speed:999999999}'}, r"'ego' has the format '999999999'"),
+        ({'ego': '{speed:.999f}'}, r"'ego' has the format '.999f'"),
+        ({'ego': '{speed.__class__.__init__.__globals__}'}, r"'ego' uses \{speed.__class__"),
         ({'hint': 'What now?'}, r"'hint' must be a mapping with question, candidates"),
         ({'hint': {'question': 'What?'}}, r"'hint.candidates' is missing"),
         ({'hint': {'question': 'What?', 'candidates': []}}, r"'hint.candidates' must be a list of at least two"),
@@ -212,13 +223,55 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         Prompt.load(binary)
 
 
-def test_driving_prompt_only_restricts() -> None:
-    prompt = Prompt.load(DRIVING)
-    assert prompt.candidates[0] == (Behavior.NONE, 'none')
+def test_directions_and_motions_can_be_said_in_another_language(tmp_path: Path) -> None:
+    prompt = Prompt.load(written(tmp_path, {**tree(), 'words': WORDS}))
+    views = [View('front', 'CAM_A', [frame()]), View('back left', 'CAM_B', [])]
+    content = prompt.content(views, ego(5.04, -0.2))
+    assert content[0] == 'Ego 5.0 m/s, -0.20 rad/s, <turning right>.\n'
+    assert content[1] == 'The <front> view of CAM_A, 1 frames:\n'
+    assert content[3] == 'The <back left> view has no data.\n'
+
+
+def test_every_motion_has_a_word() -> None:
+    speeds, rates = ((0.0, 0.0, 0.0), (3.0, 0.0, 0.0), (-3.0, 0.0, 0.0)), (-0.2, 0.0, 0.2)
+    said = {motion(EgoState(0, None, None, speed, (0.0, 0.0, rate))) for speed in speeds for rate in rates}
+    assert said == {*MOTIONS}
+
+
+@pytest.mark.parametrize('file', [DRIVING, GERMAN])
+def test_driving_prompts_only_restrict(file: Path) -> None:
+    prompt = Prompt.load(file)
+    assert prompt.id.startswith(f'{file.stem}-')
+    assert prompt.candidates[0][0] == Behavior.NONE
     turns = {Behavior.UNKNOWN, Behavior.TURN_LEFT, Behavior.TURN_RIGHT}
     assert {behavior for behavior, _ in prompt.candidates} == {*Behavior} - turns
+
+
+@pytest.mark.parametrize('file', [DRIVING, GERMAN])
+def test_rules_stand_in_the_system_text(file: Path) -> None:
+    """Which is run once: what is run in every tick is short."""
+    prompt = Prompt.load(file)
     for _, text in prompt.candidates:
-        assert f'\n{text}: ' in prompt.hint_question
-    content = prompt.content([View('front', 'CAM_FRONT', [frame()]), View('back', 'CAM_BACK', [])], ego(3.0, 0.0))
+        assert prompt.system.count(f'\n{text}: ') == 1
+        assert f'{text}:' not in prompt.hint_question
+    content = prompt.content([View('front', 'CAM', [])] * 6, ego(3.0, 0.0))
+    every_tick = [*content, prompt.hint_question, prompt.describe_question]
+    assert sum(len(str(part).split()) for part in every_tick) < len(prompt.system.split()) / 3
+
+
+@pytest.mark.parametrize('file', [DRIVING, GERMAN])
+def test_candidates_begin_with_words_of_their_own(file: Path) -> None:
+    texts = [text for _, text in Prompt.load(file).candidates]
+    assert len({text.split()[0] for text in texts}) == len(texts)
+
+
+def test_what_the_driving_prompts_say() -> None:
+    views = [View('front left', 'CAM', [frame()]), View('back', 'CAM_BACK', [])]
+    content = Prompt.load(DRIVING).content(views, ego(3.0, 0.0))
     assert content[0] == 'The car is driving straight at 3.0 m/s.\n'
-    assert content[1] == 'Camera looking to the front, 1 images, oldest first:\n'
+    assert (content[1], content[3]) == ('front left:\n', 'back: no image.\n')
+    content = Prompt.load(GERMAN).content(views, ego(3.0, 0.0))
+    assert content[0] == 'Das Auto fährt geradeaus, 3.0 m/s.\n'
+    assert (content[1], content[3]) == ('vorn links:\n', 'hinten: kein Bild.\n')
+    english = {*DIRECTIONS, *MOTIONS}
+    assert not english & {*Prompt.load(GERMAN).words.values()}

@@ -12,6 +12,7 @@ from helpers.references import reference_st_prune
 from helpers.token_rings import prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stprune_ros import pruning
 from stprune_ros.errors import StpruneError
@@ -25,7 +26,7 @@ from stprune_ros.pruning.selection import greedy_max_min, most_steps, multiply_b
 from stprune_ros.pruning.similarity import cosine_similarities
 from stprune_ros.pruning.temporal import repeated_frames, temporal_volatility
 from stprune_ros.pruning.tensors import kept_indices, split_evenly
-from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
+from stprune_ros.pruning.view_tokens import ViewTokens, check_views, unit_rows
 
 WHOLE_RING = ('divprune', 'dtd', 'dart', 'vidcom2_ring', 'coreset', 'newest_divprune', 'newest_vidcom2')
 
@@ -229,6 +230,21 @@ def test_nan_features_are_refused_with_a_sentence():
     views[1].tokens[2, 0, 0, 0] = math.nan
     with pytest.raises(StpruneError, match="view 'V1': features of frame 3 of 3 hold NaN"):
         prune(views, 3)
+
+
+def test_features_are_looked_at_once_for_all_views():
+    """On a GPU every look waits for all that was asked of it before."""
+
+    class Looks(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func.name() in ('aten::_local_scalar_dense', 'aten::is_nonzero', 'aten::equal')
+            return func(*args, **(kwargs or {}))
+
+    with Looks() as looks:
+        check_views(ring(views=5), 3)
+    assert looks.count == 1
 
 
 @pytest.mark.parametrize('slots', [(0, 1), (0, 1, 3), (0, 0, 1), (2, 1, 0), (-1, 0, 1)])

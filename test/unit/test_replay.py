@@ -69,7 +69,7 @@ def test_everything_is_left_behind(tmp_path: Path, params: Path, capsys):
     assert summary['tokens_full'] > summary['tokens_kept'] > 0
     for view in summary['views'].values():
         assert abs(view['tokens_kept'] - summary['keep_ratio'] * view['tokens_full']) <= 1
-    assert summary['stage_ms'].keys() == {'decode', 'encode', 'prune', 'prefill', 'hint', 'describe'}
+    assert summary['stage_ms'].keys() == {'decode', 'prepare', 'encode', 'prune', 'prefill', 'hint', 'describe'}
     assert summary['hint_ms']['p50'] < summary['tick_ms']['p50'], 'the description comes after the hint'
     assert summary['latency'] is None
     assert 'ticks   6 (6 full, 0 partial, 0 skipped frame sets)' in capsys.readouterr().out

@@ -10,8 +10,8 @@ from helpers.small_bags import START_NS, Item, drive, header, make, write_bag
 
 from stprune_ros.cli import main
 from stprune_ros.core.types import EgoState
+from stprune_ros.io.ground_truth import GroundTruth, TickTruth
 from stprune_ros.replay.command import summary_text
-from stprune_ros.replay.ground_truth import GroundTruth, TickTruth
 
 SUMMARY = {
     'sets_full': 3,

@@ -16,7 +16,7 @@ from helpers.answers import make_answer
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
 from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
-from stprune_ros.replay.ground_truth import TickTruth
+from stprune_ros.io.ground_truth import TickTruth
 from stprune_ros.replay.replay import SHOWN_TICKS, EvenSampler
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
 from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles

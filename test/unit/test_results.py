@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stprune_ros.results import table, write_json
+from stprune_ros.results import replaced_at_once, table, write_json
 
 
 def test_json_is_readable_and_replaces_what_was_there(tmp_path: Path):
@@ -39,3 +39,15 @@ def test_table_has_a_ruler_below_its_head():
     assert table(('method', 'ms'), [('tfps', 1.5), ('none', 2)]) == (
         '| method | ms |\n|---|---|\n| tfps | 1.5 |\n| none | 2 |'
     )
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path):
+    path = tmp_path / 'result.yaml'
+    with replaced_at_once(path) as part:
+        part.write_text('first')
+        assert not path.exists()
+    assert path.read_text() == 'first'
+    with pytest.raises(UnicodeEncodeError), replaced_at_once(path) as part:
+        part.write_text('half \ud800', encoding='utf-8')
+    assert path.read_text() == 'first'
+    assert [*tmp_path.iterdir()] == [path]

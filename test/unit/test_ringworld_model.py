@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from stprune_ros.errors import ModelError
 from stprune_ros.evaluation.model_card import evaluate_model
 from stprune_ros.evaluation.ringworld_cases import ModelCardCases
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.ringworld.training.model import make_tokenizer
+from stprune_ros.ringworld.training.tokenizer import make_tokenizer
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt
@@ -34,6 +35,13 @@ def test_the_folder_is_complete_and_small(backend: Backend) -> None:
 def test_the_tokenizer_in_the_folder_is_the_one_that_the_code_makes() -> None:
     saved = json.loads((FOLDER / 'tokenizer.json').read_text(encoding='utf-8'))
     assert saved['model']['vocab'] == json.loads(make_tokenizer().backend_tokenizer.to_str())['model']['vocab']
+
+
+def test_a_candidate_without_tokens_is_named(backend: Backend) -> None:
+    context = backend.prefill('', ['front: no data.'])
+    assert len(backend.score(context, 'what should the ego vehicle do?', ['none', 'slow down'])) == 2
+    with pytest.raises(ModelError, match="model 'ringworld' has no token for a word of candidate 'increase gap'"):
+        backend.score(context, 'what should the ego vehicle do?', ['none', 'increase gap'])
 
 
 def test_answers_beat_a_guess(backend: Backend) -> None:

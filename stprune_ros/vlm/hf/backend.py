@@ -6,6 +6,9 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,22 +18,24 @@ import torch
 
 from stprune_ros.cuda_graph import capture_graph
 from stprune_ros.errors import ModelError
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
+from stprune_ros.progress import Say, said_while_slow, say_nothing
+from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
+from stprune_ros.vlm.guided_choice import GuidedChoice, guided_choice
 from stprune_ros.vlm.hf.chat import Chat
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.files import gib
+from stprune_ros.vlm.hf.gpu_tower import adapt_tower
 from stprune_ros.vlm.hf.library import image_hook, transformers
 from stprune_ros.vlm.hf.memory import check_room
 from stprune_ros.vlm.hf.model_folder import find_model, packing_fault
 from stprune_ros.vlm.hf.pretrained import load_pretrained, random_model, read_parts
-from stprune_ros.vlm.hf.static_cache import Prefix, StaticKVCache, capacity_for
+from stprune_ros.vlm.hf.static_cache import STATIC_SHARE, Prefix, StaticKVCache, capacity_for
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
-# take its fastest kernel, which long unpruned prompts need most.
-STATIC_SHARE = 0.1
+KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
 
 class TransformersBackend:
@@ -39,17 +44,21 @@ class TransformersBackend:
     def __init__(
         self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
     ) -> None:
-        self.info = info
         self._model = model
         self._tokenizer = tokenizer
         self._family = family
         self._device = torch.device(info.device)
+        if self._device.type != 'cpu':
+            adapt_tower(model)
         self._image_id: int = model.config.image_token_id
         self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
         self.model_pixels = self._tower.model_pixels
         stops = model.generation_config.eos_token_id
-        self._stop_ids = {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])}
-        self._chat = Chat(tokenizer, family, self._image_id, self._stop_ids)
+        self._chat = Chat(tokenizer, family, self._image_id, model.config.text_config.vocab_size)
+        self.info = replace(info, notes=(*info.notes, *self._chat.notes(info.model_id)))
+        # What the template writes after an answer ends one, also where no file says so.
+        self._stop_ids = {tokenizer.eos_token_id, self._chat.end_id, *(stops if isinstance(stops, list) else [stops])}
+        self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
         self._kv_cache: StaticKVCache | None = None  # what the last text was written in
@@ -58,7 +67,7 @@ class TransformersBackend:
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
         penalty = model.generation_config.repetition_penalty
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
-        self._penalty = transformers.RepetitionPenaltyLogitsProcessor(penalty) if penalty and penalty != 1.0 else None
+        self._penalty = float(penalty or 1.0)
 
     @classmethod
     def load(
@@ -71,23 +80,30 @@ class TransformersBackend:
         allow_download: bool = False,
         max_image_pixels: int = 0,
         quantization: str = 'none',
+        say: Say = say_nothing,
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
         are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading.
+        '8bit' packs the language model's matrices with bitsandbytes while loading. ``say`` gets a line about what takes
+        long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
-        folder = find_model(path_or_id, revision, allow_download)
+        folder = find_model(path_or_id, revision, allow_download, say)
         for fault in packing_fault(folder.path, folder.packed, quantization):
             raise ModelError(fault)
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
         check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
-        model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
+        start, size = time.monotonic(), gib(sum(path.stat().st_size for path in folder.weights))
+        with said_while_slow(
+            say,
+            lambda: f"loading the weights of '{folder.path}', {size}: {time.monotonic() - start:.0f} s so far",
+        ):
+            model = load_pretrained(folder, parts.config, torch_device, torch_dtype, quantization)
         bits = folder.packed or quantization
         info = ModelInfo(
             model_id=folder.model_id,
@@ -122,7 +138,11 @@ class TransformersBackend:
         info = ModelInfo(name, '', family.model_type, False, str(device), dtype)
         return cls(model, parts.tokenizer, parts.processor, family, info)
 
-    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
+    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+        """See `Backend.prepare`."""
+        return self._tower.prepare(images)
+
+    def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
         """See `Backend.encode`."""
         return self._tower.encode(images)
 
@@ -164,26 +184,19 @@ class TransformersBackend:
     def score_all(self, context: Context, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
         """See `Backend.score_all`.
 
-        Questions and candidates stand in one sequence behind the prefix, as a tree: each question at the position that
-        follows the prefix, its candidates behind it, and nobody sees another branch. So the prefix is neither run nor
-        copied once per candidate.
+        Questions and the beginnings of candidates stand in one sequence behind the prefix, as a tree: each at the
+        position that follows what is before it, and nobody sees another path. So neither the prefix nor what questions
+        or candidates share is run twice, and what follows the last branch is not run at all.
         """
         prefix: Prefix = context.state
+        choices = [self._choice(question + prefix.question_suffix, tuple(candidates)) for question, candidates in asked]
+        branches = [branch for choice in choices for branch in choice.branches]
+        if not branches:
+            return [choice.log_probabilities([]) for choice in choices]
         token_tree = TokenTree()
-        wanted: list[list[tuple[list[int], list[int]]]] = []  # per question and candidate: rows of logits, their tokens
-        for question, candidates in asked:
-            stem = token_tree.grow(self._chat.ids(question + prefix.question_suffix), None)
-            answers = [
-                [*self._chat.ids(self._chat.answer_prefix + candidate), self._chat.end_id] for candidate in candidates
-            ]
-            # Nothing is predicted from the end token, so it need not be run.
-            branches = [token_tree.grow(answer[:-1], stem) for answer in answers]
-            wanted.append([([stem[-1], *branch], answer) for branch, answer in zip(branches, answers, strict=True)])
-        # Nothing is read from inside a question: its rows need not go through the vocabulary.
-        needed = sorted({row for answers in wanted for rows, _ in answers for row in rows})
-        if not needed:
-            return [[] for _ in wanted]
-        index = {row: number for number, row in enumerate(needed)}
+        rows = [token_tree.grow(branch.path) for branch in branches]
+        # Only there is anything read: other rows need not go through the vocabulary.
+        needed = sorted({*rows})
         logits = self._forward(
             torch.tensor(token_tree.ids),
             torch.tensor(token_tree.depths).add(prefix.next_position)[None],
@@ -192,10 +205,12 @@ class TransformersBackend:
             token_tree.visible(len(prefix.ids)),
             torch.tensor(needed),
         )
-        logprobs = logits.float().log_softmax(-1).cpu()
+        index = {row: number for number, row in enumerate(needed)}
+        wanted = [(index[row], token) for row, branch in zip(rows, branches) for token in branch.tokens]
+        found = iter(logits[tuple(torch.tensor(wanted, device=self._device).T)].float().tolist())
         return [
-            [float(logprobs[[index[row] for row in rows], answer].sum()) for rows, answer in answers]
-            for answers in wanted
+            choice.log_probabilities([list(islice(found, len(branch.tokens))) for branch in choice.branches])
+            for choice in choices
         ]
 
     def generate(
@@ -211,10 +226,10 @@ class TransformersBackend:
         That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
         """
         prefix: Prefix = context.state
-        asked = self._chat.ids(question + prefix.question_suffix)
+        asked = self._chat.text_ids(question + prefix.question_suffix)
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         step, position = torch.tensor(asked), prefix.next_position
-        so_far = [*prefix.ids, *asked]
+        seen = self._seen([*prefix.ids, *asked])
         written: list[int] = []
         finished = timed_out = False
         while len(written) < max_new_tokens and not finished:
@@ -222,15 +237,13 @@ class TransformersBackend:
             if timed_out or (cancel is not None and cancel.is_set()):
                 break
             logits = cache.step(step, torch.arange(position, position + len(step)))
-            if self._penalty is not None:
-                logits = self._penalty(torch.tensor([so_far], device=self._device), logits.float())
-            token = int(logits[-1].argmax())
+            token = int(self._penalised(logits[-1], seen).argmax())
             position += len(step)
             step = torch.tensor([token])
             finished = token in self._stop_ids
             if not finished:
                 written.append(token)
-                so_far.append(token)
+                seen[token] = True
         text = self._tokenizer.decode(written, skip_special_tokens=True)
         return Generated(text, len(written), finished, timed_out)
 
@@ -241,6 +254,31 @@ class TransformersBackend:
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _seen(self, ids: Sequence[int]) -> torch.Tensor:
+        """Which tokens of the vocabulary are among ``ids``: bool (vocabulary,), on the device, where it stays."""
+        seen = torch.zeros(self._model.config.text_config.vocab_size, dtype=torch.bool, device=self._device)
+        return seen.index_fill_(0, torch.tensor(ids).to(self._device, non_blocking=True), True)
+
+    def _penalised(self, logits: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Logits (vocabulary,) with the model's repetition penalty on the tokens in ``seen``."""
+        if self._penalty == 1.0:
+            return logits
+        logits = logits.float()
+        return torch.where(seen, torch.where(logits < 0, logits * self._penalty, logits / self._penalty), logits)
+
+    def _new_choice(self, asked: str, candidates: tuple[str, ...]) -> GuidedChoice:
+        """The choice among ``candidates`` behind ``asked``, the question with what the template writes after it.
+
+        Raises ModelError for candidates that a trained model cannot tell apart, or has no tokens for.
+        """
+        unknown = self._tokenizer.unk_token_id
+        for text in candidates if self.info.trained and unknown is not None else ():
+            if unknown in self._chat.ids(text):
+                raise ModelError(
+                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
+                )
+        return guided_choice(candidates, asked, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
 
     def _forward(
         self,
@@ -263,22 +301,22 @@ class TransformersBackend:
     def _inputs(
         self, ids: torch.Tensor, positions: torch.Tensor, start: int, visible: torch.Tensor | None, keys: torch.Tensor
     ) -> dict[str, Any]:
-        """What the model takes for ids (n,) at positions (rows, n) or (n,) behind ``start`` cached tokens.
+        """What the model takes for ids (n,) at positions (rows, n) or (n,) behind ``start`` cached tokens, on the host.
 
         See `Family.attention_mask` for the rest.
         """
         rows = positions.expand(self._family.position_rows, -1)
-        inputs = {
+        return {
             'input_ids': ids[None],
             'position_ids': self._family.position_ids(rows, start),
             'attention_mask': self._family.attention_mask(
                 self._model.config.text_config, visible, rows[0], keys, self._model.dtype
             ),
         }
-        return to_device(inputs, self._device)
 
     def _run(self, cache: Any, inputs: dict[str, Any], needed: torch.Tensor | int = 1, **hook: Any) -> torch.Tensor:
         """Logits (needed, vocabulary) for rows ``needed`` of the inputs, or for so many at the end."""
+        inputs = to_device(inputs, self._device)
         with torch.inference_mode():
             output = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, logits_to_keep=needed, **hook)
         logits: torch.Tensor = output.logits[0]
@@ -293,6 +331,8 @@ class TransformersBackend:
             cache = transformers.Cache(layers=[transformers.StaticLayer(capacity) for _ in prefix.layers])
             self._kv_cache = StaticKVCache(cache, capacity, self._inputs, self._run, self._recorder)
         self._kv_cache.fill(prefix)
+        if self._kv_cache.recording_failed:
+            self._recorder = None  # the next one would fail as well
         return self._kv_cache
 
     def _static_prefix_cache(self, ids: torch.Tensor, rows: torch.Tensor) -> Any:

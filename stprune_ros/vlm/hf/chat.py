@@ -5,13 +5,13 @@ No transformers import: the tokenizer is given.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stprune_ros.errors import ModelError, StpruneError
+from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 
@@ -33,31 +33,51 @@ class FullPrompt:
 
 
 class Chat:
-    """The chat template of one model; ``stop_ids`` are the tokens that end its answers.
+    """The chat template of one model that reads ``vocabulary`` tokens.
 
-    ``answer_prefix`` is what the template writes between its invitation to answer and an answer (some put a blank
-    there), ``end_id`` the token that ends an answer: in some templates another one than the tokenizer's eos_token.
+    ``answer_prefix`` is what the template writes between its invitation to answer and an answer: nothing, a blank, or
+    the end of a thought that the invitation opened. ``end_id`` is the token that it writes after an answer: in some
+    templates another one than the tokenizer's eos_token.
+    Raises ModelError where the template does not say where an answer begins, see `answer_borders`.
     """
 
-    def __init__(self, tokenizer: Any, family: Family, image_id: int, stop_ids: Collection[int]) -> None:
+    def __init__(self, tokenizer: Any, family: Family, image_id: int, vocabulary: int) -> None:
         self._tokenizer = tokenizer
         self._family = family
         self._image_id = image_id
+        self._vocabulary = vocabulary
         self._image_text: str = tokenizer.convert_ids_to_tokens(image_id)
         self._markup = family.image_markup(tokenizer, self._image_text)
         self._bare: dict[str, list[int]] = {}  # by system text: the prompt without content, the same at every tick
-        asked = {'role': 'user', 'content': [{'type': 'text', 'text': QUESTION}]}
-        answered = [asked, {'role': 'assistant', 'content': [{'type': 'text', 'text': ANSWER}]}]
-        before, _, after = self._template(answered).partition(ANSWER)
-        invitation = self._template([asked], add_generation_prompt=True)
-        self.answer_prefix = before.removeprefix(invitation) if before.startswith(invitation) else ''
-        ends = [token for token in self.ids(after)[:1] if token in stop_ids]
+        self.answer_prefix, after = answer_borders(tokenizer)
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        ends = [token for token in self.ids(after)[:1] if token in special]
         self.end_id: int = ends[0] if ends else tokenizer.eos_token_id
 
+    def notes(self, name: str) -> list[str]:
+        """What is worth knowing about the answers of the model called ``name``, one sentence each."""
+        prefix = self.answer_prefix
+        if not prefix.strip():
+            return []
+        return [f"answers of '{name}' begin behind {prefix!r}, as its chat template has them: it does not think first"]
+
     def ids(self, text: str) -> list[int]:
-        """Tokens of a text as it stands."""
+        """Tokens of a text as it stands. Raises ModelError where the model knows fewer than its tokenizer."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        largest = max(ids, default=0)
+        if largest >= self._vocabulary:
+            raise ModelError(
+                f"the prompt holds '{self._tokenizer.convert_ids_to_tokens(largest)}', token {largest} of the"
+                f' tokenizer, and the model has {self._vocabulary}: remove it from the prompt file'
+            )
         return ids
+
+    def text_ids(self, asked: str) -> list[int]:
+        """Tokens behind which free text begins; ``asked`` is a question and what the template writes after it.
+
+        An open thought is ended. A blank is not written: it belongs to the first word.
+        """
+        return self.ids(asked + self.answer_prefix.rstrip(' '))
 
     def prompt(self, system: str, content: Sequence[str | VisualFrame]) -> FullPrompt:
         """The prompt with every visual token, and which of them stay; an empty ``system`` leaves that turn out.
@@ -94,19 +114,58 @@ class Chat:
     def _static(self, system: str, ids: Sequence[int]) -> int:
         if system not in self._bare:
             self._bare = {system: self.ids(self._render(system, []).partition(QUESTION)[0])}
-        bare = self._bare[system]
-        most = min(len(bare), len(ids) - 1)  # something is left to run
-        return next((index for index in range(most) if bare[index] != ids[index]), most)
+        return min(_shared(self._bare[system], ids), len(ids) - 1)  # something is left to run
 
     def _render(self, system: str, content: Sequence[str | VisualFrame]) -> str:
         written = self._family.written_placeholder
-        parts = [{'type': 'text', 'text': part} if isinstance(part, str) else {'type': 'image'} for part in content]
-        parts.append({'type': 'text', 'text': QUESTION})
-        if written:
-            parts = [{'type': 'text', 'text': ''.join(part.get('text', written) for part in parts)}]
-        turns = [{'role': 'system', 'content': [{'type': 'text', 'text': system}]}] if system else []
-        return self._template([*turns, {'role': 'user', 'content': parts}], add_generation_prompt=True)
+        parts: list[dict[str, str]] = []
+        for part in [*content, QUESTION]:
+            text = part if isinstance(part, str) else written
+            if not isinstance(part, str) and not written:
+                parts.append({'type': 'image'})
+            elif parts and parts[-1]['type'] == 'text':
+                parts[-1]['text'] += text  # as one text: some templates trim each
+            else:
+                parts.append(_text(text))
+        turns = [{'role': 'system', 'content': [_text(system)]}] if system else []
+        return _rendered(self._tokenizer, [*turns, {'role': 'user', 'content': parts}], invite=True)
 
-    def _template(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        text: str = self._tokenizer.apply_chat_template(turns, tokenize=False, **options)
-        return text
+
+def answer_borders(tokenizer: Any) -> tuple[str, str]:
+    """What a chat template writes between its invitation to answer and an answer, and after the answer.
+
+    Raises ModelError where the invitation holds words that an answered turn lacks, such as the beginning of a thought:
+    behind them an answer would be no answer.
+    """
+    asked = {'role': 'user', 'content': [_text(QUESTION)]}
+    before, _, after = _rendered(
+        tokenizer, [asked, {'role': 'assistant', 'content': [_text(ANSWER)]}], invite=False
+    ).partition(ANSWER)
+    invitation = _rendered(tokenizer, [asked], invite=True)
+    lacking = invitation[_shared(invitation, before) :]
+    if lacking.strip():
+        raise ModelError(
+            f'the chat template invites an answer with {lacking!r} and shows a given answer without it, so where an'
+            ' answer begins is not known: take a checkpoint that answers at once'
+        )
+    return '' if lacking else before.removeprefix(invitation), after
+
+
+def _shared(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many items two sequences begin with alike."""
+    return next(
+        (index for index, (one, other) in enumerate(zip(first, second)) if one != other), min(len(first), len(second))
+    )
+
+
+def _text(text: str) -> dict[str, str]:
+    return {'type': 'text', 'text': text}
+
+
+def _rendered(tokenizer: Any, turns: list[dict[str, Any]], invite: bool) -> str:
+    """The turns as the template writes them, with or without its invitation to answer."""
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=invite)
+    except Exception as error:  # whatever a template raises, raise_exception among it
+        raise ModelError(f"the model's chat template fails: {one_line(error)}") from None
+    return text

@@ -19,6 +19,8 @@ from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair, value
 from stprune_ros.vlm.hf.folder_faults import ARCHITECTURES
 from stprune_ros.vlm.token_tree import additive_mask
 
+MOST_OBLONG = 200  # longer to shorter side of an image that Qwen's image processor takes
+
 
 @dataclass(frozen=True, slots=True)
 class QwenVL(Family):
@@ -29,22 +31,31 @@ class QwenVL(Family):
     """
 
     position_rows: ClassVar[int] = 3
+    scales_late: ClassVar[bool] = True
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.visual')
 
     def image_tokens(self, config: Mapping[str, Any], processor: Mapping[str, Any], size: Size, cap: int) -> int:
-        """See `Family.image_tokens`; sides are rounded to whole tokens, as smart_resize of the image processor does."""
-        limits = processor.get('size') or {}
-        most = limits.get('longest_edge') or math.prod(size)
+        """See `Family.image_tokens`.
+
+        Sides are rounded as smart_resize of the image processor does it, operation for operation: another order of the
+        same ones rounds some sizes to another row. Raises ModelError where an image is too oblong for it.
+        """
+        if max(size) > MOST_OBLONG * min(size):
+            raise ModelError(
+                f"images of {size[1]} x {size[0]} pixels are too oblong for family '{self.model_type}': it takes sides"
+                f' of {MOST_OBLONG} to 1 at most'
+            )
+        most = value(processor, 'size', 'longest_edge')
         most = min(most, cap) if cap else most
-        least = min(limits.get('shortest_edge') or 1, most)
+        least = min(value(processor, 'size', 'shortest_edge'), most)
         side: int = value(processor, 'patch_size') * value(processor, 'merge_size')
-        rows, columns = (max(1, round(edge / side)) for edge in size)
+        rows, columns = (round(edge / side) for edge in size)
         if rows * columns * side**2 > most:
-            scale = math.sqrt(most / math.prod(size))
-            rows, columns = (max(1, math.floor(edge * scale / side)) for edge in size)
+            shrink = math.sqrt(math.prod(size) / most)
+            rows, columns = (max(1, math.floor(edge / shrink / side)) for edge in size)
         elif rows * columns * side**2 < least:
-            scale = math.sqrt(least / math.prod(size))
-            rows, columns = (math.ceil(edge * scale / side) for edge in size)
+            grow = math.sqrt(least / math.prod(size))
+            rows, columns = (math.ceil(edge * grow / side) for edge in size)
         return rows * columns
 
     def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
@@ -209,11 +220,9 @@ class Gemma3(Family):
     """Gemma3: each image resized to one square tile whose tokens see one another in both directions.
 
     Most layers see only a window of positions. Both masks are made here, over positions of the full prompt: the
-    model's own would count kept tokens, so that pruning would widen the window. Its template trims every text part, so
-    images and text go in as one text with placeholders.
+    model's own would count kept tokens, so that pruning would widen the window.
     """
 
-    written_placeholder: ClassVar[str] = '<start_of_image>'
     one_tensor: ClassVar[bool] = True
     sliding_window: ClassVar[bool] = True
 
@@ -229,7 +238,7 @@ class Gemma3(Family):
     def image_markup(self, tokenizer: Any, image_text: str) -> ImageMarkup:
         """See `Family.image_markup`."""
         start, end = (getattr(tokenizer, f'{edge}_token', None) for edge in ('boi', 'eoi'))
-        start, end = start or self.written_placeholder, end or '<end_of_image>'
+        start, end = start or '<start_of_image>', end or '<end_of_image>'
         return ImageMarkup(start, f'\n\n{start}', f'{end}\n\n')
 
     def visible(self, ids: torch.Tensor, image_token_id: int) -> torch.Tensor | None:

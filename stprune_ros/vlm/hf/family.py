@@ -57,6 +57,7 @@ class Family:
     extra_tokens: ClassVar[int] = 0  # learned tokens that follow the patches of an image
     one_tensor: ClassVar[bool] = False  # whether the features of all images go back as one tensor
     sliding_window: ClassVar[bool] = False  # whether sliding-window layers are handled
+    scales_late: ClassVar[bool] = False  # whether the image processor makes rows of patches, channel by channel
     # Vision tower, projector and vocabulary.
     unquantized: ClassVar[tuple[str, ...]] = ('lm_head', 'model.vision_tower', 'model.multi_modal_projector')
 

@@ -1,6 +1,7 @@
 """What a model takes of a device's memory, worked out from its files before anything is loaded; no transformers import.
 
-Counted are weights, feature cache, similarities and KV cache. Activations and the runtime itself come on top.
+Counted are weights, feature cache, similarities, KV cache and activations (see `activations`). The runtime itself and
+what its allocator cannot use come on top: MARGIN of the free memory should be left to them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from stprune_ros.errors import ModelError
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
+from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
 from stprune_ros.vlm.hf.family import Family, Size, value
-from stprune_ros.vlm.hf.files import Tensor, tensors
+from stprune_ros.vlm.hf.files import Tensor, gib, tensors
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
-from stprune_ros.vlm.hf.static_cache import MOST_SPARE
+from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
-TEXT_TOKENS = 512  # of a prompt around its images, with its questions, generously
+MARGIN = 0.1
+TEXT_TOKENS = 768  # of a prompt around its images, with its questions, generously
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
@@ -37,6 +40,8 @@ class Ring:
 class MemoryEstimate:
     """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
 
+    Activations count where they are largest: while all ``images`` are encoded at once, as after a failure or where a
+    tick takes longer than the history's stride, or during the prefill.
     ``similarities`` are what selection holds at once: unit rows and their products within each view, in float32. The
     KV cache counts three times: the prefix that all questions share, the copy that scoring works on, and the static
     cache that descriptions are written in.
@@ -52,16 +57,20 @@ class MemoryEstimate:
     full_tokens: int
     kept_kv: int
     full_kv: int
+    encode: int
+    kept_prefill: int
+    full_prefill: int
 
     @property
     def kept(self) -> int:
         """Everything together at the keep ratio."""
-        return self.weights + self.features + self.similarities + self.kept_kv
+        held = self.weights + self.features + self.similarities + self.kept_kv
+        return held + max(self.encode, self.kept_prefill)
 
     @property
     def full(self) -> int:
         """Everything together without pruning."""
-        return self.weights + self.features + self.full_kv
+        return self.weights + self.features + self.full_kv + max(self.encode, self.full_prefill)
 
 
 def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
@@ -126,6 +135,11 @@ def memory_estimate(
     ratio = settings.pruning.keep_ratio if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
+    packed = bool(folder.packed) or settings.model.quantization in BYTES_PER_WEIGHT
+    # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
+    kept_prefill, full_prefill = (
+        prefill_bytes(family, config, tokens, width, around >= STATIC_SHARE * tokens, packed) for tokens in (kept, full)
+    )
     return MemoryEstimate(
         dtype=kind,
         weights=weights,
@@ -137,6 +151,9 @@ def memory_estimate(
         full_tokens=full,
         kept_kv=kv_bytes(*shape, 3 * kept + MOST_SPARE, width),
         full_kv=kv_bytes(*shape, 3 * full + MOST_SPARE, width),
+        encode=encode_bytes(vision_shape(family, config, image), images, width),
+        kept_prefill=kept_prefill,
+        full_prefill=full_prefill,
     )
 
 
@@ -148,14 +165,26 @@ def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
         ('similarities', found.similarities, 'of all views'),
         (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, three times'),
         ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, three times'),
+        ('encoding', found.encode, f'activations of {found.images} images at once'),
+        (f'prefill, {ratio:g} kept', found.kept_prefill, 'activations; not held together with those of encoding'),
+        ('prefill, all kept', found.full_prefill, ''),
         (f'together, {ratio:g} kept', found.kept, ''),
         ('together, all kept', found.full, ''),
     ]
     lines = [f'{name:<22}{gib(size):>12}  {note}'.rstrip() for name, size, note in rows]
     free = gib(memory.free) if memory.free is not None else 'not known'
-    return '\n'.join([*lines, f'{"free":<22}{free:>12}  {memory.source}'])
+    lines.append(f'{"free":<22}{free:>12}  {memory.source}')
+    if memory.free is not None and memory.free >= found.kept:
+        lines.append(f'{"left":<22}{gib(memory.free - found.kept):>12}  at {ratio:g}, for the runtime')
+    return '\n'.join(lines)
 
 
-def gib(size: int) -> str:
-    """Bytes in words; small ones in MiB."""
-    return f'{size / 2**30:.2f} GiB' if size >= 2**29 else f'{size / 2**20:.2f} MiB'
+def tight(found: MemoryEstimate, memory: Memory) -> str:
+    """What to say where less than MARGIN of the free memory is left, '' elsewhere and where it does not fit at all."""
+    if memory.free is None or not 0 <= memory.free - found.kept < MARGIN * memory.free:
+        return ''
+    return (
+        f'only {gib(memory.free - found.kept)} of {gib(memory.free)} are left for the runtime and for what its'
+        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames, pruning.keep_ratio or'
+        ' model.max_image_pixels, or quantize it'
+    )

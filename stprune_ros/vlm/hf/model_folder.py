@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stprune_ros.errors import ModelError, one_line
-from stprune_ros.vlm.hf.files import read_json
+from stprune_ros.errors import MAX_NAME, ModelError, one_line, plain, shown
+from stprune_ros.progress import Say, say_nothing
+from stprune_ros.vlm.hf.files import PROCESSOR, read_json
 from stprune_ros.vlm.hf.folder_faults import folder_faults, packed_bits
+from stprune_ros.vlm.hf.weight_digest import weights_digest
 from stprune_ros.vlm.hf.weight_faults import weight_names
 
 if TYPE_CHECKING:
@@ -39,14 +41,16 @@ class ModelFolder:
     notes: tuple[str, ...] = ()
 
 
-def find_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
+def find_model(
+    path_or_id: str | Path, revision: str = '', allow_download: bool = False, say: Say = say_nothing
+) -> ModelFolder:
     """The folder ``path_or_id``, or the local snapshot of that hub id; downloads only with ``allow_download``.
 
-    The revision is the hub commit, or for a folder 12 hex digits of the SHA-256 over its safetensors files.
+    The revision is the hub commit, or for a folder the digest of its safetensors files, see `weights_digest`.
     Raises ModelError naming what is missing or unsupported.
     """
     folder = locate_model(path_or_id, revision, allow_download)
-    return folder if folder.revision else replace(folder, revision=digest(folder.weights))
+    return folder if folder.revision else replace(folder, revision=weights_digest(folder.weights, say))
 
 
 def locate_model(path_or_id: str | Path, revision: str = '', allow_download: bool = False) -> ModelFolder:
@@ -129,23 +133,28 @@ def packing_fault(path: Path, packed: str, quantization: str) -> list[str]:
     ]
 
 
-def digest(weights: tuple[Path, ...]) -> str:
-    """12 hex digits of the SHA-256 over the files, in the given order."""
-    total = hashlib.sha256()
-    for path in weights:
-        with path.open('rb') as file:
-            while block := file.read(1 << 20):
-                total.update(block)
-    return total.hexdigest()[:12]
+def processor_template(path: Path) -> str | None:
+    """The chat template that only processors read; None where the tokenizer's own counts.
 
-
-def legacy_template(path: Path) -> str | None:
-    """The chat template of chat_template.json, which only processors used to read; None where a newer file counts."""
+    As the library has it, the one in processor_config.json comes before all others; chat_template.json is the oldest.
+    """
+    if (path / PROCESSOR).is_file():
+        template = read_json(path / PROCESSOR).get('chat_template')
+        if isinstance(template, str):
+            return template
     legacy = path / 'chat_template.json'
     if (path / 'chat_template.jinja').is_file() or not legacy.is_file():
         return None
     template = read_json(legacy).get('chat_template')
     return template if isinstance(template, str) else None
+
+
+def image_processor_name(path: Path) -> str:
+    """The class that a model folder names for its image processor, '' where it names none."""
+    file = path / 'preprocessor_config.json'
+    found = read_json(file if file.is_file() else path / PROCESSOR)
+    inner = found.get('image_processor')
+    return str((inner if isinstance(inner, Mapping) else found).get('image_processor_type', ''))
 
 
 def _facts(path: Path) -> tuple[bool, str]:
@@ -157,7 +166,7 @@ def _facts(path: Path) -> tuple[bool, str]:
     key = 'domain' if 'domain' in facts or 'knows' not in facts else 'knows'  # the old name, for one release
     trained, domain = facts.get('trained'), facts.get(key, '')
     if not isinstance(trained, bool):
-        raise ModelError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
+        raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
-        raise ModelError(f"'{key}' in '{note}' is {domain!r}; it must be a text")
-    return trained, domain
+        raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
+    return trained, plain(domain, 2 * MAX_NAME)

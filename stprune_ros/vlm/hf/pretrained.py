@@ -12,9 +12,11 @@ from stprune_ros.vlm.device import DTYPES
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.library import transformers
 from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
-from stprune_ros.vlm.hf.model_folder import ModelFolder, legacy_template
-from stprune_ros.vlm.hf.quantization import bitsandbytes_options
+from stprune_ros.vlm.hf.model_folder import ModelFolder, image_processor_name, processor_template
+from stprune_ros.vlm.hf.quantization import bitsandbytes_options, try_kernel
 
+# Names of image processors in checkpoints that are older than their family in transformers, which has no such class.
+FIRST_RELEASE = ('Qwen2_5_VLImageProcessor',)
 LOCAL = {'local_files_only': True, 'trust_remote_code': False}
 
 
@@ -41,8 +43,10 @@ def read_parts(folder: ModelFolder) -> Parts:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder.path, config=config, **LOCAL)
     with error_context('image processor', folder):
         # The PIL backend everywhere: the same pixels, so the same hints, with and without torchvision.
-        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **LOCAL)
-    tokenizer.chat_template = legacy_template(folder.path) or tokenizer.chat_template
+        # With the configuration, a name that is not known stands for the family's own image processor.
+        by_family = {'config': config} if image_processor_name(folder.path) in FIRST_RELEASE else {}
+        processor = transformers.AutoImageProcessor.from_pretrained(folder.path, backend='pil', **by_family, **LOCAL)
+    tokenizer.chat_template = processor_template(folder.path) or tokenizer.chat_template
     check_parts(folder, config, tokenizer)
     return Parts(config, tokenizer, processor)
 
@@ -53,12 +57,14 @@ def load_pretrained(
     """The model of ``folder`` with its weights, from safetensors only; ``dtype`` None is that of the weights.
 
     ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading.
-    Raises ModelError where weights are missing or broken.
+    Raises ModelError where weights are missing or broken, or packed in a way that the device cannot run.
     """
     # Packed weights go straight to their device: moving them later is refused for some.
     packed: dict[str, Any] = {'device_map': {'': device}} if folder.packed else {}
-    if quantization != 'none':
-        options = bitsandbytes_options(quantization, folder.family, dtype)
+    options = bitsandbytes_options(quantization, folder.family, dtype) if quantization != 'none' else None
+    if folder.packed or options is not None:
+        try_kernel(folder.packed or quantization, device)
+    if options is not None:
         packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': device}}
     with error_context('model', folder):
         model, report = supported_class(folder.family, transformers).from_pretrained(

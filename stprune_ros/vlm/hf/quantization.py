@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 
-from stprune_ros.errors import ModelError
+from stprune_ros.errors import ModelError, one_line
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.folder_faults import BITSANDBYTES_NEEDS
 
@@ -41,6 +41,28 @@ def bitsandbytes_options(name: str, family: Family, dtype: torch.dtype | None) -
         'bnb_4bit_compute_dtype': dtype or torch.bfloat16,
         'llm_int8_skip_modules': list(family.unquantized),
     }
+
+
+def try_kernel(name: str, device: torch.device) -> None:
+    """Run one layer of '4bit' or '8bit' weights on ``device``.
+
+    bitsandbytes is imported and loads weights where its binary has nothing for the GPU: its wheels for aarch64 are not
+    made for Jetson. Raises ModelError where the layer does not run.
+    """
+    try:
+        import bitsandbytes
+
+        if name == '4bit':
+            layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, quant_type='nf4', compute_dtype=torch.bfloat16)
+        else:
+            layer = bitsandbytes.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+        with torch.inference_mode():
+            layer.to(device)(torch.ones(1, 64, dtype=torch.bfloat16, device=device)).cpu()
+    except Exception as error:  # it raises all kinds, from the loader of its library to the driver
+        raise ModelError(
+            f"bitsandbytes cannot run {name} weights on '{device}': {one_line(error)};"
+            ' install a build of it that is made for this device, or take weights that are not packed'
+        ) from None
 
 
 def is_packed(name: str, shape: tuple[int, ...]) -> bool:

@@ -13,10 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stprune_ros.vlm.device import to_device
+
 # Capacities are multiples of a step and may be so much larger than needed, so that a recorded step serves many ticks,
 # also while the keep ratio goes up and down.
 CAPACITY_STEP = 256
 MOST_SPARE = 2 * CAPACITY_STEP
+# Least share of a prompt for which its static part is kept: behind a cache, attention needs a mask and cannot
+# take its fastest kernel, which long unpruned prompts need most.
+STATIC_SHARE = 0.1
 
 Inputs = dict[str, Any]  # arguments of a forward pass: tensors, and masks by kind of layer
 # (ids (n,), positions (n,), cached tokens, who sees whom (n, k), positions of the k keys) to the arguments.
@@ -52,8 +57,9 @@ class StaticKVCache:
     """A static KV cache of ``capacity`` tokens, reused from tick to tick, and the one-token step that works on it.
 
     ``cache`` has static layers, one per decoder layer: what is free there is masked. ``run`` makes the logits (1,
-    vocabulary) of the last token from prepared inputs and writes into the cache. With a ``recorder`` its one-token form
-    is recorded when the cache is first filled; where that fails it is run plainly, and a warning says so.
+    vocabulary) of the last token from prepared inputs, which it moves to the model's device, and writes into the cache.
+    With a ``recorder`` its one-token form is recorded when the cache is first filled; where that fails it is run
+    plainly, a warning says so, and ``recording_failed`` is True.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class StaticKVCache:
     ) -> None:
         self.capacity = capacity
         self.filled = 0
+        self.recording_failed = False
         self._cache = cache
         self._positions = torch.zeros(capacity, dtype=torch.int64)
         self._prepare = prepare
@@ -81,7 +88,7 @@ class StaticKVCache:
         """Start behind a prefix, whose keys and values are copied."""
         if self._recorder is not None:
             self._write(prefix)  # a layer takes its memory with its first tokens
-            self._record(self._recorder)
+            self._record(self._recorder, prefix.layers[0][0].device)
             self._recorder = None
         self._write(prefix)
         self.filled = len(prefix.positions)
@@ -108,15 +115,19 @@ class StaticKVCache:
         for index, (keys, values) in enumerate(prefix.layers):
             self._cache.update(keys, values, index)
 
-    def _record(self, recorder: Recorder) -> None:
+    def _record(self, recorder: Recorder, device: torch.device) -> None:
         """Record a step in an empty cache; what it leaves there is overwritten."""
         self._cache.reset()
         self.filled = 0
-        # Two tensors: what is held must not share memory.
-        held = self._inputs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        # Two tensors: what is held must not share memory. On the device, where later inputs are written into it.
+        inputs = self._inputs(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+        held = to_device(inputs, device)
         try:
             self._recorded = recorder(lambda: self._run(self._cache, held), list(_tensors(held)))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            self.recording_failed = True
             reason = str(error).splitlines()[0]
             logger.warning('Descriptions are written without a CUDA graph, more slowly: %s', reason)
 

@@ -1,0 +1,114 @@
+"""What commands share: the types of their arguments, and the settings that a parameter file and options give.
+
+A type turns a text into a value, or says in one sentence what is allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import sys
+from pathlib import Path
+
+from stprune_ros.errors import StpruneError
+from stprune_ros.settings import parameter_file
+from stprune_ros.settings.parameters import lookup
+from stprune_ros.settings.settings import Settings
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f'{text} is not a number above 0')
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 1')
+    return value
+
+
+def ratio(text: str) -> float:
+    """A keep ratio as the parameter table allows it."""
+    try:
+        lookup('pruning.keep_ratio').parse(float(text))
+        return float(text)
+    except StpruneError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def size(text: str) -> tuple[int, int]:
+    """Width and height of an image, as in 1920x1080."""
+    width, separator, height = text.partition('x')
+    if not separator:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
+    return count(width), count(height)
+
+
+def seed(text: str) -> int:
+    """An integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 0')
+    return value
+
+
+def ratios(text: str) -> tuple[float, ...]:
+    """Keep ratios, separated by commas."""
+    return tuple(ratio(part) for part in text.split(','))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names, separated by commas."""
+    return tuple(text.split(','))
+
+
+def remap(text: str) -> tuple[str, str]:
+    """A pair 'from:=to' of topic names."""
+    source, separator, target = text.partition(':=')
+    if not (separator and source and target):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
+    return source, target
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a parameter file, the defaults where there is none; says which names are of the last release.
+
+    Raises SettingsError naming all that is wrong.
+    """
+    if path is None:
+        return Settings()
+    found = parameter_file.ParameterFile.read(path)
+    for note in found.notes:
+        print(f'{path}: {note}', file=sys.stderr)
+    return parameter_file.settings_of(found, f'{path}: ')
+
+
+def changed_settings(options: argparse.Namespace) -> Settings:
+    """The settings of --params with --keep and --method in their places."""
+    given = {'pruning.keep_ratio': options.keep, 'pruning.method': options.method}
+    return load_settings(options.params).changed({name: value for name, value in given.items() if value is not None})
+
+
+def say(sentence: str) -> None:
+    """A line on stderr."""
+    print(f'stprune: {sentence}', file=sys.stderr, flush=True)
+
+
+def require_rclpy(command: str) -> None:
+    """Raise StpruneError where ROS 2 is not installed."""
+    if importlib.util.find_spec('rclpy') is None:
+        raise StpruneError(f"`stprune {command}` needs rclpy: pip install '.[ros]', or source a ROS 2 workspace")
+
+
+def demo_values(path: Path | None) -> dict[str, object]:
+    """The values of a parameter file that is right; SettingsError naming all that is wrong. Others stay the demo's."""
+    if path is None:
+        return {}
+    load_settings(path)
+    return parameter_file.read_file(path)

@@ -1,0 +1,1 @@
+"""Hint scores against what was right on recorded drives: a correction fitted on some, judged on others."""

@@ -1,0 +1,124 @@
+"""On the worker's thread: one tick, published piece by piece, and what is said where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Event
+from typing import TYPE_CHECKING
+
+from rclpy.node import Node
+
+from stprune_ros.core.types import Answer, Description, Status, Window
+from stprune_ros.errors import one_line
+from stprune_ros.inference.provenance import provenance_of
+from stprune_ros.ros.diagnostics import Health
+from stprune_ros.ros.journal import Episode, Journal
+from stprune_ros.ros.outputs import Outputs, failure_sentence
+from stprune_ros.ros.ros_time import RosTime
+from stprune_ros.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from stprune_ros.inference.pipeline import Pipeline
+    from stprune_ros.vlm.backend import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A window to infer, with what for and where to report."""
+
+    window: Window
+    pipeline: Pipeline
+    health: Health
+
+
+class Ticks:
+    """Runs ticks; ``settings`` gives those of the moment."""
+
+    def __init__(
+        self, node: Node, settings: Callable[[], Settings], ros_time: RosTime, outputs: Outputs, journal: Journal
+    ) -> None:
+        self._settings, self._time, self._outputs, self._journal = settings, ros_time, outputs, journal
+        self._logger = node.get_logger()
+        self._failures, self._description_failures = Episode(self._logger), Episode(self._logger)
+
+    def run(self, tick: Tick, cancel: Event) -> None:
+        """One tick; nothing is published once ``cancel`` is set. Raises what the backend raises up to the hint."""
+        settings, window, pipeline = self._settings(), tick.window, tick.pipeline
+        pipeline.settings = settings
+        tick.health.hint_is_out = False
+        hinted: list[tuple[Answer, Answer]] = []  # as inferred, and as published
+
+        def publish_hint(answer: Answer) -> None:
+            published = self._outputs.hint(answer, settings, cancel)
+            if published is not None:
+                tick.health.hint_is_out = True
+                tick.health.answer = published.without_images()
+                hinted.append((answer, published))
+
+        now_ns = self._time.now_ns()  # 0: simulated time does not run yet
+        wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
+        with_images = self._outputs.mosaic_wanted
+        try:
+            answer = pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images)
+            if not hinted:
+                publish_hint(answer)
+            self._outputs.description(answer, settings, cancel)
+        except BaseException as error:
+            if not hinted:
+                raise
+            self._description_failed(tick, hinted[0][0], error, cancel)
+            return
+        if not hinted or cancel.is_set():
+            return
+        if with_images:
+            self._attempt(lambda: self._outputs.mosaic(answer, settings), 'the mosaic could not be published')
+        published = replace(answer, hint=hinted[0][1].hint)  # with the times of the whole tick
+        self._answered(tick.health, published.without_images())
+
+    def failed(self, tick: Tick, error: BaseException, cancel: Event) -> None:
+        """There will be no hint: say so, unless nobody waits for it any more, and go on with empty caches."""
+        sentence = failure_sentence(error)
+        self._failures.again(sentence)
+        if not cancel.is_set():
+            backend, prompt = tick.pipeline.backend, tick.pipeline.prompt
+            provenance = provenance_of(self._settings(), backend.info, prompt)
+            answer = Answer.without_result(Status.ERROR, tick.window, provenance, notes=(sentence,))
+            self._attempt(lambda: self._publish(answer, cancel), 'the failure could not be published')
+        self.free(tick.pipeline)
+
+    def free(self, holder: Pipeline | Backend) -> None:
+        """Empty the caches of a pipeline and its backend, or of a backend; after an error that may fail as well."""
+        self._attempt(holder.free, 'caches could not be freed')
+
+    def _answered(self, health: Health, answer: Answer) -> None:
+        health.answer = answer
+        self._failures.over('inference')
+        if answer.description.status != Status.NO_HINT:
+            self._description_failures.over('the description')
+            health.description_failures = 0
+        for note in answer.notes:
+            self._journal.warn_once(note)
+
+    def _description_failed(self, tick: Tick, answer: Answer, error: BaseException, cancel: Event) -> None:
+        """The hint is out and stays what it is."""
+        sentence = f'the description failed with {type(error).__name__}: {one_line(error)}'
+        self._failures.over('inference')
+        self._description_failures.again(sentence)
+        tick.health.description_failures = self._description_failures.count
+        failed = replace(answer, description=Description(Status.ERROR), notes=(*answer.notes, sentence))
+        self._attempt(
+            lambda: self._outputs.description(failed, self._settings(), cancel), 'the failure could not be published'
+        )
+        self.free(tick.pipeline)
+
+    def _publish(self, answer: Answer, cancel: Event) -> None:
+        self._outputs.hint(answer, self._settings(), cancel)
+        self._outputs.description(answer, self._settings(), cancel)
+
+    def _attempt(self, action: Callable[[], object], otherwise: str) -> None:
+        """Handlers of failures must not fail themselves: the thread would end."""
+        try:
+            action()
+        except BaseException as error:
+            self._logger.error(f'{otherwise}: {type(error).__name__}: {one_line(error)}')

@@ -1,0 +1,102 @@
+"""The real node with a backend that fails as it is told: `python -m helpers.faulty_node`.
+
+What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS. Places
+are methods of the backend, its 'info', 'load', and 'activate', the transition. So a test starts and ends a fault by
+writing that file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.progress import Say
+from stprune_ros.ros.managed_node import StpruneNode
+from stprune_ros.ros.node import main
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm import loading
+from stprune_ros.vlm.backend import Backend
+
+ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
+METHODS = ('encode', 'prefill', 'score', 'generate', 'free')
+HANG_S = 3600.0
+
+
+def write_faults(file: Path, **faults: str) -> None:
+    """What shall go wrong from now on; in one step, so that no half is read."""
+    half = file.with_suffix('.half')
+    half.write_text(json.dumps(faults), encoding='utf-8')
+    half.replace(file)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _hold_the_lock() -> None:
+    re.match(r'(a+)+$', 'a' * 60 + 'b')  # takes years, in one call that keeps the interpreter's lock
+
+
+def _out_of_memory() -> None:
+    import torch
+
+    raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+
+
+FAULTS: Mapping[str, Callable[[], None]] = {
+    'raise': lambda: _raise(RuntimeError('CUDA error: device-side assert triggered')),
+    'oom': _out_of_memory,
+    'exit': lambda: _raise(SystemExit(7)),
+    'slow': lambda: time.sleep(1.5),
+    'hang': lambda: time.sleep(HANG_S),
+    'lock': _hold_the_lock,
+}
+
+
+def meet_fault(place: str) -> None:
+    """Do what the file says of this place."""
+    fault = json.loads(Path(os.environ[ENVIRONMENT]).read_text(encoding='utf-8')).get(place)
+    if fault is not None:
+        FAULTS[fault]()
+
+
+class FaultyBackend:
+    """Another backend behind faults; everything else is that backend's."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+        if name == 'info':
+            meet_fault(name)
+        if name not in METHODS:
+            return found
+
+        def guarded(*arguments: Any, **named: Any) -> Any:
+            meet_fault(name)
+            return found(*arguments, **named)
+
+        return guarded
+
+
+def _load(settings: Settings, say: Say) -> Any:
+    meet_fault('load')
+    return FaultyBackend(loading._load_transformers(settings, say))
+
+
+def _activate(node: StpruneNode, activate: Callable[[StpruneNode], None] = StpruneNode._activate) -> None:
+    meet_fault('activate')
+    activate(node)
+
+
+if __name__ == '__main__':
+    loading.ENGINES = {'transformers': _load}
+    StpruneNode._activate = _activate  # type: ignore[method-assign]
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Signals end the node whatever it does, before `ros2 launch` escalates: after 5 s it would send the next one."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('rclpy')
+
+from helpers.harness import FaultyNode, NodeProcess, Vehicle, base_values
+from helpers.tiny_models import make_tiny_model
+
+from stprune_ros.msg import PlanningHint
+from stprune_ros.ros import diagnostics
+from stprune_ros.ros.supervisor import INFERENCE_HANGS
+from stprune_ros.ros.watchdog import SIGNAL
+
+BOTH = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+STOPS_S, ESCAPES_S = 3.0, 4.0
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that passes for a trained one."""
+    path = make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
+    (path / 'stprune.json').unlink(missing_ok=True)
+    return path
+
+
+@pytest.fixture
+def vehicle(domain_id: int) -> Iterator[Vehicle]:
+    made = Vehicle(domain_id, '/stops')
+    yield made
+    made.close()
+
+
+def stop(node: NodeProcess, number: int) -> tuple[int, float]:
+    """Exit code, and the seconds that it took."""
+    began = time.monotonic()
+    return node.stop(number), time.monotonic() - began
+
+
+def wait_for_work(vehicle: Vehicle, node: NodeProcess) -> None:
+    """Until a tick is in work that will not end by itself."""
+    vehicle.wait_until(lambda: 'ring, clockwise' in node.output(), 'the ring', node)
+    until = time.monotonic() + 1.0
+    vehicle.wait_until(lambda: time.monotonic() > until, 'a second', node)
+
+
+@BOTH
+def test_an_idle_node_stops(model, vehicle, tmp_path, number):
+    vehicle.images.clear()
+    node = NodeProcess(tmp_path, vehicle, base_values(model))
+    vehicle.wait_until(lambda: 'ring, clockwise' in node.output(), 'the ring', node)
+    code, took_s = stop(node, number)
+    assert code == 0 and took_s < STOPS_S
+    assert 'Traceback' not in node.output()
+
+
+@BOTH
+def test_a_node_that_loads_stops(model, vehicle, tmp_path, number):
+    node = FaultyNode(tmp_path, vehicle, base_values(model), load='hang')
+    vehicle.wait_for_diagnostic('model', diagnostics.LOADING, node)
+    code, took_s = stop(node, number)
+    assert code == 0 and took_s < STOPS_S
+    assert 'Traceback' not in node.output()
+
+
+@BOTH
+@pytest.mark.parametrize('place', ['prefill', 'generate'])
+def test_a_node_that_infers_stops(model, vehicle, tmp_path, place, number):
+    """Also in a call that takes long, but not too long."""
+    values = {**base_values(model), 'inference.watchdog_ms': 60000.0}
+    node = FaultyNode(tmp_path, vehicle, values, **{place: 'hang'})
+    wait_for_work(vehicle, node)
+    code, took_s = stop(node, number)
+    assert code == 0 and took_s < STOPS_S
+    assert 'Traceback' not in node.output()
+
+
+@BOTH
+def test_a_node_that_hangs_stops_and_says_that_it_hung(model, vehicle, tmp_path, number):
+    node = FaultyNode(tmp_path, vehicle, {**base_values(model), 'inference.watchdog_ms': 500.0}, score='hang')
+    vehicle.wait_until(lambda: any(hint.status == PlanningHint.ERROR for hint in vehicle.hints), 'the hang', node)
+    code, took_s = stop(node, number)
+    assert code == INFERENCE_HANGS and took_s < ESCAPES_S
+    assert 'Traceback' not in node.output()
+
+
+@BOTH
+def test_a_node_whose_interpreter_is_stuck_stops(model, vehicle, tmp_path, number):
+    node = FaultyNode(tmp_path, vehicle, base_values(model), prefill='lock')
+    wait_for_work(vehicle, node)
+    code, took_s = stop(node, number)
+    assert code == -SIGNAL and took_s < ESCAPES_S
+    assert 'stprune_node: the process was still there 3.3 s after it was told to stop: it is ended by' in node.output()
+
+
+@BOTH
+@pytest.mark.parametrize('after_s', [0.3, 0.6, 1.2])
+def test_a_signal_soon_after_the_start_prints_no_traceback(model, vehicle, tmp_path, number, after_s):
+    node = NodeProcess(tmp_path, vehicle, base_values(model))
+    time.sleep(after_s)
+    code, took_s = stop(node, number)
+    assert 'Traceback' not in node.output()
+    assert code == 0 and took_s < STOPS_S
