@@ -50,11 +50,13 @@ Box = dict[str, Any]
 
 
 class Encoder(Protocol):
-    """What makes tokens of images; ``model_pixels`` as in `vlm.backend.Backend`."""
+    """What makes tokens of images: that much of a `vlm.backend.Backend`."""
 
     model_pixels: int
 
-    def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]: ...
+    def prepare(self, images: Sequence[np.ndarray]) -> Any: ...
+
+    def encode(self, images: Any) -> list[ImageFeatures]: ...
 
 
 @dataclass
@@ -74,6 +76,10 @@ class NetworkLayer:
         if len(names) != 1:
             raise StpruneError(f"{len(names)} layers of '{path}' end in '{layer}': name exactly one with --layer")
         return cls(network, names[0], side)
+
+    def prepare(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The images as they are."""
+        return list(images)
 
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         """Tokens of each image RGB uint8 (height, width, 3), whose values go in as -1 to 1."""
@@ -131,7 +137,7 @@ def measure_kept_objects(
     with Bag(bag_path) as bag:
         windows = BagWindows(bag, settings)
         rig = windows.rig
-        features = FeatureCache(encoder, rig, decode_for_model)  # type: ignore[arg-type]  # only `encode` is called
+        features = FeatureCache(encoder, rig, decode_for_model, settings.cameras)  # type: ignore[arg-type]
         for window in tqdm(list(windows.read()), unit='tick', disable=not sys.stderr.isatty()):
             views = [
                 view_tokens(view.camera, view.features, view.slots, rig, view.egos, overlap=True, motion=True)
