@@ -81,7 +81,7 @@ def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> 
     tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(path)
     config = _config(family, tokenizer, width)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + (family == 'thinking'))  # the first one repeats itself
     model = getattr(transformers, f'{CLASSES[family]}ForConditionalGeneration')(config)
     if family == 'gemma3':  # would start as zeros
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.25)
