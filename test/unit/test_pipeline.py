@@ -526,7 +526,7 @@ def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
     score = pipeline.backend._backend.score
 
     def slow(*arguments):
-        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 61_000.0))
+        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 11_000.0))
         return score(*arguments)
 
     monkeypatch.setattr(pipeline.backend._backend, 'score', slow)
