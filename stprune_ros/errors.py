@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
+
 MAX_REASON = 200  # characters of a foreign error's text
+MAX_NAME = 100  # characters of a name or a word that somebody else chose
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAX_NAME
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 20
 
 
 class StpruneError(Exception):
@@ -21,7 +28,30 @@ class ModelError(StpruneError):
     """A model folder, a prompt file or a calibration file is missing, broken, unsupported or for another model."""
 
 
+def plain(text: str, limit: int = MAX_NAME) -> str:
+    """Somebody else's text as it may stand in a sentence: at most ``limit`` characters, none that controls a terminal.
+
+    Whatever does not print, line breaks included, becomes a question mark: no line of a log can be forged, and names
+    that differ stay different.
+    """
+    head = text if len(text) <= limit else f'{text[: limit - 3]}...'
+    return head if head.isprintable() else ''.join(letter if letter.isprintable() else '?' for letter in head)
+
+
+def shown(value: object) -> str:
+    """A value from somebody else's file as it may stand in a sentence: its repr, cut where it is long or deep."""
+    try:
+        return plain(_REPR.repr(value), 2 * MAX_NAME)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f'an {type(value).__name__} that is too long to be written'
+
+
+def word(value: object) -> str:
+    """As `shown`, but a text stands without its quotes: for what is a name where all is well."""
+    return plain(value) if isinstance(value, str) else shown(value)
+
+
 def one_line(error: BaseException) -> str:
     """An error's text in one line of at most 200 characters without a full stop; its type where it has no text."""
-    text = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-    return text if len(text) <= MAX_REASON else f'{text[: MAX_REASON - 3]}...'
+    text = ' '.join(str(error)[: 10 * MAX_REASON].split()).rstrip('.') or type(error).__name__
+    return plain(text, MAX_REASON)

@@ -11,11 +11,12 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, shown
 
 T = TypeVar('T')
 Value = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
 WORDS = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a string'}
+MAX_ITEMS, MAX_TEXT = 64, 4096  # of a list, and characters of a text: the longest path
 NO_ITEMS = ['']  # how an empty list is written where ROS wants to know of what
 READS_AS_VALUE = re.compile(r'[+-]?[0-9.]+([eE][+-]?[0-9]+)?|true|false', re.IGNORECASE)
 PLURALS = {str: 'strings', float: 'numbers'}
@@ -67,7 +68,7 @@ class Parameter:
     def allowed(self) -> str:
         """The allowed values in words."""
         if self.choices:
-            return 'one of ' + ', '.join(self.choices)
+            return f'{"a list of" if self.many else "one of"} {", ".join(self.choices)}'
         words = f'a list of {PLURALS[self.kind]}' if self.many else WORDS[self.kind]
         return words if self.low is None else f'{words} in [{self.low:.12g}, {self.high:.12g}]'
 
@@ -79,9 +80,14 @@ class Parameter:
         if self.many and value in (NO_ITEMS, tuple(NO_ITEMS)):
             return ()
         items = list(value) if self.many and isinstance(value, (list, tuple)) else [value]
+        if len(items) > MAX_ITEMS:
+            raise SettingsError(f"parameter '{self.name}' has {len(items)} entries; at most {MAX_ITEMS} are allowed")
+        if any(isinstance(item, str) and len(item) > MAX_TEXT for item in items):
+            raise SettingsError(f"parameter '{self.name}' is a text of more than {MAX_TEXT} characters: shorten it")
         good = self.many == isinstance(value, (list, tuple)) and all(map(self._allows, items))
         if not good:
-            raise SettingsError(f"parameter '{self.name}' is {value!r}; allowed is {self.allowed}{self._hint(value)}")
+            allowed = f'{self.allowed}{self._hint(value)}'
+            raise SettingsError(f"parameter '{self.name}' is {shown(value)}; allowed is {allowed}")
         parsed: list[Any] = [self.kind(item) for item in items]
         return tuple(parsed) if self.many else parsed[0]
 

@@ -14,6 +14,9 @@ from stprune_ros.core.distortion import Lens, lens_of
 OPTICAL_FROM_LINK = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])  # REP-103, columns: optical axes
 VERTICAL_DEG = 30.0  # an axis nearer to the vertical has no direction around the vehicle
 FEWEST_FOCAL = 0.01  # image widths; less is a focal length in other units than pixels
+HUGE = 1e100  # as good as infinite
+MAX_SIDE = 2**16 - 1  # pixels, as in a JPEG: the horizon takes memory for each
+LISTED = 12  # numbers in a sentence
 HORIZON_KNOTS, HORIZON_STEPS = 49, 17  # places along and across the image where the horizon is looked for
 
 
@@ -142,9 +145,11 @@ def intrinsics_faults(width: int, height: int, k: np.ndarray, d: Sequence[float]
     faults = []
     if width <= 0 or height <= 0:
         faults.append(f'width {width} and height {height} must be positive')
+    elif max(width, height) > MAX_SIDE:
+        faults.append(f'width {width} and height {height} must be at most {MAX_SIDE}')
     if not np.isfinite(k).all():
         faults.append(f'k has values that are not finite ({_numbers(k.ravel())})')
-    if not np.isfinite(np.asarray(d, dtype=float)).all():
+    if not (np.abs(np.asarray(d, dtype=float)) < HUGE).all():
         faults.append(f'd has values that are not finite ({_numbers(d)})')
     if faults:
         return faults
@@ -165,7 +170,8 @@ def intrinsics_faults(width: int, height: int, k: np.ndarray, d: Sequence[float]
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:
-    return ', '.join(f'{value:g}' for value in values)
+    rest = f' and {len(values) - LISTED} more' if len(values) > LISTED else ''
+    return ', '.join(f'{value:g}' for value in values[:LISTED]) + rest
 
 
 def _level_step(steps: np.ndarray, rise: np.ndarray, middle: float) -> float:

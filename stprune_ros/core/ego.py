@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, insort
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from stprune_ros.core.odometry import Reading, ToBase, Triple, nowhere, read_odometry, unit
 from stprune_ros.core.odometry_check import OdometryCheck
+from stprune_ros.core.stamps import stamp_of
 from stprune_ros.core.types import EgoState
 
 KEEP_NS = 10_000_000_000  # history of samples
+KEPT = 2000  # samples at most: 10 s at 200 Hz, or all that a stuck clock sends
+MAX_PENDING = 100  # samples that wait to be judged
+MAX_SAID = 100  # different sentences; a source that makes more of them only fills the log
 JUMP_NS = 1_000_000_000  # stamps that step back farther than this mean that the source started anew
 SETTLING_NS = 500_000_000  # how long the first samples are worth waiting for others to judge them by
 
@@ -60,8 +64,7 @@ class EgoTrack:
         self._notes += [*notes, *filter(None, [refusal])]
         if reading is None:
             self.fault = refusal
-            stamp = message.header.stamp
-            self._refuse(stamp.sec * 10**9 + stamp.nanosec, refusal)
+            self._refuse(stamp_of(message.header), refusal)
             return self.take_notes()
         if self._newest_ns is not None and reading.stamp_ns < self._newest_ns - JUMP_NS:
             self.clear()
@@ -69,10 +72,10 @@ class EgoTrack:
         self._newest_ns = max(self._newest_ns or 0, reading.stamp_ns)
         self._check.add(reading)
         self._pending.append(reading)
-        if self._check.is_settled:
+        if self._check.is_settled or len(self._pending) >= MAX_PENDING:
             self._judge()
-        while self._states and self._states[0].stamp_ns < self._newest_ns - KEEP_NS:
-            self._states.pop(0)
+        old = bisect_left(self._states, self._newest_ns - KEEP_NS, key=_stamp)
+        del self._states[: max(old, len(self._states) - KEPT)]
         return self.take_notes()
 
     def at(self, stamp_ns: int) -> EgoState | None:
@@ -136,15 +139,15 @@ class EgoTrack:
     def _refuse(self, stamp_ns: int, why: str) -> None:
         if stamp_ns:
             insort(self._refused, (stamp_ns, why))
-            while self._refused[0][0] < self._refused[-1][0] - KEEP_NS:
-                self._refused.pop(0)
+            old = bisect_left(self._refused, self._refused[-1][0] - KEEP_NS, key=itemgetter(0))
+            del self._refused[: max(old, len(self._refused) - KEPT)]
 
     def take_notes(self) -> list[str]:
         """New notes; the same with other numbers is not new."""
         fresh = []
         for note in self._notes:
             kind = _kind(note)
-            if kind not in self._said:
+            if kind not in self._said and len(self._said) < MAX_SAID:
                 self._said.add(kind)
                 fresh.append(note)
         self._notes.clear()

@@ -13,6 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from stprune_ros.core.stamps import impossible, stamp_of
+from stprune_ros.core.transforms import frame_name
+
 Triple: TypeAlias = tuple[float, float, float]
 Quaternion: TypeAlias = tuple[float, float, float, float]
 # Rotation (3, 3) and translation (3,) that take points of a frame into the vehicle frame; None where no way leads.
@@ -20,6 +23,7 @@ ToBase: TypeAlias = Callable[[str], 'tuple[np.ndarray, np.ndarray] | None']
 
 WORLD_FRAMES = {'map', 'odom', 'world', 'earth', 'utm'}  # names that REP-105 and custom give to what stands still
 NOT_PROVIDED = 1e4  # variance: a standard deviation of 100 m/s (or rad/s) says nothing
+HUGE = 1e100  # as good as infinite
 FORWARD, YAW = 0, 35  # places of their variances in the (6, 6) covariance
 
 
@@ -60,12 +64,18 @@ def read_odometry(message: Any, base_frame: str, to_base: ToBase = nowhere) -> t
 
     A refused message has no Reading.
     """
-    stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+    stamp_ns = stamp_of(message.header)
     linear, angular = _triple(message.twist.twist.linear), _triple(message.twist.twist.angular)
-    parent, child = message.header.frame_id.lstrip('/'), message.child_frame_id.lstrip('/')
+    parent, child = frame_name(message.header.frame_id), frame_name(message.child_frame_id)
+    if impossible(message.header):
+        sentence = (
+            f'odometry with the stamp {impossible(message.header)}, which no clock has, is refused; its driver must set'
+            ' header.stamp'
+        )
+        return None, [], sentence
     if stamp_ns == 0:
         return None, [], 'odometry without a stamp is refused; its driver must set header.stamp'
-    if not all(map(math.isfinite, (*linear, *angular))):
+    if not all(map(_is_finite, (*linear, *angular))):
         return None, [], 'odometry with NaN or infinite twist is refused'
     rotation, translation, notes, refusal = _frame(parent, child, base_frame, to_base)
     if refusal:
@@ -134,12 +144,12 @@ def _frame(parent: str, child: str, base_frame: str, to_base: ToBase) -> tuple[n
 
 def _pose(pose: Any, notes: list[str]) -> tuple[Triple | None, Quaternion | None]:
     position: Triple | None = _triple(pose.position)
-    if not all(map(math.isfinite, position or ())) or not any(position or ()):
+    if not all(map(_is_finite, position or ())) or not any(position or ()):
         notes.append(
             'odometry samples whose position is not finite or exactly (0, 0, 0) count as having none:'
             ' motion comes from the twist'
         )
-        if not all(map(math.isfinite, position or ())):
+        if not all(map(_is_finite, position or ())):
             position = None
     rotation = pose.orientation
     orientation = unit((rotation.x, rotation.y, rotation.z, rotation.w))
@@ -151,6 +161,11 @@ def _pose(pose: Any, notes: list[str]) -> tuple[Triple | None, Quaternion | None
 def _is_empty(covariance: Sequence[float], place: int) -> bool:
     """Whether a variance says that its value is not provided: negative, or huge."""
     return len(covariance) > place and (covariance[place] < 0 or covariance[place] >= NOT_PROVIDED)
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is one that may be squared."""
+    return abs(value) < HUGE
 
 
 def _triple(vector: Any) -> Triple:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -23,10 +24,20 @@ SAME_PLACE_M = 1e-3  # two cameras cannot be nearer
 SAME_ATTITUDE = 1e-4  # radians
 
 
+@dataclass(frozen=True, slots=True)
+class UnusableCamera:
+    """A camera that belongs to the vehicle and has no place in the ring, and why; ``azimuth`` None: not known."""
+
+    name: str
+    reason: str
+    azimuth: float | None = None
+
+
 class CameraRig:
     """The cameras of one vehicle as a ring.
 
-    ``notes`` are sentences about cameras that were left out or whose geometry is doubtful.
+    ``notes`` are sentences about cameras that were left out or whose geometry is doubtful; ``unusable`` cameras, whose
+    calibration cannot be used, have no view as long as that lasts.
     Raises StpruneError for no cameras, a name given twice, a camera that looks up or down, or two that are one.
     """
 
@@ -47,6 +58,7 @@ class CameraRig:
         refuse_identical(models)
         self.ring: tuple[str, ...] = tuple(model.name for model in _clockwise(models))
         self.notes = (*notes, *_doubts(models))
+        self.unusable: tuple[UnusableCamera, ...] = ()
         self._shared: dict[tuple[str, str, int], np.ndarray] = {}
 
     @classmethod
@@ -73,10 +85,22 @@ class CameraRig:
         except StpruneError as error:
             raise error if str(path) in str(error) else StpruneError(f"rig file '{path}': {error}") from None
 
+    @property
+    def foremost(self) -> str:
+        """The camera nearest straight ahead, be it usable or not."""
+        known = [camera for camera in self.unusable if camera.azimuth is not None]
+        nearest = min(known, key=lambda camera: abs(camera.azimuth or 0.0), default=None)
+        first = self.ring[0]
+        if nearest is None or abs(nearest.azimuth or 0.0) >= abs(self.azimuth(first)):
+            return first
+        return nearest.name
+
     def same_as(self, other: CameraRig) -> bool:
         """Whether both hold the same cameras with the same calibration."""
-        return self.ring == other.ring and all(
-            _key(self.cameras[camera]) == _key(other.cameras[camera]) for camera in self.ring
+        return (
+            self.ring == other.ring
+            and self.unusable == other.unusable
+            and all(_key(self.cameras[camera]) == _key(other.cameras[camera]) for camera in self.ring)
         )
 
     def azimuth(self, camera: str) -> float:
@@ -196,10 +220,15 @@ def refuse_identical(models: Sequence[CameraModel]) -> None:
     """Raise StpruneError where several cameras have the same position and attitude, which no two can have."""
     same = identical_cameras(models)
     if same:
-        raise StpruneError(
-            f'the cameras {", ".join(same)} have the same position and attitude; give each its own extrinsics, or leave'
-            ' all but one of them out of cameras.names'
-        )
+        raise StpruneError(same_place(same))
+
+
+def same_place(cameras: Sequence[str]) -> str:
+    """What to say of cameras with the same position and attitude."""
+    return (
+        f'the cameras {", ".join(cameras)} have the same position and attitude; give each its own extrinsics, or leave'
+        ' all but one of them out of cameras.names'
+    )
 
 
 def identical_cameras(models: Sequence[CameraModel]) -> list[str]:

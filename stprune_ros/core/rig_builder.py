@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -11,9 +12,16 @@ import numpy as np
 
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
-from stprune_ros.core.rig import CameraRig, identical_cameras, refuse_identical
-from stprune_ros.core.transforms import StaticTransforms
-from stprune_ros.errors import StpruneError
+from stprune_ros.core.rig import (
+    CameraRig,
+    UnusableCamera,
+    identical_cameras,
+    left_out,
+    refuse_identical,
+    same_place,
+)
+from stprune_ros.core.transforms import StaticTransforms, frame_name
+from stprune_ros.errors import StpruneError, plain
 from stprune_ros.settings.parameters import CameraSettings
 
 # Takes optical-frame vectors into the frame that camera_info names.
@@ -84,6 +92,48 @@ class RigBuilder:
         models = self._with_baselines([self._model(camera) for camera in cameras])
         refuse_identical(models)
         self._check_frame_convention(models)
+        return self._rig(models)
+
+    def usable(self, cameras: Sequence[str], waited: bool = False) -> CameraRig:
+        """The ring of those cameras whose calibration can be used, the others beside it: one costs its view only.
+
+        A camera_info or a transform that has not come may still come: unless it was ``waited`` for long enough, that
+        raises StpruneError. So do frames that cannot be what cameras.frame_convention says, and a ring of no camera.
+        """
+        models, unusable = [], []
+        for camera in cameras:
+            try:
+                models.append(self._model(camera))
+            except StpruneError as error:
+                if not waited and not self._is_settled(camera):
+                    raise
+                unusable.append(UnusableCamera(camera, str(error), self._azimuth(camera)))
+        models = self._with_baselines(models)
+        self._check_frame_convention(models)
+        same = identical_cameras(models)
+        unusable += [UnusableCamera(name, same_place(same)) for name in same]
+        models = [model for model in models if model.name not in same]
+        unusable += [UnusableCamera(model.name, left_out(model), math.pi) for model in models if model.is_vertical]
+        models = [model for model in models if not model.is_vertical]
+        if not models:
+            raise StpruneError(unusable[0].reason)
+        rig = self._rig(models)
+        rig.unusable = tuple(unusable)
+        return rig
+
+    def _is_settled(self, camera: str) -> bool:
+        """Whether the camera_info of a camera has come and says nothing that can be used, whatever tf will say."""
+        info = self._infos.get(camera)
+        return info is not None and not (frame_name(info.header.frame_id) and self.has_optics(camera))
+
+    def _azimuth(self, camera: str) -> float | None:
+        """Where a camera looks, as far as tf says without its optics."""
+        try:
+            return self._without_optics(camera).azimuth
+        except (KeyError, StpruneError):
+            return None
+
+    def _rig(self, models: Sequence[CameraModel]) -> CameraRig:
         named = {*self.settings.names, *self.settings.critical, self.settings.anchor}
         rig = CameraRig.of(models, named)
         without_p = [camera for camera in rig.ring if camera in self.rectified and not any(self._infos[camera].p)]
@@ -114,7 +164,7 @@ class RigBuilder:
         return {model.name: model for model in models if model.name not in same}
 
     def _without_optics(self, camera: str) -> CameraModel:
-        pose = self.transforms.lookup(self.base_frame, self._infos[camera].header.frame_id.lstrip('/'))
+        pose = self.transforms.lookup(self.base_frame, frame_name(self._infos[camera].header.frame_id))
         rotation = pose.rotation @ FRAME_FROM_OPTICAL[self.settings.frame_convention]
         return CameraModel(camera, 0, 0, np.eye(3), rotation, pose.translation)
 
@@ -125,7 +175,7 @@ class RigBuilder:
                 f"no camera_info for camera '{camera}' yet; check its topic, give cameras.rig_file, or leave it out of"
                 ' cameras.names'
             )
-        frame = info.header.frame_id.lstrip('/')
+        frame = frame_name(info.header.frame_id)
         if not frame:
             raise StpruneError(
                 f"camera_info of camera '{camera}' has no frame_id; its driver must set it, or give cameras.rig_file"
@@ -144,7 +194,7 @@ class RigBuilder:
         """Size, intrinsics and lens of the images, and the rotation (3, 3) from the camera's to the image's axes."""
         width, height = int(info.width), int(info.height)
         k, turned = np.array(info.k, dtype=float).reshape(3, 3), np.eye(3)
-        model, d = str(info.distortion_model), tuple(float(value) for value in info.d)
+        model, d = plain(str(info.distortion_model)), tuple(float(value) for value in info.d)
         faults = []
         if camera in self.rectified:
             p, r = np.array(info.p, dtype=float).reshape(3, 4), np.array(info.r, dtype=float).reshape(3, 3)
@@ -171,7 +221,7 @@ class RigBuilder:
         A body frame read as an optical one makes every camera look up or down, the other way round all lie on a side.
         """
         convention = self.settings.frame_convention
-        frames = [self._infos[model.name].header.frame_id for model in models]
+        frames = [frame_name(self._infos[model.name].header.frame_id) for model in models]
         if convention == 'optical' and models and all(model.is_vertical for model in models):
             words = {model.vertical_word for model in models}
             better = 'body_frd' if words == {'down'} else 'body'
@@ -188,7 +238,7 @@ class RigBuilder:
 
     def _with_baselines(self, models: Sequence[CameraModel]) -> list[CameraModel]:
         """The same cameras; those of a stereo pair that share a frame stand as far apart as P says."""
-        frames = [self._infos[model.name].header.frame_id for model in models]
+        frames = [frame_name(self._infos[model.name].header.frame_id) for model in models]
         shifted = []
         for model, frame in zip(models, frames):
             p = np.array(self._infos[model.name].p, dtype=float).reshape(3, 4)

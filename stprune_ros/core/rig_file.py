@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import yaml
 
+from stprune_ros.bounded_yaml import compose, load, read_text
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
 from stprune_ros.core.transforms import matrix_from_quaternion, quaternion_fault, quaternion_from_matrix
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, one_line, plain, shown
 
 KEYS = (
     *('width', 'height', 'hfov_deg', 'k', 'distortion_model', 'd'),
     *('azimuth_deg', 'pitch_deg', 'rotation', 'position'),
 )
+MAX_CAMERAS = 64
 SAME_ROTATION = 1e-7  # in a matrix
 
 
@@ -28,23 +30,27 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
     StpruneError names the file and every bad camera, a line each.
     """
     try:
-        text = Path(path).read_text(encoding='utf-8')
-        tree, again = yaml.safe_load(text), _repeated_key(yaml.compose(text, yaml.SafeLoader))
+        text = read_text(path)
+        tree, again = load(text), _repeated_key(compose(text)[0])
     except OSError as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StpruneError(f"rig file '{path}' cannot be read: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise StpruneError(f"rig file '{path}' cannot be read: {one_line(error)}") from None
     if again is not None:
         raise StpruneError(
-            f"rig file '{path}', line {again.start_mark.line + 1}: '{again.value}' is given a second time; remove one"
+            f"rig file '{path}', line {again.start_mark.line + 1}: '{plain(again.value)}' is given a second time;"
+            ' remove one'
         )
     cameras = tree.get('cameras') if isinstance(tree, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise StpruneError(f"rig file '{path}' has no 'cameras' mapping")
     models, faults = [], []
-    for name, entry in cameras.items():
+    if len(cameras) > MAX_CAMERAS:
+        raise StpruneError(f"rig file '{path}' has {len(cameras)} cameras; a ring has at most {MAX_CAMERAS}")
+    for key, entry in cameras.items():
+        name = plain(str(key))
         try:
-            models.append(_model_from_entry(str(name), entry))
+            models.append(_model_from_entry(name, entry))
         except StpruneError as error:
             faults.append(f"rig file '{path}', camera '{name}': {error}")
     if faults:
@@ -81,14 +87,15 @@ def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
 def _model_from_entry(name: str, entry: object) -> CameraModel:
     if not isinstance(entry, dict):
         raise StpruneError(f'it must be a mapping with {", ".join(KEYS)}')
-    unknown = [str(key) for key in entry if key not in KEYS]
+    unknown = [plain(str(key)) for key in entry if key not in KEYS]
     if unknown:
         raise StpruneError(f"'{unknown[0]}' is not known here; known are {', '.join(KEYS)}")
     for one, other in (('k', 'hfov_deg'), ('rotation', 'azimuth_deg'), ('rotation', 'pitch_deg')):
         if one in entry and other in entry:
             raise StpruneError(f"'{one}' and '{other}' say the same thing; give one of them")
     width, height = _integer(entry, 'width'), _integer(entry, 'height')
-    model, d = str(entry.get('distortion_model') or ''), tuple(_numbers(entry, 'd', None)) if 'd' in entry else ()
+    model = plain(str(entry.get('distortion_model') or ''))
+    d = tuple(_numbers(entry, 'd', None)) if 'd' in entry else ()
     if 'k' in entry:
         k = np.array(_numbers(entry, 'k', 9)).reshape(3, 3)
     else:
@@ -102,7 +109,7 @@ def _model_from_entry(name: str, entry: object) -> CameraModel:
     lens_of(model, d)
     translation = np.array(_numbers(entry, 'position', 3)) if 'position' in entry else np.zeros(3)
     if not np.isfinite(translation).all():
-        raise StpruneError(f'position {entry["position"]} must be finite')
+        raise StpruneError(f'position {shown(entry["position"])} must be finite')
     return CameraModel(name, width, height, k, _rotation(entry), translation, model, d)
 
 
@@ -145,17 +152,17 @@ def _value(entry: Mapping[str, Any], key: str) -> Any:
 def _number(entry: Mapping[str, Any], key: str) -> float:
     try:
         value = float(_value(entry, key))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
-        raise StpruneError(f"'{key}' is {entry[key]}, not a finite number")
+        raise StpruneError(f"'{key}' is {shown(entry[key])}, not a finite number")
     return value
 
 
 def _integer(entry: Mapping[str, Any], key: str) -> int:
     value = _number(entry, key)
     if value != int(value):
-        raise StpruneError(f"'{key}' is {entry[key]}, not an integer")
+        raise StpruneError(f"'{key}' is {shown(entry[key])}, not an integer")
     return int(value)
 
 
@@ -163,8 +170,8 @@ def _numbers(entry: Mapping[str, Any], key: str, count: int | None) -> list[floa
     """A list of numbers, flat or of lists, finite or not."""
     try:
         values = [float(value) for value in np.asarray(entry[key], dtype=float).ravel()]
-    except (TypeError, ValueError):
-        raise StpruneError(f"'{key}' is {entry[key]}, not a list of numbers") from None
+    except (TypeError, ValueError, OverflowError):
+        raise StpruneError(f"'{key}' is {shown(entry[key])}, not a list of numbers") from None
     if count is not None and len(values) != count:
         raise StpruneError(f"'{key}' has {len(values)} numbers, not {count}")
     return values

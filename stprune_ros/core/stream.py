@@ -11,20 +11,23 @@ from typing import Any
 
 from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.frame_buffer import FrameBuffer
+from stprune_ros.core.frozen_images import FrozenImages
 from stprune_ros.core.odometry import ToBase, nowhere
 from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.stamps import impossible, stamp_of
 from stprune_ros.core.synchronizer import RingSynchronizer
 from stprune_ros.core.timing_faults import TimingFaults
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, plain
 from stprune_ros.settings.settings import Settings, nanoseconds
 
 PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all
+MAX_WAITING = 64  # sets that wait for odometry: stamps that hardly move make nobody wait for ever
 
 
 @dataclass(frozen=True)
 class CameraRoles:
-    """Which camera plays which part, names checked against the ring."""
+    """Which camera plays which part, names checked against the rig; the anchor is one of the ring."""
 
     anchor: str
     critical: tuple[str, ...]
@@ -33,17 +36,20 @@ class CameraRoles:
     def from_settings(cls, settings: Settings, rig: CameraRig) -> CameraRoles:
         """Anchor (the camera nearest straight ahead unless named) and critical cameras (the anchor unless named).
 
-        Raises SettingsError naming a camera that is not in the ring.
+        Where neither is named, a camera of which nobody knows where it looks may be the one straight ahead, and counts
+        as critical. Raises SettingsError naming a camera that is not in the ring.
         """
-        anchor = settings.cameras.anchor or rig.ring[0]
-        critical = tuple(settings.cameras.critical) or (anchor,)
+        given, unusable = settings.cameras, {camera.name: camera for camera in rig.unusable}
+        anchor = given.anchor or rig.foremost
+        lost = [] if given.anchor else [camera.name for camera in rig.unusable if camera.azimuth is None]
+        critical = tuple(given.critical) or (anchor, *lost)
         for camera in (anchor, *critical):
-            if camera not in rig.ring:
+            if camera not in rig.ring and camera not in unusable:
                 raise SettingsError(
                     f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring:"
                     f' {", ".join(rig.ring)}'
                 )
-        return cls(anchor, critical)
+        return cls(anchor if anchor in rig.ring else rig.ring[0], critical)
 
 
 class SensorStream:
@@ -68,7 +74,15 @@ class SensorStream:
             'max_spread_ns': nanoseconds(settings.sync.max_spread_ms),
             'offsets_ns': {camera: given.get(camera, 0) for camera in rig.ring},
         }
-        self._sync = RingSynchronizer(rig.ring, self.roles.anchor, min_views=settings.sync.min_views, **limits)
+        self._replaceable = self.roles.anchor not in self.roles.critical
+        self._sync = RingSynchronizer(
+            rig.ring,
+            self.roles.anchor,
+            min_views=settings.sync.min_views,
+            replaceable=self._replaceable,
+            silent_ns=nanoseconds(settings.cameras.stale_after_ms),
+            **limits,
+        )
         named = set(names) == set(rig.ring)
         self._timing = TimingFaults(names if named else rig.ring, self.roles.anchor, named=named, **limits)
         self._ego = EgoTrack(nanoseconds(settings.ego.max_age_ms), settings.cameras.base_frame, to_base)
@@ -77,6 +91,7 @@ class SensorStream:
         self._buffer = FrameBuffer(
             settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
         )
+        self._frozen = FrozenImages(nanoseconds(settings.cameras.frozen_after_ms))
         self._stale_ns = nanoseconds(settings.cameras.stale_after_ms)
         self._period_ns = nanoseconds(settings.inference.period_ms)
         self._tick_cell: int | None = None
@@ -100,23 +115,30 @@ class SensorStream:
 
     def take_notes(self) -> list[str]:
         """New sentences to log, and forget them."""
-        notes, self._notes = [*self._timing.take_notes(), *self._notes], []
+        notes, self._notes = [*self._sync.take_notes(), *self._timing.take_notes(), *self._notes], []
         return notes
 
     def fault(self, camera: str) -> str | None:
         """What is wrong with the stamps of a camera as long as it lasts, None where they are good."""
-        return self._timing.sentence(camera)
+        if camera == self.roles.anchor and self._sync.anchor_fault:
+            return self._sync.anchor_fault
+        return self._timing.sentence(camera) if camera in self.rig.ring else None
 
     def add_image(self, camera: str, message: Any, received_ns: int | None = None) -> list[Window]:
         """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first.
 
-        ``received_ns``, by any clock, only helps to say how far a camera's own clock is off.
+        Those of the rig's unusable cameras are passed over. ``received_ns``, by any clock, only helps to say how far a
+        camera's own clock is off.
         """
+        if any(camera == unusable.name for unusable in self.rig.unusable):
+            return []
         frame = frame_of(camera, message)
         if frame.stamp_ns == 0:
             self.counters['frames_unstamped'] += 1
-            self._timing.saw_unstamped(camera)
+            self._timing.saw_unstamped(camera, impossible(message.header))
             return []
+        if self._frozen.is_frozen(camera, message, frame.stamp_ns):
+            frame = replace(frame, frozen=True)
         self._timing.saw(camera, frame.stamp_ns, received_ns)
         self._close(self._sync.add(frame))
         return self._release()
@@ -129,13 +151,14 @@ class SensorStream:
     def finish(self) -> list[Window]:
         """The end of a bag: everything that is still open becomes due."""
         self._close(self._sync.flush())
-        self._notes += self._timing.totals()
+        self._notes += self._timing.totals(anchor_stays=not self._replaceable)
         return self._release(ended=True)
 
     def reset(self, reason: str) -> None:
         """The clock jumped: forget everything that was buffered."""
         self._sync.reset()
         self._timing.reset()
+        self._frozen.reset()
         self._ego.clear()
         self._buffer.flush()
         self._waiting.clear()
@@ -150,7 +173,9 @@ class SensorStream:
 
     def _release(self, ended: bool = False) -> list[Window]:
         windows = []
-        while self._waiting and (ended or not self._odometry_may_come(self._waiting[0].stamp_ns)):
+        while self._waiting and (
+            ended or len(self._waiting) > MAX_WAITING or not self._odometry_may_come(self._waiting[0].stamp_ns)
+        ):
             window = self._tick(self._waiting.pop(0))
             if window is not None:
                 windows.append(window)
@@ -196,9 +221,10 @@ class SensorStream:
 
 
 def frame_of(camera: str, message: Any) -> CameraFrame:
-    """A CameraFrame that refers to an Image or CompressedImage message (rclpy or rosbags alike)."""
-    stamp = message.header.stamp
-    stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
+    """A CameraFrame that refers to an Image or CompressedImage message (rclpy or rosbags alike).
+
+    Its stamp is 0 where the message has none that is possible.
+    """
     height, width = getattr(message, 'height', 0), getattr(message, 'width', 0)  # a CompressedImage has neither
-    encoding = message.encoding if hasattr(message, 'encoding') else message.format
-    return CameraFrame(camera, stamp_ns, encoding, int(height), int(width), message)
+    encoding = plain(message.encoding if hasattr(message, 'encoding') else message.format)
+    return CameraFrame(camera, stamp_of(message.header), encoding, int(height), int(width), message)

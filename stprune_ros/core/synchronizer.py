@@ -4,6 +4,8 @@ An anchor camera opens a set with each of its frames; every other camera brings 
 A set closes when it cannot get better, or when a stamp of anchor + max_wait has been seen anywhere. There is no clock
 and no thread here: the same stamps give the same sets in whatever order they arrive, as long as every frame of a set
 arrives before that closing stamp does, and the anchor camera's own frames in their order (one publisher's always do).
+While the anchor is silent or late another camera may open the sets (`anchor.AnchorWatch`). Whatever comes in, at most
+a number of frames and sets that follows from the times above is held.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 
+from stprune_ros.core.anchor import HORIZON_NS, AnchorWatch
 from stprune_ros.core.types import CameraFrame, FrameSet
 from stprune_ros.errors import StpruneError
 
 JUMP_NS = 1_000_000_000  # a camera whose stamps step back farther than this has started anew (a bag that loops)
-HORIZON_NS = 1_000_000_000  # stamps farther ahead of the anchor than this are a wrong clock and close nothing
 MIN_INTERVAL_NS = 5_000_000  # no camera fires twice within this: a frame nearer than half of it cannot be beaten
+USUAL_INTERVAL_NS, SPARE_FRAMES = 10_000_000, 32  # as many frames are held of a camera, and some for a late anchor
 
 _stamp = attrgetter('stamp_ns')
 
@@ -28,7 +31,9 @@ class RingSynchronizer:
 
     ``offsets_ns`` says how long after the anchor a camera is known to fire. ``tolerance_ns`` is the largest distance
     from the anchor, ``max_spread_ns`` the largest span of a set, both after the offsets are taken off.
-    ``counters`` counts sets_full, sets_partial, sets_skipped, frames_late, frames_duplicate and clock_jumps.
+    The anchor is replaced only where it is ``replaceable``; ``silent_ns`` is how long it may send nothing.
+    ``counters`` counts sets_full, sets_partial, sets_skipped, frames_late, frames_duplicate, frames_crowded and
+    clock_jumps.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class RingSynchronizer:
         max_spread_ns: int,
         offsets_ns: Mapping[str, int] | None = None,
         min_views: int = 1,
+        replaceable: bool = False,
+        silent_ns: int = HORIZON_NS,
     ) -> None:
         if anchor not in cameras:
             raise StpruneError(f"anchor camera '{anchor}' is not in the ring: {', '.join(cameras)}")
@@ -57,14 +64,27 @@ class RingSynchronizer:
         self._newest: dict[str, int] = {}  # corrected stamp by camera
         self._pending: list[CameraFrame] = []  # anchor frames of open sets, sorted by stamp
         self._closed_ns: int | None = None  # anchor stamp of the last closed set
+        self._watch = AnchorWatch(
+            self.cameras, anchor, replaceable=replaceable, silent_ns=silent_ns, late_ns=max_wait_ns
+        )
+        self._most = (max_wait_ns + 2 * tolerance_ns) // USUAL_INTERVAL_NS + SPARE_FRAMES
 
     @property
     def watermark_ns(self) -> int | None:
         """Newest corrected stamp seen anywhere, wrong clocks left out; None before the first anchor frame."""
-        anchor = self._newest.get(self.anchor)
+        anchor = self._newest.get(self._watch.acting)
         if anchor is None:
             return None
         return max(stamp for stamp in self._newest.values() if stamp <= anchor + HORIZON_NS)
+
+    @property
+    def anchor_fault(self) -> str:
+        """What is wrong with the anchor, as long as it lasts."""
+        return self._watch.fault
+
+    def take_notes(self) -> list[str]:
+        """What is new to say about the anchor."""
+        return self._watch.take_notes()
 
     def newest_ns(self, camera: str) -> int | None:
         """Newest corrected stamp of one camera; None before its first frame."""
@@ -82,11 +102,12 @@ class RingSynchronizer:
         if not self._store(frame):
             return []
         self._newest[frame.camera] = stamp if newest is None else max(newest, stamp)
-        if frame.camera == self.anchor:
-            if self._closed_ns is not None and frame.stamp_ns <= self._closed_ns:
-                self.counters['frames_late'] += 1
-            else:
-                insort(self._pending, frame, key=_stamp)
+        acting = self._watch.acting
+        self._watch.saw(frame.camera, stamp)
+        if self._watch.acting != acting:
+            self._hand_over()
+        elif frame.camera == acting:
+            self._open(frame)
         closed = self._close_ready()
         self._forget_old(frame.camera)
         return closed
@@ -102,6 +123,7 @@ class RingSynchronizer:
         self.counters['clock_jumps'] += 1
         self._pending.clear()
         self._newest.clear()
+        self._watch.reset()
         self._closed_ns = None
         for frames in self._frames.values():
             frames.clear()
@@ -116,15 +138,35 @@ class RingSynchronizer:
             self.counters['frames_duplicate'] += 1
             return False
         frames.insert(at, frame)
+        if len(frames) > self._most:
+            self.counters['frames_crowded'] += 1
+            del frames[0]
         return True
+
+    def _open(self, frame: CameraFrame) -> None:
+        """Open a set with a frame of the acting anchor."""
+        late = self._closed_ns is not None and frame.stamp_ns <= self._closed_ns
+        if late or self._watch.is_out_of_step(frame.camera, self._corrected(frame)):
+            self.counters['frames_late'] += 1
+        else:
+            insort(self._pending, frame, key=_stamp)
+
+    def _hand_over(self) -> None:
+        """Another camera opens the sets now, the first with its frame that no set of the one before can hold."""
+        last = [self._pending[-1].stamp_ns] if self._pending else [] if self._closed_ns is None else [self._closed_ns]
+        for frame in self._frames[self._watch.acting]:
+            if not last or frame.stamp_ns > last[0] + self.tolerance_ns:
+                self._open(frame)
 
     def _start_anew(self, camera: str, stamp: int) -> None:
         """One camera stepped back in time. Where it is the anchor, the others keep only frames of the new time."""
         self._frames[camera].clear()
-        if camera != self.anchor:
+        if camera != self._watch.acting:
+            self._watch.forget(camera)
             return
         self.counters['clock_jumps'] += 1
         self._pending.clear()
+        self._watch.reset()
         self._closed_ns = None
         for other, frames in self._frames.items():
             frames[:] = [frame for frame in frames if abs(self._corrected(frame) - stamp) <= HORIZON_NS]
@@ -137,7 +179,8 @@ class RingSynchronizer:
         # Oldest first and never out of order: a newer set that is complete waits for its elder.
         while self._pending and watermark is not None:
             anchor = self._pending[0]
-            if watermark < self._corrected(anchor) + self.max_wait_ns and not self._unbeatable(anchor):
+            waits = watermark < self._corrected(anchor) + self.max_wait_ns and not self._unbeatable(anchor)
+            if waits and len(self._pending) <= self._most:
                 break
             frame_set = self._close(self._pending.pop(0))
             if frame_set is not None:
@@ -148,7 +191,7 @@ class RingSynchronizer:
         return abs(self._corrected(frame) - self._corrected(anchor))
 
     def _nearest(self, camera: str, anchor: CameraFrame) -> CameraFrame | None:
-        if camera == self.anchor:
+        if camera == anchor.camera:
             return anchor
         near = [frame for frame in self._frames[camera] if self._distance(frame, anchor) <= self.tolerance_ns]
         return min(near, key=lambda frame: (self._distance(frame, anchor), frame.stamp_ns), default=None)
@@ -163,6 +206,9 @@ class RingSynchronizer:
         while self._spread(chosen) > self.max_spread_ns:
             del chosen[max(chosen, key=lambda camera: self._distance(chosen[camera], anchor))]
         self._closed_ns = anchor.stamp_ns
+        if self._watch.is_out_of_step(anchor.camera, self._corrected(anchor), self.max_wait_ns):
+            self.counters['frames_late'] += 1
+            return None
         if len(chosen) < self.min_views:
             self.counters['sets_skipped'] += 1
             return None
@@ -176,8 +222,14 @@ class RingSynchronizer:
         return max(stamps) - min(stamps)
 
     def _forget_old(self, camera: str) -> None:
-        """Drop what no open or coming set can use: a set that old has been closed by this camera's own stamps."""
-        frames = self._frames[camera]
-        oldest = self._newest[camera] - self.max_wait_ns - 2 * self.tolerance_ns
+        """Drop what no open or coming set can use: a set that old has been closed by this camera's own stamps.
+
+        Sets of an anchor that is late, but not out of step, are still to come.
+        """
+        frames, newest = self._frames[camera], self._newest[camera]
+        late_ns = newest - self._newest.get(self._watch.acting, newest - HORIZON_NS)
+        if late_ns > HORIZON_NS or self._watch.is_silent:
+            late_ns = 0
+        oldest = newest - max(self.max_wait_ns, late_ns) - 2 * self.tolerance_ns
         while frames and self._corrected(frames[0]) < oldest:
             frames.pop(0)

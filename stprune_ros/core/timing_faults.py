@@ -104,18 +104,25 @@ class TimingFaults:
             found.leads.append(stamp_ns - anchor_ns - waited)
             found.led_at = anchor_ns  # once per frame of the anchor: it may have stopped
 
-    def saw_unstamped(self, camera: str) -> None:
-        """A frame had no stamp. The first of each camera makes a note."""
+    def saw_unstamped(self, camera: str, impossible: str = '') -> None:
+        """A frame had no stamp, or one that is ``impossible``. The first of each camera makes a note."""
         found = self._cameras[camera]
         self._count(found, 'unstamped')
-        if found.counts['unstamped'] == 1:
+        if found.counts['unstamped'] > 1:
+            return
+        if impossible:
+            self._notes.append(
+                f"images of camera '{camera}' have the stamp {impossible}, which no clock has, and are refused; the"
+                ' driver must set header.stamp'
+            )
+        else:
             self._notes.append(
                 f"images of camera '{camera}' have no stamp and are refused; the driver must set header.stamp"
             )
 
     def judge(self, frame_set: FrameSet) -> None:
         """Take a closed set, and judge every camera anew."""
-        self._sets.append(frame_set)
+        self._sets.append(frame_set.without_images())
         for camera in self._names:
             fault = self._missing_because(camera) if camera != self._anchor else None
             self._tell(camera, fault)
@@ -138,7 +145,7 @@ class TimingFaults:
         recent = Counter(found.kinds)
         if recent['unstamped']:
             without = found.counts['unstamped']
-            return f"{without} images of camera '{camera}' had no stamp: the driver must set header.stamp"
+            return f"{without} images of camera '{camera}' had no stamp that can be: the driver must set header.stamp"
         if recent['repeated'] >= ENOUGH:
             return self._repeats(camera)
         if recent['back'] >= ENOUGH:
@@ -150,9 +157,12 @@ class TimingFaults:
         notes, self._notes = self._notes, []
         return notes
 
-    def totals(self) -> list[str]:
-        """At the end of a bag: sentences about stamps that were no good, with their counts, and about silence."""
-        notes = [*self._silences()]
+    def totals(self, anchor_stays: bool = True) -> list[str]:
+        """At the end of a bag: sentences about stamps that were no good, with their counts, and about silence.
+
+        A silent anchor is no loss unless it ``anchor_stays`` one.
+        """
+        notes = [*self._silences()] if anchor_stays else []
         for camera, found in self._cameras.items():
             if found.counts['unstamped'] > 1:
                 all_of_them = found.counts['all']

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, plain
 
+MAX_FRAMES = 2000  # no vehicle has as many; further ones are not kept
+MAX_NAME = 255  # characters of a frame's name
+FARTHEST_M = 1e9  # as good as infinite
 LENGTH_TOLERANCE = 0.01  # of a squared quaternion length from 1, as in tf2
 
 
@@ -51,6 +54,7 @@ class StaticTransforms:
     def __init__(self) -> None:
         self._edges: dict[str, Edge] = {}
         self._moving: dict[str, Edge] = {}  # seen on /tf, only to explain what is missing
+        self._full = False  # frames came that were not kept
 
     def __len__(self) -> int:
         """Frames with a usable transform to their parent."""
@@ -62,9 +66,13 @@ class StaticTransforms:
         As in tf2 a later transform of the same child wins, and one that cannot be used changes nothing.
         """
         changed = False
-        for stamped in message.transforms:
+        self._full |= len(message.transforms) > MAX_FRAMES
+        for stamped in message.transforms[:MAX_FRAMES]:
             child, edge = _edge_of(stamped)
             known = self._edges.get(child)
+            if known is None and len(self._edges) >= MAX_FRAMES:
+                self._full = True
+                continue
             if edge.pose is None and known is not None and known.pose is not None:
                 continue
             changed |= edge.pose is not None and not _same(known, edge)
@@ -83,7 +91,9 @@ class StaticTransforms:
         True where it names a frame that was not named before.
         """
         before = len(self._moving)
-        self._moving.update(map(_edge_of, message.transforms))
+        for child, edge in map(_edge_of, message.transforms[:MAX_FRAMES]):
+            if child in self._moving or len(self._moving) < MAX_FRAMES:
+                self._moving[child] = edge
         return len(self._moving) > before
 
     def lookup(self, target: str, source: str) -> Pose:
@@ -127,6 +137,11 @@ class StaticTransforms:
                     f"the static transform from '{edge.parent}' to '{end}' cannot be used: {edge.fault};"
                     ' mend its publisher'
                 )
+        if self._full:
+            return StpruneError(
+                f"no static transform leads from '{source}' to '{target}' among the {MAX_FRAMES} frames that are kept,"
+                ' and more are published; find who names so many on /tf_static'
+            )
         moving = self._first_moving(up, down)
         if moving is not None:
             return StpruneError(
@@ -170,6 +185,11 @@ class StaticTransforms:
         if not set(above) & set(over):
             return None
         return next(iter([*moving_up, *moving_down]), None)
+
+
+def frame_name(text: str) -> str:
+    """The name of a frame as a message gives it: without tf's leading slash, and fit to stand in a sentence."""
+    return plain(text.lstrip('/'), MAX_NAME)
 
 
 def matrix_from_quaternion(quaternion: Sequence[float]) -> np.ndarray | None:
@@ -218,17 +238,17 @@ def quaternion_fault(quaternion: Sequence[float]) -> str:
 
 
 def _edge_of(stamped: Any) -> tuple[str, Edge]:
-    child, parent = stamped.child_frame_id.lstrip('/'), stamped.header.frame_id.lstrip('/')
+    child, parent = frame_name(stamped.child_frame_id), frame_name(stamped.header.frame_id)
     rotation, translation = stamped.transform.rotation, stamped.transform.translation
     quaternion = tuple(float(value) for value in (rotation.x, rotation.y, rotation.z, rotation.w))
     offset = np.array([translation.x, translation.y, translation.z], dtype=float)
     fault = quaternion_fault(quaternion)
-    if not np.isfinite(offset).all():
+    if not (np.abs(offset) < FARTHEST_M).all():
         fault = f'its translation ({", ".join(f"{value:g}" for value in offset)}) is not finite'
     if not parent or parent == child:
         fault = 'it names no parent frame' if not parent else 'it leads from the frame to itself'
-    matrix = matrix_from_quaternion(quaternion)
-    pose = Pose(matrix, offset) if matrix is not None and not fault else None
+    matrix = None if fault else matrix_from_quaternion(quaternion)
+    pose = Pose(matrix, offset) if matrix is not None else None
     return child, Edge(parent, pose, fault)
 
 

@@ -81,6 +81,7 @@ class CameraFrame:
 
     ``encoding`` is the Image encoding ('rgb8', ...) or the CompressedImage format; ``height`` and ``width`` are pixels,
     0 where only decoding can tell; ``payload`` is the message as received, held by reference and never changed.
+    ``frozen`` says that the camera has sent the same image under new stamps for longer than it may.
     """
 
     camera: str
@@ -89,6 +90,7 @@ class CameraFrame:
     height: int = 0
     width: int = 0
     payload: Any = None
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,11 @@ class FrameSet:
     def full(self) -> bool:
         """True where every view has a frame."""
         return not self.missing
+
+    def without_images(self) -> FrameSet:
+        """The same set for whoever keeps it for its stamps: the images need not stay in memory for that."""
+        frames = {camera: replace(frame, payload=None) for camera, frame in self.frames.items()}
+        return replace(self, frames=frames)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, CameraState, EgoState, ViewReport, Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.stages import StageClock
+from stprune_ros.io.images import FAR_LARGER, DecodeLimits
 from stprune_ros.pruning.view_tokens import ViewTokens
-from stprune_ros.vlm.backend import Backend, ImageFeatures
+from stprune_ros.settings.parameters import CameraSettings
+from stprune_ros.vlm.backend import Backend, ImageFeatures, PreparedImages
 
 ASPECT_TOLERANCE = 0.02  # an image whose aspect differs by more is not the one that camera_info describes
 
 FrameKey = tuple[str, int]  # camera, stamp_ns
-# Pixels of a frame for a model that reduces images to so many, RGB uint8 (height, width, 3), and by how much the sides
-# were reduced. Raises StpruneError for a broken image.
-Decode = Callable[[CameraFrame, int], tuple[np.ndarray, int]]
+# Pixels of a frame within the limits, RGB uint8 (height, width, 3), and by how much the sides were reduced. Raises
+# StpruneError for an image that is broken or beyond the limits.
+Decode = Callable[[CameraFrame, DecodeLimits], tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """A frame and its pixels, whose sides were reduced by the factor ``reduced_by``."""
+
+    frame: CameraFrame
+    image: np.ndarray
+    reduced_by: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels as the camera sent it."""
+        return self.image.shape[1] * self.reduced_by, self.image.shape[0] * self.reduced_by
 
 
 @dataclass(frozen=True)
@@ -61,10 +79,14 @@ class ViewFeatures:
 class FeatureCache:
     """Decodes and encodes the frames of each window that the window before did not have. One thread at a time."""
 
-    def __init__(self, backend: Backend, rig: CameraRig, decode: Decode) -> None:
+    def __init__(self, backend: Backend, rig: CameraRig, decode: Decode, cameras: CameraSettings) -> None:
         self._backend = backend
         self._rig = rig
         self._decode = decode
+        self._limits = {
+            model.name: DecodeLimits(backend.model_pixels, _max_pixels(model, cameras.max_pixels), cameras.formats)
+            for model in rig.cameras.values()
+        }
         self._frames: dict[FrameKey, EncodedFrame | None] = {}  # of the last window; None: could not be decoded
 
     def update(
@@ -75,41 +97,84 @@ class FeatureCache:
         Raises what the backend raises; the cache is then as it was before.
         """
         frames = [frame for frame_set in window.sets for frame in frame_set.frames.values()]
+        newest_first = [frame for frame_set in reversed(window.sets) for frame in frame_set.frames.values()]
         current = window.current.frames
         # Also of a camera that is silent just now: it will come back.
         known = {key: self._frames[key] for key in map(_key, frames) if key in self._frames}
-        new = {_key(frame): frame for frame in frames if frame.camera in current and _key(frame) not in known}
-        decoded: dict[FrameKey, tuple[np.ndarray, int]] = {}
-        notes = []
+        wanted = [frame for frame in newest_first if frame.camera in current and not frame.frozen]
+        notes = [_frozen(frame) for frame in current.values() if frame.frozen]
         with clock.stage('decode'):
-            for key, frame in new.items():
-                try:
-                    decoded[key] = self._decode(frame, self._backend.model_pixels)
-                except StpruneError as error:
-                    notes.append(left_out(frame, error))
+            decoded = self._decode_new([frame for frame in wanted if _key(frame) not in known], known, notes)
+        ordered = {key: decoded[key] for key in map(_key, frames) if key in decoded}
         with clock.stage('prepare'):
-            prepared = self._backend.prepare([image for image, _ in decoded.values()])
+            prepared = self._prepare(ordered, known, notes)
         with clock.stage('encode'):
-            encoded = self._backend.encode(prepared)
-        known.update(dict.fromkeys(new))
-        for (key, (image, reduced_by)), features in zip(decoded.items(), encoded, strict=True):
-            known[key] = EncodedFrame(features, (image.shape[1] * reduced_by, image.shape[0] * reduced_by))
+            known.update(self._encode(ordered, prepared))
         self._frames = known  # nothing older than this window is ever asked for again
-        images = {camera: decoded[_key(frame)][0] for camera, frame in current.items() if _key(frame) in decoded}
-        views = [
-            self._view(camera, window, images.get(camera) if with_images else None) for camera in window.current.cameras
-        ]
+        images = {key: found.image for key, found in decoded.items()}
+        views = [self._view(camera, window, images if with_images else {}) for camera in window.current.cameras]
         return views, notes
 
     def clear(self) -> None:
         """Forget every frame."""
         self._frames.clear()
 
-    def _view(self, camera: str, window: Window, image: np.ndarray | None) -> ViewFeatures:
+    def _decode_new(
+        self, frames: Sequence[CameraFrame], known: dict[FrameKey, EncodedFrame | None], notes: list[str]
+    ) -> dict[FrameKey, DecodedFrame]:
+        """Decode what one tick may decode, the newest first: one set of images as large as they may be.
+
+        A current frame always has room. One of the history that has none is left for the next tick. Those that are
+        broken go into ``known``, with a sentence in ``notes``.
+        """
+        room = sum(limits.max_pixels for limits in self._limits.values())
+        decoded = {}
+        for frame in frames:
+            limits = self._limits[frame.camera]
+            if room < limits.max_pixels:
+                continue
+            try:
+                image, reduced_by = self._decode(frame, limits)
+            except StpruneError as error:
+                notes.append(left_out(frame, error))
+                known[_key(frame)] = None
+            else:
+                decoded[_key(frame)] = DecodedFrame(frame, image, reduced_by)
+                room -= math.prod(decoded[_key(frame)].size)
+        return decoded
+
+    def _prepare(
+        self, decoded: dict[FrameKey, DecodedFrame], known: dict[FrameKey, EncodedFrame | None], notes: list[str]
+    ) -> PreparedImages:
+        """What the backend makes of all pictures; those that it refuses go from ``decoded`` into ``known``."""
+        try:
+            return self._backend.prepare([found.image for found in decoded.values()])
+        except StpruneError:  # one of them, most likely: each by itself
+            for key, found in list(decoded.items()):
+                try:
+                    self._backend.prepare([found.image])
+                except StpruneError as error:
+                    notes.append(left_out(found.frame, error))
+                    known[key] = None
+                    del decoded[key]
+        return self._backend.prepare([found.image for found in decoded.values()])
+
+    def _encode(
+        self, decoded: Mapping[FrameKey, DecodedFrame], prepared: PreparedImages
+    ) -> dict[FrameKey, EncodedFrame]:
+        encoded = self._backend.encode(prepared)
+        return {
+            key: EncodedFrame(features, found.size)
+            for (key, found), features in zip(decoded.items(), encoded, strict=True)
+        }
+
+    def _view(self, camera: str, window: Window, images: Mapping[FrameKey, np.ndarray]) -> ViewFeatures:
         frame = window.current.frames.get(camera)
         if frame is None:
             stale = camera in window.current.stale
             return ViewFeatures(camera, CameraState.STALE if stale else CameraState.MISSING)
+        if frame.frozen:
+            return ViewFeatures(camera, CameraState.FROZEN, frame.stamp_ns)
         current = self._frames[_key(frame)]
         if current is None:
             return ViewFeatures(camera, CameraState.INVALID, frame.stamp_ns)
@@ -117,7 +182,7 @@ class FeatureCache:
         features, slots, egos = [], [], []
         for slot, frame_set in enumerate(window.sets, start=first):
             past = frame_set.frames.get(camera)
-            encoded = self._frames[_key(past)] if past is not None else None
+            encoded = self._frames.get(_key(past)) if past is not None else None
             # A compressed image shows its size when decoded: history of another size has another token grid.
             if encoded is not None and encoded.features.grid == current.features.grid:
                 features.append(encoded.features)
@@ -125,7 +190,9 @@ class FeatureCache:
                 egos.append(frame_set.ego)
         note = self._calibration_note(camera, current.size)
         state = CameraState.MISCALIBRATED if note else CameraState.OK
-        return ViewFeatures(camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), image, note)
+        return ViewFeatures(
+            camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), images.get(_key(frame)), note
+        )
 
     def _calibration_note(self, camera: str, size: tuple[int, int]) -> str:
         """What to say of images with another aspect than the calibration, or not cut to its roi, '' where they fit."""
@@ -173,6 +240,18 @@ def view_tokens(
 def left_out(frame: CameraFrame, error: StpruneError) -> str:
     """What to say about an image that cannot be decoded."""
     return f"image of camera '{frame.camera}' is left out: {error}"
+
+
+def _frozen(frame: CameraFrame) -> str:
+    return (
+        f"camera '{frame.camera}' sends the same image again and again under new stamps: its view is left out; restart"
+        ' the camera, or set cameras.frozen_after_ms to 0 for a simulator without noise'
+    )
+
+
+def _max_pixels(model: CameraModel, given: int) -> int:
+    """The most pixels that an image of a camera may have; ``given`` is cameras.max_pixels."""
+    return given or FAR_LARGER * math.prod(model.whole or (model.width, model.height))
 
 
 def _key(frame: CameraFrame) -> FrameKey:

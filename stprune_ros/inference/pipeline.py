@@ -21,6 +21,7 @@ from stprune_ros.core.types import (
     Provenance,
     Status,
     Timing,
+    ViewReport,
     Window,
 )
 from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, view_tokens
@@ -53,7 +54,7 @@ class Pipeline:
         )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
-        self._features = FeatureCache(backend, rig, decode)
+        self._features = FeatureCache(backend, rig, decode, settings.cameras)
         self._similarities = SimilarityCache()
         self._governor = Governor()
         self._synchronize = synchronizer(backend.info.device)
@@ -78,10 +79,13 @@ class Pipeline:
         clock = StageClock(self._synchronize)
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
-        lost = [view.camera for view in views if view.camera in self.roles.critical and not view.state.has_frame]
+        notes += [camera.reason for camera in self.rig.unusable]
+        absent = [view.camera for view in views if not view.state.has_frame]
+        absent += [camera.name for camera in self.rig.unusable]
+        lost = [camera for camera in absent if camera in self.roles.critical]
         if lost:
             notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
-            reports = tuple(view.report() for view in views)
+            reports = self._reports([view.report() for view in views])
             timing = Timing(clock.stage_ms, wait_ms)
             return Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
 
@@ -94,10 +98,10 @@ class Pipeline:
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
 
-        reports = tuple(view.report(keep.numpy()) for view, keep in zip(views, kept))
+        reports = self._reports([view.report(keep.numpy()) for view, keep in zip(views, kept)])
         provenance = replace(self._provenance(), keep_ratio=ratio, tokens_text=context.tokens_text)
         notes += self._notes(window, views, choice)
-        degraded = bool(self.calibration_fault) or _is_degraded(window, views)
+        degraded = bool(self.calibration_fault or self.rig.unusable) or _is_degraded(window, views)
         cancelled = _is_set(cancel)
         if cancelled or clock.past(deadline_ms):
             status = Status.NO_HINT if cancelled else Status.TIMEOUT
@@ -137,6 +141,10 @@ class Pipeline:
 
     def _provenance(self) -> Provenance:
         return provenance_of(self.settings, self.backend.info, self.prompt)
+
+    def _reports(self, views: Sequence[ViewReport]) -> tuple[ViewReport, ...]:
+        """The views of an answer: those of the ring, then the cameras whose calibration cannot be used."""
+        return *views, *(ViewReport(camera.name, CameraState.INVALID) for camera in self.rig.unusable)
 
     def _choose(self, views: Sequence[ViewFeatures], spent_ms: float) -> Choice | None:
         """The keep ratio that the latency target leaves room for; None without a target."""

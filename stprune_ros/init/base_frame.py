@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from stprune_ros.core.transforms import frame_name
+
 VEHICLE_FRAMES = ('base_link', 'base_footprint', 'ego_vehicle', 'vehicle', 'base', 'chassis', 'body', 'ego', 'car')
 WORLD_FRAMES = ('map', 'odom', 'world', 'earth')
 
@@ -19,7 +21,7 @@ def choose_base_frame(transforms: Sequence[Any], cameras: Sequence[str]) -> tupl
     all of them that is not the world's.
     """
     parents = {
-        stamped.child_frame_id.lstrip('/'): stamped.header.frame_id.lstrip('/')
+        frame_name(stamped.child_frame_id): frame_name(stamped.header.frame_id)
         for message in transforms
         for stamped in message.transforms
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.rig import CameraRig, left_out
 from stprune_ros.core.rig_builder import FRAME_FROM_OPTICAL, RigBuilder, rectified_cameras
-from stprune_ros.core.transforms import StaticTransforms
+from stprune_ros.core.transforms import StaticTransforms, frame_name
 from stprune_ros.errors import StpruneError
 from stprune_ros.init.base_frame import choose_base_frame
 from stprune_ros.init.naming import find_template, template_for
@@ -136,7 +136,7 @@ def _named(found: Mapping[str, CameraTopics], proposal: Proposal) -> dict[str, C
 
 def _frame(survey: RigSurvey, topics: CameraTopics) -> str:
     info = survey.camera_infos.get(topics.info)
-    return '' if info is None else str(info.header.frame_id).lstrip('/')
+    return '' if info is None else frame_name(info.header.frame_id)
 
 
 def _geometry(

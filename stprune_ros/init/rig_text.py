@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.rig_file import attitude_entry
+from stprune_ros.errors import plain
 
 HEAD = """\
 # Where each camera looks: azimuth_deg is 0 ahead and 90 to the left, pitch_deg positive downwards, position in metres
@@ -61,9 +63,14 @@ def _optics_of(model: CameraModel) -> list[str]:
     k = ', '.join(f'{float(value):.9g}' for value in model.k.ravel())
     lines = [f'    width: {model.width}', f'    height: {model.height}', f'    k: [{k}]']
     if any(model.d):
-        lines.append(f'    distortion_model: {model.distortion_model}')
+        lines.append(f'    distortion_model: {_word(model.distortion_model)}')
         lines.append(f'    d: [{", ".join(f"{value:.9g}" for value in model.d)}]')
     return lines
+
+
+def _word(text: str) -> str:
+    """Somebody else's word as a YAML value."""
+    return text if re.fullmatch('[A-Za-z]\\w*', text) else json.dumps(plain(text))
 
 
 def _optics(info: Any) -> list[str]:
@@ -73,5 +80,5 @@ def _optics(info: Any) -> list[str]:
     lines = [f'    width: {int(info.width)}', f'    height: {int(info.height)}', f'    k: [{k}]']
     if any(info.d):
         d = ', '.join(f'{float(value):g}' for value in info.d)
-        lines += [f'    distortion_model: {info.distortion_model}', f'    d: [{d}]']
+        lines += [f'    distortion_model: {_word(info.distortion_model)}', f'    d: [{d}]']
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from stprune_ros.errors import BagError, one_line
+from stprune_ros.errors import BagError, one_line, plain
+from stprune_ros.io.bag_metadata import metadata_fault, metadata_text, profiles_fault
 from stprune_ros.io.bag_salvage import CDR, Salvage
 from stprune_ros.io.foreign_files import ZSTD_START, no_bag, unzstd
 from stprune_ros.io.sqlite_log import WriteAheadLog, has_hot_journal
@@ -34,6 +36,7 @@ DISTRIBUTION_BY_VERSION = {
     8: 'jazzy',
 }
 STORAGES = ('.mcap', '.db3')
+MAX_NAME = 255  # characters of a topic or a type
 ROS2_PROFILE = 'ros2'
 
 
@@ -176,7 +179,7 @@ class Bag:
 
     def _note_strangers(self, files: list[Path]) -> None:
         """Say which files of the folder metadata.yaml does not name: the reader follows it."""
-        text = (self.path / 'metadata.yaml').read_text(encoding='utf-8', errors='replace')
+        text = metadata_text(self.path)
         strangers = [f"'{file.name}'" for file in files if file.name not in text]
         if strangers:
             self.notes.append(
@@ -222,6 +225,11 @@ class Bag:
 
     def _open_reader(self, path: Path) -> str:
         """Open with the reader of rosbags; returns what is wrong, '' if nothing is."""
+        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in STORAGES)
+        hostile = '' if path.is_file() else metadata_fault(path)
+        hostile = hostile or next(filter(None, map(profiles_fault, files)), '')
+        if hostile:
+            return hostile
         try:
             reader = Reader(path)
             reader.open()
@@ -257,7 +265,7 @@ class Bag:
                 parsed = _parse_idl(text) if is_idl else get_types_from_msg(text, msgtype)
                 store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
             except Exception as error:  # the parser's grammar errors have no common base
-                self.notes.append(f'the definition of {msgtype} in the bag is not readable ({one_line(error)})')
+                self.notes.append(f'the definition of {plain(msgtype)} in the bag is not readable ({one_line(error)})')
         recorded = {c.msgtype for c in self._connections()}
         recorded |= {t.msgtype for s in self._salvages for t in s.topics if t.form == CDR}
         if not recorded <= store.fielddefs.keys():
@@ -276,14 +284,12 @@ class Bag:
             return Stores.LATEST
 
     def _version(self) -> int:
-        metadata = self.path / 'metadata.yaml'
-        if not metadata.is_file():
+        try:
+            lines = metadata_text(self.path).splitlines()
+        except (OSError, ValueError):
             return 0
-        for line in metadata.read_text(encoding='utf-8', errors='replace').splitlines():
-            key, _, value = line.strip().partition(':')
-            if key == 'version' and value.strip().isdigit():
-                return int(value)
-        return 0
+        versions = (re.fullmatch(r'\s*version:\s*(\d{1,4})\s*', line) for line in lines)
+        return next((int(found[1]) for found in versions if found), 0)
 
     def _topics(self) -> dict[str, Topic]:
         topics: dict[str, Topic] = {}
@@ -294,6 +300,9 @@ class Bag:
             for t, count in salvage.topics.items()
         ]
         for name, msgtype, count, digest, latched, form in sorted(found):
+            if plain(name, MAX_NAME) != name or plain(msgtype, MAX_NAME) != msgtype:
+                self._note_once(f"topic '{plain(name)}' has a name or a type that ROS does not allow; it is not read")
+                continue
             known = topics.get(name, Topic(name, msgtype, 0, digest, latched, form))
             if known.msgtype != msgtype:
                 self.notes.append(f"topic '{name}' has the types {known.msgtype} and {msgtype}; only the first is read")

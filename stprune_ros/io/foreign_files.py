@@ -8,6 +8,7 @@ import zstandard
 
 from stprune_ros.errors import BagError, one_line
 
+MAX_MESSAGE = 2**28  # bytes of one message; no image has more
 ZSTD_START = b'\x28\xb5\x2f\xfd'
 # Command that unpacks a file, by the ending of its name; {packed} and {plain} are the names.
 UNPACK = {
@@ -52,9 +53,13 @@ def no_bag(path: Path, why: str = '') -> BagError:
 def unzstd(data: bytes) -> bytes:
     """Unpack zstd. Raises BagError where the bytes are damaged."""
     try:
-        return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(data))
-    except zstandard.ZstdError as error:
+        with zstandard.ZstdDecompressor(max_window_size=MAX_MESSAGE).stream_reader(data) as stream:
+            plain = stream.read(MAX_MESSAGE + 1)
+    except (zstandard.ZstdError, MemoryError) as error:
         raise BagError(f'a message is compressed with zstd and damaged: {one_line(error)}') from None
+    if len(plain) > MAX_MESSAGE:
+        raise BagError(f'a message is compressed with zstd and has more than {MAX_MESSAGE} bytes: it is not read')
+    return bytes(plain)
 
 
 def unreadable_camera(topic: str, msgtype: str, form: str) -> str:

@@ -12,13 +12,16 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.bounded_yaml import read_text
 from stprune_ros.core.types import Behavior
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, plain, shown
 
 MATCH_NS = 20_000_000
+MAX_BYTES = 2**28  # a tick takes 2 kB: three hours at 10 Hz
 COLUMNS, BAG_COLUMN = ('stamp_ns', 'behavior'), 'bag'
 EVERY_BAG = ''  # the bag of lines that name none
 BEHAVIORS = tuple(behavior.name for behavior in Behavior if behavior != Behavior.UNKNOWN)
@@ -67,14 +70,14 @@ def read_truth(path: Path) -> dict[str, GroundTruth]:
     """
     try:
         if path.suffix == '.json':
-            ticks = json.loads(path.read_text(encoding='utf-8'))['ticks']
+            ticks = json.loads(read_text(path, MAX_BYTES))['ticks']
             return _by_bag(path, (_entry(path, tick) for tick in ticks))
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            return _by_bag(path, _lines(path, csv.DictReader(file, strict=True)))
+        table = StringIO(read_text(path, MAX_BYTES).removeprefix('\ufeff'), newline='')
+        return _by_bag(path, _lines(path, csv.DictReader(table, strict=True)))
     except OSError as error:
         raise StpruneError(f"truth file '{path}' cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
-        raise StpruneError(f"truth file '{path}' is not readable: {error!r}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, csv.Error) as error:
+        raise StpruneError(f"truth file '{path}' is not readable: {shown(error)}") from None
 
 
 def _by_bag(path: Path, entries: Iterable[tuple[str, int, TickTruth]]) -> dict[str, GroundTruth]:
@@ -92,15 +95,17 @@ def _lines(path: Path, reader: csv.DictReader[str]) -> Iterable[tuple[str, int, 
     names = tuple(reader.fieldnames or ())
     if not {*COLUMNS} <= {*names} <= {*COLUMNS, BAG_COLUMN}:
         raise StpruneError(
-            f"truth file '{path}' has the columns {', '.join(names) or 'none'}; they must be {', '.join(COLUMNS)}, and"
-            f' may be {BAG_COLUMN}'
+            f"truth file '{path}' has the columns {', '.join(map(plain, names)) or 'none'}; they must be"
+            f' {", ".join(COLUMNS)}, and may be {BAG_COLUMN}'
         )
     for line in reader:
         where = f"truth file '{path}', line {reader.line_num}"
         if None in line or None in line.values() or '' in line.values():
             raise StpruneError(f'{where} has not one value for each of {", ".join(names)}')
         if not line['stamp_ns'].strip().isdecimal():
-            raise StpruneError(f"{where}: stamp_ns is '{line['stamp_ns']}'; it must be a whole number of nanoseconds")
+            raise StpruneError(
+                f"{where}: stamp_ns is '{plain(line['stamp_ns'])}'; it must be a whole number of nanoseconds"
+            )
         truth = TickTruth(_known(line['behavior'].strip(), where))
         yield line.get(BAG_COLUMN, EVERY_BAG).strip(), int(line['stamp_ns']), truth
 
@@ -113,5 +118,5 @@ def _entry(path: Path, tick: Mapping[str, Any]) -> tuple[str, int, TickTruth]:
 
 def _known(name: str, where: str) -> str:
     if name not in BEHAVIORS:
-        raise StpruneError(f"{where}: '{name}' is no behavior; known are {', '.join(BEHAVIORS)}")
+        raise StpruneError(f"{where}: '{plain(str(name))}' is no behavior; known are {', '.join(BEHAVIORS)}")
     return name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -16,42 +17,61 @@ import cv2
 import numpy as np
 
 from stprune_ros.core.types import CameraFrame
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import StpruneError, one_line, plain
+from stprune_ros.io.image_file import MAX_SCANS, file_format, file_size, is_truncated, too_many_scans
 from stprune_ros.io.image_format import ENCODINGS, PLAIN_ARRAY, VIDEO, VIDEO_START, ImageFormat, is_depth
 
 OVERSAMPLING = 2  # how much larger, per side, a reduced image must be than what the model resizes it to (measured)
+FAR_LARGER = 16  # times the pixels of camera_info: four times each side
 REDUCED_DECODING = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-JPEG_START, JPEG_SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
-PNG_START, PNG_END = b'\x89PNG', b'IEND'
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What is decoded, and how large.
+
+    The model resizes an image to at most ``model_pixels`` pixels (0: not known); a JPEG with far more is decoded at a
+    reduced size, which is faster. An image of more than ``max_pixels`` is refused by its header, and so is a file of
+    another format than ``formats``, names of `image_file.STARTS`.
+    """
+
+    model_pixels: int = 0
+    max_pixels: int = 2**26
+    formats: tuple[str, ...] = ('jpeg', 'png')
 
 
 def decode(frame: CameraFrame) -> np.ndarray:
     """Pixels of a camera frame: RGB, uint8 (height, width, 3).
 
-    Raises StpruneError if the image is empty, broken, or of an encoding that is not supported.
+    Raises StpruneError if the image is empty, broken, too large, or of an encoding that is not supported.
     """
-    return decode_for_model(frame, 0)[0]
+    return decode_for_model(frame, DecodeLimits())[0]
 
 
-def decode_for_model(frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
+def decode_for_model(frame: CameraFrame, limits: DecodeLimits) -> tuple[np.ndarray, int]:
     """Pixels as `decode` returns them, and the factor by which their sides were reduced: 1, 2, 4 or 8.
 
-    The model resizes an image to at most ``model_pixels`` pixels (0: not known). A JPEG with far more is decoded at a
-    reduced size, which is faster. Raises StpruneError like `decode`.
+    Raises StpruneError like `decode`.
     """
     compressed = hasattr(frame.payload, 'format')  # an Image has an encoding instead
-    return decode_compressed(frame.payload, model_pixels) if compressed else (decode_raw(frame.payload), 1)
+    try:
+        if compressed:
+            return decode_compressed(frame.payload, limits)
+        return decode_raw(frame.payload, limits.max_pixels), 1
+    except (cv2.error, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise StpruneError(f'the image cannot be decoded: {one_line(error)}') from None
 
 
-def decode_raw(message: Any) -> np.ndarray:
+def decode_raw(message: Any, max_pixels: int) -> np.ndarray:
     """RGB uint8 (height, width, 3) of a sensor_msgs/Image; may share memory with it.
 
     Raises StpruneError if size, step, data and encoding do not fit together, or the encoding is not supported.
     """
-    height, width, step, encoding = message.height, message.width, message.step, message.encoding
+    height, width, step, encoding = message.height, message.width, message.step, plain(message.encoding)
     if height == 0 or width == 0:
         raise StpruneError(f'the image is empty: {width}x{height} pixels')
     _check_encoding(encoding)
+    _check_size(height, width, max_pixels)
     kind = ENCODINGS[encoding]
     row = width * kind.bytes_per_pixel
     if step < row:
@@ -69,16 +89,25 @@ def decode_raw(message: Any) -> np.ndarray:
     return _to_rgb(pixels.reshape(shape), encoding, _converter())
 
 
-def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, int]:
+def decode_compressed(message: Any, limits: DecodeLimits) -> tuple[np.ndarray, int]:
     """RGB uint8 (height, width, 3) of a sensor_msgs/CompressedImage, and the factor as in `decode_for_model`.
 
-    Raises StpruneError if the bytes are missing, truncated, no image that OpenCV decodes, or no picture.
+    Raises StpruneError if the bytes are missing, truncated, no image that OpenCV decodes, no picture, or too large.
     """
-    content = np.frombuffer(message.data, np.uint8).tobytes()
-    kind = ImageFormat.parse(message.format)
-    _check_compressed(message.format, kind, content)
-    reducible = content.startswith(JPEG_START) and not kind.mosaic  # a reduced mosaic is none
-    reduced_by = reduction_factor(content, model_pixels) if reducible else 1
+    content, text = np.frombuffer(message.data, np.uint8).tobytes(), plain(message.format)
+    kind = ImageFormat.parse(text)
+    _check_compressed(text, kind, content)
+    if file_format(content) not in limits.formats:
+        raise StpruneError(
+            f"{len(content)} bytes of format '{text}' are no {' or '.join(limits.formats)}: let the driver send one of"
+            ' these, or name what they are in cameras.formats'
+        )
+    size = file_size(content)
+    _check_size(*size, limits.max_pixels)
+    if too_many_scans(content):
+        raise StpruneError(f'the JPEG of {len(content)} bytes has more than {MAX_SCANS} scans; a camera sends one')
+    reducible = file_format(content) == 'jpeg' and not kind.mosaic  # a reduced mosaic is none
+    reduced_by = reduction_factor(size, limits.model_pixels) if reducible else 1
     flags = REDUCED_DECODING.get(reduced_by, cv2.IMREAD_COLOR) if reducible else cv2.IMREAD_UNCHANGED
     try:
         # camera_info is for the pixels as they were sent, whichever way up a header says that they are.
@@ -86,49 +115,33 @@ def decode_compressed(message: Any, model_pixels: int = 0) -> tuple[np.ndarray, 
     except cv2.error:
         image = None
     if image is None:
-        raise StpruneError(f"{len(content)} bytes of format '{message.format}' are no image that OpenCV can decode")
-    return _to_rgb(image, _decoded_encoding(image, kind, message.format), _with_opencv), reduced_by
+        raise StpruneError(f"{len(content)} bytes of format '{text}' are no image that OpenCV can decode")
+    return _to_rgb(image, _decoded_encoding(image, kind, text), _with_opencv), reduced_by
 
 
-def reduction_factor(data: bytes, model_pixels: int) -> int:
+def reduction_factor(size: tuple[int, int], model_pixels: int) -> int:
     """The factor by which the sides of a JPEG may be reduced for a model that resizes it to ``model_pixels`` pixels.
 
+    ``size`` is (height, width), ``model_pixels`` 0 where it is not known.
     One of 8, 4, 2 and 1. The reduced image is still `OVERSAMPLING` times as large, per side, as what the model gets:
     reduced to just that size, it differs enough from one that the model resized itself to turn hints. The sides must
     be divisible by the factor, or the aspect ratio would change.
     """
-    height, width = jpeg_size(data) if model_pixels else (0, 0)
-    for factor in REDUCED_DECODING:
+    height, width = size
+    for factor in REDUCED_DECODING if model_pixels else ():
         fits = height * width >= model_pixels * (OVERSAMPLING * factor) ** 2
-        if height and fits and height % factor == width % factor == 0:
+        if fits and height % factor == width % factor == 0:
             return factor
     return 1
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the frame header of a JPEG, (0, 0) if it has none."""
-    position = 2
-    while data.startswith(JPEG_START) and position + 9 <= len(data) and data[position] == 0xFF:
-        kind = data[position + 1]
-        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
-            height, width = data[position + 5 : position + 7], data[position + 7 : position + 9]
-            return int.from_bytes(height, 'big'), int.from_bytes(width, 'big')
-        position += 1 if kind == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], 'big')
-    return 0, 0
-
-
-def is_truncated(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: OpenCV would silently fill the rest with grey.
-
-    Entropy-coded JPEG data never holds an end marker, so one must follow the last start of scan; an embedded preview
-    has an end marker of its own.
-    """
-    if data.startswith(JPEG_START):
-        end = data.rfind(JPEG_END)
-        return end < 0 or data.find(JPEG_SCAN, end) >= 0
-    if data.startswith(PNG_START):
-        return PNG_END not in data[-64:]
-    return False
+def _check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise StpruneError where an image is too large to be decoded."""
+    if height * width > max_pixels:
+        raise StpruneError(
+            f'the image has {width}x{height} pixels, more than {max_pixels} in all: mend the driver or its camera_info,'
+            ' or set cameras.max_pixels'
+        )
 
 
 def _check_encoding(encoding: str) -> None:
@@ -161,7 +174,7 @@ def _check_compressed(text: str, kind: ImageFormat, content: bytes) -> None:
         )
     if is_truncated(content):
         raise StpruneError(f"the compressed image ('{text}', {len(content)} bytes) is truncated")
-    if content.startswith(JPEG_START) and kind.is_16_bit:
+    if file_format(content) == 'jpeg' and kind.is_16_bit:
         raise StpruneError(
             f"format '{text}' is a JPEG of 16-bit pixels, which were cut off at 255 and not scaled; publish png, or"
             ' an 8-bit encoding'

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.odometry import ToBase, Triple, is_world_frame
-from stprune_ros.core.transforms import StaticTransforms
+from stprune_ros.core.transforms import StaticTransforms, frame_name
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Topic, readable
 from stprune_ros.io.bag_topics import LISTED, ODOMETRY, find_static_transforms, shared_depth
@@ -159,10 +159,10 @@ def peek_of(messages: Iterable[Any]) -> OdometryPeek | None:
         first = first or message
         twist = message.twist.twist
         if any(_values(twist.linear) + _values(twist.angular)):
-            return OdometryPeek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), True)
+            return OdometryPeek(frame_name(first.header.frame_id), frame_name(first.child_frame_id), True)
     if first is None:
         return None
-    return OdometryPeek(first.header.frame_id.lstrip('/'), first.child_frame_id.lstrip('/'), False)
+    return OdometryPeek(frame_name(first.header.frame_id), frame_name(first.child_frame_id), False)
 
 
 def _peek(bag: Bag, name: str) -> OdometryPeek | None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from stprune_ros.core.stamps import stamp_of
 from stprune_ros.errors import BagError
 from stprune_ros.io.bag_reader import Bag, Topic
 from stprune_ros.io.bag_topics import (
@@ -44,8 +45,7 @@ class RigSurvey:
     def add(self, topic: str, msgtype: str, message: Any) -> None:
         """Take one message; those of other types are left alone."""
         if msgtype in (RAW, COMPRESSED) and len(self.stamps[topic]) < MAX_STAMPS:
-            stamp = message.header.stamp
-            self.stamps[topic].append(int(stamp.sec) * 10**9 + int(stamp.nanosec))
+            self.stamps[topic].append(stamp_of(message.header))
         elif msgtype == CAMERA_INFO:
             self.camera_infos[topic] = message
         elif msgtype == ODOMETRY and len(self.odometry[topic]) < MAX_ODOMETRY:

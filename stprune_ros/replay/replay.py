@@ -152,9 +152,9 @@ class _Replay:
         self.timeline.append(TimelinePoint.from_answer(answer, seconds, truth.behavior))
         self.shown.add(self._report_tick(window, answer, seconds, truth) if wanted else None)
 
-    def _decode(self, frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
+    def _decode(self, frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
         try:
-            return images.decode_for_model(frame, model_pixels)
+            return images.decode_for_model(frame, limits)
         except StpruneError as error:
             self._error(left_out(frame, error))  # as the answer's note will say
             raise

@@ -1,4 +1,7 @@
-"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth; equal arguments give equal bytes."""
+"""Writes a drive through ringworld as a rosbag2 MCAP bag with its truth; equal arguments give equal bytes.
+
+The images have the noise of a sensor, without which a camera that stands still would look frozen.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ START_NS = 1_700_000_000 * 10**9
 ODOMETRY_HZ = 50
 ROLLING_S = 0.013  # from one camera to the next where they fire one after another
 HZ_RANGE = (0.2, 50.0)
+NOISE = 1.0  # standard deviation of a pixel, of 255
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
 
@@ -45,7 +49,7 @@ def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool 
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            ticks = _Recorder(writer).run(world, seconds, hz, rolling)
+            ticks = _Recorder(writer, seed).run(world, seconds, hz, rolling)
         text = json.dumps({'seed': seed, 'seconds': seconds, 'hz': hz, 'rolling': rolling, 'ticks': ticks}, indent=1)
         (out / 'truth.json').write_text(text + '\n', encoding='utf-8')
     except OSError as error:
@@ -55,8 +59,9 @@ def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool 
 class _Recorder:
     """The topics of one bag while it is written."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, seed: int) -> None:
         self.writer = writer
+        self.noise = np.random.default_rng(seed)
         self.images = {
             c.name: self._topic(f'/camera/{c.name}/image_raw/compressed', 'sensor_msgs/msg/CompressedImage')
             for c in RING
@@ -110,7 +115,8 @@ class _Recorder:
     def _image(self, camera: Camera, t_ns: int, rgb: np.ndarray) -> None:
         types = TYPESTORE.types
         header = _header(t_ns, f'{camera.name}_optical')
-        data = cv2.imencode('.jpg', rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        noisy = np.clip(rgb + self.noise.normal(0.0, NOISE, rgb.shape), 0, 255).round().astype(np.uint8)
+        data = cv2.imencode('.jpg', noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
         self._write(self.infos[camera.name], t_ns, camera_info(camera, header))
         self._write(
             self.images[camera.name], t_ns, types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', data.ravel())

@@ -20,10 +20,12 @@ NOT_AVAILABLE = 'n/a'
 ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
 OUTDATED = 'calibration changed, the ring did not'
+INCOMPLETE = 'cameras without usable calibration are left out'
 UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
+CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
@@ -54,6 +56,7 @@ class Health:
     odometry_fault: str = ''  # why it is not used
     waiting: tuple[str, ...] = ()  # what is missing before the ring is known
     outdated: str = ''  # in what way the ring is not that of the newest calibration
+    unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
     answer: Answer | None = None  # as it was published
@@ -129,6 +132,8 @@ def _rig(health: Health) -> Report:
     values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
         return Report('rig', WARN, WAITING, values)
+    if health.unusable:
+        return Report('rig', WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
     return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
 
 
@@ -178,6 +183,8 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
     states = [view.state for view in views if view.camera == camera]
     if CameraState.INVALID in states:
         return Report(name, ERROR, CAMERA_INVALID, values)
+    if CameraState.FROZEN in states:
+        return Report(name, ERROR, CAMERA_FROZEN, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
     return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)

@@ -22,6 +22,7 @@ from tf2_msgs.msg import TFMessage
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError
 from stprune_ros.ros import qos, topic_graph
+from stprune_ros.ros.guarded import guarded
 from stprune_ros.settings.settings import Settings
 from stprune_ros.settings.topic_names import (
     camera_info_template,
@@ -146,7 +147,7 @@ class Inputs:
         subscription = self._node.create_subscription(
             kind,
             topic,
-            partial(self._heard, found, callback),
+            guarded(partial(self._heard, found, callback), f"a message on '{resolved}'", self._warn),
             profile,
             event_callbacks=events,
             qos_overriding_options=qos.overridable(),
@@ -159,7 +160,8 @@ class Inputs:
         self, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile
     ) -> Subscription[Any]:
         events = SubscriptionEventCallbacks(use_default_callbacks=False)
-        subscription = self._node.create_subscription(kind, topic, callback, profile, event_callbacks=events)
+        safe = guarded(callback, f"a message on '{topic}'", self._warn)
+        subscription = self._node.create_subscription(kind, topic, safe, profile, event_callbacks=events)
         self._subscriptions.append(subscription)
         return subscription
 

@@ -17,7 +17,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
 from stprune_ros.core.types import Answer, Provenance, Status
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.io import drawing, messages
 from stprune_ros.ros import qos
 from stprune_ros.ros.ros_time import RosTime
@@ -140,5 +140,8 @@ def _stale_sentence(latency_s: float) -> str:
 
 def failure_sentence(error: BaseException) -> str:
     """What to say about an exception from inference."""
-    text = ' '.join(str(error).split())
-    return text if isinstance(error, StpruneError) else f'inference failed with {type(error).__name__}: {text}'
+    return (
+        str(error)
+        if isinstance(error, StpruneError)
+        else f'inference failed with {type(error).__name__}: {one_line(error)}'
+    )

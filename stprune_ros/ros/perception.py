@@ -56,6 +56,7 @@ class Perception:
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
         self._jumps = 0
+        self._listening_since = time.monotonic()
         template = image_template(settings.topics, settings.cameras.transport)
         images = {camera: node.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
         self._builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
@@ -79,6 +80,8 @@ class Perception:
     def look(self) -> None:
         """Once a second: find out why nothing comes, or comes out of step; ``health`` then holds it."""
         self._inputs.fetch_kept()
+        if self._pipeline is None:
+            self._complete_rig()  # it may have been waited for long enough
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
@@ -104,13 +107,14 @@ class Perception:
         self._health.counters = stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self._node.get_logger().info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
-        for note in rig.notes:
+        self._health.unusable = tuple(camera.reason for camera in rig.unusable)
+        for note in (*rig.notes, *self._health.unusable):
             self._warn(note)
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
         if not self._builder.add_camera_info(camera, message):
             return
-        if self._pipeline is not None:
+        if self._pipeline is not None and camera in self._pipeline.rig.ring:
             self._compare_rig(f"camera_info of camera '{camera}' changed; restart the node to use it", self._pipeline)
         else:
             self._complete_rig()
@@ -127,16 +131,24 @@ class Perception:
             self._complete_rig()
 
     def _complete_rig(self) -> None:
-        self._health.waiting = tuple(self._builder.missing(self._cameras))
-        if self._health.waiting:
+        wait_ms = self._settings.cameras.calibration_wait_ms
+        waited = bool(wait_ms) and (time.monotonic() - self._listening_since) * 1e3 > wait_ms
+        try:
+            rig = self._builder.usable(self._cameras, waited)
+        except StpruneError:
+            self._health.waiting = tuple(self._builder.missing(self._cameras))
             return
-        self._inputs.forget_moving()
-        self._use_rig(self._builder.build(self._cameras))
+        self._health.waiting = ()
+        if not rig.unusable:
+            self._inputs.forget_moving()
+        if self._pipeline is None or not rig.same_as(self._pipeline.rig):
+            self._use_rig(rig)
 
     def _compare_rig(self, keep: str, pipeline: Pipeline) -> None:
         """Calibration came after the ring was known: build it anew, or keep it and say ``keep`` where that is given."""
         try:
-            rig = self._builder.build(self._cameras)
+            builder, cameras = self._builder, self._cameras
+            rig = builder.usable(cameras, waited=True) if pipeline.rig.unusable else builder.build(cameras)
         except StpruneError as error:
             self._health.outdated = f'the ring stays as it was, for its new calibration cannot be used: {error}'
         else:

@@ -9,9 +9,12 @@ from typing import Any
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from stprune_ros.errors import plain
+
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 TRANSPORTS = {IMAGE: 'raw', COMPRESSED: 'compressed'}
 NEAR = 3  # topics that a sentence offers
+MAX_NAME = 255  # characters of a topic
 
 
 def type_name(kind: Any) -> str:
@@ -25,7 +28,7 @@ def published(node: Node) -> dict[str, set[str]]:
     outputs = (f'{own}output/', f'{own}debug/')
     names = [name for name, _ in node.get_topic_names_and_types() if not name.startswith(outputs)]
     types = {name: {info.topic_type for info in node.get_publishers_info_by_topic(name)} for name in names}
-    return {name: found for name, found in types.items() if found}
+    return {plain(name, MAX_NAME): set(map(plain, found)) for name, found in types.items() if found}
 
 
 def subscribed(node: Node) -> dict[str, set[str]]:

@@ -114,7 +114,10 @@ def _property(parameter: Parameter) -> dict[str, Any]:
     kind = JSON_TYPES[parameter.kind]
     found: dict[str, Any] = {'description': parameter.description, 'default': parameter.default}
     if parameter.many:
-        items = {'type': kind, **limits} if parameter.kind is not str else {'type': kind, 'minLength': 1}
+        items: dict[str, Any] = (
+            {'type': kind, **limits} if parameter.kind is not str else {'type': kind, 'minLength': 1}
+        )
+        items |= {'enum': list(parameter.choices)} if parameter.choices else {}
         return {'type': 'array', **found, 'default': list(parameter.default), 'items': items}  # type: ignore[arg-type]
     if parameter.choices:
         found['enum'] = list(parameter.choices)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stprune_ros.bounded_yaml import read_text
 from stprune_ros.errors import SettingsError, one_line
 from stprune_ros.settings.parameters import RENAMED, lookup
 from stprune_ros.settings.ros_yaml import RosYaml, Section
@@ -36,11 +37,13 @@ class ParameterFile:
         Raises SettingsError where it is missing, is no YAML, or holds no ``ros__parameters``.
         """
         try:
-            tree = RosYaml.parse(Path(path).read_text(encoding='utf-8'), path)
-        except OSError as error:
-            raise SettingsError(f"parameter file '{path}' cannot be read: {error.strerror}") from None
+            text = read_text(path)
         except UnicodeDecodeError as error:
             raise SettingsError(f"parameter file '{path}' is not YAML: {one_line(error)}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, 'strerror', None) or one_line(error)
+            raise SettingsError(f"parameter file '{path}' cannot be read: {reason}") from None
+        tree = RosYaml.parse(text, path)
         if not tree.sections and not tree.nameless:
             raise SettingsError(f"parameter file '{path}' has no 'ros__parameters' under a node name such as '/**'")
         values, problems = _values_of_node(tree.sections)

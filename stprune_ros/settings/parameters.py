@@ -58,6 +58,26 @@ class CameraSettings:
         choices=('auto', 'always', 'never'),
     )
     stale_after_ms: float = parameter(1000.0, 'a camera silent for longer than this is stale', 10.0, 60000.0)
+    calibration_wait_ms: float = parameter(
+        10000.0,
+        'a camera whose camera_info or transform has not come for so long after the start is left out, until it comes;'
+        ' 0: nothing is inferred before all have come',
+        0.0,
+        600000.0,
+    )
+    frozen_after_ms: float = parameter(
+        1000.0,
+        'a camera that sends the very same image under new stamps for longer than this is frozen; 0: never, as for'
+        ' simulators whose images have no noise',
+        0.0,
+        600000.0,
+    )
+    max_pixels: int = parameter(
+        0, 'images with more pixels are not decoded; 0: 16 times as many as camera_info says', 0, 2**30
+    )
+    formats: tuple[str, ...] = parameter(
+        ('jpeg', 'png'), 'formats of compressed images that are decoded', choices=('jpeg', 'png', 'bmp', 'tiff')
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from stprune_ros.errors import SettingsError, one_line
+from stprune_ros import bounded_yaml
+from stprune_ros.errors import SettingsError, one_line, plain
 
 PARAMETERS_KEY = 'ros__parameters'
 TRUE = {'Y', 'y', 'yes', 'Yes', 'YES', 'true', 'True', 'TRUE', 'on', 'On', 'ON'}
@@ -23,6 +24,7 @@ NULL = {'~', 'null', 'Null', 'NULL'}
 HEX, OCTAL = re.compile(r'[+-]?0[xX][0-9a-fA-F]+'), re.compile(r'[+-]?0[0-7]+')
 INTEGER, DECIMAL = re.compile(r'[+-]?(0|[1-9][0-9]*)'), re.compile(r'[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?')
 NOT_FINITE = re.compile(r'[+-]?(\.?inf|\.?nan|infinity)', re.IGNORECASE)
+MAX_KEY = 255  # characters of a name, as of a topic
 KINDS = {bool: 'true or false', int: 'whole numbers', float: 'numbers with a point', str: 'texts'}
 
 
@@ -51,10 +53,7 @@ class RosYaml:
         """Read ``text``; ``path`` names the file in sentences. Raises SettingsError where it is no YAML."""
         found = cls()
         try:
-            for event in yaml.parse(text, Loader=yaml.SafeLoader):
-                if isinstance(event, yaml.AliasEvent):
-                    found._say(event.start_mark, f"'*{event.anchor}' is an alias, which ROS refuses: write it out")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            root, aliases = bounded_yaml.compose(text)
         except yaml.YAMLError as error:
             mark = getattr(error, 'problem_mark', None)
             if mark is not None and mark.buffer is not None and _has_tab(text, mark.line):
@@ -62,6 +61,8 @@ class RosYaml:
                     f"parameter file '{path}' has a tab in line {mark.line + 1}: indent with spaces"
                 ) from None
             raise SettingsError(f"parameter file '{path}' is not YAML: {one_line(error)}") from None
+        for event in aliases:
+            found._say(event.start_mark, f"'*{plain(event.anchor)}' is an alias, which ROS refuses: write it out")
         if isinstance(root, yaml.MappingNode):
             found._find_sections(root, '')
         return found
@@ -143,6 +144,7 @@ class RosYaml:
     def _entries(self, tree: yaml.MappingNode) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
         for key, node in tree.value:
             if isinstance(key, yaml.ScalarNode):
+                key.value = plain(key.value, MAX_KEY)
                 yield key, node
             else:
                 self._say(key.start_mark, 'a key must be a text')
@@ -179,8 +181,11 @@ def scalar(text: str) -> bool | int | float | str:
         return text in TRUE
     for pattern, base in ((HEX, 16), (OCTAL, 8), (INTEGER, 10)):
         if pattern.fullmatch(text):
-            number = int(text, base)
-            return number if -(2**63) <= number < 2**63 else float(number)
+            try:
+                number = int(text, base)
+                return number if -(2**63) <= number < 2**63 else float(number)
+            except (ValueError, OverflowError):  # beyond 4,300 digits, and beyond every float
+                return text
     if NOT_FINITE.fullmatch(text):
         return float(text.replace('.', ''))
     if DECIMAL.fullmatch(text):

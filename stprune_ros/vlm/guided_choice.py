@@ -14,7 +14,7 @@ No engine in here: whoever can run the path of each branch gets log-probabilitie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,37 +75,42 @@ class GuidedChoice:
 
 
 def guided_choice(
-    candidates: Sequence[str], answer_prefix: str, encode: Callable[[str], Sequence[int]], end_id: int
+    candidates: Sequence[str], asked: str, answer_prefix: str, encode: Callable[[str], Sequence[int]], end_id: int
 ) -> GuidedChoice:
     """The choice among ``candidates`` as answers of a chat template, in every kind of surface form that counts.
 
-    ``answer_prefix`` is what the template writes before an answer. ``encode`` makes tokens of everything from the
-    question to the end of a text that begins where the model goes on, in one piece: tokens may reach over the border.
-    ``end_id`` ends an answer.
+    ``asked`` is a question with what the template writes after it, ``answer_prefix`` what it writes before an answer.
+    ``encode`` makes tokens of a text, ``end_id`` ends an answer.
     Raises ModelError naming two candidates that are the same tokens.
     """
     counted: list[list[tuple[int, ...]]] = []
     taken: set[tuple[int, ...]] = set()
-    for texts in surface_forms(candidates, answer_prefix):
-        answers = [(*encode(text), end_id) for text in texts]
+    for answers in _kinds_of_form(candidates, asked, answer_prefix, encode):
+        ended = [(*answer, end_id) for answer in answers]
         if not counted:
-            _require_different(candidates, answers)
-        elif len({*answers} - taken) < len(answers):
+            _require_different(candidates, ended)
+        elif len({*ended} - taken) < len(ended):
             continue
-        counted.append(answers)
-        taken.update(answers)
+        counted.append(ended)
+        taken.update(ended)
     return GuidedChoice(list(zip(*counted, strict=True)))
 
 
-def surface_forms(candidates: Sequence[str], answer_prefix: str) -> list[list[str]]:
-    """Kinds of form, each a text for every candidate.
+def _kinds_of_form(
+    candidates: Sequence[str], asked: str, answer_prefix: str, encode: Callable[[str], Sequence[int]]
+) -> Iterator[list[tuple[int, ...]]]:
+    """Tokens of every candidate in one kind of form after another.
 
-    As written; with the first letter in the other case; and both without the blank that some templates put before
-    answers. A script without case has the same text in two kinds.
+    As written and with the first letter in the other case, which in a script without case is the same. Both as the
+    template has them, in one piece with the question: tokens may reach over the border. Where it puts a blank before
+    answers also as a model may go on without, behind the tokens of the question: no token can reach over that border.
     """
-    blanks = [answer_prefix] if answer_prefix.strip() or not answer_prefix else [answer_prefix, '']
-    other_case = [text[:1].swapcase() + text[1:] for text in candidates]
-    return [[blank + text for text in texts] for blank in blanks for texts in (candidates, other_case)]
+    cases = [list(candidates), [text[:1].swapcase() + text[1:] for text in candidates]]
+    for texts in cases:
+        yield [tuple(encode(asked + answer_prefix + text)) for text in texts]
+    if answer_prefix and not answer_prefix.strip():
+        for texts in cases:
+            yield [(*encode(asked), *encode(text)) for text in texts]
 
 
 def _require_different(candidates: Sequence[str], answers: Sequence[tuple[int, ...]]) -> None:

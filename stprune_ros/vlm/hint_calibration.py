@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import ModelError, one_line
 from stprune_ros.parameter import Value
@@ -58,11 +59,11 @@ class HintCalibration:
         """Read and check a calibration file. Raises ModelError naming the file and the key."""
         path = Path(path)
         try:
-            data = path.read_bytes()
-            tree = yaml.safe_load(data)
+            text = read_text(path)
+            tree = load(text)
         except OSError as error:
             raise ModelError(f"calibration file '{path}' cannot be read: {error.strerror}") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ModelError(f"calibration file '{path}' is not YAML: {one_line(error)}") from None
         reader = _Reader(path)
         reader.keys(tree, KEYS)
@@ -79,7 +80,7 @@ class HintCalibration:
             raise reader.fail('temperature', f'is {temperature:g}; it must be above 0')
         return cls(
             path=path,
-            id=hashlib.sha256(data).hexdigest()[:12],
+            id=hashlib.sha256(text.encode()).hexdigest()[:12],
             model_id=reader.text(model, 'id'),
             model_revision=reader.text(model, 'revision'),
             prompt_id=reader.text(tree, 'prompt'),

@@ -22,6 +22,7 @@ and does not change: what can be said once and for all belongs there.
 from __future__ import annotations
 
 import hashlib
+import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,9 @@ from typing import Any
 
 import yaml
 
+from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.types import DIRECTIONS, Behavior, EgoState
-from stprune_ros.errors import ModelError
+from stprune_ros.errors import ModelError, one_line, plain, shown
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hint_calibration import HintCalibration
 
@@ -47,6 +49,7 @@ MOTIONS = (
     'reversing to the left',
     'reversing to the right',
 )
+WIDE_FORMAT = re.compile(r'\d{3}|\{')  # of a field: a width of three digits, or another field in it
 STANDING = 0.2  # m/s
 TURNING = 0.05  # rad/s
 SAMPLES: Mapping[str, str | float] = {
@@ -98,19 +101,19 @@ class Prompt:
         """Read and check a prompt file. Raises ModelError naming the file and the key."""
         path = Path(path)
         try:
-            data = path.read_bytes()
-            tree = yaml.safe_load(data)
+            text = read_text(path)
+            tree = load(text)
         except OSError as error:
             raise ModelError(f"prompt file '{path}' cannot be read: {error.strerror}") from None
         except (yaml.YAMLError, ValueError) as error:
-            raise ModelError(f"prompt file '{path}' is not YAML: {' '.join(str(error).split())}") from None
+            raise ModelError(f"prompt file '{path}' is not YAML: {one_line(error)}") from None
         reader = _Reader(path, tree, '')
         keys = ('name', 'system', 'view', 'missing_view', 'ego', 'missing_ego', 'hint', 'describe')
         reader.only(keys, optional=('words',))
         hint = reader.inner('hint', ('question', 'candidates'))
         describe = reader.inner('describe', ('question',))
         return cls(
-            id=f'{reader.text("name")}-{hashlib.sha256(data).hexdigest()[:8]}',
+            id=f'{reader.text("name")}-{hashlib.sha256(text.encode()).hexdigest()[:8]}',
             system=reader.text('system', empty=True),
             view=reader.template('view', VIEW_FIELDS),
             missing_view=reader.template('missing_view', MISSING_FIELDS),
@@ -175,7 +178,7 @@ class _Reader:
             raise ModelError(f"prompt file '{self.path}': {where} must be a mapping with {', '.join(keys)}")
         for key in self.tree:
             if key not in (*keys, *optional):
-                raise self.fail(str(key), f'is not known; known are {", ".join((*keys, *optional))}')
+                raise self.fail(plain(str(key)), f'is not known; known are {", ".join((*keys, *optional))}')
         for key in keys:
             if key not in self.tree:
                 raise self.fail(key, 'is missing')
@@ -190,7 +193,7 @@ class _Reader:
         """A text without blanks around it."""
         value = self.tree[key]
         if not isinstance(value, str):
-            raise self.fail(key, f'is {value!r}; it must be a text')
+            raise self.fail(key, f'is {shown(value)}; it must be a text')
         if not value.strip() and not empty:
             raise self.fail(key, 'is empty')
         return value.strip()
@@ -206,15 +209,18 @@ class _Reader:
         """A text whose {placeholders} are all among ``fields`` and take the format they are given."""
         value = self.text(key)
         try:
-            used = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
-            unknown = sorted(used - {*fields})
-            if not unknown:
+            used = [(name, form or '') for _, name, form, _ in string.Formatter().parse(value) if name is not None]
+            unknown = sorted({name for name, _ in used} - {*fields})  # {speed.__class__} is one, too
+            wide = [form for _, form in used if WIDE_FORMAT.search(form)]
+            if not unknown and not wide:
                 value.format(**{field: SAMPLES[field] for field in fields})
         except (ValueError, IndexError, KeyError, AttributeError) as error:
-            raise self.fail(key, f'is no valid template: {error}') from None
+            raise self.fail(key, f'is no valid template: {one_line(error)}') from None
         if unknown:
             allowed = ', '.join(f'{{{field}}}' for field in fields)
-            raise self.fail(key, f'uses {{{unknown[0]}}}; it may use {allowed}')
+            raise self.fail(key, f'uses {{{plain(unknown[0])}}}; it may use {allowed}')
+        if wide:
+            raise self.fail(key, f"has the format '{plain(wide[0])}'; width and precision have at most two digits")
         return value
 
     def candidates(self) -> tuple[tuple[Behavior, str], ...]:
@@ -229,9 +235,9 @@ class _Reader:
             name, text = reader.text('behavior'), reader.text('text')
             names = [behavior.name for behavior in Behavior if behavior != Behavior.UNKNOWN]
             if name not in names:
-                raise reader.fail('behavior', f"is '{name}'; known are {', '.join(names)}")
+                raise reader.fail('behavior', f"is '{plain(name)}'; known are {', '.join(names)}")
             if text in [known for _, known in candidates]:
-                raise reader.fail('text', f"is '{text}' a second time")
+                raise reader.fail('text', f"is '{plain(text)}' a second time")
             if Behavior[name] in [known for known, _ in candidates]:
                 raise reader.fail('behavior', f"is '{name}' a second time")
             candidates.append((Behavior[name], text))

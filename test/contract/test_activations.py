@@ -62,7 +62,7 @@ def test_estimate_bounds_what_is_allocated(folder: Path, dtype: str) -> None:
     assert held + pixels < encode_bytes(shape, IMAGES, width) < 1.8 * (held + pixels)
 
     frames = [VisualFrame(item, torch.ones(len(item.tokens), dtype=torch.bool)) for item in features]
-    for system, masked, most in (('', False, 1.3), ('Look around the car. ' * 12, True, 2.2)):
+    for system, masked, most in (('', False, 1.3), ('Look around the car. ' * 10, True, 2.2)):
         backend.prefill(system, ['The views:\n', frames[0], '\n'])  # the static part is cached
         held, context = peak_bytes(partial(backend.prefill, system, ['The views:\n', *frames, '\n']))
         tokens = context.tokens_text + context.tokens_visual

@@ -150,8 +150,8 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
 
 def test_what_candidates_share_is_run_once_and_what_is_forced_not_at_all(backend: TransformersBackend) -> None:
     context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3)))
-    asked = backend._chat.ids(QUESTION + context.state.question_suffix)
-    blank = backend._chat.answer_prefix
+    asked = backend._chat.text_ids(QUESTION + context.state.question_suffix)
+    blank = ' ' * backend._chat.answer_prefix.endswith(' ')
     with recorded(backend) as calls:
         backend.score(context, QUESTION, ['none', 'slow down', 'shift left', 'shift right now'])
         backend.score(context, QUESTION, ['none', 'slow down'])
@@ -164,7 +164,7 @@ def test_what_candidates_share_is_run_once_and_what_is_forced_not_at_all(backend
     with recorded(backend) as calls:
         backend.score_all(context, [(QUESTION, ['none', 'stop']), (f'{QUESTION} Now?', ['stop', 'none'])])
     (call,) = calls
-    other = backend._chat.ids(f'{QUESTION} Now?' + context.state.question_suffix)
+    other = backend._chat.text_ids(f'{QUESTION} Now?' + context.state.question_suffix)
     alike = next(place for place, tokens in enumerate(zip(asked, other)) if len({*tokens}) > 1)
     assert alike >= 3
     assert call['input_ids'].shape[1] == len(asked) + len(other) - alike, 'nor the beginning of another question'
@@ -174,17 +174,18 @@ def test_no_candidate_wins_for_having_fewer_tokens(backend: TransformersBackend)
     """Random weights prefer nothing: candidates of two and three tokens win as often as chance has it."""
     torch.manual_seed(4)
     choices = ['none', 'slow down', 'stop', 'yield', 'shift left', 'increase the gap']
-    tokens = [len(backend._chat.ids(backend._chat.answer_prefix + text)) for text in choices]
+    before = len(backend._chat.text_ids(''))  # the end of a thought, the same for all
+    tokens = [len(backend._chat.ids(backend._chat.answer_prefix + text)) - before for text in choices]
     assert tokens == [1, 2, 1, 1, 2, 3]
     context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3)))
     head = backend._model.lm_head.weight
-    before, trials, wins = head.detach().clone(), 240, 0
+    trained, trials, wins = head.detach().clone(), 240, 0
     with torch.no_grad():
         for _ in range(trials):  # anew, because the words that one model prefers are alike in every context
             torch.nn.init.normal_(head, std=0.25)
             wins += tokens[int(np.argmax(backend.score(context, QUESTION, choices)))] > 1
-        head.copy_(before)
-    assert abs(wins - trials / 2) <= 1.96 * (trials / 4) ** 0.5
+        head.copy_(trained)
+    assert abs(wins - trials / 2) <= 3.29 * (trials / 4) ** 0.5, 'outside of 99.9 %: ten models are tried'
 
 
 def test_the_vision_tower_needs_no_language_half(backend: TransformersBackend, plain: PlainModel) -> None:

@@ -56,11 +56,13 @@ def content_of(frames: list[VisualFrame]) -> list[str | VisualFrame]:
     return ['The front view:\n', first, second, '\nThe left view:\n', third, fourth, '\nThe car drives at 5.0 m/s.\n']
 
 
-def plain_prompt(plain: PlainModel, question: str, answer: str | None = None, system: str = SYSTEM) -> Plain:
+def plain_prompt(
+    plain: PlainModel, question: str, answer: str | None = None, system: str = SYSTEM, apart: bool = False
+) -> Plain:
     """The same prompt for the plain model, images and all."""
     first, second, third, fourth = images()
     content = ['The front view:\n', first, second, '\nThe left view:\n', third, fourth]
-    return Plain(plain, system, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer)
+    return Plain(plain, system, [*content, '\nThe car drives at 5.0 m/s.\n', question], answer, apart)
 
 
 def plain_scores(
@@ -69,17 +71,19 @@ def plain_scores(
     """Log-probability of each candidate among them: a plain pass for every form of each, the pruned tokens masked.
 
     Forms are as written and with the first letter in the other case; where the template puts a ``blank`` before
-    answers, which the family's style tells, also without that.
+    answers, which the family's style tells, also without that, tokenised apart from the prompt that is written already.
     """
     blank = STYLES[plain.family].answer[0] if blank is None else blank
     texts = {name: [name, name[0].swapcase() + name[1:]] for name in candidates}
-    forms = [(name, before + text) for name in candidates for before in {blank, ''} for text in texts[name]]
-    passes = [plain_prompt(plain, question, text) for _, text in forms]
+    forms = [
+        (name, before + text, before != blank) for name in candidates for before in {blank, ''} for text in texts[name]
+    ]
+    passes = [plain_prompt(plain, question, text, apart=apart) for _, text, apart in forms]
     answers = [(whole.ids[0].tolist(), whole.logits(keeps).double()) for whole in passes]
     # Not where the prompt ends without an answer: its last token may merge with what follows.
     alike = next(place for place, tokens in enumerate(zip(*(ids for ids, _ in answers))) if len({*tokens}) > 1)
     shares = dict.fromkeys(candidates, 0.0)
-    for (name, _), (ids, logits) in zip(forms, answers, strict=True):
+    for (name, *_), (ids, logits) in zip(forms, answers, strict=True):
         share = 1.0
         for place in range(alike, len(ids)):
             followers = {other[place] for other, _ in answers if other[:place] == ids[:place]}

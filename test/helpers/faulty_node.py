@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.progress import Say
 from stprune_ros.ros.managed_node import StpruneNode
 from stprune_ros.ros.node import main
 from stprune_ros.settings.settings import Settings
@@ -85,9 +86,9 @@ class FaultyBackend:
         return guarded
 
 
-def _load(settings: Settings) -> Any:
+def _load(settings: Settings, say: Say) -> Any:
     meet_fault('load')
-    return FaultyBackend(loading._load_transformers(settings))
+    return FaultyBackend(loading._load_transformers(settings, say))
 
 
 def _activate(node: StpruneNode, activate: Callable[[StpruneNode], None] = StpruneNode._activate) -> None:

@@ -97,11 +97,16 @@ class Plain:
     """A prompt of texts and images (uint8, in order) with a question, for a plain model.
 
     The last text of ``content`` is the question; ``length`` counts tokens, ``asked`` those from the question on.
-    ``answer`` is a whole answer, with the blank that the template may put before it.
+    ``answer`` is a whole answer, with the blank that the template may put before it, unless it is tokenised ``apart``.
     """
 
     def __init__(
-        self, plain: PlainModel, system: str, content: Sequence[str | np.ndarray], answer: str | None = None
+        self,
+        plain: PlainModel,
+        system: str,
+        content: Sequence[str | np.ndarray],
+        answer: str | None = None,
+        apart: bool = False,
     ) -> None:
         self.model, tokenizer, self.family = plain.model, plain.tokenizer, plain.family
         self.style = style = STYLES[self.family]
@@ -128,13 +133,15 @@ class Plain:
             text += style.before + style.token * count + style.after + piece
         question = text[text.rindex(str(content[-1])) :]
         self.asked = len(tokenizer(question, add_special_tokens=False).input_ids)
-        if answer is not None:
-            text += answer + style.answer[1]
+        written = '' if answer is None else answer + style.answer[1]
         self.vision = {name: item for name, item in self.batch.items() if name not in UNUSED}
         if self.family == 'llava_onevision':
             self.vision['batch_num_images'] = torch.tensor([len(images)])
         self.ends = plain.ends
-        ids = tokenizer(text, add_special_tokens=False, return_tensors='pt').input_ids
+        pieces = [text, written] if apart else [text + written]
+        ids = torch.tensor(
+            [[token for piece in pieces for token in tokenizer(piece, add_special_tokens=False).input_ids]]
+        )
         self._set(ids, ids[0] == self.model.config.image_token_id)
 
     def _set(self, ids: torch.Tensor, image: torch.Tensor) -> None:

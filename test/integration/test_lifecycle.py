@@ -91,6 +91,8 @@ def test_transitions_load_begin_pause_and_free(model, vehicle, tmp_path):
 
         assert change(vehicle, node, 'activate')
         first = next_ok(vehicle, node)
+        while first.info.sequence < 30:  # so that numbers that began anew would show
+            first = next_ok(vehicle, node)
         assert state(vehicle, node) == 'active' and subscribed(vehicle)
         vehicle.wait_for_diagnostic('lifecycle', diagnostics.ALL_WELL, node)
 
@@ -215,21 +217,30 @@ def test_fifty_ups_and_downs_leave_nothing_behind(model, vehicle, tmp_path):
     warm, last = settled[9], settled[-1]
     assert last[0] <= warm[0] and last[1] <= warm[1], (warm, last)
     assert last[2] - warm[2] < 10.0, settled
+    print(f'(threads, descriptors, MB) after 10 and 50 times: {warm}, {last}')
 
 
 @pytest.mark.slow
-def test_loading_ten_times_leaves_nothing_behind(model, vehicle, tmp_path):
-    node = NodeProcess(tmp_path, vehicle, {**base_values(model), **MANUAL})
+def test_loading_again_and_again_leaves_nothing_behind(vehicle, tmp_path):
+    heavy = make_tiny_model(tmp_path / 'heavy', 'ringworld', width=1024)
+    (heavy / 'stprune.json').unlink(missing_ok=True)
+    weights_mb = (heavy / 'model.safetensors').stat().st_size / 1e6
+    assert weights_mb > 50
+    node = NodeProcess(tmp_path, vehicle, {**base_values(heavy), **MANUAL, 'inference.describe': False})
     settled: list[tuple[int, int, float]] = []
     try:
-        for times in range(1, 11):
-            assert change(vehicle, node, 'configure')
-            vehicle.wait_until(lambda: node.output().count("model 'tiny' (") == times, 'the model', node)  # noqa: B023
-            assert change(vehicle, node, 'cleanup')
+        for _ in range(6):
+            assert change(vehicle, node, 'configure') and change(vehicle, node, 'activate')
+            next_ok(vehicle, node)  # what was never used takes no memory
+            loaded_mb = used(node)[2]
+            assert change(vehicle, node, 'deactivate') and change(vehicle, node, 'cleanup')
+            vehicle.listen_until(lambda: used(node)[2] < loaded_mb - weights_mb / 2, 30.0)  # noqa: B023
+            assert used(node)[2] < loaded_mb - weights_mb / 2
             settled.append(used(node))
     finally:
         code = node.stop()
     assert code == 0
-    warm, last = settled[2], settled[-1]
+    warm, last = settled[1], settled[-1]
     assert last[0] <= warm[0] and last[1] <= warm[1], (warm, last)
-    assert last[2] - warm[2] < 10.0, settled
+    assert last[2] - warm[2] < weights_mb / 4, settled
+    print(f'(threads, descriptors, MB) after 2 and 6 times: {warm}, {last}')

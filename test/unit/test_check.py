@@ -301,20 +301,21 @@ def shard(model: Path, places: dict[str, str]) -> None:
 
 
 def test_shards(model):
-    shard(model, {'a': 's1', 'b': 's2', 'c': 's3'})
-    weights(model / 's1', {'a': 8})
+    shard(model, {'a': 's1.safetensors', 'b': 's2.safetensors', 'c': 's3.safetensors'})
+    weights(model / 's1.safetensors', {'a': 8})
     assert [
-        "lacks 2 of the 3 weights files that its index names, such as 's2'" in fault for fault in faults(model)
+        "lacks 2 of the 3 weights files that its index names, such as 's2.safetensors'" in fault
+        for fault in faults(model)
     ] == [True]
-    weights(model / 's2', {'x': 8})
-    (model / 's3').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
+    weights(model / 's2.safetensors', {'x': 8})
+    (model / 's3.safetensors').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
     assert faults(model) == [
-        f"weights file '{model / 's2'}' lacks 1 tensors that the index places there, such as 'b'; index and shards do"
-        ' not belong together',
-        f"weights file '{model / 's3'}' is only a Git LFS pointer; fetch it with git lfs pull",
+        f"weights file '{model / 's2.safetensors'}' lacks 1 tensors that the index places there, such as 'b'; index and"
+        ' shards do not belong together',
+        f"weights file '{model / 's3.safetensors'}' is only a Git LFS pointer; fetch it with git lfs pull",
     ]
-    weights(model / 's2', {'b': 8})
-    weights(model / 's3', {'c': 8})
+    weights(model / 's2.safetensors', {'b': 8})
+    weights(model / 's3.safetensors', {'c': 8})
     assert faults(model) == []
 
 

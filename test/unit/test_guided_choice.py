@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.errors import ModelError
-from stprune_ros.vlm.guided_choice import Branch, GuidedChoice, guided_choice, surface_forms
+from stprune_ros.vlm.guided_choice import Branch, GuidedChoice, guided_choice
 
 END = 99
 Path = tuple[int, ...]
@@ -142,44 +142,64 @@ def test_forms_of_a_candidate_add_up() -> None:
     )
 
 
-def test_kinds_of_forms() -> None:
-    assert surface_forms(['stop', 'Abstand halten'], '') == [['stop', 'Abstand halten'], ['Stop', 'abstand halten']]
-    assert surface_forms(['stop'], ' ') == [[' stop'], [' Stop'], ['stop'], ['Stop']]
-    assert surface_forms(['stop'], '</think>\n\n') == [['</think>\n\nstop'], ['</think>\n\nStop']]
-    assert surface_forms(['停车'], '') == [['停车'], ['停车']]
+ASKED = 'What now? '
 
 
 class Words:
-    """A tokenizer with one token for each text that it meets, behind a question of one token."""
+    """A tokenizer that has one token for the question and one for each text behind it, but for the ``known`` ones."""
 
     def __init__(self, known: Mapping[str, Sequence[int]] | None = None) -> None:
-        self.known = dict(known or {})
+        self.known = {'': (), ASKED: (0,), **(known or {})}
 
-    def __call__(self, text: str) -> Sequence[int]:
-        return (0, *self.known.setdefault(text, (1000 + len(self.known),)))
+    def __call__(self, text: str) -> tuple[int, ...]:
+        if text in self.known:
+            return tuple(self.known[text])
+        if text.startswith(ASKED):
+            return (0, *self(text.removeprefix(ASKED)))
+        return tuple(self.known.setdefault(text, (1000 + len(self.known),)))
 
 
-def shares(texts: Sequence[str], tokenizer: Words, preferred: Mapping[str, float], prefix: str = '') -> list[float]:
+def choice_among(
+    texts: Sequence[str], known: Mapping[str, Sequence[int]] | None = None, prefix: str = ''
+) -> GuidedChoice:
+    return guided_choice(texts, ASKED, prefix, Words(known), END)
+
+
+def shares(texts: Sequence[str], preferred: Mapping[str, float], prefix: str = '') -> list[float]:
     """Probabilities where the model has the logits ``preferred`` of whole texts, 0 for others."""
-    choice = guided_choice(texts, prefix, tokenizer, END)
-    logits = {tokenizer(text)[1]: logit for text, logit in preferred.items()}
+    tokenizer = Words()
+    choice = guided_choice(texts, ASKED, prefix, tokenizer, END)
+    logits = {tokenizer(text)[0]: logit for text, logit in preferred.items()}
     return np.exp(scores(choice, lambda path, token: logits.get(token, 0.0))).tolist()
 
 
-def test_capitals_and_blanks_count_for_every_candidate() -> None:
-    even = shares(['stop', 'none', 'Yield'], Words(), {})
-    assert even == pytest.approx([1 / 3] * 3)
-    stop = shares(['stop', 'none'], Words(), {'Stop': 3.0})
+def test_capitals_count_for_every_candidate() -> None:
+    assert shares(['stop', 'none', 'Yield'], {}) == pytest.approx([1 / 3] * 3)
+    stop = shares(['stop', 'none'], {'Stop': 3.0})
     assert stop[0] == pytest.approx((1 + math.exp(3)) / (3 + math.exp(3)))
-    blank = shares(['stop', 'none'], Words(), {'Stop': 3.0}, prefix=' ')
-    assert blank[0] == pytest.approx((3 + math.exp(3)) / (7 + math.exp(3)))
+    halt = shares(['Abstand halten', 'none'], {'abstand halten': 3.0})
+    assert halt[0] == pytest.approx((1 + math.exp(3)) / (3 + math.exp(3)))
+
+
+@pytest.mark.parametrize('form', [' stop', ' Stop', 'stop', 'Stop'])
+def test_the_template_s_blank_may_be_there_or_not(form: str) -> None:
+    stop, none = shares(['stop', 'none'], {form: 3.0}, prefix=' ')
+    assert stop == pytest.approx((3 + math.exp(3)) / (7 + math.exp(3)))
+    assert none == pytest.approx(4 / (7 + math.exp(3)))
+
+
+def test_words_before_an_answer_are_always_there() -> None:
+    """Such as the end of a thought."""
+    prefix = '</think>'
+    stop, _ = shares(['stop', 'none'], {'</think>Stop': 3.0, 'stop': 9.0}, prefix)
+    assert stop == pytest.approx((1 + math.exp(3)) / (3 + math.exp(3)))
 
 
 def test_more_forms_are_no_advantage() -> None:
     """A script without case beside one with: no capital counts, and both are as likely."""
-    assert shares(['停车', 'stop'], Words(), {}) == pytest.approx([0.5, 0.5])
-    assert shares(['停车', 'stop'], Words(), {'Stop': 3.0}) == pytest.approx([0.5, 0.5])
-    assert shares(['停车', 'stop'], Words(), {'停车': 1.0}, prefix=' ') == pytest.approx(
+    assert shares(['\u505c\u8f66', 'stop'], {}) == pytest.approx([0.5, 0.5])
+    assert shares(['\u505c\u8f66', 'stop'], {'Stop': 3.0}) == pytest.approx([0.5, 0.5])
+    assert shares(['\u505c\u8f66', 'stop'], {'\u505c\u8f66': 1.0}, prefix=' ') == pytest.approx(
         [(1 + math.exp(1)) / (3 + math.exp(1)), 2 / (3 + math.exp(1))]
     )
 
@@ -187,33 +207,39 @@ def test_more_forms_are_no_advantage() -> None:
 def test_forms_of_the_same_tokens_count_once() -> None:
     """A tokenizer that knows no case, or one that drops blanks; and one that does so for a single word only."""
     same = {'stop': (1,), 'Stop': (1,), 'none': (2,), 'None': (2,)}
-    choice = guided_choice(['stop', 'none'], '', Words(same), END)
-    assert choice.branches == (Branch((0,), (1, 2)),)
-    choice = guided_choice(
-        ['stop', 'none'], ' ', Words({**same, **{f' {text}': ids for text, ids in same.items()}}), END
-    )
-    assert choice.branches == (Branch((0,), (1, 2)),)
-    choice = guided_choice(['stop', 'none'], '', Words({**same, 'None': (3,)}), END)
-    assert choice.branches == (Branch((0,), (1, 2)),)
+    blank = {f' {text}': ids for text, ids in same.items()}
+    for choice in (
+        choice_among(['stop', 'none'], same),
+        choice_among(['stop', 'none'], {**same, **blank}, ' '),
+        choice_among(['stop', 'none'], {**same, 'None': (3,)}),
+    ):
+        assert choice.branches == (Branch((0,), (1, 2)),)
 
 
 def test_a_form_that_is_another_candidate_does_not_count() -> None:
-    choice = guided_choice(['polish', 'Polish', 'none'], '', Words({'polish': (1,), 'Polish': (2,), 'none': (3,)}), END)
+    choice = choice_among(['polish', 'Polish', 'none'], {'polish': (1,), 'Polish': (2,), 'none': (3,)})
     assert choice.branches == (Branch((0,), (1, 2, 3)),)
     assert np.exp(choice.log_probabilities([[0.0, 1.0, 2.0]])) == pytest.approx(softmax(0.0, 1.0, 2.0))
 
 
+def test_the_template_s_own_form_may_merge_with_the_question_and_no_other() -> None:
+    """Behind a colon 'none' without a blank is a token of its own: a model that reads the colon cannot write it."""
+    known = {f'{ASKED} none': (7,), f'{ASKED} None': (8,), f'{ASKED}none': (9,), 'none': (1,), 'None': (2,)}
+    known |= {' stop': (3,), ' Stop': (4,), 'stop': (5,), 'Stop': (6,)}
+    choice = choice_among(['none', 'stop'], known, ' ')
+    assert choice.branches == (Branch((), (0, 7, 8)), Branch((0,), (1, 2, 3, 4, 5, 6)))
+
+
 def test_candidates_of_the_same_tokens_are_named() -> None:
     with pytest.raises(ModelError, match=r"candidates 'halt' and 'stop' are the same tokens .*; rename one of them"):
-        guided_choice(['halt', 'none', 'stop'], '', Words({'halt': (1,), 'stop': (1,)}), END)
+        choice_among(['halt', 'none', 'stop'], {'halt': (1,), 'stop': (1,)})
 
 
 def test_answers_end() -> None:
-    known = {'stop': (1,), 'stop now': (1, 2), 'Stop': (3,), 'Stop now': (3, 2)}
-    choice = guided_choice(['stop', 'stop now'], '', Words(known), END)
+    choice = choice_among(['stop', 'stop now'], {'stop': (1,), 'stop now': (1, 2), 'Stop': (3,), 'Stop now': (3, 2)})
     assert choice.branches == (Branch((0,), (1, 3)), Branch((0, 1), (2, END)), Branch((0, 3), (2, END)))
     assert np.exp(choice.log_probabilities([[0.0, 0.0], [0.0, 2.0], [0.0, 2.0]])) == pytest.approx(softmax(2.0, 0.0))
 
 
 def test_no_candidates_at_all() -> None:
-    assert guided_choice([], '', Words(), END).log_probabilities([]) == []
+    assert choice_among([]).log_probabilities([]) == []

@@ -13,8 +13,9 @@ import pytest
 from stprune_ros.core.types import CameraFrame
 from stprune_ros.errors import StpruneError
 from stprune_ros.io import images
+from stprune_ros.io.image_file import file_size, is_truncated
 from stprune_ros.io.image_format import ENCODINGS
-from stprune_ros.io.images import decode, decode_for_model, is_truncated, jpeg_size, reduction_factor
+from stprune_ros.io.images import DecodeLimits, decode, decode_for_model, reduction_factor
 
 HEIGHT, WIDTH = 6, 8
 COLOUR = (200, 120, 40)  # RGB
@@ -184,18 +185,23 @@ def jpeg_of(height: int, width: int, *options: int) -> bytes:
 
 @pytest.mark.parametrize('options', [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)])
 def test_size_of_a_jpeg(options):
-    assert jpeg_size(jpeg_of(90, 160, *options)) == (90, 160)
+    assert file_size(jpeg_of(90, 160, *options)) == (90, 160)
     preview = jpeg_of(8, 8)
     whole = jpeg_of(90, 160, *options)
     segment = b'\xff\xe1' + (len(preview) + 2).to_bytes(2, 'big') + preview
-    assert jpeg_size(whole[:2] + segment + whole[2:]) == (90, 160)
+    assert file_size(whole[:2] + segment + whole[2:]) == (90, 160)
 
 
 @pytest.mark.parametrize(
-    'data', [b'', JPEG_HEAD := b'\xff\xd8', JPEG_HEAD + b'\xff' * 40, JPEG_HEAD + b'\xff\xe0\xff\xff1234567']
+    'data',
+    [
+        *(b'', b'no image', b'\x89PNG\r\n\x1a\n\0\0\0\x0dIDAT' + bytes(17), b'BM', b'II*\0\xff\xff\xff\xff'),
+        *(JPEG_HEAD := b'\xff\xd8', JPEG_HEAD + b'\xff' * 40, JPEG_HEAD + b'\xff\xe0\xff\xff1234567'),
+    ],
 )
-def test_size_of_what_is_no_jpeg(data):
-    assert jpeg_size(data) == (0, 0)
+def test_size_of_what_has_no_header(data):
+    with pytest.raises(StpruneError, match='have no header that can be read'):
+        file_size(data)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +221,9 @@ def test_size_of_what_is_no_jpeg(data):
 def test_what_is_left_is_twice_what_the_model_gets(height, width, model, factor):
     data = jpeg_of(height, width)
     pixels = model[0] * model[1]
-    assert reduction_factor(data, pixels) == factor
-    image, reduced_by = decode_for_model(frame(SimpleNamespace(format='jpeg', data=array('B', data))), pixels)
+    assert reduction_factor((height, width), pixels) == factor
+    message = SimpleNamespace(format='jpeg', data=array('B', data))
+    image, reduced_by = decode_for_model(frame(message), DecodeLimits(pixels))
     assert reduced_by == factor
     assert image.shape == (height // factor, width // factor, 3)
     assert factor == 1 or (image.shape[0] >= 2 * model[0] and image.shape[1] >= 2 * model[1])
@@ -227,14 +234,14 @@ def test_a_reduced_picture_is_the_same_picture():
     big = cv2.resize(blocks, (640, 480), interpolation=cv2.INTER_CUBIC)
     message = compressed(big)
     whole = decode(frame(message))
-    reduced, factor = decode_for_model(frame(message), 60 * 80)
+    reduced, factor = decode_for_model(frame(message), DecodeLimits(60 * 80))
     assert factor == 4
     assert np.abs(reduced.astype(int) - cv2.resize(whole, (160, 120), interpolation=cv2.INTER_AREA)).mean() < 1
 
 
 def test_only_jpeg_is_reduced():
-    assert decode_for_model(frame(compressed(np.zeros((64, 64, 3), np.uint8), '.png', 'png')), 16)[1] == 1
-    assert decode_for_model(frame(raw('rgb8', flat())), 1)[1] == 1
+    assert decode_for_model(frame(compressed(np.zeros((64, 64, 3), np.uint8), '.png', 'png')), DecodeLimits(16))[1] == 1
+    assert decode_for_model(frame(raw('rgb8', flat())), DecodeLimits(1))[1] == 1
 
 
 def test_a_cv_bridge_built_for_another_numpy_is_passed_over(tmp_path, monkeypatch):

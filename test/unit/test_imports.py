@@ -18,7 +18,7 @@ MAX_LINES = 400
 
 # From the bottom up: a room may import those on lower floors, and nothing beside or above itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph'),
+    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph', 'bounded_yaml'),
     ('pruning',),
     ('settings',),
     ('core',),
@@ -34,6 +34,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 EXCEPTIONS = {
     ('parameter', 'errors'),
     ('resources', 'errors'),
+    ('bounded_yaml', 'errors'),
     ('cli', 'demo'),
     ('cli', 'check'),
 }

@@ -28,6 +28,7 @@ from stprune_ros.inference.features import view_tokens
 from stprune_ros.inference.governor import Cost
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
+from stprune_ros.io.images import DecodeLimits
 from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
@@ -76,7 +77,7 @@ def rig(tmp_path):
     return CameraRig.from_file(path)
 
 
-def decode(frame, model_pixels):
+def decode(frame, _limits):
     """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
     if frame.payload == 'broken':
         raise StpruneError('3 bytes are no image')
@@ -362,7 +363,7 @@ def test_pruning_gets_the_frames_their_slots_and_their_ego_states(make, rig, met
     assert not all((view.keep == mask.numpy()).all() for view, mask in zip(answer.views, reverse))
 
 
-@pytest.mark.parametrize(('limit_ms', 'timed_out'), [(0.0, False), (60_000.0, False), (1.0, True)])
+@pytest.mark.parametrize(('limit_ms', 'timed_out'), [(0.0, False), (10_000.0, False), (1.0, True)])
 def test_the_deadline_is_milliseconds_of_processing(make, monkeypatch, limit_ms, timed_out):
     pipeline = make({'inference.deadline_ms': limit_ms})
     deadlines = []
@@ -397,9 +398,9 @@ def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
 
 def test_decoding_is_told_how_much_the_model_looks_at(make):
     pipeline, told = make(), set()
-    pipeline._features._decode = lambda frame, pixels: told.add(pixels) or decode(frame, pixels)
+    pipeline._features._decode = lambda frame, limits: told.add(limits) or decode(frame, limits)
     pipeline.run(window(frame_set(1000)))
-    assert told == {pipeline.backend.model_pixels}
+    assert told == {DecodeLimits(pipeline.backend.model_pixels, 16 * 96 * 64, ('jpeg', 'png'))}
     assert pipeline.backend.model_pixels > 0
 
 
@@ -521,11 +522,11 @@ def test_hint_and_description_are_asked_with_their_own_questions_and_limits(make
 @pytest.mark.parametrize('ego', [EGO, None])
 def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
     """Lateness outranks degraded input: what came too late must not be used."""
-    pipeline = make({'inference.deadline_ms': 60_000.0, 'inference.describe': False})
+    pipeline = make({'inference.deadline_ms': 10_000.0, 'inference.describe': False})
     score = pipeline.backend._backend.score
 
     def slow(*arguments):
-        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 61_000.0))
+        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 11_000.0))
         return score(*arguments)
 
     monkeypatch.setattr(pipeline.backend._backend, 'score', slow)

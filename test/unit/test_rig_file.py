@@ -62,7 +62,7 @@ K = '[10, 0, 5, 0, 10, 2, 0, 0, 1]'
         (f'cameras: {{A: {{{GOOD}, rotation: [0, 0, 0, 1]}}}}', "'rotation' and 'azimuth_deg' say the same"),
         (f'cameras: {{A: {{{GOOD}, position: [0, 0]}}}}', "'position' has 2 numbers, not 3"),
         (f'cameras: {{A: {{{GOOD}, position: [0, 0, .nan]}}}}', 'must be finite'),
-        (f'cameras: {{A: {{{GOOD}, d: high}}}}', "'d' is high, not a list of numbers"),
+        (f'cameras: {{A: {{{GOOD}, d: high}}}}', "'d' is 'high', not a list of numbers"),
         (
             f'cameras: {{A: {{{GOOD}, distortion_model: plumb_bob, d: [.nan, 0, 0, 0]}}}}',
             'd has values that are not fin',
@@ -73,7 +73,7 @@ K = '[10, 0, 5, 0, 10, 2, 0, 0, 1]'
         ('cameras: {A: {hfov_deg: 90, width: .nan, height: 5, azimuth_deg: 0}}', "'width' is nan, not a finite number"),
         ('cameras: {A: {hfov_deg: 90, width: 9.5, height: 5, azimuth_deg: 0}}', "'width' is 9.5, not an integer"),
         ('cameras: {A: {hfov_deg: 90, width: 0, height: 5, azimuth_deg: 0}}', 'width 0 and height 5 must be positive'),
-        ('cameras: {A: {hfov_deg: 90, width: 9, height: 5, azimuth_deg: north}}', "'azimuth_deg' is north, not a fin"),
+        ('cameras: {A: {hfov_deg: 90, width: 9, height: 5, azimuth_deg: north}}', "'azimuth_deg' is 'north', not"),
         (f'cameras: {{A: {{k: [{", ".join("0" * 9)}], width: 9, height: 5, azimuth_deg: 0}}}}', 'fx is 0; fy is 0'),
         ('cameras: {A: {k: [1, 2, 3], width: 9, height: 5, azimuth_deg: 0}}', "'k' has 3 numbers, not 9"),
         (

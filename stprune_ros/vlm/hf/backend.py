@@ -278,9 +278,7 @@ class TransformersBackend:
                 raise ModelError(
                     f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
                 )
-        return guided_choice(
-            candidates, self._chat.answer_prefix, lambda text: self._chat.ids(asked + text), self._chat.end_id
-        )
+        return guided_choice(candidates, asked, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
 
     def _forward(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.errors import ModelError, StpruneError
+from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 
@@ -164,5 +164,8 @@ def _text(text: str) -> dict[str, str]:
 
 def _rendered(tokenizer: Any, turns: list[dict[str, Any]], invite: bool) -> str:
     """The turns as the template writes them, with or without its invitation to answer."""
-    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=invite)
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=invite)
+    except Exception as error:  # whatever a template raises, raise_exception among it
+        raise ModelError(f"the model's chat template fails: {one_line(error)}") from None
     return text

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import ModelError, one_line
+from stprune_ros.bounded_yaml import read_text
+from stprune_ros.errors import ModelError, one_line, plain, word
 
 INDEX = 'model.safetensors.index.json'
 PROCESSOR = 'processor_config.json'  # may hold image processor and chat template, which have files of their own, too
 LFS_POINTER = b'version https://git-lfs'
+MAX_JSON = 2**22  # bytes of a configuration or an index
+MAX_TOKENIZER = 2**26  # bytes of tokenizer.json; that of Gemma has 33 million
+MAX_HEADER = 2**23  # bytes of a safetensors header: some 60,000 tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,10 @@ def single_weights_file(path: Path) -> Path:
     return path / 'model.safetensors'
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ModelError naming it where it does not."""
+def read_json(path: Path, limit: int = MAX_JSON) -> dict[str, Any]:
+    """A JSON file of at most ``limit`` bytes that holds an object. Raises ModelError naming it where it does not."""
     try:
-        value = json.loads(path.read_text(encoding='utf-8'))
+        value = json.loads(read_text(path, limit))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"'{path}' cannot be read as JSON: {one_line(error)}") from None
     if not isinstance(value, dict):
@@ -58,13 +62,15 @@ def tensors(path: Path) -> Iterator[Tensor]:
                     f"weights file '{path}' has no readable header: it would take {length} bytes, the file has {held};"
                     ' fetch it again'
                 )
+            if length > MAX_HEADER:
+                raise ModelError(f"weights file '{path}' has a header of {length} bytes, more than {MAX_HEADER}")
             header = json.loads(file.read(length))
         found = [(name, entry) for name, entry in header.items() if name != '__metadata__']
         for name, entry in found:
             start, end = entry['data_offsets']
-            yield Tensor(name, entry['dtype'], tuple(entry['shape']), end - start)
+            yield Tensor(plain(name), word(entry['dtype']), tuple(map(int, entry['shape'])), end - start)
         needed = 8 + length + max((entry['data_offsets'][1] for _, entry in found), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ModelError(f"weights file '{path}' has no readable header: {one_line(error)}") from None
     if held != needed:
         raise ModelError(

@@ -8,8 +8,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import ModelError
-from stprune_ros.vlm.hf.files import INDEX, LFS_POINTER, PROCESSOR, read_json, single_weights_file
+from stprune_ros.errors import ModelError, word
+from stprune_ros.vlm.hf.files import (
+    INDEX,
+    LFS_POINTER,
+    MAX_JSON,
+    MAX_TOKENIZER,
+    PROCESSOR,
+    read_json,
+    single_weights_file,
+)
 from stprune_ros.vlm.hf.weight_faults import weight_faults
 
 # Classes of transformers by model type; `families` says what each family needs.
@@ -35,6 +43,7 @@ BITSANDBYTES_NEEDS = (BITSANDBYTES, 'accelerate')
 # Files of tools that write what they packed beside config.json.
 PACKED_BY_FILE = {'hf_quant_config.json': 'modelopt', 'quantize_config.json': 'gptq', 'quant_config.json': 'awq'}
 ADAPTER = 'adapter_config.json'
+LISTED = 8  # names of a file in a sentence
 
 
 def folder_faults(path: Path) -> tuple[list[str], list[str]]:
@@ -50,7 +59,7 @@ def folder_faults(path: Path) -> tuple[list[str], list[str]]:
     adapter = _holds_adapter_only(path)
     faults += [_adapter_only(path)] if adapter else weight_faults(path, declared=bool(packed))
     faults += _tokenizer_faults(path)
-    faults += _processor_faults(path, str((config or {}).get('model_type')))
+    faults += _processor_faults(path, word((config or {}).get('model_type')))
     if adapter or not (path / ADAPTER).is_file():
         return faults, []
     if find_spec('peft') is not None:
@@ -90,7 +99,7 @@ def _adapter_only(path: Path) -> str:
         base = read_json(path / ADAPTER).get('base_model_name_or_path')
     except ModelError:
         base = None
-    named = f", '{base}'," if base else ''
+    named = f", '{word(base)}'," if base else ''
     return (
         f"model folder '{path}' holds an adapter only: merge it into its base model{named} and set model.path to the"
         ' result'
@@ -98,8 +107,9 @@ def _adapter_only(path: Path) -> str:
 
 
 def _family_faults(path: Path, config: Mapping[str, Any]) -> Iterator[str]:
-    model_type, classes = str(config.get('model_type')), config.get('architectures') or []
-    named = ', '.join(map(str, classes)) if isinstance(classes, list) else str(classes)
+    model_type, given = word(config.get('model_type')), config.get('architectures') or []
+    classes = given if isinstance(given, list) else [given]
+    named = ', '.join(map(word, classes[:LISTED]))
     supported = ', '.join(sorted(ARCHITECTURES))
     if model_type not in ARCHITECTURES:
         if named.endswith('ForCausalLM') and not any('vision' in key for key in config):
@@ -126,7 +136,7 @@ def packed_with(path: Path, config: Mapping[str, Any]) -> str:
             found = place.get(key)
             if isinstance(found, Mapping):
                 saved = BITSANDBYTES if found.get('load_in_4bit') or found.get('load_in_8bit') else 'an unknown method'
-                return str(found.get('quant_method') or saved)
+                return word(found.get('quant_method') or saved)
     if isinstance(config.get('quantization'), Mapping):
         return 'mlx'
     return next((kind for name, kind in PACKED_BY_FILE.items() if (path / name).is_file()), '')
@@ -160,7 +170,7 @@ def _tokenizer_faults(path: Path) -> list[str]:
     whole = path / 'tokenizer.json'
     slow = [path / 'vocab.json', path / 'merges.txt']
     if whole.is_file():
-        _json(whole, faults)
+        _json(whole, faults, MAX_TOKENIZER)
     elif not all(file.is_file() for file in slow):
         faults.append(f"model folder '{path}' has no tokenizer: tokenizer.json, or vocab.json with merges.txt")
     settings: dict[str, Any] | None = None
@@ -203,7 +213,7 @@ def _processor_faults(path: Path, model_type: str) -> list[str]:
     size, wanted = found.get('size'), SIZE_KEYS.get(model_type)
     if not isinstance(size, Mapping) or wanted is None:
         return faults
-    given = [key for key, value in size.items() if value is not None]
+    given = [word(key) for key, value in list(size.items())[:LISTED] if value is not None]
     if set(given) == set(wanted) or (wanted == PIXEL_LIMITS and set(given) == {'min_pixels', 'max_pixels'}):
         return faults
     surplus = [key for key in given if key not in wanted]
@@ -226,14 +236,14 @@ def _meaning(wanted: tuple[str, ...]) -> str:
     return ' (least and most pixels of an image)' if wanted == PIXEL_LIMITS else ''
 
 
-def _json(file: Path, faults: list[str]) -> dict[str, Any] | None:
+def _json(file: Path, faults: list[str], limit: int = MAX_JSON) -> dict[str, Any] | None:
     """The content of a JSON file; None, and a sentence in ``faults``, where it cannot be used."""
     found = _unusable(file)
     if found:
         faults += found
         return None
     try:
-        return read_json(file)
+        return read_json(file, limit)
     except ModelError as error:
         faults.append(str(error))
         return None

@@ -13,6 +13,7 @@ from stprune_ros.errors import ModelError, StpruneError, one_line
 from stprune_ros.vlm.hf.chat import answer_borders
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_folder import ModelFolder
+from stprune_ros.vlm.hf.template_trial import template_fault
 
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 # Releases that take a family's image tokens in blocks of a fixed number, which a pruned prompt does not have.
@@ -55,6 +56,11 @@ def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
     text = config.text_config
     if tokenizer.chat_template is None:
         raise ModelError(f"tokenizer of '{folder.path}' has no chat template")
+    fault = template_fault(tokenizer.chat_template, special_tokens(tokenizer))
+    if fault:
+        raise ModelError(
+            f"the chat template of '{folder.path}' {fault}: take the one that the model was published with"
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
     if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()) and not folder.family.sliding_window:
@@ -72,6 +78,11 @@ def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
         )
     with error_context('chat template', folder):
         answer_borders(tokenizer)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, str]:
+    """The special tokens by name, as a chat template gets them."""
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
 
 
 def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:

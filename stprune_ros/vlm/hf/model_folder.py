@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stprune_ros.errors import ModelError, one_line
+from stprune_ros.errors import MAX_NAME, ModelError, one_line, plain, shown
 from stprune_ros.progress import Say, say_nothing
 from stprune_ros.vlm.hf.files import PROCESSOR, read_json
 from stprune_ros.vlm.hf.folder_faults import folder_faults, packed_bits
@@ -166,7 +166,7 @@ def _facts(path: Path) -> tuple[bool, str]:
     key = 'domain' if 'domain' in facts or 'knows' not in facts else 'knows'  # the old name, for one release
     trained, domain = facts.get('trained'), facts.get(key, '')
     if not isinstance(trained, bool):
-        raise ModelError(f"'trained' in '{note}' is {trained!r}; it must be true or false")
+        raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
-        raise ModelError(f"'{key}' in '{note}' is {domain!r}; it must be a text")
-    return trained, domain
+        raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
+    return trained, plain(domain, 2 * MAX_NAME)

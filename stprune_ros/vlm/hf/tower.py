@@ -55,7 +55,7 @@ class VisionTower:
                 input_data_format='channels_last',
                 **self._options,
             )
-        except ValueError as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # a picture that it cannot resize
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None
         if self._scaled_pixels is not None:
             batch['pixel_values'] = batch['pixel_values'].to(torch.uint8)  # whole numbers, and a quarter of the bytes

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from stprune_ros.errors import ModelError
+from stprune_ros.errors import ModelError, plain
 from stprune_ros.vlm.hf.files import INDEX, LFS_POINTER, read_json, single_weights_file, tensors
 
 SHARD = re.compile(r'.*-(\d+)-of-(\d+)\.safetensors')
+SHARD_NAME = re.compile(r'[\w.-]{1,255}\.safetensors')  # and no path
 PICKLED = ('.bin', '.pth', '.pt', '.ckpt')
 OTHER_FORMATS = {'.gguf': 'GGUF', '.onnx': 'ONNX', '.h5': 'TensorFlow', '.msgpack': 'Flax', '.npz': 'MLX'}
 
@@ -108,4 +109,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     found = read_json(path / INDEX).get('weight_map')
     if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise ModelError(f"'{path / INDEX}' has no weight_map that names the file of each tensor")
-    return found
+    outside = next((name for name in found.values() if not SHARD_NAME.fullmatch(name)), None)
+    if outside is not None:
+        raise ModelError(f"'{path / INDEX}' names '{plain(outside)}', which is no safetensors file of its own folder")
+    return {plain(tensor): name for tensor, name in found.items()}
