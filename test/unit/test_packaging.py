@@ -72,7 +72,7 @@ def test_package_xml_says_whose_it_is_and_where_it_lives():
 
 def imported_modules(*folders: str) -> set[str]:
     """Top-level modules that the files below ``folders`` import, without the standard library's and their own."""
-    own = {'stprune_ros', 'helpers', 'conftest'}
+    own = {'stprune_ros', 'helpers', 'real', 'conftest'}
     found = set()
     for path in (path for folder in folders for path in (ROOT / folder).rglob('*.py')):
         if path.is_relative_to(ROOT / 'stprune_ros' / 'msg'):
