@@ -52,7 +52,7 @@ WORDS = (
 )
 # First words of answers are one token too, with and without a capital or a blank before them.
 FIRST_WORDS = ('none', 'stop', 'yield', 'slow', 'increase', 'shift')
-FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS) + ':none'
+FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS) + ':stop'
 PIECES = Regex(r'[^\w\n]?\w+| ?[^\w\s]+\n*|\s*\n+|\s+')  # what merges stay within
 
 TURNS = (
