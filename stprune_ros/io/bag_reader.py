@@ -24,9 +24,9 @@ from stprune_ros.io.sqlite_log import WriteAheadLog, has_hot_journal
 from stprune_ros.resources import resource_path
 
 PACKAGE_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
-# By the version in metadata.yaml, for recordings that do not name the distribution that wrote them.
-# Packages whose messages are read by the names of their fields, which no distribution of ROS 2 has changed.
+# Read by the names of their fields, which no distribution of ROS 2 has changed.
 CORE = ('builtin_interfaces/', 'std_msgs/', 'geometry_msgs/', 'nav_msgs/', 'sensor_msgs/', 'tf2_msgs/')
+# By the version in metadata.yaml, for recordings that do not name the distribution that wrote them.
 DISTRIBUTION_BY_VERSION = {
     1: 'dashing',
     2: 'eloquent',
