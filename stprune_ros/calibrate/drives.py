@@ -125,8 +125,8 @@ class DriveScorer:
     def _nothing_to_see(self, windows: BagWindows, window: Window) -> np.ndarray:
         """Log-probabilities (K,) for the same ring with grey pictures and no odometry; BagError where that fails."""
 
-        def decode_grey(frame: CameraFrame, model_pixels: int) -> tuple[np.ndarray, int]:
-            image, reduced_by = images.decode_for_model(frame, model_pixels)
+        def decode_grey(frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
+            image, reduced_by = images.decode_for_model(frame, limits)
             return np.full_like(image, GREY), reduced_by
 
         pipeline = Pipeline(self._settings, self._backend, windows.rig, self._prompt, decode_grey)

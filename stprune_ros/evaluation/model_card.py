@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,13 +121,23 @@ def by_kind_only(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def pruning_configs(methods: Sequence[str], keep: Sequence[float]) -> dict[str, PruningConfig]:
+    """Every share of tokens under the first method as 'keep 0.1'; shares below 1 under others as 'random, keep 0.1'."""
+    configs = {f'keep {share:g}': PruningConfig(methods[0], share) for share in keep}
+    for method in methods[1:]:
+        configs |= {f'{method}, keep {share:g}': PruningConfig(method, share) for share in keep if share < 1.0}
+    return configs
+
+
 def main() -> None:
     """Command line of the model card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--model', type=Path, default=Path('models/ringworld'))
     parser.add_argument('--count', type=int, default=100, help='held-out scenes')
     parser.add_argument('--keep', type=float, nargs='*', default=[1.0, 0.25, 0.1])
-    parser.add_argument('--method', default='st_prune')
+    parser.add_argument(
+        '--method', nargs='+', default=['st_prune'], help='several: those after the first with fewer tokens only'
+    )
     parser.add_argument('--output', type=Path, default=None, help='JSON file; also printed')
     parser.add_argument('--words', type=int, default=64, help='longest description in tokens; 0: none')
     parser.add_argument('--blind', action='store_true', help='also with grey images')
@@ -138,9 +148,9 @@ def main() -> None:
     from stprune_ros.vlm.hf.backend import TransformersBackend
 
     backend, prompt = TransformersBackend.load(args.model, device='cpu'), Prompt.load(args.model / 'prompt.yaml')
-    configs = {f'keep {keep:g}': PruningConfig(args.method, keep) for keep in args.keep}
+    configs = pruning_configs(args.method, args.keep)
     scores = evaluate_model(backend, prompt, ModelCardCases(args.count), configs, args.words, args.blind)
-    results = {'scenes': args.count, 'method': args.method, **scores}
+    results = {'scenes': args.count, 'method': args.method[0], **scores}
     text = json.dumps(results, indent=1)
     print(text)
     if args.note:

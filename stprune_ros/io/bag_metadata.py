@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from mcap.exceptions import McapError
 from mcap.reader import make_reader
 
 from stprune_ros import bounded_yaml
@@ -37,8 +36,8 @@ def profiles_fault(file: Path) -> str:
     """Why the QoS profiles that stand as YAML in a .mcap or .db3 file should not be read, '' where they can be."""
     try:
         found = list(_mcap_profiles(file) if file.suffix == '.mcap' else _sqlite_profiles(file))
-    except (OSError, sqlite3.Error, McapError, ValueError, LookupError, TypeError):
-        return ''  # broken otherwise, which its reader says
+    except Exception:  # damage makes parsers fail in ways of their own, from struct.error to TypeError
+        return ''  # its reader says it
     return next(filter(None, (bounded_yaml.fault(text, MAX_PROFILE_NODES) for text in found)), '')
 
 

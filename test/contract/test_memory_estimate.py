@@ -185,6 +185,7 @@ LIMITS = [(3136, 12845056), (3136, 501760), (65536, 16777216), (200704, 1003520)
 @given(height=SIDES, width=SIDES, limits=st.sampled_from(LIMITS), cap=st.sampled_from([0, 2000, 501760, 2**30]))
 @example(height=460, width=1150, limits=(3136, 501760), cap=0)
 @example(height=1150, width=460, limits=(3136, 12845056), cap=501760)
+@example(height=478, width=1195, limits=(3136, 501760), cap=0)
 @example(height=1, width=200, limits=(3136, 12845056), cap=0)
 def test_tokens_of_an_image_are_the_library_s(
     family: str, patch: int, height: int, width: int, limits: tuple[int, int], cap: int

@@ -225,16 +225,17 @@ def test_messages_of_this_package_survive_the_way_through_a_bag(tmp_path: Path):
     duration = make('builtin_interfaces/Duration', 1, 0)
     camera = make('stprune_ros/CameraStatus', 'front', 1, header(START_NS).stamp, 4, 72, 7)
     info = make(
-        'stprune_ros/InferenceInfo', 3, [camera], 'model', 'abc', True, 'prompt', 'st_prune', 0.25, 72, 7, 40,
+        'stprune_ros/InferenceInfo', 3, [camera], 'model', 'abc', True, 'prompt', '', 'st_prune', 0.25, 72, 7, 40,
         ['hint'], message_array([1.5]), float('nan'), ['note'],
     )  # fmt: skip
     message = make(
-        'stprune_ros/PlanningHint', header(START_NS), duration, 1, 3, hint['float32'], 1, message_array([3], 'u1'),
+        'stprune_ros/PlanningHint', header(START_NS), duration, 5, 1, 3, hint['float32'], 1, message_array([3], 'u1'),
         message_array([0.25]), info,
     )  # fmt: skip
     with Bag(write_bag(tmp_path / 'bag', [Item('/hint', START_NS, message)])) as bag:
         found = bag.first('/hint')
-    assert (found.behavior, found.probabilities.tolist(), found.info.cameras[0].tokens_kept) == (3, [0.25], 7)
+    assert (found.alive_counter, found.behavior, found.probabilities.tolist()) == (5, 3, [0.25])
+    assert found.info.cameras[0].tokens_kept == 7
 
 
 def message_array(values: list[float], kind: str = 'f4'):

@@ -27,7 +27,7 @@ from stprune_ros.evaluation.fidelity import (
     _rows,
     to_markdown,
 )
-from stprune_ros.evaluation.model_card import Score, by_kind_only, claims, evaluate_model
+from stprune_ros.evaluation.model_card import Score, by_kind_only, claims, evaluate_model, pruning_configs
 from stprune_ros.evaluation.ringworld_cases import (
     DESCRIPTION,
     UNTOUCHED,
@@ -315,6 +315,18 @@ def test_ringworld_scenes_as_case_scenes() -> None:
     for name in shown.rig.ring:
         found, drawn = ringworld_rig().cameras[name], next(camera for camera in RING if camera.name == name)
         assert (found.k == drawn.k).all() and (found.rotation == drawn.rotation).all()
+
+
+def test_methods_of_the_model_card() -> None:
+    """All tokens come once; every method gets the smaller shares."""
+    configs = pruning_configs(['st_prune', 'random'], [1.0, 0.25, 0.1])
+    assert {name: (config.method, config.keep_ratio) for name, config in configs.items()} == {
+        'keep 1': ('st_prune', 1.0),
+        'keep 0.25': ('st_prune', 0.25),
+        'keep 0.1': ('st_prune', 0.1),
+        'random, keep 0.25': ('random', 0.25),
+        'random, keep 0.1': ('random', 0.1),
+    }
 
 
 def test_cases_of_the_model_card() -> None:

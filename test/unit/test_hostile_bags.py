@@ -176,7 +176,7 @@ def test_a_message_that_unpacks_without_end_is_refused():
 
 
 def test_a_hostile_truth_file_ends_in_a_sentence(tmp_path):
-    from stprune_ros.replay.ground_truth import GroundTruth
+    from stprune_ros.io.ground_truth import GroundTruth
 
     for text in ('[' * 200_000, '{"ticks": [{"stamp_ns": 1e999, "behavior": "NONE"}]}', '{"ticks": {"a": 1}}', '7'):
         (tmp_path / 'truth.json').write_text(text)

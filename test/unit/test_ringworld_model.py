@@ -11,7 +11,7 @@ from stprune_ros.errors import ModelError
 from stprune_ros.evaluation.model_card import evaluate_model
 from stprune_ros.evaluation.ringworld_cases import ModelCardCases
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.ringworld.training.model import make_tokenizer
+from stprune_ros.ringworld.training.tokenizer import make_tokenizer
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt

@@ -1,8 +1,7 @@
-"""Training of the bundled model: scenes on disk, prompts and probes, and a few steps from end to end."""
+"""Training of ringworld's hosts: scenes on disk, prompts and probes, and a few steps from end to end."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -14,15 +13,9 @@ import yaml
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import HELD_OUT, make_drive, make_scene
-from stprune_ros.ringworld.training import train
-from stprune_ros.ringworld.training.model import (
-    PROMPT,
-    make_model,
-    make_processor,
-    make_tokenizer,
-    vocabulary_words,
-    write_prompt,
-)
+from stprune_ros.ringworld.training import scene_cache, train
+from stprune_ros.ringworld.training.export import write_prompt
+from stprune_ros.ringworld.training.hosts import HOSTS
 from stprune_ros.ringworld.training.probes import actor_centres, displacements
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
 from stprune_ros.ringworld.training.scene_cache import (
@@ -31,9 +24,10 @@ from stprune_ros.ringworld.training.scene_cache import (
     read_shards,
     render_missing,
     shard_path,
+    wait_for_shards,
     write_shard,
 )
-from stprune_ros.ringworld.training.vision_stage import to_patches, train_vision
+from stprune_ros.ringworld.training.tokenizer import PROMPT, make_tokenizer, vocabulary_words
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt
 
@@ -94,12 +88,6 @@ def test_scenes_end_with_the_current_frame() -> None:
     assert 0 < sooner < 8
 
 
-def test_patches_are_those_of_the_image_processor() -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3)).astype(np.uint8)
-    processed = make_processor()(images=list(images), return_tensors='pt')['pixel_values']
-    assert torch.allclose(to_patches(images), processed.float(), atol=1e-5)
-
-
 def test_the_prompt_asks_what_the_questions_ask(tmp_path: Path) -> None:
     """The bundled model's prompt file is the one that the code writes, and asks what the model was trained on."""
     write_prompt(tmp_path / 'prompt.yaml')
@@ -114,7 +102,7 @@ def test_the_prompt_asks_what_the_questions_ask(tmp_path: Path) -> None:
 
 def test_prefixes_hold_an_image_token_per_visual_token(tmp_path: Path) -> None:
     write_prompt(tmp_path / 'prompt.yaml')
-    encoder = PromptEncoder(make_tokenizer(), Prompt.load(tmp_path / 'prompt.yaml'))
+    encoder = PromptEncoder(make_tokenizer(), Prompt.load(tmp_path / 'prompt.yaml'), HOSTS['qwen3_vl'])
     truth = make_scene(1).truths[-1]
     for subset, images in ((ViewSubset(), 24), (ViewSubset((0,), 2), 2), (ViewSubset((1, 3), 1, ego=False), 2)):
         ids = encoder.prefix(subset, truth)
@@ -147,23 +135,73 @@ def test_displacements_of_actors() -> None:
 
 
 @pytest.mark.slow
-def test_a_few_steps_of_training_export_a_model(work: Path) -> None:
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    before = model.model.visual.state_dict()['patch_embed.proj.weight'].clone()
-    for _ in range(2):  # the second call finds the first one's checkpoint and does nothing
-        train_vision(model, work / TRAIN, work / 'vision.pt', steps=2, batch=4, seed=0)
-    tower = model.model.visual.state_dict()['patch_embed.proj.weight'].clone()
-    assert not torch.equal(before, tower)
-    options = argparse.Namespace(
-        work=work, output=work / 'model', seed=0, rate=1e-3, begin_with=None, steps=2, clip_steps=0, export_every=1
-    )
-    train.train_language(model, tokenizer, options)
-    assert torch.equal(model.model.visual.state_dict()['patch_embed.proj.weight'], tower)  # frozen in this stage
-    facts = json.loads((work / 'model' / 'stprune.json').read_text())
-    assert (facts['trained'], facts['steps']) == (True, 2)
-    assert (work / 'language.pt').exists()
-    backend = TransformersBackend.load(work / 'model', device='cpu')
+@pytest.mark.parametrize('name', sorted(HOSTS))
+def test_a_few_steps_of_training_export_a_model(tmp_path: Path, name: str) -> None:
+    """Stopped after its first step and called again, training goes on and ends with the weights of a run in one go."""
+    scenes = tmp_path / 'scenes'
+    write_shard(scenes / TRAIN, range(2), make_scene)
+    write_shard(scenes / HELD_OUT_FOLDER, range(HELD_OUT, HELD_OUT + 1), make_scene)
+    arguments = ['--host', name, '--scenes-folder', str(scenes), '--device', 'cpu', '--questions', '4']
+    arguments += ['--vision-batch', '4', '--clip-batch', '2', '--ring-batch', '1', '--clip-steps', '1']
+    arguments += ['--threads', '1', '--loaders', '0', '--vision-steps', '2', '--steps', '2', '--report-every', '1']
+    weights = []
+    for folder, runs in ((tmp_path / 'once', (2,)), (tmp_path / 'twice', (1, 2))):
+        for steps in runs:
+            _train_until(steps, [*arguments, '--work', str(folder), '--output', str(folder / 'model')])
+        weights.append(train.read_model(folder / 'model').state_dict())
+    assert all(torch.equal(one, two) for one, two in zip(weights[0].values(), weights[1].values(), strict=True))
+    facts = json.loads((tmp_path / 'once' / 'model' / 'stprune.json').read_text())
+    assert (facts['trained'], facts['host'], facts['steps'], facts['drives']) == (True, name, 2, 2)
+    assert facts['recipe']['drop_share'] == 0.5
+    backend = TransformersBackend.load(tmp_path / 'once' / 'model', device='cpu')
     assert backend.info.trained
-    assert len(backend.encode([np.zeros((96, 160, 3), np.uint8)])[0].tokens) == 60
+    assert backend.info.family == name
+    assert len(backend.encode([np.zeros((96, 160, 3), np.uint8)])[0].tokens) == HOSTS[name].tokens
+
+
+class _StoppedError(Exception):
+    pass
+
+
+def _train_until(step: int, arguments: list[str]) -> None:
+    """Run the command line, interrupted after the export of ``step`` of the language stage."""
+    args = train.parse_arguments(arguments)
+    export = train.export_model
+
+    def export_and_stop(folder: Path, *others: object) -> None:
+        export(folder, *others)
+        if others[-1]['steps'] == step:
+            raise _StoppedError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, 'export_model', export_and_stop)
+        patch.setattr(train, 'parse_arguments', lambda: args)
+        # The scenes of the tests lie in smaller shards than render_missing looks for.
+        patch.setattr(train, 'render_missing', lambda *_: None)
+        with pytest.raises(_StoppedError):
+            train.main()
+
+
+def test_the_penalty_is_refused_where_it_cannot_be_had(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (['--host', 'internvl', '--drop-share', '0'], ['--drop-share', '0.5']):
+        with pytest.raises(SystemExit):
+            train.parse_arguments([*arguments, '--background-weight', '1.5'])
+        assert '--background-weight needs a host with truth per token' in capsys.readouterr().err
+    args = train.parse_arguments(['--background-weight', '1.5', '--drop-share', '0', '--work', 'here'])
+    assert args.scenes_folder == Path('here')
+
+
+def test_waiting_for_another_process_that_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks again until the shards for so many drives and the held-out scenes are there."""
+    missing = [shard_path(tmp_path / folder, range(first, first + 25)) for folder, first in ((TRAIN, 0), (TRAIN, 25))]
+    missing.append(shard_path(tmp_path / HELD_OUT_FOLDER, range(HELD_OUT, HELD_OUT + 25)))
+    with pytest.raises(TimeoutError, match='holds 0 of 2 shards'):
+        wait_for_shards(tmp_path, drives=26, seconds=0.0)
+
+    def render_one(seconds: float) -> None:
+        missing[0].parent.mkdir(exist_ok=True)
+        missing.pop(0).write_text('rendered')
+
+    monkeypatch.setattr(scene_cache.time, 'sleep', render_one)
+    wait_for_shards(tmp_path, drives=26)
+    assert missing == []

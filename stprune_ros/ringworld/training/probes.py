@@ -9,8 +9,8 @@ from torch.nn import functional
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import GRID
 from stprune_ros.ringworld.training.prompt_encoder import ViewSubset
-from stprune_ros.ringworld.training.vision_stage import TOKENS
 
+TOKENS = GRID[0] * GRID[1]  # of an image on the grid of the renderer's truth
 PROBE_CLASSES = {'kind': 5, 'moving': 2, 'side': 3, 'reason': 3, 'nearest': 2, 'copy': 2}  # a kind more: no actor
 PROBE_WEIGHTS = {'moving': 1.0, 'side': 1.0}  # 0.5 for all others
 LATE_PROBES = ('moving', 'side')  # on the third layer's output, all others on the second's
@@ -31,23 +31,24 @@ class DenseHeads(nn.Module):  # type: ignore[misc]
 
     def loss(
         self, middle: torch.Tensor, late: torch.Tensor, dense: dict[str, torch.Tensor], subset: ViewSubset
-    ) -> tuple[torch.Tensor, dict[str, float]]:
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss, and metrics: accuracy of each probe, and the error of each displacement.
 
         ``middle`` and ``late`` are visual tokens after the second and third layer, (B, views * frames * 60, D) in
         prompt order; ``dense`` holds truth (B, V, T, 60, ...).
         """
-        b, n, frames = len(middle), len(subset.views), subset.frames
+        b, n, frames, device = len(middle), len(subset.views), subset.frames, middle.device
         middle, late = (hidden.view(b, n, frames, TOKENS, -1) for hidden in (middle, late))
-        view = torch.tensor(subset.views).view(1, n, 1, 1).expand(b, n, frames, TOKENS)
-        current = (torch.arange(frames) == frames - 1).long().view(1, 1, frames, 1).expand(b, n, frames, TOKENS)
-        loss = 0.3 * functional.cross_entropy(self.view(middle).flatten(0, 3), view.flatten())
-        loss = loss + 0.5 * functional.cross_entropy(self.current(middle).flatten(0, 3), current.flatten())
-        has_past = torch.ones_like(dense['moving'], dtype=torch.bool)
+        everywhere = torch.ones(b, n, frames, TOKENS, dtype=torch.bool, device=device)
+        view = torch.tensor(subset.views, device=device).view(1, n, 1, 1).expand(everywhere.shape)
+        current = (torch.arange(frames, device=device) == frames - 1).view(1, 1, frames, 1).expand(everywhere.shape)
+        loss = 0.3 * masked_cross_entropy(self.view(middle), view, everywhere)
+        loss = loss + 0.5 * masked_cross_entropy(self.current(middle), current, everywhere)
+        has_past = everywhere.clone()
         has_past[:, :, 0] = False  # one frame does not tell what moves
         actor = dense['kind'] >= 0
         masks = {
-            'kind': actor | (torch.rand(actor.shape) < BACKGROUND_SHARE),
+            'kind': actor | (torch.rand(actor.shape, device=device) < BACKGROUND_SHARE),
             'moving': (dense['moving'] >= 0) & has_past,
             'side': (dense['side'] >= 0) & has_past,
             'nearest': dense['nearest'] >= 0,
@@ -58,19 +59,33 @@ class DenseHeads(nn.Module):  # type: ignore[misc]
             masks['copy'] = dense['copy'] >= 0
         metrics = {}
         for name, mask in masks.items():
-            target = dense[name][mask].long() + (name == 'kind')
-            if len(target):
-                logits = self.heads[name]((late if name in LATE_PROBES else middle)[mask])
-                loss = loss + PROBE_WEIGHTS.get(name, 0.5) * functional.cross_entropy(logits, target)
-                metrics[name] = (logits.argmax(-1) == target).float().mean().item()
-        predicted = self.displacement(middle).unflatten(-1, (len(FRAMES_BACK), 3))
+            target = dense[name].long() + (name == 'kind')
+            logits = self.heads[name](late if name in LATE_PROBES else middle)
+            loss = loss + PROBE_WEIGHTS.get(name, 0.5) * masked_cross_entropy(logits, target, mask)
+            metrics[name] = masked_mean((logits.argmax(-1) == target).float(), mask).detach()
+        predicted = self.displacement(middle).unflatten(-1, (len(FRAMES_BACK), 3)).float()
         for index, back in enumerate(FRAMES_BACK):
             moved, known = displacements(dense['actor'], dense['centre'], back)
-            if known.any():
-                error = functional.smooth_l1_loss(predicted[..., index, :][known], moved[known], beta=0.1)
-                loss = loss + DISPLACEMENT_WEIGHT * error
-                metrics[f'displacement {back}'] = error.item()
+            errors = functional.smooth_l1_loss(predicted[..., index, :], moved, beta=0.1, reduction='none').mean(-1)
+            error = masked_mean(errors, known)
+            loss = loss + DISPLACEMENT_WEIGHT * error
+            metrics[f'displacement {back}'] = error.detach()
         return loss, metrics
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of the values where ``mask``, 0 where it is nowhere; unlike indexing, this does not wait for a GPU."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def masked_cross_entropy(
+    logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross entropy of (..., classes) against (...) where ``mask``; with class weights their weighted mean."""
+    target = target.long().where(mask, torch.zeros((), dtype=torch.long, device=target.device))
+    losses = functional.cross_entropy(logits.float().flatten(0, -2), target.flatten(), weight, reduction='none')
+    norm = mask.flatten() if weight is None else mask.flatten() * weight[target.flatten()]
+    return (losses * mask.flatten()).sum() / norm.sum().clamp(min=1e-6)
 
 
 def actor_centres(position: torch.Tensor) -> torch.Tensor:
@@ -89,6 +104,7 @@ def displacements(actors: torch.Tensor, centres: torch.Tensor, back: int) -> tup
     match = (actors[:, :, back:, :, None] == actors[:, :, :-back, None, :]) & (actors[:, :, back:, :, None] >= 0)
     before = match.int().argmax(-1)  # any patch that showed the actor: all hold the same centre
     moved = centres[:, :, back:] - centres[:, :, :-back].gather(3, before[..., None].expand(*before.shape, 3))
-    out, known = torch.zeros(centres.shape), torch.zeros(actors.shape, dtype=torch.bool)
+    out = torch.zeros(centres.shape, device=centres.device)
+    known = torch.zeros(actors.shape, dtype=torch.bool, device=centres.device)
     out[:, :, back:], known[:, :, back:] = moved.float().clamp(-3, 3), match.any(-1)
     return out, known

@@ -25,8 +25,8 @@ from stprune_ros.ringworld.questions import (
 )
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import FRAMES
-from stprune_ros.ringworld.training.model import IMAGE, TURN_END
-from stprune_ros.ringworld.training.vision_stage import TOKENS
+from stprune_ros.ringworld.training.hosts import Host
+from stprune_ros.ringworld.training.tokenizer import IMAGE, IMAGE_WITH_ENDS, TURN_END
 from stprune_ros.ringworld.truth import SceneTruth
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
@@ -59,8 +59,8 @@ class EncodedQuestion:
 class PromptEncoder:
     """Turns scenes and questions into token ids."""
 
-    def __init__(self, tokenizer: Any, prompt: Prompt) -> None:
-        self.tokenizer, self.prompt = tokenizer, prompt
+    def __init__(self, tokenizer: Any, prompt: Prompt, host: Host) -> None:
+        self.tokenizer, self.prompt, self.host = tokenizer, prompt, host
         self.image = tokenizer.convert_tokens_to_ids(IMAGE)
         self.end = tokenizer.convert_tokens_to_ids(TURN_END)
         self._cache: dict[str, list[int]] = {}
@@ -80,7 +80,7 @@ class PromptEncoder:
         first, *others = self._render(self.prompt.content(views, ego))[0].split(IMAGE)
         ids = list(self.ids(first))
         for text in others:
-            ids += [self.image] * TOKENS + self.ids(text)
+            ids += [self.image] * self.host.tokens + self.ids(text)
         return ids
 
     def encode_questions(
@@ -107,5 +107,5 @@ class PromptEncoder:
             {'role': 'user', 'content': parts},
         ]
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        before, _, after = text.partition(QUESTION_MARK)
+        before, _, after = text.replace(self.host.image_markup, IMAGE_WITH_ENDS).partition(QUESTION_MARK)
         return before, after

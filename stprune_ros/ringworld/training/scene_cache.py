@@ -1,8 +1,14 @@
-"""Rendered scenes on disk: rendering takes minutes, so that training does it once and reads pickles afterwards."""
+"""Rendered scenes on disk: rendering takes minutes, so that training does it once and reads pickles afterwards.
+
+``python -m stprune_ros.ringworld.training.scene_cache`` renders only; several hosts share the folder.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,8 +26,8 @@ ShardTask = tuple[Path, range, Callable[[int], Scene]]
 
 def render_missing(work: Path, drives: int, held_out: int, workers: int) -> None:
     """Render the training drives and held-out scenes that ``work`` does not hold yet, one shard per task."""
-    tasks = [(work / TRAIN, seeds, make_drive) for seeds in _shards(0, drives)]
-    tasks += [(work / HELD_OUT_FOLDER, seeds, make_scene) for seeds in _shards(HELD_OUT, held_out)]
+    tasks: list[ShardTask] = [(work / HELD_OUT_FOLDER, seeds, make_scene) for seeds in _shards(HELD_OUT, held_out)]
+    tasks += [(work / TRAIN, seeds, make_drive) for seeds in _shards(0, drives)]
     missing = [task for task in tasks if not shard_path(task[0], task[1]).exists()]
     if not missing:
         return
@@ -45,10 +51,20 @@ def write_shard(folder: Path, seeds: range, make: Callable[[int], Scene]) -> Non
     partial.rename(path)
 
 
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder in order of their seeds."""
+    return sorted(folder.glob('scenes_*.pkl'))
+
+
+def read_shard(path: Path) -> list[Scene]:
+    """The scenes of a shard. It is a pickle: only read what you wrote yourself."""
+    scenes: list[Scene] = pickle.loads(path.read_bytes())
+    return scenes
+
+
 def read_shards(folder: Path) -> Iterator[list[Scene]]:
-    """The shards of a folder in order of their seeds. They are pickles: only read folders that you wrote yourself."""
-    for path in sorted(folder.glob('scenes_*.pkl')):
-        yield pickle.loads(path.read_bytes())
+    """The shards of a folder in order of their seeds; see `read_shard`."""
+    return map(read_shard, shard_paths(folder))
 
 
 def _shards(first: int, count: int) -> list[range]:
@@ -57,3 +73,30 @@ def _shards(first: int, count: int) -> list[range]:
 
 def _write_task(task: ShardTask) -> None:
     write_shard(*task)
+
+
+def wait_for_shards(work: Path, drives: int, seconds: float = 600.0) -> None:
+    """Wait until another process has rendered the first ``drives`` drives and the held-out scenes.
+
+    Raises TimeoutError after so many seconds.
+    """
+    wanted, end = -(-drives // SCENES_PER_SHARD), time.monotonic() + seconds
+    while (found := len(shard_paths(work / TRAIN))) < wanted or not shard_paths(work / HELD_OUT_FOLDER):
+        if time.monotonic() > end:
+            raise TimeoutError(f"'{work}' holds {found} of {wanted} shards of scenes after {seconds:g} s")
+        time.sleep(0.2)
+
+
+def main() -> None:
+    """Command line of the rendering."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument('--scenes-folder', type=Path, default=Path('out/ringworld'))
+    parser.add_argument('--scenes', type=int, default=1000, help='training drives')
+    parser.add_argument('--held-out', type=int, default=200, help='held-out scenes')
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    render_missing(args.scenes_folder, args.scenes, args.held_out, args.workers)
+
+
+if __name__ == '__main__':
+    main()

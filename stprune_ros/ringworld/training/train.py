@@ -1,174 +1,209 @@
-"""Train the bundled model from scratch: ``python -m stprune_ros.ringworld.training.train``.
+"""Train a host of ringworld from scratch: ``python -m stprune_ros.ringworld.training.train``.
 
-Stages: scenes, vision tower, language model, export. Each keeps its state in the work folder and resumes from there.
-The model sees full tokens only; no token is ever dropped in training.
+Stages: scenes, vision tower, language model, export. Each keeps its state on disk and resumes from there; hosts share
+the scenes of ``--scenes-folder``, and with ``--tower`` the tower of an exported one. By default random visual tokens
+are dropped in half of the batches, and nothing says where attention should go. The model shipped as models/ringworld
+had ``--background-weight 1.5 --drop-share 0 --varied-share 0`` instead.
 On a shared machine set OMP_WAIT_POLICY=PASSIVE: spinning OpenMP threads make training several times slower there.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import hashlib
+import os
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from stprune_ros.ringworld.questions import ALL_VIEWS
-from stprune_ros.ringworld.scenes import FRAMES
-from stprune_ros.ringworld.training.batches import TrainingScene, load_training_scenes, make_batch
-from stprune_ros.ringworld.training.language_stage import accuracy_by_kind, answer_questions
-from stprune_ros.ringworld.training.model import export_model, make_model, make_tokenizer, write_prompt
+from stprune_ros.ringworld.training.batches import Batch, ScenePool, gather_batch
+from stprune_ros.ringworld.training.checkpoint import restore, save
+from stprune_ros.ringworld.training.export import export_model, write_prompt
+from stprune_ros.ringworld.training.hosts import HOSTS, Host
+from stprune_ros.ringworld.training.language_stage import LanguageStage, questions_right
+from stprune_ros.ringworld.training.plans import Recipe, held_out_plans, load_plans
 from stprune_ros.ringworld.training.probes import DenseHeads
-from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
-from stprune_ros.ringworld.training.scene_cache import HELD_OUT_FOLDER, TRAIN, render_missing
-from stprune_ros.ringworld.training.vision_stage import train_vision
+from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder
+from stprune_ros.ringworld.training.scene_cache import HELD_OUT_FOLDER, TRAIN, render_missing, wait_for_shards
+from stprune_ros.ringworld.training.schedule import Schedule
+from stprune_ros.ringworld.training.tokenizer import make_tokenizer
+from stprune_ros.ringworld.training.vision_stage import encode_images, train_tower
 from stprune_ros.vlm.prompt import Prompt
 
-BACKGROUND_WEIGHT = 1.5  # of the attention to background tokens in the loss
-DOMAIN = 'ringworld, a synthetic driving world'
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
-QUESTIONS_PER_SCENE = 16
-CLIP_BATCH, RING_BATCH = 16, 3  # scenes per step with one view, with all
-FRONT_SHARE = 0.3  # of the clips, showing the front view
-FULL_HISTORY_SHARE = 0.85  # of the batches
-LOST_VIEW_SHARE, LOST_EGO_SHARE = 0.12, 0.08  # of the batches
-VISION_BATCH = 48  # images per step
+WARM_UP = 60  # steps
+STEP_SEEDS = 1_000_000  # more than a run has steps
+SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
 
 
 def main() -> None:
     """Command line of the training."""
+    args = parse_arguments()
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision('high')
+    if args.growing:
+        wait_for_shards(args.scenes_folder, args.growing)
+    else:
+        render_missing(args.scenes_folder, args.scenes, args.held_out, args.workers)
+    host, device = HOSTS[args.host], find_device(args.device)
+    torch.manual_seed(args.seed)
+    tokenizer = make_tokenizer(host.image_markup)
+    model = host.make_model(tokenizer).to(device)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.begin_with:
+        model.load_state_dict(read_model(args.begin_with).state_dict())
+    elif args.tower:
+        host.tower(model).load_state_dict(host.tower(read_model(args.tower)).state_dict())
+    else:
+        schedule = Schedule(args.vision_steps, args.vision_seconds)
+        data, out = args.scenes_folder / TRAIN, args.work / 'vision.pt'
+        train_tower(host, model, data, out, schedule, args.vision_batch, args.seed, device, args.report_every)
+    train_language(host, model, tokenizer, args)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; ``scenes_folder`` is the work folder where it is not given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument('--work', type=Path, default=Path('out/ringworld'), help='checkpoints and scenes')
-    parser.add_argument('--output', type=Path, default=Path('models/ringworld'), help='exported model folder')
+    parser.add_argument('--host', choices=sorted(HOSTS), default='qwen3_vl', help='architecture')
+    parser.add_argument('--work', type=Path, default=Path('out/ringworld'), help='checkpoints')
+    parser.add_argument('--scenes-folder', type=Path, help='scenes, shared between hosts; default: the work folder')
+    parser.add_argument('--output', type=Path, default=Path('out/ringworld/model'), help='exported model folder')
     parser.add_argument('--scenes', type=int, default=1000, help='training drives')
     parser.add_argument('--held-out', type=int, default=200, help='held-out scenes')
+    parser.add_argument('--growing', type=int, default=0, metavar='N', help='begin when another process has rendered N')
+    parser.add_argument('--tower', type=Path, help='exported model whose vision tower is taken; none is trained')
     parser.add_argument('--vision-steps', type=int, default=2500)
+    parser.add_argument('--vision-seconds', type=float, default=0.0, help='end that stage after so long; 0: never')
+    parser.add_argument('--vision-batch', type=int, default=48, help='images per step')
     parser.add_argument('--clip-steps', type=int, default=2000, help='language steps with one view')
     parser.add_argument('--steps', type=int, default=5000, help='all language steps')
+    parser.add_argument('--seconds', type=float, default=0.0, help='end that stage after so long; 0: never')
+    parser.add_argument('--clip-batch', type=int, default=16, help='most scenes per step, and those with one view')
+    parser.add_argument('--ring-batch', type=int, default=3, help='scenes per step with all views and frames')
+    parser.add_argument('--questions', type=int, default=16, help='drawn questions per scene')
     parser.add_argument('--rate', type=float, default=1.5e-3, help='highest learning rate of the language steps')
-    parser.add_argument('--begin-with', type=Path, help='language.pt of an earlier run, to begin with its weights')
+    parser.add_argument('--background-weight', type=float, default=0.0, help='of attention to background in the loss')
+    parser.add_argument('--varied-share', type=float, default=0.4, help='of the batches: any views, any history')
+    parser.add_argument('--drop-share', type=float, default=0.5, help='of the batches: random visual tokens dropped')
+    parser.add_argument(
+        '--no-probes', dest='probes', action='store_false', help="without the language half's read-outs of truth"
+    )
+    parser.add_argument('--begin-with', type=Path, help='exported model to begin with, its tower included')
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1')
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--export-every', type=int, default=200, help='language steps between exports')
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    render_missing(args.work, args.scenes, args.held_out, args.threads)
-    torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
-    train_vision(model, args.work / TRAIN, args.work / 'vision.pt', args.vision_steps, VISION_BATCH, args.seed)
-    train_language(model, tokenizer, args)
+    parser.add_argument('--workers', type=int, default=os.cpu_count() or 1, help='processes that render')
+    parser.add_argument('--loaders', type=int, default=1, help='processes that draw batches')
+    parser.add_argument('--report-every', type=int, default=100, help='steps between reports, checkpoints and exports')
+    args = parser.parse_args(arguments)
+    args.scenes_folder = args.scenes_folder or args.work
+    if args.background_weight and (not HOSTS[args.host].token_truth or args.drop_share):
+        parser.error('--background-weight needs a host with truth per token and --drop-share 0')
+    return args
 
 
-def train_language(model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
-    """Train everything but the vision tower; exports every ``--export-every`` steps and at the end."""
+def find_device(name: str) -> torch.device:
+    """The device of a name; 'auto' is CUDA where there is one."""
+    return torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+
+
+def read_model(folder: Path) -> Any:
+    """An exported model in single precision."""
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+
+def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+    """Train everything but the vision tower; reports, saves and exports every ``--report-every`` steps."""
     write_prompt(args.work / 'prompt.yaml')
-    encoder = PromptEncoder(tokenizer, Prompt.load(args.work / 'prompt.yaml'))
-    for weight in model.model.visual.parameters():
-        weight.requires_grad_(False)
-    scenes = load_training_scenes(model, args.work / TRAIN)
-    held_out = load_training_scenes(model, args.work / HELD_OUT_FOLDER)
+    encoder = PromptEncoder(tokenizer, Prompt.load(args.work / 'prompt.yaml'), host)
+    device = next(model.parameters()).device
+    tower = host.tower(model).requires_grad_(False)
+    pool, held_out = (
+        ScenePool(partial(encode_images, host, model, device=device), tower_id(tower), host.token_truth, device)
+        for _ in range(2)
+    )
+    held_out.read_new(args.scenes_folder / HELD_OUT_FOLDER)
+    examined = held_out_plans(held_out, encoder)
     torch.manual_seed(args.seed + 1)
-    dense = DenseHeads(model.config.text_config.hidden_size)
-    nn.init.normal_(model.model.language_model.embed_tokens.weight, std=0.2)
-    weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *dense.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05)
-    out = args.work / 'language.pt'
-    if args.begin_with:
-        model.load_state_dict(torch.load(args.begin_with, weights_only=True)['model'])
-    first = load_checkpoint(out, model, dense, optimizer)
+    probes = DenseHeads(model.config.text_config.hidden_size).to(device)
+    weights = [*model.model.language_model.parameters(), *model.lm_head.parameters(), *probes.parameters()]
+    on_gpu = device.type == 'cuda'
+    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=on_gpu)
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
-    bar = tqdm(range(first, args.steps), desc='language', mininterval=20)
-    smoothed: dict[str, float] = {}
-    for step in bar:
-        rng = np.random.default_rng([args.seed, 5, step])
-        subset = draw_view_subset(rng, step < args.clip_steps)
-        size = CLIP_BATCH if len(subset.views) == 1 else RING_BATCH
-        batch = make_batch(scenes, encoder, rng, size, QUESTIONS_PER_SCENE, subset)
-        answered = answer_questions(model, batch, encoder.image)
-        probe_loss, metrics = dense.loss(answered.middle, answered.late, batch.dense, subset)
-        smoothed = {
-            name: 0.95 * smoothed.get(name, value) + 0.05 * value for name, value in {**smoothed, **metrics}.items()
-        }
-        total = answered.loss + probe_loss + BACKGROUND_WEIGHT * answered.background_attention
-        rate = args.rate * min(1.0, (step + 1) / 60) * (0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimizer.param_groups:
-            group['lr'] = rate
+    schedule, out = Schedule(args.steps, args.seconds), args.work / 'language.pt'
+    parts = {'model': model, 'probes': probes, 'optimizer': optimizer, 'mean': mean}
+    first = restore(out, schedule, **parts)
+    stage, examiner = LanguageStage(host, model), LanguageStage(host, mean.module)
+    recipe = Recipe.from_arguments(args)
+    schedule.start()
+    smoothed: dict[str, torch.Tensor] = {}
+    bar = tqdm(total=args.steps, initial=first, desc='language', mininterval=20)
+    for step, plan in load_plans(pool, args.scenes_folder / TRAIN, encoder, recipe, first, args):
+        torch.manual_seed(STEP_SEEDS * args.seed + step)  # a resumed run draws the same noise
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            total, metrics = training_loss(stage, probes, gather_batch(pool, plan), recipe)
+        schedule.apply(optimizer, step, args.rate, WARM_UP)
         optimizer.zero_grad()
         total.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        bar.set_postfix(
-            loss=f'{answered.loss.item():.3f}',
-            background_attention=f'{answered.background_attention.item():.2f}',
-            refresh=False,
-        )
-        if (step + 1) % 100 == 0 or step + 1 == args.steps:
-            save_checkpoint(out, model, dense, optimizer, step + 1)
-            rounded = {name: round(value, 2) for name, value in smoothed.items()}
-            tqdm.write(f'step {step + 1} {bar.postfix} probes {rounded}')
-            tqdm.write(f'   held out {evaluate_held_out(mean.module, held_out, encoder, step < args.clip_steps)}')
-        if (step + 1) % args.export_every == 0 or step + 1 == args.steps:
-            export_model(
-                args.output,
-                mean.module,
-                tokenizer,
-                {'trained': True, 'domain': DOMAIN, 'steps': step + 1, 'seed': args.seed},
-            )
+        if step % SMOOTHED_EVERY == 0:
+            smoothed |= {name: smoothed.get(name, value) * 0.9 + value * 0.1 for name, value in metrics.items()}
+        bar.update()
+        last = schedule.progress(step + 1) >= 1.0
+        if (step + 1) % args.report_every == 0 or last:
+            save(out, step + 1, schedule, **parts)
+            figures = ' '.join(f'{name} {value.item():.3f}' for name, value in smoothed.items())
+            tqdm.write(f'language step {step + 1} {schedule.elapsed():.0f} s {len(pool.truths)} drives {figures}')
+            tqdm.write(f'   held out {examine(examiner, held_out, examined[step < args.clip_steps])}')
+            facts = {'steps': step + 1, 'seed': args.seed, 'drives': len(pool.truths), **recipe.facts()}
+            export_model(args.output, host, mean.module, tokenizer, facts)
+        if last:
+            break
 
 
-def load_checkpoint(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer) -> int:
-    """Restore a checkpoint. Returns the step to resume at, 0 without one."""
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state['model'])
-    dense.load_state_dict(state['dense'])
-    optimizer.load_state_dict(state['optimizer'])
-    return int(state['step'])
+def training_loss(
+    stage: LanguageStage, probes: DenseHeads, batch: Batch, recipe: Recipe
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss of the answers and of what the recipe adds to it; and figures for the report."""
+    whole = bool(batch.dense) and batch.kept is None  # every visual token is there, and what it shows is known
+    answered = stage.answer(batch, whole and recipe.background_weight > 0)
+    total, metrics = answered.loss, {'loss': answered.loss.detach()}
+    if whole and recipe.probes:
+        probe_loss, found = probes.loss(answered.middle, answered.late, batch.dense, batch.plan.subset)
+        total, metrics = total + probe_loss, {**metrics, **found}
+    if whole and recipe.background_weight > 0:
+        total = total + recipe.background_weight * answered.background_attention
+        metrics['background'] = answered.background_attention.detach()
+    return total, metrics
 
 
-def save_checkpoint(path: Path, model: Any, dense: DenseHeads, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write a checkpoint; an interrupted write leaves the previous one in place."""
-    state = {
-        'model': model.state_dict(),
-        'dense': dense.state_dict(),
-        'optimizer': optimizer.state_dict(),
-        'step': step,
-    }
-    torch.save(state, path.with_suffix('.part'))
-    path.with_suffix('.part').rename(path)
+def tower_id(tower: nn.Module) -> str:
+    """A name for the weights of a tower."""
+    digest = hashlib.sha256()
+    for weight in tower.state_dict().values():
+        digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
-def draw_view_subset(rng: np.random.Generator, clip: bool) -> ViewSubset:
-    """One view with its history (``clip``), or the ring; at times with less history, a view less or no odometry."""
-    frames = FRAMES if rng.random() < FULL_HISTORY_SHARE else int(rng.integers(1, FRAMES))
-    ego = bool(rng.random() > LOST_EGO_SHARE)
-    if clip:
-        view = 0 if rng.random() < FRONT_SHARE else int(rng.integers(1, len(ALL_VIEWS)))
-        return ViewSubset((view,), frames, ego)
-    lost = int(rng.integers(len(ALL_VIEWS))) if rng.random() < LOST_VIEW_SHARE else -1
-    return ViewSubset(tuple(view for view in ALL_VIEWS if view != lost), frames, ego)
-
-
-def evaluate_held_out(
-    model: Any, held_out: list[TrainingScene], encoder: PromptEncoder, clip: bool
-) -> dict[str, float]:
-    """Share of exact answers by kind, on the same held-out scenes every time."""
-    subsets = [ViewSubset((view,)) for view in ALL_VIEWS] if clip else [ViewSubset()] * 12
-    results = []
-    for part, subset in enumerate(subsets):
-        rng = np.random.default_rng([9, part])
-        batch = make_batch(held_out, encoder, rng, 24 if clip else 4, 12, subset, noise=0.0)
-        with torch.no_grad():
-            results += answer_questions(model, batch, encoder.image).results
-    return accuracy_by_kind(results)
+def examine(stage: LanguageStage, pool: ScenePool, plans: list[Any]) -> dict[str, float]:
+    """Share of exact answers by kind, on the same plans every time."""
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for plan in plans:
+        with torch.no_grad(), torch.autocast(pool.device.type, torch.bfloat16, enabled=pool.device.type == 'cuda'):
+            right = stage.answer(gather_batch(pool, plan, noise=0.0)).right
+        for kind, found in questions_right(plan.spans, right).items():
+            by_kind[kind] += found
+    return {kind: round(sum(found) / len(found), 3) for kind, found in sorted(by_kind.items())}
 
 
 if __name__ == '__main__':

@@ -1,24 +1,20 @@
-"""The bundled model before training: a small Qwen3-VL and a tokenizer of a hundred words.
+"""Words of ringworld: the prompt, and a tokenizer of a hundred words with its chat template.
 
 transformers and tokenizers are imported inside the functions: only training needs this file.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT, NUMBERS
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.world import COLOURS
 
-HIDDEN_SIZE = 128  # of the language model and of the visual tokens
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
 VISION_START, VISION_END, IMAGE = '<|vision_start|>', '<|vision_end|>', '<|image_pad|>'
+IMAGE_WITH_ENDS = VISION_START + IMAGE + VISION_END
 SPECIAL_TOKENS = ('<|pad|>', '<|unk|>', TURN_START, TURN_END, VISION_START, VISION_END, IMAGE, '<|video_pad|>')
 SYSTEM = 'six views around the ego vehicle.'
 PROMPT = {
@@ -45,7 +41,7 @@ VOCABULARY_TEXTS = (  # every question and description is made of these words
 CHAT_TEMPLATE = (
     "{% for turn in messages %}<|im_start|>{{ turn['role'] }} "
     "{% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% for part in turn['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% if part['type'] == 'image' %}[[image]]{% else %}{{ part['text'] }}{% endif %}"
     '{% endfor %}{% endif %}<|im_end|>{% endfor %}'
     '{% if add_generation_prompt %}<|im_start|>assistant {% endif %}'
 )
@@ -68,8 +64,12 @@ def vocabulary_words() -> list[str]:
     return sorted(set(re.findall(r'[a-z_]+|\d|[^\w\s]', plain.lower())))
 
 
-def make_tokenizer() -> Any:
-    """A word-level PreTrainedTokenizerFast with a chat template; each digit and punctuation mark is a word."""
+def make_tokenizer(image_markup: str = IMAGE_WITH_ENDS) -> Any:
+    """A word-level PreTrainedTokenizerFast with a chat template; each digit and punctuation mark is a word.
+
+    ``image_markup`` is what the template writes for an image. Where that is the image token alone, the tokenizer names
+    the tokens that the runtime puts around it.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -83,6 +83,8 @@ def make_tokenizer() -> Any:
     ]
     core.pre_tokenizer = pre_tokenizers.Sequence(splits)
     core.decoder = decoders.Sequence([decoders.WordPiece(prefix='##', cleanup=True), decoders.Replace(' :', ':')])
+    ends = {'start_image_token': VISION_START, 'end_image_token': VISION_END, 'context_image_token': IMAGE}
+    named = {'extra_special_tokens': ends} if image_markup == IMAGE else {}
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token='<|pad|>',
@@ -91,89 +93,7 @@ def make_tokenizer() -> Any:
         additional_special_tokens=[TURN_START, VISION_START, VISION_END, IMAGE, '<|video_pad|>'],
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
+        **named,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE.replace('[[image]]', image_markup)
     return tokenizer
-
-
-def make_model(tokenizer: Any) -> Any:
-    """A Qwen3VLForConditionalGeneration with random weights."""
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    vision = {
-        'depth': 4,
-        'hidden_size': 192,
-        'intermediate_size': 512,
-        'num_heads': 6,
-        'patch_size': 16,
-        'temporal_patch_size': 1,
-        'spatial_merge_size': 1,
-        'out_hidden_size': HIDDEN_SIZE,
-        'num_position_embeddings': 256,
-        'deepstack_visual_indexes': [],
-    }
-    text = {
-        'vocab_size': len(tokenizer),
-        'hidden_size': HIDDEN_SIZE,
-        'intermediate_size': 384,
-        'num_hidden_layers': 4,
-        'num_attention_heads': 4,
-        'num_key_value_heads': 4,
-        'head_dim': 32,
-        'max_position_embeddings': 4096,
-        'pad_token_id': ids['<|pad|>'],
-        'rope_parameters': {
-            'rope_type': 'default',
-            'rope_theta': 10000.0,
-            'mrope_section': [6, 5, 5],
-            'mrope_interleaved': True,
-        },
-    }
-    config = Qwen3VLConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_id=ids[IMAGE],
-        video_token_id=ids['<|video_pad|>'],
-        vision_start_token_id=ids[VISION_START],
-        vision_end_token_id=ids[VISION_END],
-        eos_token_id=ids[TURN_END],
-        pad_token_id=ids['<|pad|>'],
-    )
-    model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = ids[TURN_END]
-    model.generation_config.pad_token_id = ids['<|pad|>']
-    return model
-
-
-def make_processor() -> Any:
-    """The image processor: any image to about 60 patches of 16 x 16 pixels, values to [-1, 1]."""
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    return Qwen2VLImageProcessorPil(
-        size={'shortest_edge': 60 * 256, 'longest_edge': 60 * 256},
-        patch_size=16,
-        merge_size=1,
-        temporal_patch_size=1,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-
-
-def write_prompt(path: Path) -> None:
-    """Write the prompt file that the model is trained with."""
-    path.write_text(yaml.safe_dump(PROMPT, sort_keys=False, width=120), encoding='utf-8')
-
-
-def export_model(folder: Path, model: Any, tokenizer: Any, facts: dict[str, Any]) -> None:
-    """Write a model folder that loads offline: weights, configs, tokenizer, prompt and ``facts``.
-
-    A model card (README.md) that is there already is left alone.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    (folder / 'model.safetensors').chmod(0o644)  # written for the owner only
-    tokenizer.save_pretrained(folder)
-    make_processor().save_pretrained(folder)
-    write_prompt(folder / 'prompt.yaml')
-    (folder / 'stprune.json').write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
