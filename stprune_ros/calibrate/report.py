@@ -19,6 +19,7 @@ HEAD = """\
 # parameters and drives like those it was fitted on. What is below `report` is for people.
 """
 DIGITS = 6
+LISTED = 200  # bags that are named; the file must not outgrow what its readers allow
 COUNTS = ('ticks', 'without_hint', 'without_truth', 'unused')
 
 
@@ -88,7 +89,8 @@ def content(result: Calibrated, settings: Settings, model: ModelInfo, prompt_id:
 
 def _as_tree(found: DriveSet) -> dict[str, Any]:
     return {
-        'bags': [str(drive.bag) for drive in found.drives],
+        'bag_count': len(found.drives),
+        'bags': [str(drive.bag) for drive in found.drives[:LISTED]],
         **_counts(found),
         'truth': {behavior.name: ticks for behavior, ticks in found.true_behaviors.items()},
         'before': _quality_tree(found.before),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import merge
@@ -24,6 +24,8 @@ from stprune_ros.io.sqlite_log import WriteAheadLog, has_hot_journal
 from stprune_ros.resources import resource_path
 
 PACKAGE_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
+# Read by the names of their fields, which no distribution of ROS 2 has changed.
+CORE = ('builtin_interfaces/', 'std_msgs/', 'geometry_msgs/', 'nav_msgs/', 'sensor_msgs/', 'tf2_msgs/')
 # By the version in metadata.yaml, for recordings that do not name the distribution that wrote them.
 DISTRIBUTION_BY_VERSION = {
     1: 'dashing',
@@ -260,16 +262,21 @@ class Bag:
                     if t.definition and t.form == CDR
                 }
             )
+        standard = get_typestore(self._distribution())
         for msgtype, (is_idl, text) in sorted(definitions.items()):
             try:
                 parsed = _parse_idl(text) if is_idl else get_types_from_msg(text, msgtype)
-                store.register({name: fields for name, fields in parsed.items() if name not in store.fielddefs})
+                for name in sorted(set(parsed) - set(store.fielddefs)):
+                    known = _field_names(standard.fielddefs, name) if name.startswith(CORE) else []
+                    damaged = bool(known) and known != _field_names(parsed, name)
+                    store.register({name: (standard.fielddefs if damaged else parsed)[name]})
+                    if damaged:
+                        self.notes.append(f'the definition of {name} in the bag is not that of ROS, which is taken')
             except Exception as error:  # the parser's grammar errors have no common base
                 self.notes.append(f'the definition of {plain(msgtype)} in the bag is not readable ({one_line(error)})')
         recorded = {c.msgtype for c in self._connections()}
         recorded |= {t.msgtype for s in self._salvages for t in s.topics if t.form == CDR}
         if not recorded <= store.fielddefs.keys():
-            standard = get_typestore(self._distribution())
             store.register({name: fields for name, fields in standard.fielddefs.items() if name not in store.fielddefs})
             register_package_messages(store)
         return store
@@ -365,6 +372,11 @@ def _parse_idl(text: str) -> dict[str, Any]:
     for part in text.split(ruler)[1:]:
         parsed.update(get_types_from_idl(part.partition('\n')[2]))
     return parsed
+
+
+def _field_names(definitions: Mapping[str, Any], msgtype: str) -> list[str]:
+    """Names of the fields of a type, in order; none where it is not known."""
+    return [name for name, _ in definitions[msgtype][1]] if msgtype in definitions else []
 
 
 def readable(records: Iterable[Record], doubts: list[str] | None = None) -> Iterator[Any]:

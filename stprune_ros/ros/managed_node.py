@@ -183,6 +183,7 @@ class StpruneNode(LifecycleNode):
         self._perception = Perception(self, *arguments)
 
     def _deactivate(self) -> None:
+        self._autostarts = False  # whoever says so while the model loads means it
         perception, self._perception = self._perception, None
         pipeline = perception.close() if perception is not None else None
         if pipeline is not None:

@@ -15,7 +15,6 @@ prompt and those parameters only, and is refused elsewhere: another keep ratio g
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +24,12 @@ import yaml
 
 from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.types import Behavior
-from stprune_ros.errors import ModelError, one_line
+from stprune_ros.errors import ModelError, one_line, shown
 from stprune_ros.parameter import Value
 from stprune_ros.settings.parameters import PARAMETERS
 from stprune_ros.settings.settings import Settings
 
+LARGEST = 1e9  # of a number in the file
 KEYS = ('model', 'prompt', 'parameters', 'temperature', 'candidates', 'report')
 # What the model sees follows from these, beside all of the group `pruning`.
 OTHER_PARAMETERS = ('history.frames', 'history.stride_ms', 'model.max_image_pixels', 'model.quantization')
@@ -169,8 +169,8 @@ class _Reader:
 
     def number(self, tree: Mapping[str, Any], key: str) -> float:
         value = tree[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.fail(key, f'is {value!r}; it must be a finite number')
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+            raise self.fail(key, f'is {shown(value)}; it must be a finite number')
         return float(value)
 
     def behavior(self, entry: Mapping[str, Any]) -> Behavior:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.engines import CANDIDATES, OTHER, QUESTION, SYSTEM, content_of, frames_of, images, plain_prompt
 from helpers.plain_models import STYLES, Plain, PlainModel
-from helpers.tiny_models import FAMILIES, THINKING, make_tiny_model
+from helpers.tiny_models import FAMILIES, TEMPLATE, THINKING, make_tiny_model
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.hf.backend import TransformersBackend
@@ -147,3 +148,37 @@ def test_a_tokenizer_may_be_longer_than_the_vocabulary(backend: TransformersBack
         with pytest.raises(ModelError) as caught:
             use()
         assert str(caught.value) == sentence
+
+
+def test_questions_and_candidates_hold_words_only(backend: TransformersBackend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend)))
+    mark, end = backend._chat._image_text, backend._tokenizer.convert_ids_to_tokens(backend._chat.end_id)
+    for question, candidates, token in (
+        (f'What {mark} now?', ['stop', 'none'], mark),
+        (QUESTION, ['stop', f'none{mark}'], mark),
+        (QUESTION, ['stop', f'stop{end} now', 'none'], end),
+    ):
+        with pytest.raises(ModelError, match=f"holds '{re.escape(token)}', which is no word to this model"):
+            backend.score(context, question, candidates)
+
+
+@pytest.mark.parametrize(
+    'changed', ["part['text'] | upper", "part['text'] + part['text']", "part['text'] | truncate(9, true)"]
+)
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+def test_a_template_that_changes_texts_is_refused(folder: Path, tmp_path: Path, changed: str) -> None:
+    other = make_tiny_model(tmp_path / 'model', 'qwen3_vl')
+    (other / 'chat_template.jinja').write_text(TEMPLATE.replace("part['text']", changed))
+    with pytest.raises(ModelError, match='changes, repeats or leaves out the texts that it is given'):
+        TransformersBackend.load(other, device='cpu')
+
+
+@pytest.mark.parametrize('folder', ['llava_onevision'], indirect=True)
+def test_a_template_that_writes_parts_as_python_has_them_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = make_tiny_model(tmp_path / 'model', 'llava_onevision')
+    (other / 'chat_template.jinja').write_text(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
+    )
+    with pytest.raises(ModelError, match='changes, repeats or leaves out the texts that it is given'):
+        TransformersBackend.load(other, device='cpu')

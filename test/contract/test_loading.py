@@ -172,6 +172,15 @@ def test_missing_tensors_are_refused(folder: Path) -> None:
     assert "lack 1 of the model's tensors, such as 'model.language_model.norm.weight'" in refusal(folder)
 
 
+def test_layers_without_a_place_are_refused(folder: Path) -> None:
+    def less(tree: dict[str, Any]) -> None:
+        text = tree['text_config']
+        text['num_hidden_layers'] -= 1
+
+    change_json(folder / 'config.json', less)
+    assert 'tensors of layers that config.json has no place for, such as' in refusal(folder)
+
+
 def test_tensors_of_another_size_are_refused(folder: Path) -> None:
     change_json(folder / 'config.json', lambda tree: tree['text_config'].update(intermediate_size=72))
     sentence = refusal(folder)

@@ -185,7 +185,7 @@ def test_no_candidate_wins_for_having_fewer_tokens(backend: TransformersBackend)
             torch.nn.init.normal_(head, std=0.25)
             wins += tokens[int(np.argmax(backend.score(context, QUESTION, choices)))] > 1
         head.copy_(trained)
-    assert abs(wins - trials / 2) <= 2.58 * (trials / 4) ** 0.5, 'outside of 99 %: ten models are tried'
+    assert abs(wins - trials / 2) <= 3.29 * (trials / 4) ** 0.5, 'outside of 99.9 %: ten models are tried'
 
 
 def test_the_vision_tower_needs_no_language_half(backend: TransformersBackend, plain: PlainModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,8 +13,13 @@ T = TypeVar('T')
 
 def peak_bytes(call: Callable[[], T]) -> tuple[int, T]:
     """Most bytes held at one time beyond what was held before, and what the call returns; NumPy's are not counted."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        result = call()
+    gc.collect()  # what is collected meanwhile would count as given back
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            result = call()
+    finally:
+        gc.enable()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == '[memory]']
     assert events
     held = most = 0

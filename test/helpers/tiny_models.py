@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from helpers import tiny_tiles
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from stprune_ros.vlm.hf.model_checks import FIXED_BLOCKS
 
 TILES = ('llava_onevision', 'internvl', 'smolvlm', 'idefics3', 'gemma3')
 FAMILIES = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'thinking', 'ringworld', *TILES)
@@ -49,7 +52,7 @@ WORDS = (
 )
 # First words of answers are one token too, with and without a capital or a blank before them.
 FIRST_WORDS = ('none', 'stop', 'yield', 'slow', 'increase', 'shift')
-FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS) + ':none'
+FORMS = '\n'.join(f'{word}\n{word.capitalize()}\n {word} {word.capitalize()}\n' for word in FIRST_WORDS) + ':stop'
 PIECES = Regex(r'[^\w\n]?\w+| ?[^\w\s]+\n*|\s*\n+|\s+')  # what merges stay within
 
 TURNS = (
@@ -73,11 +76,12 @@ def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> 
     'ringworld' is Qwen3-VL with patch size 16, no merging and no deepstack, 'thinking' Qwen3-VL with the template of a
     Thinking checkpoint; ``width`` is that of the language model.
     """
+    skip_refused(family)
     path = Path(path)
     tokenizer = _tokenizer(family)
     tokenizer.save_pretrained(path)
     config = _config(family, tokenizer, width)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + (family == 'thinking'))  # the first one repeats itself
     model = getattr(transformers, f'{CLASSES[family]}ForConditionalGeneration')(config)
     if family == 'gemma3':  # would start as zeros
         torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.25)
@@ -88,6 +92,12 @@ def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> 
     (path / 'preprocessor_config.json').write_text(json.dumps(_processor(family)))
     (path / 'stprune.json').write_text(json.dumps({'trained': False}))
     return path
+
+
+def skip_refused(family: str) -> None:
+    """Skip the test where the installed transformers is a release that ``family`` is refused with."""
+    if transformers.__version__ in FIXED_BLOCKS.get(family, ()):
+        pytest.skip(f'{family} is refused with transformers {transformers.__version__}')
 
 
 def _processor(family: str) -> dict[str, Any]:

@@ -90,6 +90,10 @@ def test_failures_in_a_row_end_the_process(model, vehicle, tmp_path):
     assert inference is not None and inference.message == diagnostics.FAILED
 
 
+def diagnostic_values(vehicle) -> dict[str, str]:
+    return {pair.key: pair.value for pair in vehicle.diagnostic('inference').values}
+
+
 def test_failures_that_are_not_in_a_row_do_not_end_it(model, vehicle, tmp_path):
     node = FaultyNode(tmp_path, vehicle, {**base_values(model), 'inference.max_failures': 1000000})
     try:
@@ -100,7 +104,8 @@ def test_failures_that_are_not_in_a_row_do_not_end_it(model, vehicle, tmp_path):
             next_with(vehicle, node, PlanningHint.OK)
             values = vehicle.wait_for_diagnostic('inference', diagnostics.ALL_WELL, node)
             assert values['failures'] == '0'
-        assert int(values['failed']) >= 3
+        # A report each second may be older than the last failure.
+        vehicle.wait_until(lambda: int(diagnostic_values(vehicle)['failed']) >= 3, 'three failures', node)
     finally:
         code = node.stop()
     assert code == 0
@@ -122,7 +127,7 @@ def test_a_backend_that_hangs_in_its_first_tick_is_an_error_and_then_the_end(mod
     found = vehicle.wait_for_diagnostic('inference', diagnostics.HANGS, node)
     inference = vehicle.diagnostic('inference')
     assert inference is not None and inference.level == DiagnosticStatus.ERROR
-    assert float(found['hang_s']) > 0.5
+    assert float(found['hang_s']) >= 0.5
     hint = next_with(vehicle, node, PlanningHint.ERROR)
     assert diagnostics.HANGS in hint.info.notes
     assert vehicle.wait_for_end(node) == INFERENCE_HANGS

@@ -72,8 +72,11 @@ def test_hints_are_calibrated_as_long_as_the_node_runs(model: Path, domain_id: i
         assert hint.info.hint_calibration_id == HintCalibration.load(file).id
         assert hint.behavior == STOP == hint.candidates[int(np.argmax(hint.probabilities))]
         assert hint.confidence > 0.99
-        vehicle.wait_until(lambda: bool(vehicle.texts), 'description', node)
-        assert vehicle.texts[-1].info.hint_calibration_id == hint.info.hint_calibration_id
+        vehicle.wait_until(lambda: any(text.description for text in vehicle.texts), 'description', node)
+        assert (
+            next(text for text in vehicle.texts if text.description).info.hint_calibration_id
+            == hint.info.hint_calibration_id
+        )
 
         accepted, reason = set_parameter(vehicle, node, 'pruning.keep_ratio', 0.25)
         assert not accepted

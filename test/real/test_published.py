@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.tiny_models import skip_refused
 from real import table
 from real.build_models import families, merged, randomise, write_files, write_shapes
 from real.published import Published, PublishedPrompt
@@ -54,6 +55,7 @@ HEIGHT, WIDTH = 270, 480
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
+    skip_refused(request.param)
     return request.param
 
 
@@ -202,6 +204,8 @@ def test_guided_choice_does_not_go_by_the_number_of_tokens() -> None:
     names = [name for name in FAMILIES if name != 'qwen3_vl_thinking']
     assert CONTEXTS % len(names) == 0
     wins: Counter[str] = Counter()
+    for name in names:
+        skip_refused(name)
     for place, name in enumerate(names):
         backend = TransformersBackend.load(REAL / name, device='cpu')
         (features,) = backend.encode(images(1, place))

@@ -84,6 +84,30 @@ def test_a_critical_anchor_is_not_replaced():
     assert sync.take_notes() == []
 
 
+def test_the_first_set_of_a_replacement_is_not_the_last_one_again():
+    sync = synchronizer()
+    frames = [
+        (ms + (7 if camera == 'RIGHT' else 0), camera, ms + (7 if camera == 'RIGHT' else 0))
+        for ms, camera, _ in ring(1000, 2000)
+    ]
+    before = run(sync, arriving(frames))
+    after = [(ms + 7, 'RIGHT', ms + 7) for ms in range(2000, 5000, 100)]
+    after += [(ms, camera, ms) for ms in range(2000, 5000, 100) for camera in OTHERS[1:]]
+    found = run(sync, arriving(after))
+    chosen = [one.frames['BACK'].stamp_ns for one in before + found]
+    assert len(found) > 15 and chosen == sorted(set(chosen))  # no frame of a third camera is shown twice
+
+
+def test_frames_are_not_kept_for_a_critical_anchor_that_is_dead():
+    sync = synchronizer(replaceable=False)
+    run(sync, arriving(ring(1000, 2000)))
+    run(sync, arriving(ring(2000, 4500, without=['FRONT'])))
+    assert all(len(sync._frames[camera]) <= 3 for camera in OTHERS)  # 200 ms, and not the second of a late one
+    never = synchronizer(replaceable=False)
+    run(never, arriving(ring(1000, 4500, without=['FRONT'])))
+    assert all(len(never._frames[camera]) <= 3 for camera in OTHERS)
+
+
 @pytest.mark.parametrize('late_ms', [150, 300, 900])
 def test_a_late_anchor_calls_nobody_missing(late_ms):
     """It is critical: its sets come late, and are full."""

@@ -16,13 +16,17 @@ from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.calibrate import drives
-from stprune_ros.calibrate.drives import DriveScorer
+from stprune_ros.calibrate.drives import DriveScorer, ScoredDrive
+from stprune_ros.calibrate.report import LISTED, write
+from stprune_ros.calibrate.result import calibrate as calibrate_drives
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, ConfidenceSource
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.ground_truth import GroundTruth, TickTruth
 from stprune_ros.replay.replay import HINT_TOPIC
 from stprune_ros.settings.parameter_file import load_settings
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import ModelInfo
 from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.loading import load_model
 
@@ -97,6 +101,7 @@ def test_a_calibration_is_fitted_written_and_used(bags, tmp_path: Path, params: 
     assert tree['prompt'] == prompt.id
     assert tree['parameters']['pruning.keep_ratio'] == 0.3
     report = tree['report']
+    assert (report['fitted']['bag_count'], report['held_out']['bag_count']) == (2, 2)
     assert [Path(bag).name for bag in report['fitted']['bags']] == ['drive_0', 'drive_1']
     assert [Path(bag).name for bag in report['held_out']['bags']] == ['drive_2', 'd3']
     before, after = (report['held_out'][name] for name in ('before', 'after'))
@@ -185,8 +190,11 @@ def test_grey_pictures_are_what_content_free_means(bags, params: Path, monkeypat
 
 
 def test_content_free_scores_go_into_the_file(bags, tmp_path: Path, params: Path):
-    truth, output = write_truth(tmp_path / 'truth.csv', bags), tmp_path / 'c.yaml'
-    assert calibrate(bags[:3], output, params, '--truth', truth, '--content-free') == 0
+    twins, output = [tmp_path / 'one', tmp_path / 'other'], tmp_path / 'c.yaml'
+    for twin in twins:  # what fits one of them fits the other, whatever the model says
+        shutil.copytree(bags[0], twin)
+        write_own_truth(twin, 'SNSNSN')
+    assert calibrate(twins, output, params, '--content-free') == 0
     free = [entry['content_free'] for entry in yaml.safe_load(output.read_text())['candidates']]
     assert math.fsum(math.exp(one) for one in free) == pytest.approx(1, abs=1e-2)
     assert len(set(free)) > 2
@@ -211,12 +219,24 @@ def test_ticks_without_truth_and_truth_without_ticks_are_said(bags, tmp_path: Pa
     assert held.endswith(counts)
 
 
+LETTERS = {
+    'S': Behavior.STOP,
+    'N': Behavior.NONE,
+    'Y': Behavior.YIELD,
+    'T': Behavior.TURN_LEFT,
+    'D': Behavior.SLOW_DOWN,
+    'G': Behavior.INCREASE_GAP,
+    '<': Behavior.SHIFT_LEFT,
+    '>': Behavior.SHIFT_RIGHT,
+}
+
+
 def copy(bags: list[Path], folder: Path) -> list[Path]:
     return [Path(shutil.copytree(bag, folder / bag.name)) for bag in bags]
 
 
 def write_own_truth(bag: Path, letters: str) -> None:
-    names = {'S': 'STOP', 'N': 'NONE', 'Y': 'YIELD', 'T': 'TURN_LEFT', 'X': 'FLY'}
+    names = {'X': 'FLY', **{letter: behavior.name for letter, behavior in LETTERS.items()}}
     ticks = [{'stamp_ns': START_NS + tick * PERIOD_NS, 'behavior': names[one]} for tick, one in enumerate(letters)]
     (bag / 'truth.json').write_text(json.dumps({'ticks': ticks}))
 
@@ -279,9 +299,14 @@ def test_bad_input_is_one_sentence_and_leaves_the_last_result(bags, tmp_path: Pa
 
 
 def test_a_calibration_that_makes_held_out_drives_worse_is_not_written(bags, tmp_path: Path, params: Path, capsys):
-    """The held-out drive says what the model says, and the others say something else."""
+    """The drives to fit on say what the model says, which makes it surer, and the held-out one something else."""
     own, output = copy(bags, tmp_path), tmp_path / 'c.yaml'
-    for bag, letters in zip(own, ('SSSSSY', 'SSSSSY', 'SSSSSY', 'YYYYYY')):
+    backend, prompt = load_model(load_settings(params))
+    truth = GroundTruth({START_NS: TickTruth('STOP')})
+    scored = DriveScorer(load_settings(params), backend, prompt, 1, False, print).score(own[0], truth, lambda: None)
+    by_behavior = {behavior: letter for letter, behavior in LETTERS.items()}
+    other, said = (by_behavior[prompt.behaviors[index]] for index in scored.scores.mean(0).argsort()[-2:])
+    for bag, letters in zip(own, (said * 6, said * 6, said * 5 + other, other * 6)):
         write_own_truth(bag, letters)
     assert calibrate(own, output, params) == 1
     streams = capsys.readouterr()
@@ -300,3 +325,25 @@ def test_a_model_with_random_weights_has_nothing_to_calibrate(bags, tmp_path: Pa
     assert f"no tick of bag '{bags[0]}' has a hint that counts: INVALID, model 'untrained' has random weights" in (
         capsys.readouterr().err
     )
+
+
+def test_a_file_of_very_many_drives_can_still_be_read(tmp_path: Path):
+    """Five thousand bags with long names: all are counted, some are named."""
+    settings, rng = Settings(), np.random.default_rng(0)
+    truth = np.array([0, 1, 0, 1])
+    scores = np.log(np.array([[0.8, 0.2], [0.4, 0.6], [0.7, 0.3], [0.2, 0.8]]))
+    stamps = np.arange(4, dtype=np.int64) * 10**9
+    many = [
+        ScoredDrive(Path(f'/data/{"x" * 80}/{number}'), stamps, scores + rng.normal(0, 0.1, (4, 2)), truth,
+                    np.zeros(2), 4, 0, 0, 0, frozenset())
+        for number in range(5000)
+    ]  # fmt: skip
+    result = calibrate_drives(many[:4990], many[4990:], (Behavior.NONE, Behavior.STOP))
+    info = ModelInfo('tiny', 'abc', 'qwen3_vl', True, 'cpu', 'float32')
+    write(tmp_path / 'c.yaml', result, settings, info, 'driving-1')
+    found = HintCalibration.load(tmp_path / 'c.yaml')
+    found.require_settings(settings)
+    found.require_model('tiny', 'abc')
+    assert found.biases == pytest.approx(result.correction.biases, abs=1e-6)
+    report = yaml.safe_load((tmp_path / 'c.yaml').read_text())['report']
+    assert (report['fitted']['bag_count'], len(report['fitted']['bags'])) == (4990, LISTED)

@@ -434,6 +434,11 @@ def bag(tmp_path_factory) -> Path:
         ('replay {bag} --output {out} --params {file}', 1, "has no 'ros__parameters'"),
         ('replay {bag} --output {out} --params {model}', 1, 'is no model folder'),
         ('replay {bag} --output {out} --params {prompt}', 1, "prompt file '/nowhere.yaml' cannot be read"),
+        ('calibrate {bag} --output {tmp}/c.yaml', 1, 'give another one to hold out'),
+        ('calibrate {bag} /nowhere --output {tmp}/c.yaml', 1, 'has no truth.json beside it: give --truth FILE'),
+        ('calibrate {bag} /nowhere --truth {file} --output {tmp}/c.yaml', 1, 'they must be stamp_ns, behavior'),
+        ('calibrate {bag} --tolerance 0 --output {tmp}/c.yaml', 2, 'is not a number above 0'),
+        ('replay {bag} --output {out} --params {calibration}', 1, "calibration file '/nowhere.yaml' cannot be read"),
         ('play /nowhere', 1, "bag '/nowhere' does not exist"),
         ('play {bag} --rate 0', 2, 'is not a number above 0'),
         ('world {file}', 1, 'exists already'),
@@ -462,6 +467,7 @@ def test_commands_refuse_before_torch_is_imported(tmp_path, bag, arguments, code
         'file': write(tmp_path / 'file', 'a: 1'),
         'model': write(tmp_path / 'm.yaml', head.format(f'model: {{path: {tmp_path}}}')),
         'prompt': write(tmp_path / 'p.yaml', head.format('prompt: {file: /nowhere.yaml}')),
+        'calibration': write(tmp_path / 'q.yaml', head.format('prompt: {calibration: /nowhere.yaml}')),
     }
     words_given = [word.format(**places) for word in arguments.split()]
     program = "import sys; sys.modules['torch'] = None; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))"

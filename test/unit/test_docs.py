@@ -191,9 +191,9 @@ def test_every_sentence_for_users_is_on_the_troubleshooting_page():
     assert sorted((file, text) for file, text in said if text not in keys) == []
 
 
-def tables(name: str) -> list[dict[str, str]]:
-    """The rows of the table behind a comment ``<!-- name -->`` of the evaluation page, by column."""
-    text = text_of(ROOT / 'docs' / 'evaluation.md')
+def tables(name: str, page: str = 'evaluation.md') -> list[dict[str, str]]:
+    """The rows of the table behind a comment ``<!-- name -->`` of a page, by column."""
+    text = text_of(ROOT / 'docs' / page)
     lines = text.partition(f'<!-- {name} -->\n')[2].splitlines()
     rows = []
     for line in lines:
@@ -247,6 +247,21 @@ def test_real_pixels_are_the_committed_result(name):
         assert row['lift'] == f'{found["lift"]:.2f}', method
         for column, key in columns.items():
             assert row[column] == f'{100 * found[key]:.0f}', (method, column)
+
+
+def test_hint_calibration_table_is_the_committed_result():
+    plain = yaml.safe_load(text_of(RESULTS / 'hint_calibration.yaml'))['report']['held_out']
+    rows = tables('hint calibration', 'calibration.md')
+    for row, found in zip(rows, (plain['before'], plain['after']), strict=True):
+        figures = [found[name] for name in ('accuracy', 'log_loss', 'expected_calibration_error')]
+        shown = [*(f'{figure:.3f}' for figure in figures), str(found['missed']), str(found['needless'])]
+        assert [*row.values()][1:] == shown
+    assert (plain['hints_changed'], plain['hints_freed']) == (53, 0)
+    ends = plain['change_95']['expected_calibration_error'], plain['change_95']['log_loss']
+    assert [[f'{-one:.3f}' for one in sorted(pair, reverse=True)] for pair in ends] == [
+        ['0.020', '0.044'],
+        ['0.008', '0.043'],
+    ]
 
 
 def test_figures_of_readme_are_the_committed_result():

@@ -58,6 +58,7 @@ def test_cameras_are_judged_apart_and_a_looped_bag_starts_anew():
         frozen.is_frozen('A', raw(STILL), ms * MS)
         assert not frozen.is_frozen('B', raw(STILL + np.uint8(ms // 100)), ms * MS)
     assert not frozen.is_frozen('A', raw(STILL), -5000 * MS)
+    assert frozen.is_frozen('A', raw(STILL), -3999 * MS)  # in the new time, too
     frozen.reset()
     assert not frozen.is_frozen('A', raw(STILL), 9000 * MS)
 

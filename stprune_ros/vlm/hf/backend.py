@@ -189,7 +189,7 @@ class TransformersBackend:
         or candidates share is run twice, and what follows the last branch is not run at all.
         """
         prefix: Prefix = context.state
-        choices = [self._choice(question + prefix.question_suffix, tuple(candidates)) for question, candidates in asked]
+        choices = [self._choice(question, prefix.question_suffix, tuple(candidates)) for question, candidates in asked]
         branches = [branch for choice in choices for branch in choice.branches]
         if not branches:
             return [choice.log_probabilities([]) for choice in choices]
@@ -267,18 +267,20 @@ class TransformersBackend:
         logits = logits.float()
         return torch.where(seen, torch.where(logits < 0, logits * self._penalty, logits / self._penalty), logits)
 
-    def _new_choice(self, asked: str, candidates: tuple[str, ...]) -> GuidedChoice:
-        """The choice among ``candidates`` behind ``asked``, the question with what the template writes after it.
+    def _new_choice(self, question: str, suffix: str, candidates: tuple[str, ...]) -> GuidedChoice:
+        """The choice among ``candidates`` behind ``question`` and its ``suffix``, what the template writes after it.
 
         Raises ModelError for candidates that a trained model cannot tell apart, or has no tokens for.
         """
+        for text in (question, *candidates):
+            self._chat.require_words(text)
         unknown = self._tokenizer.unk_token_id
         for text in candidates if self.info.trained and unknown is not None else ():
             if unknown in self._chat.ids(text):
                 raise ModelError(
                     f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
                 )
-        return guided_choice(candidates, asked, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
+        return guided_choice(candidates, question + suffix, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
 
     def _forward(
         self,

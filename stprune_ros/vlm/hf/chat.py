@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from stprune_ros.errors import ModelError, StpruneError, one_line
+from stprune_ros.errors import ModelError, StpruneError, one_line, plain
 from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf.family import Family
 
@@ -51,6 +51,7 @@ class Chat:
         self._bare: dict[str, list[int]] = {}  # by system text: the prompt without content, the same at every tick
         self.answer_prefix, after = answer_borders(tokenizer)
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._marks = {*special, image_id, tokenizer.eos_token_id} - {tokenizer.unk_token_id}
         ends = [token for token in self.ids(after)[:1] if token in special]
         self.end_id: int = ends[0] if ends else tokenizer.eos_token_id
 
@@ -71,6 +72,16 @@ class Chat:
                 f' tokenizer, and the model has {self._vocabulary}: remove it from the prompt file'
             )
         return ids
+
+    def require_words(self, text: str) -> None:
+        """Raise ModelError where a question or an answer holds a token that ends turns, shows images or the like."""
+        for token in self.ids(text):
+            if token in self._marks:
+                mark = self._tokenizer.convert_ids_to_tokens(token)
+                raise ModelError(
+                    f"question or candidate '{plain(text)}' holds '{mark}', which is no word to this model: remove it"
+                    ' from the prompt file'
+                )
 
     def text_ids(self, asked: str) -> list[int]:
         """Tokens behind which free text begins; ``asked`` is a question and what the template writes after it.
@@ -168,4 +179,10 @@ def _rendered(tokenizer: Any, turns: list[dict[str, Any]], invite: bool) -> str:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=invite)
     except Exception as error:  # whatever a template raises, raise_exception among it
         raise ModelError(f"the model's chat template fails: {one_line(error)}") from None
+    marks = {mark for turn in turns for part in turn['content'] for mark in (QUESTION, ANSWER) if mark in str(part)}
+    if any(text.count(mark) != 1 or repr(mark) in text for mark in marks):
+        raise ModelError(
+            "the model's chat template changes, repeats or leaves out the texts that it is given: take the one that the"
+            ' model was published with'
+        )
     return text

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from stprune_ros.errors import ModelError, StpruneError, one_line
+from stprune_ros.errors import ModelError, StpruneError, one_line, plain
 from stprune_ros.vlm.hf.chat import answer_borders
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.template_trial import template_fault
 
+LAYER = re.compile(r'\b(layers|blocks)\.\d+\.')
 HOOK = 'mm_encoder_outputs'  # came with transformers 5.18
 # Releases that take a family's image tokens in blocks of a fixed number, which a pruned prompt does not have.
 FIXED_BLOCKS = {'smolvlm': ('5.20.1', '5.20.2')}
@@ -95,6 +97,13 @@ def check_weights(folder: ModelFolder, report: dict[str, Any]) -> None:
         raise ModelError(
             f"weights of '{folder.path}' lack {len(missing)} of the model's tensors, such as '{missing[0]}';"
             ' config.json and the safetensors files do not belong together'
+        )
+    # What a library version does not know any more is left over, too, but no whole layer.
+    surplus = sorted(name for name in report['unexpected_keys'] if LAYER.search(name))
+    if surplus:
+        raise ModelError(
+            f"weights of '{folder.path}' hold {len(surplus)} tensors of layers that config.json has no place for, such"
+            f" as '{plain(surplus[0])}': config.json and the safetensors files do not belong together"
         )
     if report['mismatched_keys']:
         name, found, wanted = sorted(report['mismatched_keys'])[0]
