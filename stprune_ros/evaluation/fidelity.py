@@ -25,11 +25,13 @@ from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
+from stprune_ros.evaluation.variants import Variant, variant_of
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.progress import Say, say_nothing
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import Backend, TextEmbedder
 from stprune_ros.vlm.loading import load_model
 
 DISTINCT_COLOURS = 10  # of matplotlib's cycle; further lines are dashed
@@ -109,13 +111,25 @@ class SceneEvaluator:
         """Which cases are answered correctly in each trial that is defined there."""
         correct = {}
         for trial in trials:
-            config = config_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
-            if config.method in WHOLE_FIRST_FRAME and trial.keep * encoded.history < 1:
+            variant = variant_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
+            if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * encoded.history < 1:
                 continue
-            context = encoded.prefill(config, self.backend, self.prompt)
-            answers = choose_answers(self.backend, context, cases)
+            answers = self._answers(encoded, variant, cases)
             correct[trial] = [answer == case.answer for answer, case in zip(answers, cases)]
         return correct
+
+    def _answers(self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]) -> list[str]:
+        """What the model answers; where pruning reads the question, each case has a context of its own."""
+        if not variant.reads_question:
+            context = encoded.prefill(variant.config, self.backend, self.prompt, variant.options)
+            return choose_answers(self.backend, context, cases)
+        assert isinstance(self.backend, TextEmbedder)
+        answers = []
+        for case in cases:
+            options = {**variant.options, 'question': self.backend.embed(case.question)}
+            context = encoded.prefill(variant.config, self.backend, self.prompt, options)
+            answers += choose_answers(self.backend, context, [case])
+        return answers
 
 
 def evaluate_methods(
@@ -135,7 +149,7 @@ def evaluate_methods(
     """
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     for trial in plan.trials():
-        SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
+        _check(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info = backend.info
     ran = {'default': name_of(settings.pruning), 'model': [info.model_id, info.revision], **asdict(plan)}
     hits = Hits(json.loads(json.dumps(ran)))
@@ -155,6 +169,15 @@ def evaluate_methods(
                 saved = time.monotonic()
     hits.save(hits_file)
     return hits
+
+
+def _check(variant: Variant, backend: Backend) -> None:
+    SpatioTemporalPruner(variant.config)
+    if variant.reads_question and not isinstance(backend, TextEmbedder):
+        raise StpruneError(
+            f"model '{backend.info.model_id}' does not give embeddings of a question: omit"
+            f" '{variant.config.method}+text' from --methods"
+        )
 
 
 def summarize(hits: Hits, world: str) -> dict[str, Any]:

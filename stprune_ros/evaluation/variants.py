@@ -1,11 +1,13 @@
-"""Names of methods with their switches, such as 'st_prune+keep_one_copy'; needs no torch."""
+"""Names of methods with their switches and knobs, such as 'st_prune+keep_one_copy' or 'dart+pivots=8'; needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.settings.parameters import RENAMED
 from stprune_ros.settings.settings import Settings
@@ -14,6 +16,8 @@ FLAGS = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_froze
 SWITCHES = ('ring', 'gauge', *FLAGS)  # pruning.budget and pruning.gauge_commonness, and those of the same name
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
 RENAMED_SWITCHES = {old.partition('.')[2]: new.partition('.')[2] for old, new in RENAMED.items()}
+TEXT = 'text'  # the switch of baselines that read the question, too
+TEXT_METHODS = ('dart', 'cdpruner', 'mvpruner')
 VARIANTS = (
     'st_prune+ring',
     *(f'st_prune+{flag}' for flag in FLAGS),
@@ -26,14 +30,59 @@ VARIANTS = (
     'st_prune_joint+ring+gauge',
     *(f'st_prune_joint+{switch}' for switch in JOINT_SWITCHES),
     'st_prune_joint+all',
+    *(f'{method}+{TEXT}' for method in TEXT_METHODS),
+    *(with_value(method, value) for method, value in TUNED.items()),
 )
 
 
-def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
-    """A method with switches, such as 'st_prune_joint+ring'; '+all' sets every one of `FLAGS`.
+@dataclass(frozen=True)
+class Variant:
+    """How a named row of a table prunes: ``options`` are those of a baseline's formula.
 
-    Raises StpruneError if the method or a switch does not exist.
+    With ``reads_question`` it prunes for each question anew.
     """
+
+    config: PruningConfig
+    options: Mapping[str, float]
+    reads_question: bool
+
+
+def variant_of(name: str, keep: float, seed: int, settings: Settings) -> Variant:
+    """A method with switches, such as 'st_prune_joint+ring', and its knob, such as 'dart+text+pivots=8'.
+
+    '+all' sets every one of `FLAGS`. Raises StpruneError if the method, a switch or a knob does not exist.
+    """
+    parts = name.split('+')
+    base = '+'.join(part for part in parts if '=' not in part)
+    values = [_knob_value(base, part) for part in parts if '=' in part]
+    reads = TEXT in parts
+    if reads and parts[0] not in TEXT_METHODS:
+        raise StpruneError(f"'{parts[0]}' reads no question; '+{TEXT}' is for {', '.join(TEXT_METHODS)}")
+    config = _config_of('+'.join(part for part in base.split('+') if part != TEXT), keep, seed, settings)
+    ours = {field.name for field in fields(config)}
+    config = replace(config, **{knob: value for knob, value in values if knob in ours})
+    return Variant(config, {knob: value for knob, value in values if knob not in ours}, reads)
+
+
+def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+    """The pruning group of `variant_of`."""
+    return variant_of(name, keep, seed, settings).config
+
+
+def _knob_value(method: str, part: str) -> tuple[str, float]:
+    parameter, _, text = part.partition('=')
+    knob = KNOBS.get(method)
+    if knob is None or knob.parameter != parameter:
+        known = f'it has {knob.parameter}' if knob else 'it has none'
+        raise StpruneError(f"method '{method}' has no knob '{parameter}'; {known}")
+    try:
+        value = type(knob.authors)(text)
+    except ValueError:
+        raise StpruneError(f"'{part}' of '{method}' is no number; such as {parameter}={knob.authors:g}") from None
+    return parameter, value
+
+
+def _config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
     method, *switches = name.split('+')
     if method not in METHOD_NAMES:
         raise StpruneError(f"there is no pruning method '{method}'; choose one of {', '.join(METHOD_NAMES)}")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stprune_ros.errors import SettingsError
-from stprune_ros.pruning.baselines.diversity import around_pivots, coreset, largest_volume, max_min
+from stprune_ros.pruning.baselines.diversity import (
+    around_pivots,
+    coreset,
+    diverse_views,
+    largest_volume,
+    max_min,
+)
+from stprune_ros.pruning.baselines.flashvid import selection_and_trees
 from stprune_ros.pruning.baselines.scope import (
     Baseline,
     newest_over_ring,
@@ -18,6 +27,7 @@ from stprune_ros.pruning.baselines.scope import (
     per_image,
     per_view,
     scoped,
+    views_over_ring,
 )
 from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
 from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
@@ -37,20 +47,25 @@ from stprune_ros.pruning.temporal import (
 from stprune_ros.pruning.tensors import equal_groups, kept_indices, stacked
 from stprune_ros.pruning.view_tokens import ViewTokens, check_views, view_budget
 
+PUBLISHED: Mapping[str, Any] = MappingProxyType({})  # no option: a baseline as its authors run it
 FIRST_STAGE_SHARE = 0.35  # exponent of the ratio that MTP leaves in st_prune_staged; in the paper it is 0.5
 
 
 class SpatioTemporalPruner:
     """Selects the tokens that stay, with the method and the weights of a `PruningConfig`."""
 
-    def __init__(self, config: PruningConfig, cache: SimilarityCache | None = None) -> None:
+    def __init__(
+        self, config: PruningConfig, cache: SimilarityCache | None = None, options: Mapping[str, Any] = PUBLISHED
+    ) -> None:
         """A ``cache`` makes views that bring their ``frames`` faster and leaves the masks as they are.
 
+        ``options`` are of a baseline's formula: another value than that of its authors, or the question that it reads.
         Raises SettingsError for a method that does not exist.
         """
         if config.method not in METHODS:
             raise SettingsError(f"there is no pruning method '{config.method}'; choose one of {', '.join(METHODS)}")
         self.config = config
+        self._options = options
         self._cache = cache if config.method in CACHED_METHODS else None
 
     def __call__(self, views: Sequence[ViewTokens], history: int) -> list[Tensor]:
@@ -69,7 +84,7 @@ class SpatioTemporalPruner:
             with torch.inference_mode():
                 if self._cache is not None:
                     views = self._cache.attach(views, with_commonness=self.config.method in COMMON_METHODS)
-                masks = METHODS[self.config.method](views, history, self.config)
+                masks = METHODS[self.config.method](views, history, self.config, **self._options)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
 
@@ -293,6 +308,9 @@ METHODS: dict[str, Baseline] = {
     'dart_image': scoped(per_image, around_pivots),
     'cdpruner': scoped(per_image, largest_volume),
     'cdpruner_view': scoped(per_view, largest_volume),
+    'mvpruner': scoped(over_ring, diverse_views),
+    'mvpruner_view': scoped(views_over_ring, diverse_views),
+    'flashvid': scoped(per_view, selection_and_trees),
     'coreset': scoped(over_ring, coreset),
     'newest_random': _newest_random,
     'newest_uniform': scoped(newest_per_view, even_lattice),

@@ -381,14 +381,7 @@ def reference_least_typical(frames, keep):
     weights = [math.exp(-sum(line) / len(line) / 0.01) for line in to_video]
     parts = [len(line) * (1 + w / sum(weights) - 1 / len(frames)) for line, w in zip(to_video, weights)]
     shares = [keep * part / sum(parts) for part in parts]
-    least = keep >= len(frames)
-    quotas = [min(len(line), max(math.floor(value), least)) for value, line in zip(shares, both)]
-    while sum(quotas) > keep:
-        rich = [t for t in range(len(frames)) if quotas[t] > least]
-        quotas[min(rich, key=lambda t: round(shares[t] - quotas[t], 4))] -= 1
-    while sum(quotas) < keep:
-        open_frames = [t for t in range(len(frames)) if quotas[t] < len(both[t])]
-        quotas[max(open_frames, key=lambda t: round(shares[t] - quotas[t], 4))] += 1  # weights of 1e-9 are ties
+    quotas = whole_quotas(shares, keep, [len(line) for line in both])
     return [(t, p) for t, line in enumerate(both) for p in sorted(range(len(line)), key=lambda p: line[p])[: quotas[t]]]
 
 
@@ -424,36 +417,42 @@ def reference_newest_vidcom2(views, ratio):
     return kept
 
 
-def reference_dart(views, ratio):
-    return whole_ring(views, ratio, reference_pivots)
+def reference_dart(views, ratio, question=()):
+    return whole_ring(views, ratio, lambda tokens, keep: reference_pivots(tokens, keep, question))
 
 
 def reference_dart_image(views, ratio):
     return each_image(views, ratio, reference_pivots)
 
 
-def reference_pivots(tokens, keep):
-    pivots = sorted(range(len(tokens)), key=lambda i: -sum(abs(value) for value in tokens[i]))[:4]
-    pivots = pivots[:keep]
-    chosen = set(pivots)
+def reference_pivots(tokens, keep, question=(), count=4):
+    def largest(vectors):
+        return sorted(range(len(vectors)), key=lambda i: -sum(abs(value) for value in vectors[i]))[:count]
+
+    chosen = set(largest(tokens)[:keep])
+    pivots = [tokens[i] for i in largest(tokens)[:keep]] + [question[i] for i in largest(question)]
+    rest = keep - len(chosen)
     for number, pivot in enumerate(pivots):
-        rest = keep - len(pivots)
         part = rest * (number + 1) // len(pivots) - rest * number // len(pivots)
         free = [i for i in range(len(tokens)) if i not in chosen]
-        chosen |= set(sorted(free, key=lambda i: cosine(tokens[i], tokens[pivot]))[:part])
+        chosen |= set(sorted(free, key=lambda i: cosine(tokens[i], pivot))[:part])
     return chosen
 
 
-def reference_cdpruner(views, ratio):
-    return each_image(views, ratio, reference_volume)
+def reference_cdpruner(views, ratio, question=None):
+    return each_image(views, ratio, lambda tokens, keep: reference_volume(tokens, keep, question))
 
 
 def reference_cdpruner_view(views, ratio):
     return each_view(views, ratio, reference_volume)
 
 
-def reference_volume(tokens, keep):
+def reference_volume(tokens, keep, question=None):
+    """What is least like the question counts as most relevant, as in the authors' program."""
     x = unit(torch.tensor(tokens, dtype=torch.float64))
+    if question is not None:
+        unlike = [-sum(cosine(token, word) for word in question) / len(question) for token in tokens]
+        x *= torch.tensor([(u - min(unlike) + 1e-6) / (max(unlike) - min(unlike)) for u in unlike])[:, None].double()
     kernel = x @ x.T + 1e-3 * torch.eye(len(x), dtype=torch.float64)
     chosen = []
     while len(chosen) < keep:
@@ -461,3 +460,133 @@ def reference_volume(tokens, keep):
         volume = {i: float(kernel[[*chosen, i]][:, [*chosen, i]].logdet()) for i in rest}
         chosen.append(next(i for i in rest if volume[i] > max(volume.values()) - 1e-7))
     return set(chosen)
+
+
+def reference_mvpruner(views, ratio, question=None):
+    images = [image for view in views for image in frames_of(view)]
+    keep = sum(share(view, ratio) for view in views)
+    return per_view(views, reference_diverse_views(images, keep, question) if images else set())
+
+
+def reference_mvpruner_view(views, ratio, question=None):
+    keep = sum(share(view, ratio) for view in views)
+    images = [rows(view) for view in views if view.count]
+    return per_view(views, reference_diverse_views(images, keep, question))
+
+
+def whole_quotas(shares, keep, capacity):
+    """Rounded down, to one at least where there is enough for all; then one by one to whom most is missing."""
+    least = keep >= len(shares)
+    quotas = [min(room, max(math.floor(value), least)) for value, room in zip(shares, capacity)]
+    while sum(quotas) > keep:
+        rich = [t for t in range(len(quotas)) if quotas[t] > least]
+        quotas[min(rich, key=lambda t: round(shares[t] - quotas[t], 4))] -= 1
+    while sum(quotas) < keep:
+        unfilled = [t for t in range(len(quotas)) if quotas[t] < capacity[t]]
+        quotas[max(unfilled, key=lambda t: round(shares[t] - quotas[t], 4))] += 1
+    return quotas
+
+
+def reference_diverse_views(images, keep, question=None):
+    """Indices into all tokens of ``images``, lists of tokens; ``question`` is a list of tokens, too."""
+    diversity = []
+    for image in images:
+        nearest = [min(1 - cosine(a, b) for j, b in enumerate(image) if j != i) for i, a in enumerate(image)]
+        diversity.append(sum(nearest) / len(nearest))
+    low, high = min(diversity), max(diversity)
+    parts = [len(image) * math.exp((d - high) / (high - low + 1e-5)) for image, d in zip(images, diversity)]
+    shares = [keep * part / sum(parts) for part in parts]
+    kept, start = set(), 0
+    for image, quota in zip(images, whole_quotas(shares, keep, [len(image) for image in images])):
+        if question is None:
+            chosen = reference_farthest(image, quota) if quota else set()
+        else:
+            relevance, chosen = [sum(dot(a, q) for q in question) / len(question) for a in image], []
+            while len(chosen) < quota:
+                rest = [i for i in range(len(image)) if i not in chosen]
+                near = {i: min((1 - cosine(image[i], image[j]) for j in chosen), default=1) for i in rest}
+                chosen.append(max(rest, key=lambda i: near[i] * relevance[i]))
+        kept |= {start + i for i in chosen}
+        start += len(image)
+    return kept
+
+
+def reference_flashvid(views, ratio):
+    kept = []
+    for view in views:
+        chosen = reference_flashvid_view(frames_of(view), share(view, ratio)) if view.count else set()
+        kept.append({images_of(view)[t][p] for t, p in chosen})
+    return kept
+
+
+def reference_flashvid_view(frames, keep):
+    """Pairs (frame, place) of one video, given as lists of tokens."""
+    budgets = [keep * (t + 1) // len(frames) - keep * t // len(frames) for t in range(len(frames))]
+    means = [mean(frame) for frame in frames]
+    starts = [t for t in range(len(frames)) if t == 0 or cosine(means[t], means[t - 1]) < 0.9]
+    kept = set()
+    for start, end in zip(starts, [*starts[1:], len(frames)]):
+        segment = range(start, end)
+        direct = {t: math.ceil(0.7 * budgets[t]) for t in segment}
+        for t in segment:
+            events = [sum(dot(token, means[s]) for s in segment) / len(segment) for token in frames[t]]
+            kept |= {(t, p) for p in reference_calibrated(frames[t], events, direct[t])}
+        left = sum(budgets[t] - direct[t] for t in segment)
+        if left:
+            kept |= reference_trees(frames, segment, kept, left)
+    return kept
+
+
+def reference_calibrated(tokens, events, keep):
+    places = range(len(tokens))
+    weighted = [[(0 if i == j else 1 - cosine(tokens[i], tokens[j])) * events[j] for j in places] for i in places]
+    chosen = []
+    while len(chosen) < keep:
+        rest = [j for j in places if j not in chosen]
+        if chosen:
+            chosen.append(max(rest, key=lambda j: min(weighted[i][j] for i in chosen)))
+        else:
+            chosen.append(max(rest, key=lambda j: sorted(weighted[i][j] for i in places)[: 2][-1]))
+    return chosen
+
+
+def reference_trees(frames, segment, taken, keep):
+    """Every free token hangs on the most similar free one of the frame before, if that is similar enough."""
+    free = {(t, p) for t in segment for p in range(len(frames[t]))} - taken
+    parents = {}
+    for t, p in sorted(free):
+        before = {q: cosine(frames[t][p], frames[t - 1][q]) for s, q in free if s == t - 1}
+        if before:
+            best = max(sorted(before), key=before.get)
+            parents[t, p] = (before[best], (t - 1, best))
+    hanging = sorted((token for token in parents if parents[token][0] > 0.8), key=lambda token: -parents[token][0])
+    hanging = set(hanging[: len(free) - keep])
+    roots = free - hanging
+
+    def root_of(token):
+        return root_of(parents[token][1]) if token in hanging else token
+
+    trees = {root: [frames[t][p] for t, p in sorted(free) if root_of((t, p)) == root] for root in roots}
+    lists = [sorted(root for root in roots if root[0] == t) for t in segment]
+    quotas = whole_quotas([keep * len(part) / len(roots) for part in lists], keep, [len(part) for part in lists])
+    kept = set()
+    for part, quota in zip(lists, quotas):
+        kept |= {part[i] for i in reference_peaks([mean(trees[root]) for root in part], quota)}
+    return kept
+
+
+def reference_peaks(points, count):
+    if not count:
+        return []
+
+    def apart(a, b):
+        return math.sqrt(sum((p - q) ** 2 for p, q in zip(a, b)) / len(a))
+
+    distance = [[apart(a, b) for b in points] for a in points]
+    nearest = [sorted(row)[: min(count, 7)] for row in distance]
+    density = [math.exp(-sum(d**2 for d in row) / len(row)) for row in nearest]
+    largest, score = max(map(max, distance)), []
+    for i, row in enumerate(distance):
+        denser = [row[j] for j in range(len(points)) if (-density[j], j) < (-density[i], i)]
+        score.append(density[i] * min(denser, default=largest))
+    return sorted(range(len(points)), key=lambda i: -score[i])[:count]

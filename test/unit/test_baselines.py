@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import references
 from helpers.references import gaussians, mean, rows
-from helpers.token_rings import prune, ring, rings, unit
+from helpers.token_rings import kept_of, prune, ring, rings, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +15,7 @@ from stprune_ros.pruning.view_tokens import ViewTokens
 RATIOS = (0.05, 0.1, 0.25, 0.5, 0.9)
 BASELINES = (
     *('divprune', 'tfps', 'tfps_view', 'cdpruner', 'cdpruner_view', 'dart', 'dart_image', 'coreset'),
-    *('evs', 'dtd', 'vidcom2_ring', 'vidcom2_view', 'newest_divprune'),
+    *('mvpruner', 'mvpruner_view', 'flashvid', 'evs', 'dtd', 'vidcom2_ring', 'vidcom2_view', 'newest_divprune'),
 )
 
 
@@ -39,6 +39,75 @@ def test_equals_the_reference(baseline, ratio):
         views = uneven_ring(seed)
         kept = [set(mask.flatten().nonzero().flatten().tolist()) for mask in prune(views, 4, baseline, ratio)]
         assert kept == getattr(references, f'reference_{baseline}')(views, ratio), f'seed {seed}'
+
+
+@pytest.mark.parametrize('ratio', RATIOS)
+@pytest.mark.parametrize('baseline', ['dart', 'cdpruner', 'mvpruner', 'mvpruner_view'])
+def test_with_a_question_equals_the_reference(baseline, ratio):
+    for seed in range(3):
+        views = uneven_ring(seed)
+        question = torch.randn(6, 6, generator=torch.Generator().manual_seed(seed))
+        masks = prune(views, 4, baseline, ratio, options={'question': question})
+        expected = getattr(references, f'reference_{baseline}')(views, ratio, question.double().tolist())
+        assert [set(kept) for kept in kept_of(masks)] == expected, f'seed {seed}'
+        assert kept_of(masks) != kept_of(prune(views, 4, baseline, ratio)) or ratio in (0.05, 0.9)
+
+
+def slow_video(seed, cut=None):
+    """Five frames of 3 x 4 tokens that drift, with another scene from frame ``cut`` on."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = [torch.randn(3, 4, 8, generator=generator) + 0.5]
+    for t in range(1, 5):
+        noise = torch.randn(3, 4, 8, generator=generator)
+        frames.append(noise - 0.5 if t == cut else frames[-1].roll(t % 2, dims=1) + (0.2, 0.45)[seed % 2] * noise)
+    return ViewTokens('V', torch.stack(frames), tuple(range(5)))
+
+
+@pytest.mark.parametrize('cut', [None, 2, 4])
+@pytest.mark.parametrize('ratio', [0.04, 0.1, 0.2, 0.35, 0.5, 0.75, 0.95])
+def test_flashvid_follows_trees_through_time(ratio, cut):
+    for seed in range(6):
+        view = slow_video(seed, cut)
+        [kept] = kept_of(prune([view], 5, 'flashvid', ratio))
+        assert [set(kept)] == references.reference_flashvid([view], ratio), f'seed {seed}'
+
+
+def test_a_thing_that_moves_is_one_tree():
+    """Two things stand on grey; one moves by a column per frame: with no direct selection a token of each stays."""
+    frames = torch.zeros(3, 1, 4, 4) + torch.tensor([1.0, 0, 0, 0]) + 0.01 * torch.eye(4)
+    for t in range(3):
+        frames[t, 0, 0], frames[t, 0, t + 1] = torch.eye(4)[1], torch.eye(4)[2]
+    view = ViewTokens('V', frames, (0, 1, 2))
+    [kept] = kept_of(prune([view], 3, 'flashvid', 3 / 12, {'alpha': 0.0}))
+    assert kept[:2] == [0, 1] and len(kept) == 3 and kept[2] in (2, 3)
+
+
+def test_mvpruner_gives_a_diverse_view_more():
+    views = ring(views=3, frames=1, rows=4, columns=4, dim=32)
+    dull = torch.ones(1, 4, 4, 32) + 0.1 * views[1].tokens
+    views[1] = ViewTokens('dull', dull, (0,))
+    counts = [int(mask.sum()) for mask in prune(views, 1, 'mvpruner', 0.5)]
+    assert sum(counts) == 24 and counts[1] < min(counts[0], counts[2])
+    sharper = [int(mask.sum()) for mask in prune(views, 1, 'mvpruner', 0.5, {'temperature': 0.2})]
+    assert sum(sharper) == 24 and sharper[1] < counts[1]
+
+
+@pytest.mark.parametrize(
+    ('baseline', 'option', 'values'),
+    [
+        ('vidcom2_view', 'temperature', (0.01, 1.0)),
+        ('dart', 'pivots', (4, 1)),
+        ('cdpruner', 'ridge', (0.001, 10.0)),
+        ('flashvid', 'alpha', (0.7, 0.1)),
+    ],
+)
+def test_an_option_at_the_value_of_the_authors_changes_nothing(baseline, option, values):
+    views = ring(views=2, frames=3, rows=4, columns=5, dim=6)
+    plain, same, other = (
+        kept_of(prune(views, 3, baseline, 0.3, options)) for options in ({}, *({option: value} for value in values))
+    )
+    assert plain == same != other
+    assert sum(map(len, plain)) == sum(map(len, other))
 
 
 @pytest.mark.parametrize('baseline', BASELINES)

@@ -1,6 +1,7 @@
-"""Baselines that select by diversity: DivPrune, T-FPS, DART, CDPruner and a coreset, from their published formulas.
+"""Baselines that select by diversity: DivPrune, T-FPS, DART, CDPruner, MVPruner and a coreset, from their formulas.
 
 Each chooses among images (rows, columns, D) given as one set, see `scope.Choose`; `pruner.METHODS` says the scope.
+Those with a text half take a ``question``: the embeddings (n, D) of its tokens in the space of the visual ones.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.baselines.video import frame_quotas
 from stprune_ros.pruning.tensors import split_evenly
 
-PIVOTS = 4  # visual pivots of DART, the number its authors use
+PIVOTS = 4  # visual and textual pivots of DART, the numbers its authors use
 RIDGE = 1e-3  # added to the diagonal of CDPruner's kernel
+LEAST_RELEVANT = 1e-6  # relevance of the least relevant token in CDPruner, over the range of all
+SPREAD = 1e-5  # added to the range of view diversities in MVPruner
 CHUNK = 1024  # rows of the similarity matrix that exist at one time
 FARTHEST = 2.0  # the largest cosine distance
 ROUNDING = 1e-5  # differences in cosine that are none
@@ -34,33 +38,76 @@ def max_min(images: Sequence[Tensor], keep: int) -> Tensor:
     return farthest_points(unit_tokens(images), keep)
 
 
-def around_pivots(images: Sequence[Tensor], keep: int) -> Tensor:
-    """DART (arXiv 2502.11494) without its text half: a few pivots, and for each the tokens least like it.
+def around_pivots(
+    images: Sequence[Tensor], keep: int, pivots: int = PIVOTS, question: Tensor | None = None
+) -> Tensor:
+    """DART (arXiv 2502.11494): a few pivots, and for each the tokens least like it.
 
-    Pivots are the `PIVOTS` tokens of largest L1 norm and stay; the rest of the budget is shared evenly among them, and
-    each in turn takes the tokens of lowest cosine to it that are still free. The authors rank by the norm of attention
-    keys inside the language model and add pivots from the question; in front of the model there are neither, so that
-    the norm is that of the features and the pivots are visual only.
+    Pivots are the ``pivots`` visual tokens of largest L1 norm, which stay, and after them as many of the ``question``
+    where there is one; the rest of the budget is shared evenly among them, and each in turn takes the tokens of lowest
+    cosine to it that are still free. The authors rank by the norm of attention keys inside the language model; in front
+    of the model there are none, so that the norm is that of the features.
     """
     x, norms = unit_tokens(images), torch.cat([image.float().abs().sum(dim=-1).flatten() for image in images])
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    pivots = norms.argsort(descending=True, stable=True)[: min(PIVOTS, keep)]
-    mask[pivots] = True
-    for pivot, count in zip(pivots, split_evenly(keep - len(pivots), max(len(pivots), 1)).tolist()):
-        similarity = (x @ x[pivot]).masked_fill(mask, math.inf)
+    visual = norms.argsort(descending=True, stable=True)[: min(pivots, keep)]
+    mask[visual] = True
+    rows = x[visual]
+    if question is not None:
+        text = question.float()
+        asked = text.abs().sum(dim=-1).argsort(descending=True, stable=True)[:pivots]
+        rows = torch.cat([rows, torch.nn.functional.normalize(text[asked], dim=-1)])
+    for row, count in zip(rows, split_evenly(keep - len(visual), max(len(rows), 1)).tolist()):
+        similarity = (x @ row).masked_fill(mask, math.inf)
         mask[similarity.argsort(stable=True)[:count]] = True
     return mask
 
 
-def largest_volume(images: Sequence[Tensor], keep: int) -> Tensor:
-    """CDPruner (arXiv 2506.10967) without its text half: a greedy MAP set of a DPP with cosine kernel.
+def largest_volume(
+    images: Sequence[Tensor], keep: int, ridge: float = RIDGE, question: Tensor | None = None, sign: float = -1.0
+) -> Tensor:
+    """CDPruner (arXiv 2506.10967): a greedy MAP set of a DPP with cosine kernel, weighted by relevance.
 
-    next = argmax_i det L_{S + i}, L = cos + `RIDGE` * identity; at the start all are equal, so that token 0 is the
-    first. The full method weights L by each token's relevance to the question, which is not known in front of the
-    model. The ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero
+    next = argmax_i det L_{S + i}, L_ij = r_i cos_ij r_j + ``ridge`` * (i = j). Relevance r is ``sign`` times the mean
+    cosine to the tokens of the ``question``, scaled to [0, 1] within the set; minus is the sign in the authors' program,
+    whose image and text encoders are CLIP's. Without a question r is 1: at the start all are equal, and token 0 is the
+    first. The ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero
     and rounding would choose. The authors prune each image alone.
     """
-    return greedy_dpp(unit_tokens(images), keep)
+    x, relevance = unit_tokens(images), None
+    if question is not None:
+        value = sign * (x @ torch.nn.functional.normalize(question.float(), dim=-1).T).mean(dim=1)
+        relevance = (value - value.min() + LEAST_RELEVANT) / (value.max() - value.min()).clamp(min=LEAST_RELEVANT)
+    return greedy_dpp(x, keep, ridge, relevance)
+
+
+def diverse_views(
+    images: Sequence[Tensor], keep: int, temperature: float = 1.0, question: Tensor | None = None
+) -> Tensor:
+    """The first stage of MVPruner (arXiv 2606.27660), with the whole budget: more tokens for views that are diverse.
+
+    Diversity d of an image is the mean distance 1 - cos of its tokens to the nearest other, 0 of a single one. The
+    quota of an image is in proportion to its size and to exp(s / ``temperature``), s = (d - max d) / (max d - min d), at
+    least one token where the budget allows. Within it the first token is the most relevant and
+    next = argmax_i r_i min_{j in S} D_ij; relevance r is the mean inner product with the tokens of the ``question``.
+    Without one it is `farthest_points`, as in the authors' program. That stage stands before the first layer of the
+    language model, so that these features are its own. Their second stage reads attention at its 16th layer, and is not
+    here; the exact whole numbers are ours, see `video.frame_quotas`.
+    """
+    units = [unit_tokens([image]) for image in images]
+    sizes = [len(x) for x in units]
+    diversity = torch.stack([nearest_distance(x).mean() if len(x) > 1 else x.new_zeros(()) for x in units])
+    spread = (diversity - diversity.max()) / (diversity.max() - diversity.min() + SPREAD)
+    capacity = torch.tensor(sizes, device=diversity.device)
+    parts = capacity * (spread / temperature).exp()
+    masks = []
+    for image, x, quota in zip(images, units, frame_quotas(keep * parts / parts.sum(), keep, capacity).tolist()):
+        if question is None:
+            masks.append(farthest_points(x, quota))
+        else:
+            relevance = (image.flatten(0, 1).float() @ question.float().T).mean(dim=1)
+            masks.append(farthest_relevant(x, relevance, quota))
+    return torch.cat(masks)
 
 
 def coreset(images: Sequence[Tensor], keep: int) -> Tensor:
@@ -119,6 +166,18 @@ def farthest_points(x: Tensor, keep: int) -> Tensor:
     return mask
 
 
+def farthest_relevant(x: Tensor, relevance: Tensor, keep: int) -> Tensor:
+    """As `farthest_points`, with distances times ``relevance`` (n,), and the most relevant token as the first."""
+    mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    nearest = torch.ones_like(relevance)
+    for step in range(keep):
+        chosen = (nearest * relevance).masked_fill(mask, -math.inf).argmax()
+        mask[chosen] = True
+        distance = 1 - x @ x[chosen]
+        nearest = torch.minimum(nearest, distance) if step else distance
+    return mask
+
+
 def divprune_growing(x: Tensor, keep: int) -> Tensor:
     """DivPrune's selection the way its authors' program does it: bool (n,) for unit rows (n, D).
 
@@ -145,14 +204,18 @@ def grow(distance: Tensor, keep: int) -> Tensor:
     return mask
 
 
-def greedy_dpp(x: Tensor, keep: int) -> Tensor:
+def greedy_dpp(x: Tensor, keep: int, ridge: float = RIDGE, relevance: Tensor | None = None) -> Tensor:
     """Greedy MAP of a DPP with kernel x x^T + ridge by incremental Cholesky (arXiv 1709.05135): bool (n,) for (n, D).
 
-    ``gain`` is the factor by which the determinant would grow with each token; a step costs O(n (D + keep)).
+    With a ``relevance`` (n,) rows are scaled by it. ``gain`` is the factor by which the determinant would grow with
+    each token; a step costs O(n (D + keep)).
     """
     mask = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     # Squared lengths are 1, or 0 of a token that is all zero: without rounding, so that a tie is a tie.
-    gain = x.square().sum(dim=1).round() + RIDGE
+    gain = x.square().sum(dim=1).round()
+    if relevance is not None:
+        x, gain = x * relevance[:, None], gain * relevance.square()
+    gain = gain + ridge
     factor = x.new_zeros(keep, len(x))
     for step in range(keep):
         chosen = gain.masked_fill(mask, -math.inf).argmax()

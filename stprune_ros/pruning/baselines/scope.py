@@ -8,6 +8,9 @@ rows, then columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +19,20 @@ from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.tensors import split_evenly
 from stprune_ros.pruning.view_tokens import ViewTokens, view_budget
 
-Choose = Callable[[Sequence[Tensor], int], Tensor]  # images (rows, columns, D), number to keep -> bool over all tokens
+Choose = Callable[..., Tensor]  # images (rows, columns, D), number to keep, its options -> bool over all tokens
 Scope = Callable[[Sequence[ViewTokens], PruningConfig, Choose], list[Tensor]]
-Baseline = Callable[[Sequence[ViewTokens], int, PruningConfig], list[Tensor]]
+Baseline = Callable[..., list[Tensor]]  # views, history, config, options of the formula -> per view a bool (count,) mask
 
 
 def scoped(scope: Scope, choose: Choose) -> Baseline:
-    """A method as `pruner.METHODS` lists it: returns per view a bool (count,) mask."""
-    return lambda views, history, config: scope(views, config, choose)
+    """A method as `pruner.METHODS` lists it; its options are those of ``choose``."""
+
+    def method(
+        views: Sequence[ViewTokens], history: int, config: PruningConfig, **options: Any
+    ) -> list[Tensor]:
+        return scope(views, config, partial(choose, **options))
+
+    return method
 
 
 def per_image(views: Sequence[ViewTokens], config: PruningConfig, choose: Choose) -> list[Tensor]:
@@ -47,6 +56,11 @@ def over_ring(views: Sequence[ViewTokens], config: PruningConfig, choose: Choose
     keep = sum(view_budget(view, config) for view in views)
     mask = choose(images, keep) if images else torch.zeros(0, dtype=torch.bool)
     return list(mask.split([view.count for view in views]))
+
+
+def views_over_ring(views: Sequence[ViewTokens], config: PruningConfig, choose: Choose) -> list[Tensor]:
+    """As `over_ring`, with all frames of a view as one tall image."""
+    return over_ring([replace(view, tokens=view.tokens.flatten(0, 1)[None]) for view in views], config, choose)
 
 
 def newest_per_view(views: Sequence[ViewTokens], config: PruningConfig, choose: Choose) -> list[Tensor]:

@@ -48,11 +48,11 @@ def dtd(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> lis
     return list(mask.split([view.count for view in views]))
 
 
-def least_typical(images: Sequence[Tensor], keep: int) -> Tensor:
+def least_typical(images: Sequence[Tensor], keep: int, temperature: float = TEMPERATURE) -> Tensor:
     """VidCom2 (arXiv 2505.14454): more tokens for frames unlike the rest, in each the least typical tokens.
 
     s(x, c) = sum over b in `BANDWIDTHS` of exp(-||x - c||^2 / 2b), on unit tokens. Uniqueness of a frame is minus the
-    mean of s to the video's mean token; its quota is K / T * (1 + softmax(uniqueness / `TEMPERATURE`) - 1 / T). A frame
+    mean of s to the video's mean token; its quota is K / T * (1 + softmax(uniqueness / ``temperature``) - 1 / T). A frame
     keeps its quota of lowest s to the video mean plus s to the frame mean. As in the authors' program, similarity uses
     the half of the channels with the lowest variance and no frame is left empty where the budget allows. The exact
     whole numbers are ours, see `frame_quotas`, and so is that frames of other sizes get a quota in proportion. The
@@ -67,7 +67,7 @@ def least_typical(images: Sequence[Tensor], keep: int) -> Tensor:
     to_video = typicality(x, x.mean(dim=0))
     frames = list(zip(x.split(sizes), to_video.split(sizes)))
     typical = [video + typicality(frame, frame.mean(dim=0)) for frame, video in frames]
-    weights = (torch.stack([-video.mean() for _, video in frames]) / TEMPERATURE).softmax(dim=0)
+    weights = (torch.stack([-video.mean() for _, video in frames]) / temperature).softmax(dim=0)
     capacity = torch.tensor(sizes, device=x.device)
     parts = capacity * (1 + weights - 1 / len(frames))
     quotas = frame_quotas(keep * parts / parts.sum(), keep, capacity)
