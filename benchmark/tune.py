@@ -1,10 +1,10 @@
-"""Tune the main parameter of every pruning method on training drives: the values of `knobs.KNOBS`, all on the same scenes.
+"""Tune the one main parameter of every pruning method that has one, on training drives, the same for all.
 
     python benchmark/tune.py --output benchmark/results/knobs.json
 
-The value with the most right answers, summed over the keep ratios, is chosen; the authors' wins ties. Every single
-answer goes beside the result, and with --resume an interrupted run goes on. What was chosen is then written into
-``knobs.TUNED`` by hand, so that no evaluation depends on a file: a test compares the two.
+Tried are the values of `knobs.KNOBS`. The one with the most right answers, summed over the keep ratios, is chosen;
+the authors' wins ties. Every single answer goes beside the result, and with --resume an interrupted run goes on. What
+was chosen is then written into ``knobs.TUNED`` by hand, so that no evaluation depends on a file: a test compares them.
 """
 
 from __future__ import annotations

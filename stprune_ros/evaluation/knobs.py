@@ -56,6 +56,6 @@ TUNED: dict[str, float] = {}  # where another value than that of the authors was
 
 
 def with_value(method: str, value: float) -> str:
-    """The name of a method with its knob at a value, such as 'dart+pivots=8'; the authors' value goes without saying."""
+    """The name of a method with its knob at a value, such as 'dart+pivots=8'; the authors' value is not said."""
     knob = KNOBS[method]
     return method if value == knob.authors else f'{method}+{knob.parameter}={value:g}'

@@ -1,4 +1,4 @@
-"""Names of methods with their switches and knobs, such as 'st_prune+keep_one_copy' or 'dart+pivots=8'; needs no torch."""
+"""Names of methods with switches and knobs, such as 'st_prune+keep_one_copy' or 'dart+pivots=8'; needs no torch."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def variant_of(name: str, keep: float, seed: int, settings: Settings) -> Variant
     if reads and parts[0] not in TEXT_METHODS:
         raise StpruneError(f"'{parts[0]}' reads no question; '+{TEXT}' is for {', '.join(TEXT_METHODS)}")
     config = _config_of('+'.join(part for part in base.split('+') if part != TEXT), keep, seed, settings)
-    ours = {field.name for field in fields(config)}
-    config = replace(config, **{knob: value for knob, value in values if knob in ours})
-    return Variant(config, {knob: value for knob, value in values if knob not in ours}, reads)
+    names = {field.name for field in fields(config)}
+    ours: dict[str, Any] = {knob: value for knob, value in values if knob in names}
+    return Variant(replace(config, **ours), {knob: value for knob, value in values if knob not in names}, reads)
 
 
 def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
@@ -75,11 +75,11 @@ def _knob_value(method: str, part: str) -> tuple[str, float]:
     if knob is None or knob.parameter != parameter:
         known = f'it has {knob.parameter}' if knob else 'it has none'
         raise StpruneError(f"method '{method}' has no knob '{parameter}'; {known}")
-    try:
-        value = type(knob.authors)(text)
-    except ValueError:
-        raise StpruneError(f"'{part}' of '{method}' is no number; such as {parameter}={knob.authors:g}") from None
-    return parameter, value
+    for value in knob.values:
+        if f'{value:g}' == text:
+            return parameter, value
+    values = ', '.join(f'{value:g}' for value in knob.values)
+    raise StpruneError(f"'{text}' was never tried for {parameter} of '{method}'; choose from {values}")
 
 
 def _config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:

@@ -546,7 +546,7 @@ def reference_calibrated(tokens, events, keep):
         if chosen:
             chosen.append(max(rest, key=lambda j: min(weighted[i][j] for i in chosen)))
         else:
-            chosen.append(max(rest, key=lambda j: sorted(weighted[i][j] for i in places)[: 2][-1]))
+            chosen.append(max(rest, key=lambda j: sorted(weighted[i][j] for i in places)[:2][-1]))
     return chosen
 
 

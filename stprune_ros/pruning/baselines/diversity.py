@@ -38,9 +38,7 @@ def max_min(images: Sequence[Tensor], keep: int) -> Tensor:
     return farthest_points(unit_tokens(images), keep)
 
 
-def around_pivots(
-    images: Sequence[Tensor], keep: int, pivots: int = PIVOTS, question: Tensor | None = None
-) -> Tensor:
+def around_pivots(images: Sequence[Tensor], keep: int, pivots: int = PIVOTS, question: Tensor | None = None) -> Tensor:
     """DART (arXiv 2502.11494): a few pivots, and for each the tokens least like it.
 
     Pivots are the ``pivots`` visual tokens of largest L1 norm, which stay, and after them as many of the ``question``
@@ -69,10 +67,10 @@ def largest_volume(
     """CDPruner (arXiv 2506.10967): a greedy MAP set of a DPP with cosine kernel, weighted by relevance.
 
     next = argmax_i det L_{S + i}, L_ij = r_i cos_ij r_j + ``ridge`` * (i = j). Relevance r is ``sign`` times the mean
-    cosine to the tokens of the ``question``, scaled to [0, 1] within the set; minus is the sign in the authors' program,
-    whose image and text encoders are CLIP's. Without a question r is 1: at the start all are equal, and token 0 is the
-    first. The ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero
-    and rounding would choose. The authors prune each image alone.
+    cosine to the tokens of the ``question``, scaled to [0, 1] within the set. The authors' program has a minus there,
+    for the embeddings of CLIP. Without a question r is 1: at the start all are equal, and token 0 is the first. The
+    ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero and
+    rounding would choose. The authors prune each image alone.
     """
     x, relevance = unit_tokens(images), None
     if question is not None:
@@ -86,13 +84,15 @@ def diverse_views(
 ) -> Tensor:
     """The first stage of MVPruner (arXiv 2606.27660), with the whole budget: more tokens for views that are diverse.
 
-    Diversity d of an image is the mean distance 1 - cos of its tokens to the nearest other, 0 of a single one. The
-    quota of an image is in proportion to its size and to exp(s / ``temperature``), s = (d - max d) / (max d - min d), at
-    least one token where the budget allows. Within it the first token is the most relevant and
-    next = argmax_i r_i min_{j in S} D_ij; relevance r is the mean inner product with the tokens of the ``question``.
-    Without one it is `farthest_points`, as in the authors' program. That stage stands before the first layer of the
-    language model, so that these features are its own. Their second stage reads attention at its 16th layer, and is not
-    here; the exact whole numbers are ours, see `video.frame_quotas`.
+    Diversity d of an image is the mean distance 1 - cos of its tokens to the nearest other, 0 of a single one. Its
+    quota is in proportion to its size and to exp(s / ``temperature``), s = (d - max d) / (max d - min d); at least one
+    token where the budget allows. The first token is the most relevant, next = argmax_i r_i min_{j in S} D_ij, where
+    relevance r is the mean inner product with the tokens of the ``question``; without one it is `farthest_points`.
+
+    The paper's text was not at hand: this follows a public port of the authors' program (``compressors/mvpruner.py``
+    in github.com/fanyunfeng-bit/EGO3D-BENCH), which has no temperature, that is 1. The stage stands before the first
+    layer of the language model, so that these features are its own. The second one reads attention at the 16th layer
+    and is not here. Exact whole numbers are ours, see `video.frame_quotas`.
     """
     units = [unit_tokens([image]) for image in images]
     sizes = [len(x) for x in units]

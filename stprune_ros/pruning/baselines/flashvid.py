@@ -106,9 +106,9 @@ def tree_tokens(x: Tensor, free: Tensor, keep: int) -> Tensor:
 def density_peaks(x: Tensor, count: int) -> Tensor:
     """Indices of ``count`` cluster centres of points (n, D) by density peaks with nearest neighbours (DPC-kNN).
 
-    Density is exp(-mean d^2) over the nearest min(count, `NEIGHBOURS`) points, the point itself among them; centres have
-    the largest product of density and distance to the nearest denser point (the largest distance of all where there is
-    none). d is Euclidean, over sqrt(D). Of equally dense points the first counts as denser; the authors add noise.
+    Density is exp(-mean d^2) over the nearest min(count, `NEIGHBOURS`) points, the point itself among them; centres
+    have the largest product of density and distance to the nearest denser point, of all distances the largest where
+    there is none. d is Euclidean, over sqrt(D). Of equally dense points the first is denser; the authors add noise.
     """
     if not count:
         return torch.zeros(0, dtype=torch.int64, device=x.device)

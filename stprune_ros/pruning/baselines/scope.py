@@ -21,15 +21,13 @@ from stprune_ros.pruning.view_tokens import ViewTokens, view_budget
 
 Choose = Callable[..., Tensor]  # images (rows, columns, D), number to keep, its options -> bool over all tokens
 Scope = Callable[[Sequence[ViewTokens], PruningConfig, Choose], list[Tensor]]
-Baseline = Callable[..., list[Tensor]]  # views, history, config, options of the formula -> per view a bool (count,) mask
+Baseline = Callable[..., list[Tensor]]  # views, history, config, options of the formula -> per view bool (count,)
 
 
 def scoped(scope: Scope, choose: Choose) -> Baseline:
     """A method as `pruner.METHODS` lists it; its options are those of ``choose``."""
 
-    def method(
-        views: Sequence[ViewTokens], history: int, config: PruningConfig, **options: Any
-    ) -> list[Tensor]:
+    def method(views: Sequence[ViewTokens], history: int, config: PruningConfig, **options: Any) -> list[Tensor]:
         return scope(views, config, partial(choose, **options))
 
     return method

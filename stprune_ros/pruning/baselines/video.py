@@ -52,9 +52,9 @@ def least_typical(images: Sequence[Tensor], keep: int, temperature: float = TEMP
     """VidCom2 (arXiv 2505.14454): more tokens for frames unlike the rest, in each the least typical tokens.
 
     s(x, c) = sum over b in `BANDWIDTHS` of exp(-||x - c||^2 / 2b), on unit tokens. Uniqueness of a frame is minus the
-    mean of s to the video's mean token; its quota is K / T * (1 + softmax(uniqueness / ``temperature``) - 1 / T). A frame
-    keeps its quota of lowest s to the video mean plus s to the frame mean. As in the authors' program, similarity uses
-    the half of the channels with the lowest variance and no frame is left empty where the budget allows. The exact
+    mean of s to the video's mean token; its quota is K / T * (1 + softmax(uniqueness / ``temperature``) - 1 / T). A
+    frame keeps its quota of lowest s to the video mean plus s to the frame mean. As in the authors' program, similarity
+    uses the half of the channels with the lowest variance and no frame is left empty where the budget allows. The exact
     whole numbers are ours, see `frame_quotas`, and so is that frames of other sizes get a quota in proportion. The
     authors prune one video: that is a view, or all images of the ring. See `scope.Choose`.
     """
