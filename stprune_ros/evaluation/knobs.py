@@ -28,7 +28,7 @@ class Knob:
 _COMMON = Knob('joint_common', (2.4, 1.2, 3.6))
 _TEMPORAL = Knob('lambda_temporal', (0.6, 0.3, 1.2))
 _SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6))
-_FRAMES = Knob('temperature', (0.01, 0.003, 0.03, 0.1))
+_FRAMES = Knob('temperature', (0.01, 0.003, 0.03))
 _PIVOTS = Knob('pivots', (4, 2, 8, 16))
 _RIDGE = Knob('ridge', (0.001, 0.01, 0.1))
 _VIEWS = Knob('temperature', (1.0, 0.3, 3.0))
@@ -42,13 +42,11 @@ KNOBS: dict[str, Knob] = {
     'vidcom2_view': _FRAMES,
     'newest_vidcom2': _FRAMES,
     'dart': _PIVOTS,
-    'dart+text': _PIVOTS,
     'dart_image': _PIVOTS,
     'cdpruner': _RIDGE,
     'cdpruner+text': Knob('sign', (-1.0, 1.0)),
     'cdpruner_view': _RIDGE,
     'mvpruner': _VIEWS,
-    'mvpruner+text': _VIEWS,
     'mvpruner_view': _VIEWS,
     'flashvid': Knob('alpha', (0.7, 0.4, 1.0)),
 }
