@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -43,7 +42,7 @@ class Variant:
     """
 
     config: PruningConfig
-    options: Mapping[str, float]
+    options: dict[str, Any]
     reads_question: bool
 
 

@@ -4,25 +4,35 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from helpers.token_rings import ring
 
 from stprune_ros import cli
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation import fidelity
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
-from stprune_ros.evaluation.case import FROZEN_CAMERAS
+from stprune_ros.evaluation.case import FROZEN_CAMERAS, by_scene
+from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.fidelity import (
     BLIND_TRIAL,
     FULL_TRIAL,
     EvaluationPlan,
+    SceneEvaluator,
     add_table,
     config_of,
+    evaluate_methods,
     name_of,
     summarize,
 )
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
+from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.evaluation.tables import accuracy_cell, by_kind, by_ratio, difference_cell, flips_cell, to_markdown
-from stprune_ros.evaluation.variants import FLAGS, VARIANTS
+from stprune_ros.evaluation.variants import FLAGS, VARIANTS, variant_of
+from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import ModelInfo
 
 
 def counted(rows):
@@ -216,12 +226,94 @@ def test_switches_by_name():
     assert config_of('st_prune_joint', 0.1, 0, Settings.from_values({'pruning.budget': 'ring'})).budget == 'view'
     switched_on = Settings.from_values({'pruning.keep_one_copy': True})
     assert not config_of('st_prune', 0.1, 0, switched_on).keep_one_copy  # a name says everything
-    assert all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in VARIANTS if 'all' not in name)
+    switched = [name for name in VARIANTS if not {'all', 'text'} & {*name.split('+')} and '=' not in name]
+    assert len(switched) > 12 and all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in switched)
     with pytest.raises(StpruneError, match="no switch 'warp'"):
         config_of('st_prune+warp', 0.1, 0, Settings())
 
 
-@pytest.mark.parametrize(('name', 'sentence'), [('fastest', "no pruning method 'fastest'"), ('mtp+x', "no switch 'x'")])
+def test_knobs_and_questions_by_name():
+    plain = variant_of('dart', 0.1, 0, Settings())
+    assert (plain.config.method, plain.options, plain.reads_question) == ('dart', {}, False)
+    both = variant_of('dart+pivots=8', 0.1, 0, Settings())
+    assert (both.config, both.options, both.reads_question) == (plain.config, {'pivots': 8}, False)
+    asked = variant_of('cdpruner+text+sign=1', 0.1, 0, Settings())
+    assert (asked.config.method, asked.options, asked.reads_question) == ('cdpruner', {'sign': 1.0}, True)
+    ours = variant_of('st_prune_joint+ring+gauge+joint_common=3.6', 0.1, 0, Settings())
+    assert (ours.config.joint_common, ours.options, ours.config.ring_budget) == (3.6, {}, True)
+    assert config_of('st_prune+lambda_spatial=0.4', 0.1, 0, Settings()).lambda_spatial == 0.4
+
+
+@pytest.mark.parametrize('method', KNOBS)
+def test_every_value_of_a_knob_has_a_name_and_reaches_its_formula(method):
+    knob = KNOBS[method]
+    assert knob.authors == knob.values[0] and len(set(knob.values)) == len(knob.values) > 1
+    assert with_value(method, knob.authors) == method
+    assert TUNED.get(method, knob.authors) in knob.values
+    variants = [variant_of(with_value(method, value), 0.35, 0, Settings()) for value in knob.values]
+    if hasattr(variants[0].config, knob.parameter):
+        assert [getattr(variant.config, knob.parameter) for variant in variants] == [*knob.values]
+        return
+    views, question = ring(views=3, frames=5, rows=6, columns=8, dim=6), {'question': torch.ones(1, 6)}
+    kept = [
+        [mask.tolist() for mask in SpatioTemporalPruner(variant.config, options=variant.options | asked)(views, 5)]
+        for variant in variants
+        for asked in [question if variant.reads_question else {}]
+    ]
+    assert any(masks != kept[0] for masks in kept[1:])
+
+
+def test_a_context_of_its_own_for_each_question_where_pruning_reads_it():
+    evaluator = SceneEvaluator(RingworldCases(1, 900_000), EvaluationPlan((), (0.05,), 1), Settings())
+    scene, cases = next(by_scene(evaluator.source.cases(900_000)))
+    cases = [case for n, case in enumerate(cases) if case.question not in {before.question for before in cases[:n]}][:4]
+    encoded = EncodedScene.encode(scene, evaluator.backend)
+    variant, trial = variant_of('cdpruner+text', 0.05, 0, Settings()), Trial('cdpruner+text', 0.05, 0)
+    expected, masks = [], []
+    for case in cases:
+        options = {'question': evaluator.backend.embed(case.question)}
+        masks.append(torch.stack(encoded.keep_masks(variant.config, options)))
+        context = encoded.prefill(variant.config, evaluator.backend, evaluator.prompt, options)
+        expected.append(choose_answers(evaluator.backend, context, [case])[0])
+    assert not any(torch.equal(masks[0], other) for other in masks[1:])
+    assert evaluator._answers(encoded, variant, cases) == expected
+    right = [answer == case.answer for answer, case in zip(expected, cases)]
+    assert evaluator._correct(scene, encoded, cases, [trial]) == {trial: right}
+
+
+def test_a_model_without_embeddings_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    class Silent:
+        info = ModelInfo('silent', '', '', True, 'cpu', 'float32')
+
+    monkeypatch.setattr(fidelity, 'load_model', lambda *_: (Silent(), None))
+    for method in ('dart', 'dart+text'):
+        plan = EvaluationPlan((method,), (0.1,), 1)
+        sentence = (
+            'nothing to do' if method == 'dart' else "model 'silent' does not give embeddings of a question: omit"
+        )
+        monkeypatch.setattr(fidelity, 'Hits', raising('nothing to do'))
+        with pytest.raises(StpruneError, match=sentence):
+            evaluate_methods(RingworldCases(1, 900_000), plan, Settings(), 1, tmp_path / 'hits.npz')
+
+
+def raising(sentence):
+    def fail(*_):
+        raise StpruneError(sentence)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [
+        ('fastest', "no pruning method 'fastest'"),
+        ('mtp+x', "no switch 'x'"),
+        ('tfps+text', "'tfps' reads no question; '+text' is for dart, cdpruner, mvpruner"),
+        ('divprune+k=2', "method 'divprune' has no knob 'k'; it has none"),
+        ('dart+sign=1', "method 'dart' has no knob 'sign'; it has pivots"),
+        ('dart+pivots=3', "'3' was never tried for pivots of 'dart'; choose from 4, 2, 8, 16"),
+    ],
+)
 def test_mistakes_end_in_a_sentence(tmp_path, capsys, name, sentence):
     assert cli.main(['eval', '--output', str(tmp_path / 'e.json'), '--methods', name, '--scenes', '1']) == 1
     assert sentence in capsys.readouterr().err
