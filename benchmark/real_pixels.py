@@ -30,7 +30,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.fidelity import WHOLE_FIRST_FRAME
-from stprune_ros.evaluation.variants import config_of, name_of
+from stprune_ros.evaluation.variants import name_of, variant_of
 from stprune_ros.inference.features import FeatureCache, view_tokens
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.io.bag_reader import Bag
@@ -132,6 +132,9 @@ def measure_kept_objects(
     settings: Settings,
 ) -> dict[str, Any]:
     """One row per method and keep ratio over all ticks of the bag, and how well commonness tells things apart there."""
+    for method in methods:
+        if variant_of(method, 1.0, 0, settings).reads_question:
+            raise StpruneError(f"'{method}' reads a question, and there is none here; omit it from --methods")
     counts: dict[tuple[str, float], Counter[str]] = defaultdict(Counter)
     gauges, aucs = [], []
     with Bag(bag_path) as bag:
@@ -150,8 +153,8 @@ def measure_kept_objects(
                 for keep in keeps:
                     if method in WHOLE_FIRST_FRAME and keep * window.slots < 1:
                         continue
-                    config = config_of(method, keep, window.current.sequence, settings)
-                    masks = SpatioTemporalPruner(config)(views, window.slots)
+                    variant = variant_of(method, keep, window.current.sequence, settings)
+                    masks = SpatioTemporalPruner(variant.config, options=variant.options)(views, window.slots)
                     current = {v.name: mask[-1].cpu().numpy() for v, mask in zip(views, masks) if v.count}
                     add_tick(counts[method, keep], current, window, boxes, rig)
     return {

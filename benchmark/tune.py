@@ -28,6 +28,7 @@ from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods
 from stprune_ros.evaluation.hits import Hits, Trial
 from stprune_ros.evaluation.knobs import KNOBS, with_value
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
+from stprune_ros.evaluation.tables import by_knob
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 
@@ -96,8 +97,7 @@ def main() -> int:
         'knobs': {method: choose(hits, method, options.keep) for method in options.methods},
     }
     write_json(options.output, found)
-    for method, row in found['knobs'].items():
-        print(f'{method}: {row["parameter"]} {row["authors"]:g} -> {row["chosen"]:g}')
+    print(by_knob(found))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The tables that ``stprune eval`` prints and docs/evaluation.md shows, from one table of its result."""
+"""The tables that ``stprune eval`` and ``tune.py`` print and docs/evaluation.md shows, from their results."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def by_kind(found: Row, keep: float = KINDS_AT) -> str:
         for method in dict.fromkeys(method for method, _ in rows)
     ]
     return table((f'at {keep:.0%}', *kinds), lines)
+
+
+def by_knob(found: Row) -> str:
+    """What ``benchmark/tune.py`` found: methods down; the values tried with their accuracies, and the one chosen."""
+    lines = []
+    for method, knob in found['knobs'].items():
+        cells = [
+            f'{row["value"]:g}: ' + ', '.join(f'{100 * row[f"{keep:g}"]["accuracy"]:.1f}' for keep in found['keeps'])
+            for row in knob['tried']
+        ]
+        lines.append((method, knob['parameter'], '; '.join(cells), f'{knob["chosen"]:g}'))
+    head = ' and '.join(f'{keep:.0%}' for keep in found['keeps'])
+    return table(('method', 'knob', f"values, the authors' first: per cent right at {head}", 'chosen'), lines)
 
 
 def accuracy_cell(row: Row) -> str:
