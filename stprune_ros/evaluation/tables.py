@@ -22,6 +22,7 @@ def to_markdown(found: Row, default: str) -> str:
             ('minus default', by_ratio(found, difference_cell, leave_out=default)),
             ('flips', by_ratio(found, flips_cell)),
             ('kinds', by_kind(found)),
+            ('things', by_detection(found['things'])),
         )
     )
 
@@ -48,6 +49,12 @@ def by_kind(found: Row, keep: float = KINDS_AT) -> str:
         for method in dict.fromkeys(method for method, _ in rows)
     ]
     return table((f'at {keep:.0%}', *kinds), lines)
+
+
+def by_detection(things: Row) -> str:
+    """Areas under the curve for things: of commonness alone first, then of what each method keeps."""
+    areas = [(name, 'n/a' if area is None else f'{area:.2f}') for name, area in things['auc'].items()]
+    return table((f'{things["scenes"]} scenes', 'AUC for things'), areas)
 
 
 def accuracy_cell(row: Row) -> str:
