@@ -28,9 +28,9 @@ class CaseScene:
 
     ``images`` holds, for every camera of ``rig``, one RGB image uint8 (height, width, 3) per instant, oldest first,
     None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown.
-    ``things``, where known, tells for places on an even grid over each newest image, int8 (rows, columns), whether a road
-    user or light is there: 1, 0, or -1 for one that nobody can see. ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and
-    seeds methods that draw lots.
+    ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and seeds
+    methods that draw lots. ``things``, where known, holds for every camera int8 (rows, columns), an even grid over the
+    newest image: 1 where a road user or a light is seen, -1 where one is that nobody can see, 0 elsewhere.
 
     Raises StpruneError if a camera of the rig is missing or has not one entry per instant.
     """
