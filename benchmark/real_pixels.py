@@ -29,17 +29,17 @@ from tqdm import tqdm
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Window
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.fidelity import WHOLE_FIRST_FRAME
-from stprune_ros.evaluation.variants import name_of, variant_of
+from stprune_ros.evaluation.things import BACKGROUND, THING, detector_area, newest_commonness
+from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, name_of, variant_of
 from stprune_ros.inference.features import FeatureCache, view_tokens
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.pruning.commonness import commonness, separability
+from stprune_ros.pruning.commonness import separability
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
+from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.results import table, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures
@@ -168,14 +168,11 @@ def tell_apart(
     views: Sequence[ViewTokens], window: Window, boxes: Mapping[tuple[str, int], Sequence[Box]], rig: CameraRig
 ) -> tuple[float, float]:
     """Separability of the commonness in the current frame, and its area under the curve as a detector of objects."""
-    common = commonness([unit_rows(view) for view in views], [view.slots for view in views])
-    newest = [values.reshape(len(view.tokens), -1)[-1] for view, values in zip(views, common) if view.count]
     things = [things_of(view.name, view.tokens.shape[1:3], window, boxes, rig).ravel() for view in views if view.count]
-    values, is_thing = torch.cat(newest), np.concatenate(things)
-    rank = values.argsort(descending=True).argsort().cpu().numpy()  # the least common comes last
-    here, there = int(is_thing.sum()), int((~is_thing).sum())
-    auc = (rank[is_thing].sum() - here * (here - 1) / 2) / (here * there) if here and there else np.nan
-    return float(separability(values)), float(auc)
+    values = newest_commonness(views)
+    return float(separability(values)), detector_area(
+        -values.numpy(), np.where(np.concatenate(things), THING, BACKGROUND)
+    )
 
 
 def things_of(

@@ -24,13 +24,14 @@ from stprune_ros.arguments import count, names, ratios
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference
 from stprune_ros.evaluation.case import Case
-from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods
+from stprune_ros.evaluation.fidelity import EvaluationPlan, ask_all
 from stprune_ros.evaluation.hits import Hits, Trial
 from stprune_ros.evaluation.knobs import KNOBS, with_value
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.evaluation.tables import by_knob
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.loading import load_model
 
 TRAINING = 900_000  # seed of the first training drive; reported scenes are from 1,010,000 on
 
@@ -81,8 +82,9 @@ def main() -> int:
                 raise StpruneError(f"method '{method}' has no knob; choose from {', '.join(KNOBS)}")
         variants = [with_value(method, value) for method in options.methods for value in KNOBS[method].values]
         plan, source = EvaluationPlan(tuple(variants), options.keep, 1), TrainingCases(options.scenes, TRAINING)
-        hits_file = options.output.with_suffix('.hits.npz')
-        hits = evaluate_methods(source, plan, Settings(), options.workers, hits_file, options.resume)
+        settings = Settings()
+        backend, _ = load_model(settings)
+        hits = ask_all(source, plan, settings, backend, options.workers, options.output, options.resume)
     except StpruneError as error:
         print(f'tune: {error}', file=sys.stderr)
         return 1

@@ -26,6 +26,7 @@ from stprune_ros.arguments import (
     say,
     seed,
     size,
+    with_host,
 )
 from stprune_ros.errors import StpruneError
 from stprune_ros.preflight import require_file, require_folder, require_other
@@ -231,11 +232,14 @@ def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('--seconds', type=positive, default=20.0, help='how long a drive; default: %(default)s')
     command.add_argument('--hz', type=positive, default=10.0, help='images per second and camera; default: %(default)s')
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
+    command.add_argument(
+        '--hard', action='store_true', help='night, rain, fog, things hidden and alike, three times the traffic'
+    )
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.ringworld.recording import record_world
 
-        record_world(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
+        record_world(options.output, options.seed, options.seconds, options.hz, options.rolling, options.hard)
         print(f"wrote '{options.output}', {options.seconds:g} s at {options.hz:g} Hz, with truth.json in it")
         return 0
 
@@ -249,7 +253,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar='FILE',
-        help='the result as JSON, with tables of other models that it has; a plot and every single answer go beside it',
+        help='the result as JSON, with tables of other hosts and worlds that it has; a plot and all answers go beside it',
     )
     command.add_argument(
         '--methods',
@@ -271,6 +275,12 @@ def _eval(command: argparse.ArgumentParser) -> None:
         '--first-seed', type=count, default=UNTOUCHED, metavar='N', help='of scenes nobody used; default: %(default)s'
     )
     command.add_argument(
+        '--world', choices=('ringworld', 'hard'), default='ringworld', help='see `stprune world`; default: %(default)s'
+    )
+    command.add_argument(
+        '--host', metavar='NAME', help='a model folder, or a bundled model by its name; default: that of --params'
+    )
+    command.add_argument(
         '--resume', action='store_true', help='go on where an interrupted run with the same plan ended'
     )
     command.add_argument(
@@ -283,7 +293,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         from stprune_ros.evaluation.variants import VARIANTS, config_of, name_of
         from stprune_ros.vlm.loading import require_model
 
-        values = load_settings(options.params)
+        values = with_host(load_settings(options.params), options.host)
         require_file(options.output)
         if values.prompt.calibration:
             say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
@@ -298,12 +308,11 @@ def _eval(command: argparse.ArgumentParser) -> None:
         from stprune_ros.results import write_json
 
         plan, default = fidelity.EvaluationPlan(methods, options.keep, options.seeds), name_of(values.pruning)
-        source = RingworldCases(options.scenes, options.first_seed)
-        hits_file = options.output.with_suffix('.hits.npz')
-        hits = fidelity.evaluate_methods(source, plan, values, options.workers, hits_file, options.resume, say)
-        found = fidelity.summarize(hits, 'ringworld')
+        source = RingworldCases(options.scenes, options.first_seed, options.world)
+        found = fidelity.evaluate_methods(source, plan, values, options.workers, options.output, options.resume, say)
         write_json(options.output, fidelity.add_table(options.output, default, found))
-        fidelity.write_plot(found, default, options.output.with_suffix('.png'))
+        plot = fidelity.beside(options.output, found['host'], options.world, '.png')
+        fidelity.write_plot(found, default, plot)
         print(to_markdown(found, default))
         return 0
 

@@ -23,9 +23,10 @@ from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, 
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.things import measure_things
 from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
-from stprune_ros.evaluation.variants import Variant, variant_of
+from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Variant, variant_of
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.progress import Say, say_nothing
@@ -39,8 +40,8 @@ FULL = 'none'
 BLIND = 'blind'  # all tokens of grey images: how far guessing gets
 IMPAIRED_KEEP = 0.1  # the keep ratio at which scenes with impaired cameras are evaluated
 SEEDED = ('random', 'newest_random')  # methods that draw lots: run once per seed
-WHOLE_FIRST_FRAME = ('evs', 'dtd')  # methods that always keep the first frame: undefined below one frame
 SAVE_SECONDS = 60.0  # between two writes of the answers
+GAUGED_SCENES = 40  # the first ones, on which it is measured how well methods tell things from background
 SEED_STRIDE = 1_000_003  # between the seeds of two runs on the same scene
 
 
@@ -137,22 +138,39 @@ def evaluate_methods(
     plan: EvaluationPlan,
     settings: Settings,
     workers: int,
-    hits_file: Path,
+    output: Path,
     resume: bool = False,
     say: Say = say_nothing,
-) -> Hits:
-    """Ask every question under every trial; the answers are in ``hits_file`` at least every `SAVE_SECONDS`.
+) -> dict[str, Any]:
+    """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
+    backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
+    hits = ask_all(source, plan, settings, backend, workers, output, resume)
+    gauged = source.scene_ids[:GAUGED_SCENES]
+    return {**summarize(hits), 'things': measure_things(source, gauged, plan.methods, backend, settings)}
 
-    With ``resume`` scenes that the file has are not asked again. ``say`` gets a line where loading takes long.
+
+def ask_all(
+    source: CaseSource,
+    plan: EvaluationPlan,
+    settings: Settings,
+    backend: Backend,
+    workers: int,
+    output: Path,
+    resume: bool = False,
+) -> Hits:
+    """Ask every question under every trial, in workers that each load the model of ``backend`` anew.
+
+    The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` scenes that the file
+    has are not asked again.
     Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
     plan.
     """
-    backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     for trial in plan.trials():
         _check(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info = backend.info
-    ran = {'default': name_of(settings.pruning), 'model': [info.model_id, info.revision], **asdict(plan)}
-    hits = Hits(json.loads(json.dumps(ran)))
+    model = [info.model_id, info.revision]
+    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asdict(plan)}
+    hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
     if resume and hits_file.exists():
         found = Hits.load(hits_file)
         if found.plan != hits.plan:
@@ -180,7 +198,12 @@ def _check(variant: Variant, backend: Backend) -> None:
         )
 
 
-def summarize(hits: Hits, world: str) -> dict[str, Any]:
+def beside(output: Path, host: str, world: str, ending: str) -> Path:
+    """The file beside a result that belongs to its table of one host and world."""
+    return output.with_name(f'{output.stem}.{host.replace("/", "_")}.{world}{ending}')
+
+
+def summarize(hits: Hits) -> dict[str, Any]:
     """One table of the result: a row per method, keep ratio and label, with paired 95 % intervals; JSON data."""
     questions, default = hits.questions, hits.plan['default']
     of_scene = np.unique([question.scene for question in questions], return_inverse=True)[1]
@@ -199,7 +222,7 @@ def summarize(hits: Hits, world: str) -> dict[str, Any]:
     return {
         'host': hits.plan['model'][0],
         'revision': hits.plan['model'][1],
-        'world': world,
+        'world': hits.plan['world'],
         'scenes': len(hits.results),
         'first_scene': min(hits.results),
         'tokens': hits.tokens,

@@ -22,6 +22,7 @@ def to_markdown(found: Row, default: str) -> str:
             ('minus default', by_ratio(found, difference_cell, leave_out=default)),
             ('flips', by_ratio(found, flips_cell)),
             ('kinds', by_kind(found)),
+            ('things', by_detection(found['things'])),
         )
     )
 
@@ -61,6 +62,12 @@ def by_knob(found: Row) -> str:
         lines.append((method, knob['parameter'], '; '.join(cells), f'{knob["chosen"]:g}'))
     head = ' and '.join(f'{keep:.0%}' for keep in found['keeps'])
     return table(('method', 'knob', f"values, the authors' first: per cent right at {head}", 'chosen'), lines)
+
+
+def by_detection(things: Row) -> str:
+    """Areas under the curve for things: of commonness alone first, then of what each method keeps."""
+    areas = [(name, 'n/a' if area is None else f'{area:.2f}') for name, area in things['auc'].items()]
+    return table((f'{things["scenes"]} scenes', 'AUC for things'), areas)
 
 
 def accuracy_cell(row: Row) -> str:

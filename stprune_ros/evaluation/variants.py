@@ -11,6 +11,7 @@ from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.settings.parameters import RENAMED
 from stprune_ros.settings.settings import Settings
 
+WHOLE_FIRST_FRAME = ('evs', 'dtd')  # methods that always keep the first frame: undefined below one frame
 FLAGS = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
 SWITCHES = ('ring', 'gauge', *FLAGS)  # pruning.budget and pruning.gauge_commonness, and those of the same name
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages

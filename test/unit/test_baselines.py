@@ -117,7 +117,7 @@ def test_a_ring_without_any_frame_keeps_nothing(baseline):
 
 
 @given(rings(), st.floats(0.001, 0.999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_view_alone_leaves_no_difference_of_scope(views, ratio):
     """DivPrune is T-FPS over a view, DTD is EVS, and a video is a view, where the ring is a single view."""
     for view in views:

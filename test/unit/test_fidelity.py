@@ -19,8 +19,8 @@ from stprune_ros.evaluation.fidelity import (
     EvaluationPlan,
     SceneEvaluator,
     add_table,
+    ask_all,
     config_of,
-    evaluate_methods,
     name_of,
     summarize,
 )
@@ -285,15 +285,15 @@ def test_a_model_without_embeddings_is_refused_before_anything_runs(tmp_path, mo
     class Silent:
         info = ModelInfo('silent', '', '', True, 'cpu', 'float32')
 
-    monkeypatch.setattr(fidelity, 'load_model', lambda *_: (Silent(), None))
-    for method in ('dart', 'dart+text'):
+    def asked(method):
         plan = EvaluationPlan((method,), (0.1,), 1)
-        sentence = (
-            'nothing to do' if method == 'dart' else "model 'silent' does not give embeddings of a question: omit"
-        )
-        monkeypatch.setattr(fidelity, 'Hits', raising('nothing to do'))
-        with pytest.raises(StpruneError, match=sentence):
-            evaluate_methods(RingworldCases(1, 900_000), plan, Settings(), 1, tmp_path / 'hits.npz')
+        ask_all(RingworldCases(1, 900_000), plan, Settings(), Silent(), 1, tmp_path / 'found.json')
+
+    monkeypatch.setattr(fidelity, 'Hits', raising('it runs'))
+    with pytest.raises(StpruneError, match='it runs'):
+        asked('dart')
+    with pytest.raises(StpruneError, match="model 'silent' does not give embeddings of a question: omit 'dart.text'"):
+        asked('dart+text')
 
 
 def raising(sentence):
