@@ -44,7 +44,6 @@ KNOBS: dict[str, Knob] = {
     'dart': _PIVOTS,
     'dart_image': _PIVOTS,
     'cdpruner': _RIDGE,
-    'cdpruner+text': Knob('sign', (-1.0, 1.0)),
     'cdpruner_view': _RIDGE,
     'mvpruner': _VIEWS,
     'mvpruner_view': _VIEWS,

@@ -61,20 +61,18 @@ def around_pivots(images: Sequence[Tensor], keep: int, pivots: int = PIVOTS, que
     return mask
 
 
-def largest_volume(
-    images: Sequence[Tensor], keep: int, ridge: float = RIDGE, question: Tensor | None = None, sign: float = -1.0
-) -> Tensor:
+def largest_volume(images: Sequence[Tensor], keep: int, ridge: float = RIDGE, question: Tensor | None = None) -> Tensor:
     """CDPruner (arXiv 2506.10967): a greedy MAP set of a DPP with cosine kernel, weighted by relevance.
 
-    next = argmax_i det L_{S + i}, L_ij = r_i cos_ij r_j + ``ridge`` * (i = j). Relevance r is ``sign`` times the mean
-    cosine to the tokens of the ``question``, scaled to [0, 1] within the set. The authors' program has a minus there,
-    for the embeddings of CLIP. Without a question r is 1: at the start all are equal, and token 0 is the first. The
-    ridge is ours: a cosine kernel has at most rank D, so that past D tokens every determinant would be zero and
-    rounding would choose. The authors prune each image alone.
+    next = argmax_i det L_{S + i}, L_ij = r_i cos_ij r_j + ``ridge`` * (i = j). Relevance r is minus the mean cosine to
+    the tokens of the ``question``, scaled to [0, 1] within the set; the minus is the authors', whose embeddings are
+    those of CLIP. Without a question r is 1: at the start all are equal, and token 0 is the first. The ridge is ours: a
+    cosine kernel has at most rank D, so that past D tokens every determinant would be zero and rounding would choose.
+    The authors prune each image alone.
     """
     x, relevance = unit_tokens(images), None
     if question is not None:
-        value = sign * (x @ torch.nn.functional.normalize(question.float(), dim=-1).T).mean(dim=1)
+        value = -(x @ torch.nn.functional.normalize(question.float(), dim=-1).T).mean(dim=1)
         relevance = (value - value.min() + LEAST_RELEVANT) / (value.max() - value.min()).clamp(min=LEAST_RELEVANT)
     return greedy_dpp(x, keep, ridge, relevance)
 
