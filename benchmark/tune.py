@@ -23,25 +23,16 @@ import numpy as np
 from stprune_ros.arguments import count, names, ratios
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference
-from stprune_ros.evaluation.case import Case
 from stprune_ros.evaluation.fidelity import EvaluationPlan, ask_all
 from stprune_ros.evaluation.hits import Hits, Trial
 from stprune_ros.evaluation.knobs import KNOBS, with_value
-from stprune_ros.evaluation.ringworld_cases import RingworldCases
+from stprune_ros.evaluation.ringworld_cases import IntactCases
 from stprune_ros.evaluation.tables import by_knob
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
 TRAINING = 900_000  # seed of the first training drive; reported scenes are from 1,010,000 on
-
-
-class TrainingCases(RingworldCases):
-    """Scenes with cameras in order."""
-
-    def cases(self, scene_id: int) -> list[Case]:
-        """See `CaseSource.cases`."""
-        return [case for case in super().cases(scene_id) if not case.scene.condition]
 
 
 def choose(hits: Hits, method: str, keeps: Sequence[float]) -> dict[str, Any]:
@@ -81,7 +72,7 @@ def main() -> int:
             if method not in KNOBS:
                 raise StpruneError(f"method '{method}' has no knob; choose from {', '.join(KNOBS)}")
         variants = [with_value(method, value) for method in options.methods for value in KNOBS[method].values]
-        plan, source = EvaluationPlan(tuple(variants), options.keep, 1), TrainingCases(options.scenes, TRAINING)
+        plan, source = EvaluationPlan(tuple(variants), options.keep, 1), IntactCases(options.scenes, TRAINING)
         settings = Settings()
         backend, _ = load_model(settings)
         hits = ask_all(source, plan, settings, backend, options.workers, options.output, options.resume)

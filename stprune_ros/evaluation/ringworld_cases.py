@@ -49,6 +49,14 @@ class RingworldCases:
         return cases + [_case(frozen, question) for question in still]
 
 
+class IntactCases(RingworldCases):
+    """The same without those of frozen cameras."""
+
+    def cases(self, scene_id: int) -> list[Case]:
+        """Render a scene and draw its questions."""
+        return [case for case in super().cases(scene_id) if not case.scene.condition]
+
+
 @dataclass(frozen=True)
 class ModelCardCases:
     """The hint, eight questions and the description for each of ``count`` scenes."""
