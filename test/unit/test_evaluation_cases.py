@@ -31,7 +31,8 @@ from stprune_ros.evaluation.ringworld_cases import (
     question_form,
     ringworld_rig,
 )
-from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.evaluation.variants import Variant
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.questions import HINT_QUESTION, describe, questions_about
 from stprune_ros.ringworld.renderer import RING
 from stprune_ros.ringworld.scenes import HELD_OUT, make_scene
@@ -193,13 +194,13 @@ def test_what_keeps_a_whole_frame_is_not_asked_below_that() -> None:
 
 def test_lots_are_drawn_anew_per_scene_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
-    config_of = fidelity.config_of
+    variant_of = fidelity.variant_of
 
-    def spy(method: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+    def spy(method: str, keep: float, seed: int, settings: Settings) -> Variant:
         seeds.append((method, seed))
-        return config_of(method, keep, seed, settings)
+        return variant_of(method, keep, seed, settings)
 
-    monkeypatch.setattr(fidelity, 'config_of', spy)
+    monkeypatch.setattr(fidelity, 'variant_of', spy)
     evaluator(EvaluationPlan(('random',), (0.5,), seeds=2)).evaluate(8)
     assert {seed for method, seed in seeds if method == 'random'} == {8, 1_000_003 + 8}
 

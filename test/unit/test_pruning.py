@@ -28,7 +28,10 @@ from stprune_ros.pruning.temporal import repeated_frames, temporal_volatility
 from stprune_ros.pruning.tensors import kept_indices, split_evenly
 from stprune_ros.pruning.view_tokens import ViewTokens, check_views, unit_rows
 
-WHOLE_RING = ('divprune', 'dtd', 'dart', 'vidcom2_ring', 'coreset', 'newest_divprune', 'newest_vidcom2')
+WHOLE_RING = (
+    *('divprune', 'dtd', 'dart', 'vidcom2_ring', 'mvpruner', 'mvpruner_view'),
+    *('coreset', 'newest_divprune', 'newest_vidcom2'),
+)
 
 
 @pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
