@@ -204,7 +204,8 @@ def _rows(
     full, blind = counts[FULL, 1.0], counts.get((BLIND, 1.0))
     for (method, keep), found in counts.items():
         figures: dict[str, float | None] = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))
-        shares = recovered(found, full, blind) if blind is not None else (None,) * 3
+        told_apart = blind is not None and difference(full, blind)[1] > 0
+        shares = recovered(found, full, blind) if blind is not None and told_apart else (None,) * 3
         figures.update(zip(('recovered', 'recovered_lo', 'recovered_hi'), shares))
         other = counts.get((default, keep)) if keep < 1 else full
         minus = difference(found, other) if other is not None else (None,) * 3
