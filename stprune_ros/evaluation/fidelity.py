@@ -202,10 +202,11 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     counts = {cell: SceneCounts.of(scenes, values) for cell, values in right.items()}
     full, blind = counts[FULL, 1.0], counts.get((BLIND, 1.0))
+    if blind is not None and difference(full, blind)[1] <= 0:
+        blind = None  # pictures add nothing that can be told apart, so there is nothing to recover
     for (method, keep), found in counts.items():
         figures: dict[str, float | None] = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))
-        told_apart = blind is not None and difference(full, blind)[1] > 0
-        shares = recovered(found, full, blind) if blind is not None and told_apart else (None,) * 3
+        shares = recovered(found, full, blind) if blind is not None else (None,) * 3
         figures.update(zip(('recovered', 'recovered_lo', 'recovered_hi'), shares))
         other = counts.get((default, keep)) if keep < 1 else full
         minus = difference(found, other) if other is not None else (None,) * 3
