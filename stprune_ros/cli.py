@@ -253,7 +253,7 @@ def _eval(command: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar='FILE',
-        help='the result as JSON, with tables of other hosts and worlds that it has; a plot and all answers go beside it',
+        help='the result as JSON, with tables of other hosts and worlds that it has; a plot and answers go beside it',
     )
     command.add_argument(
         '--methods',

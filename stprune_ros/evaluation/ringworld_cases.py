@@ -63,7 +63,11 @@ class ModelCardCases:
 
     count: int
     first: int = HELD_OUT
-    world: str = RINGWORLD
+
+    @property
+    def world(self) -> str:
+        """The world that the bundled model is for."""
+        return RINGWORLD
 
     @property
     def scene_ids(self) -> Sequence[int]:

@@ -71,7 +71,7 @@ def by_detection(things: Row) -> str:
 
 
 def accuracy_cell(row: Row) -> str:
-    """Per cent right, and the share recovered of what pictures add to guessing."""
+    """Per cent right, and the share recovered of what pictures add to guessing, where they do."""
     share = '' if row['recovered'] is None else f' ({100 * row["recovered"]:.0f} %)'
     return f'{100 * row["accuracy"]:.1f}{share}'
 

@@ -20,7 +20,8 @@ HEADLIGHT_REACH = 22.0  # m
 ROADS_APART = 72.0  # m, as BLOCK of world.py
 TEXTURE, TEXELS, TEXELS_PER_M = 0.22, 256, 12.0  # relative amplitude, side of the tile, scale
 STREAKS, DROPS = 220, 7  # of rain in a picture, on a lens, in the heaviest rain
-NOISE_BY_DAY, NOISE_BY_NIGHT = 1.5, 6.0  # standard deviation of a pixel, of 255
+NOISE = 2.5  # standard deviation of a pixel, of 255, by day; the exposure of darker pictures raises it
+EXPOSURE = 0.25  # a camera makes up for this power of how much darker it is than by day
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,8 @@ def in_weather(surfaces: Surfaces, weather: Weather) -> tuple[np.ndarray, np.nda
         rgb += lens[..., None] * (cv2.GaussianBlur(rgb, (0, 0), 7.0) - rgb)
         rgb += _streaks(rng, weather.rain, left.shape)[..., None] * (15.0 + 40.0 * weather.daylight)
         clarity *= 1.0 - 0.8 * lens
-    noise = NOISE_BY_DAY + (NOISE_BY_NIGHT - NOISE_BY_DAY) * (1.0 - weather.daylight)
-    rgb += rng.standard_normal(rgb.shape, dtype=np.float32) * noise
+    rgb += rng.standard_normal(rgb.shape, dtype=np.float32) * NOISE
+    rgb *= weather.daylight**-EXPOSURE
     return rgb.clip(0, 255).astype(np.uint8), clarity.astype(np.float32)
 
 

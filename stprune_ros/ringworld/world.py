@@ -390,7 +390,8 @@ def _make_pedestrians(rng: np.random.Generator, start: float, seconds: float, tr
             elif draw < 0.24 * traffic:
                 speed = float(rng.choice([-1.3, 1.3]))
                 pedestrians.append(Pedestrian('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
-    for x in np.arange(start + 8.0, far, 26.0 / traffic):
+    nearest = 8.0 if traffic == 1 else 16.0  # among so many one stands in front of the ego vehicle, which must stop
+    for x in np.arange(start + nearest, far, 26.0 / traffic):
         if rng.random() < 0.7:
             side = float(rng.choice([-1.0, 1.0]))
             y = side * float(rng.uniform(0.0, 6.5))
