@@ -259,9 +259,8 @@ def _eval(command: argparse.ArgumentParser) -> None:
         '--methods',
         type=names,
         metavar='A,B',
-        help='methods, with switches as in st_prune+keep_one_copy or st_prune+all, with a knob as in dart+pivots=8, or '
-        'reading the question as in dart+text; default: every method, every switch alone and all together, all that '
-        'read the question, and what was tuned to another value than that of its authors',
+        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8) or the question '
+        '(dart+text); default: every method, every switch alone and all together, all questions, all that was tuned',
     )
     command.add_argument(
         '--keep',
