@@ -27,11 +27,11 @@ class Knob:
 
 _COMMON = Knob('joint_common', (2.4, 1.2, 3.6))
 _TEMPORAL = Knob('lambda_temporal', (0.6, 0.3, 1.2))
-_SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6))
+_SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6, 3.2))
 _FRAMES = Knob('temperature', (0.01, 0.003, 0.03))
-_PIVOTS = Knob('pivots', (4, 2, 8, 16))
-_RIDGE = Knob('ridge', (0.001, 0.01, 0.1))
-_VIEWS = Knob('temperature', (1.0, 0.3, 3.0))
+_PIVOTS = Knob('pivots', (4, 1, 2, 8, 16))
+_RIDGE = Knob('ridge', (0.001, 0.01, 0.1, 1.0))
+_VIEWS = Knob('temperature', (1.0, 0.1, 0.3, 3.0))
 KNOBS: dict[str, Knob] = {
     'st_prune_joint+ring+gauge': _COMMON,
     'st_prune_staged+ring+gauge': _COMMON,

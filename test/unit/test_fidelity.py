@@ -310,7 +310,7 @@ def raising(sentence):
         ('tfps+text', "'tfps' reads no question; '+text' is for dart, cdpruner, mvpruner"),
         ('divprune+k=2', "method 'divprune' has no knob 'k'; it has none"),
         ('dart+sign=1', "method 'dart' has no knob 'sign'; it has pivots"),
-        ('dart+pivots=3', "'3' was never tried for pivots of 'dart'; choose from 4, 2, 8, 16"),
+        ('dart+pivots=3', "'3' was never tried for pivots of 'dart'; choose from 4, 1, 2, 8, 16"),
     ],
 )
 def test_mistakes_end_in_a_sentence(tmp_path, capsys, name, sentence):

@@ -42,6 +42,7 @@ def test_the_most_right_answers_over_both_ratios_win(tune):
     found = tune.choose(
         answers(
             p4=([T, T, F, F], [T, F, F, F]),
+            p1=([F, F, F, F], [F, F, F, F]),
             p2=([T, F, F, F], [T, F, F, F]),
             p8=([T, T, T, T], [F, F, F, F]),
             p16=([T, F, F, F], [T, T, T, T]),
@@ -50,20 +51,20 @@ def test_the_most_right_answers_over_both_ratios_win(tune):
         (0.1, 0.05),
     )
     assert (found['parameter'], found['authors'], found['chosen']) == ('pivots', 4, 16)
-    assert [row['value'] for row in found['tried']] == [4, 2, 8, 16]
-    assert [row['0.1']['accuracy'] for row in found['tried']] == [0.5, 0.25, 1.0, 0.25]
+    assert [row['value'] for row in found['tried']] == [4, 1, 2, 8, 16]
+    assert [row['0.1']['accuracy'] for row in found['tried']] == [0.5, 0.0, 0.25, 1.0, 0.25]
     last = found['tried'][-1]['0.05']
     assert (last['accuracy'], last['lo'], last['hi']) == (1.0, 1.0, 1.0)
     assert (last['minus_authors'], last['minus_lo'], last['minus_hi']) == (0.75, 0.5, 1.0)
     assert by_knob({'keeps': [0.1, 0.05], 'knobs': {'dart': found}}).splitlines()[-1] == (
-        '| dart | pivots | 4: 50.0, 25.0; 2: 25.0, 25.0; 8: 100.0, 0.0; 16: 25.0, 100.0 | 16 |'
+        '| dart | pivots | 4: 50.0, 25.0; 1: 0.0, 0.0; 2: 25.0, 25.0; 8: 100.0, 0.0; 16: 25.0, 100.0 | 16 |'
     )
 
 
 def test_the_value_of_the_authors_wins_ties(tune):
     same = ([T, F, F, F], [F, F, F, T])
     other = ([T, T, F, F], [F, F, F, F])
-    assert tune.choose(answers(p4=same, p2=other, p8=same, p16=other), 'dart', (0.1, 0.05))['chosen'] == 4
+    assert tune.choose(answers(p4=same, p1=other, p2=other, p8=same, p16=other), 'dart', (0.1, 0.05))['chosen'] == 4
 
 
 def test_scenes_are_training_drives_with_cameras_in_order(tune):
