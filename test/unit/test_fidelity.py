@@ -130,10 +130,10 @@ T, F = True, False
 
 
 def test_a_table_has_a_row_for_every_method_ratio_and_label():
-    table = summarize(answers(none=[T, T, T, F], blind=[F, F, T, F], a=[T, F, T, F], b=[T, T, F, T]))
+    table = summarize(answers(none=[T, T, T, F], blind=[F, F, F, F], a=[T, F, T, F], b=[T, T, F, T]))
     assert {key: value for key, value in table.items() if key != 'rows'} == {
         'host': 'm', 'revision': 'r', 'world': 'ringworld', 'scenes': 2, 'first_scene': 5, 'tokens': 36, 'seeds': 1,
-        'full': 0.75, 'blind': 0.25,
+        'full': 0.75, 'blind': 0.0,
     }  # fmt: skip
     rows = {(row['method'], row['keep'], row['kind']): row for row in table['rows']}
     labels = {'all', 'motion', 'planning', 'ego driving'}
@@ -145,17 +145,17 @@ def test_a_table_has_a_row_for_every_method_ratio_and_label():
     assert (row['lo'], row['hi']) == (0.5, 1.0)
     assert (row['minus_default'], row['minus_lo'], row['minus_hi']) == (0.25, 0.0, 0.5)
     assert (row['right_to_wrong'], row['wrong_to_right']) == (0.25, 0.25)
-    assert (rows['a', 0.1, 'all']['recovered'], rows['a', 0.1, 'all']['minus_default']) == (0.5, 0.0)
+    assert (rows['a', 0.1, 'all']['recovered'], rows['a', 0.1, 'all']['minus_default']) == (0.6667, 0.0)
     assert rows['none', 1.0, 'motion']['accuracy'] == 1.0
     assert rows['a', 0.1, FROZEN_CAMERAS]['recovered'] is None  # nobody guessed there
     head = ['| method | 10% |', '|---|---|']
-    assert by_ratio(table, accuracy_cell).splitlines() == [*head, '| a | 50.0 (50 %) |', '| b | 75.0 (100 %) |']
+    assert by_ratio(table, accuracy_cell).splitlines() == [*head, '| a | 50.0 (67 %) |', '| b | 75.0 (100 %) |']
     assert by_ratio(table, accuracy_cell, FROZEN_CAMERAS).endswith('| a | 100.0 |')
     assert by_ratio(table, difference_cell, leave_out='a').splitlines() == [*head, '| b | +25.0 [+0.0, +50.0] |']
     assert by_ratio(table, flips_cell).splitlines() == [*head, '| a | 25.0 / 0.0 |', '| b | 25.0 / 25.0 |']
     assert by_kind(table).splitlines() == [
         '| at 10% | all | motion | ego driving | planning | frozen cameras |', '|---|---|---|---|---|---|',
-        '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 25.0 | 50.0 | 25.0 | 0.0 | n/a |',
+        '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 0.0 | 0.0 | 0.0 | 0.0 | n/a |',
         '| a | 50.0 | 100.0 | 50.0 | 0.0 | 100.0 |', '| b | 75.0 | 50.0 | 75.0 | 100.0 | n/a |',
     ]  # fmt: skip
     things = {'scenes': 2, 'separability': 0.8, 'auc': {'commonness': 0.912, 'a': None}}
@@ -179,11 +179,11 @@ def test_every_host_and_world_has_files_of_its_own(tmp_path):
 
 
 def test_a_method_that_is_undefined_at_a_ratio_has_no_figure_there():
-    hits = answers(none=[T, T, T, F], blind=[F, F, T, F], a=[T, F, T, F])
+    hits = answers(none=[T, T, T, F], blind=[F, F, F, F], a=[T, F, T, F])
     for results in hits.results.values():
         results[0].correct[Trial('evs', 0.5, 0)] = [True, True]
     shown = by_ratio(summarize(hits), accuracy_cell)
-    assert '| evs | 100.0 (150 %) | n/a |' in shown
+    assert '| evs | 100.0 (133 %) | n/a |' in shown
 
 
 def test_answers_come_back_from_their_file(tmp_path):
