@@ -232,9 +232,7 @@ def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('--seconds', type=positive, default=20.0, help='how long a drive; default: %(default)s')
     command.add_argument('--hz', type=positive, default=10.0, help='images per second and camera; default: %(default)s')
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
-    command.add_argument(
-        '--hard', action='store_true', help='night, rain, fog, things hidden and alike, three times the traffic'
-    )
+    command.add_argument('--hard', action='store_true', help='night, rain, fog, look-alikes, three times the traffic')
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.ringworld.recording import record_world

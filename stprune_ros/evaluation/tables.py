@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 def to_markdown(found: Row, default: str) -> str:
     """All tables, each behind the comment that docs/evaluation.md finds it by."""
     return '\n\n'.join(
-        f'<!-- fidelity: {name} -->\n{text}'
+        f'<!-- fidelity {found["world"]}: {name} -->\n{text}'
         for name, text in (
             ('all', by_ratio(found, accuracy_cell)),
             ('minus default', by_ratio(found, difference_cell, leave_out=default)),

@@ -142,6 +142,7 @@ class TwoScenes:
     """A data set that is not ringworld: three questions and a text about a scene, one more with frozen cameras."""
 
     scene_ids: tuple[int, ...] = (7, 8)
+    world: str = 'bright'
 
     def cases(self, scene_id: int) -> list[Case]:
         shown = scene(id=scene_id)

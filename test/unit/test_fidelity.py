@@ -20,6 +20,7 @@ from stprune_ros.evaluation.fidelity import (
     SceneEvaluator,
     add_table,
     ask_all,
+    beside,
     config_of,
     name_of,
     summarize,
@@ -125,7 +126,7 @@ def answers(**right):
     asked = [Asked(5, 'motion', 'f', 'ego driving'), Asked(5, 'planning', 'g', 'ego driving')]
     frozen = [Asked(5, 'motion', 'f', 'ego driving', FROZEN_CAMERAS)]
     trials = {'none': FULL_TRIAL, 'blind': BLIND_TRIAL}
-    hits = Hits({'default': 'a', 'model': ['m', 'r'], 'seeds': 1})
+    hits = Hits({'default': 'a', 'world': 'ringworld', 'model': ['m', 'r'], 'seeds': 1})
     for n, scene in enumerate((5, 6)):
         correct = {trials.get(name, Trial(name, 0.1, 0)): values[2 * n : 2 * n + 2] for name, values in right.items()}
         here = [question._replace(scene=scene) for question in asked]
@@ -139,10 +140,10 @@ T, F = True, False
 
 
 def test_a_table_has_a_row_for_every_method_ratio_and_label():
-    table = summarize(answers(none=[T, T, T, F], blind=[F, F, T, F], a=[T, F, T, F], b=[T, T, F, T]), 'ringworld')
+    table = summarize(answers(none=[T, T, T, F], blind=[F, F, F, F], a=[T, F, T, F], b=[T, T, F, T]))
     assert {key: value for key, value in table.items() if key != 'rows'} == {
         'host': 'm', 'revision': 'r', 'world': 'ringworld', 'scenes': 2, 'first_scene': 5, 'tokens': 36, 'seeds': 1,
-        'full': 0.75, 'blind': 0.25,
+        'full': 0.75, 'blind': 0.0,
     }  # fmt: skip
     rows = {(row['method'], row['keep'], row['kind']): row for row in table['rows']}
     labels = {'all', 'motion', 'planning', 'ego driving'}
@@ -154,28 +155,45 @@ def test_a_table_has_a_row_for_every_method_ratio_and_label():
     assert (row['lo'], row['hi']) == (0.5, 1.0)
     assert (row['minus_default'], row['minus_lo'], row['minus_hi']) == (0.25, 0.0, 0.5)
     assert (row['right_to_wrong'], row['wrong_to_right']) == (0.25, 0.25)
-    assert (rows['a', 0.1, 'all']['recovered'], rows['a', 0.1, 'all']['minus_default']) == (0.5, 0.0)
+    assert (rows['a', 0.1, 'all']['recovered'], rows['a', 0.1, 'all']['minus_default']) == (0.6667, 0.0)
     assert rows['none', 1.0, 'motion']['accuracy'] == 1.0
     assert rows['a', 0.1, FROZEN_CAMERAS]['recovered'] is None  # nobody guessed there
     head = ['| method | 10% |', '|---|---|']
-    assert by_ratio(table, accuracy_cell).splitlines() == [*head, '| a | 50.0 (50 %) |', '| b | 75.0 (100 %) |']
+    assert by_ratio(table, accuracy_cell).splitlines() == [*head, '| a | 50.0 (67 %) |', '| b | 75.0 (100 %) |']
     assert by_ratio(table, accuracy_cell, FROZEN_CAMERAS).endswith('| a | 100.0 |')
     assert by_ratio(table, difference_cell, leave_out='a').splitlines() == [*head, '| b | +25.0 [+0.0, +50.0] |']
     assert by_ratio(table, flips_cell).splitlines() == [*head, '| a | 25.0 / 0.0 |', '| b | 25.0 / 25.0 |']
     assert by_kind(table).splitlines() == [
         '| at 10% | all | motion | ego driving | planning | frozen cameras |', '|---|---|---|---|---|---|',
-        '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 25.0 | 50.0 | 25.0 | 0.0 | n/a |',
+        '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 0.0 | 0.0 | 0.0 | 0.0 | n/a |',
         '| a | 50.0 | 100.0 | 50.0 | 0.0 | 100.0 |', '| b | 75.0 | 50.0 | 75.0 | 100.0 | n/a |',
     ]  # fmt: skip
-    assert to_markdown(table, 'a').count('<!-- fidelity: ') == 4
+    things = {'scenes': 2, 'separability': 0.8, 'auc': {'commonness': 0.912, 'a': None}}
+    shown = to_markdown({**table, 'things': things}, 'a')
+    assert shown.count('<!-- fidelity ringworld: ') == 5
+    assert shown.splitlines()[-4:] == [
+        '| 2 scenes | AUC for things |', '|---|---|', '| commonness | 0.91 |', '| a | n/a |',
+    ]  # fmt: skip
+
+
+def test_nothing_is_recovered_where_pictures_add_nothing():
+    """All tokens answer no more than guessing: a share of that difference would be any number."""
+    rows = summarize(answers(none=[T, F, T, F], blind=[F, T, T, F], a=[T, T, T, F], b=[T, T, F, T]))['rows']
+    assert {row['recovered'] for row in rows} == {row['recovered_lo'] for row in rows} == {None}
+    [row] = [row for row in rows if (row['method'], row['kind']) == ('a', 'all')]
+    assert (row['accuracy'], accuracy_cell(row)) == (0.75, '75.0')
+
+
+def test_every_host_and_world_has_files_of_its_own(tmp_path):
+    assert beside(tmp_path / 'f.json', 'org/model', 'hard', '.hits.npz') == tmp_path / 'f.org_model.hard.hits.npz'
 
 
 def test_a_method_that_is_undefined_at_a_ratio_has_no_figure_there():
-    hits = answers(none=[T, T, T, F], blind=[F, F, T, F], a=[T, F, T, F])
+    hits = answers(none=[T, T, T, F], blind=[F, F, F, F], a=[T, F, T, F])
     for results in hits.results.values():
         results[0].correct[Trial('evs', 0.5, 0)] = [True, True]
-    shown = by_ratio(summarize(hits, 'ringworld'), accuracy_cell)
-    assert '| evs | 100.0 (150 %) | n/a |' in shown
+    shown = by_ratio(summarize(hits), accuracy_cell)
+    assert '| evs | 100.0 (133 %) | n/a |' in shown
 
 
 def test_answers_come_back_from_their_file(tmp_path):
@@ -183,7 +201,7 @@ def test_answers_come_back_from_their_file(tmp_path):
     hits.save(tmp_path / 'hits.npz')
     back = Hits.load(tmp_path / 'hits.npz')
     assert (back.plan, back.results) == (hits.plan, hits.results)
-    assert summarize(back, 'w') == summarize(hits, 'w')
+    assert summarize(back) == summarize(hits)
     assert np.isnan(back.right(Trial('b', 0.1, 0))).tolist() == [False, False, True] * 2
     (tmp_path / 'other').write_text('{}')
     with pytest.raises(StpruneError, match='holds no answers of stprune eval'):
@@ -323,19 +341,16 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
     output = tmp_path / 'fidelity.json'
     chosen = ['--methods', 'st_prune_joint,random,evs', '--keep', '0.1', '--seeds', '2', '--first-seed', '1010000']
     assert cli.main(['eval', '--output', str(output), *chosen, '--scenes', '2']) == 0
-    before = Hits.load(output.with_suffix('.hits.npz'))
+    hits_file = beside(output, 'ringworld', 'ringworld', '.hits.npz')
+    before = Hits.load(hits_file)
     assert cli.main(['eval', '--output', str(output), *chosen, '--scenes', '12', '--resume']) == 0
-    hits = Hits.load(output.with_suffix('.hits.npz'))
+    hits = Hits.load(hits_file)
     assert list(hits.results) == list(range(1_010_000, 1_010_012))
     assert {scene: hits.results[scene] for scene in before.results} == before.results
     result = json.loads(output.read_text())
     [table] = result['tables']
-    assert (table['scenes'], table['first_scene'], table['tokens'], table['world']) == (
-        12,
-        1_010_000,
-        1440,
-        'ringworld',
-    )
+    facts = (table['scenes'], table['first_scene'], table['tokens'], table['world'], table['host'])
+    assert facts == (12, 1_010_000, 1440, 'ringworld', 'ringworld')
     rows = {(row['method'], row['keep'], row['kind']): row for row in table['rows']}
     for method in ('st_prune_joint', 'random'):
         assert rows[method, 0.1, 'all']['questions'] == 120 * (2 if method == 'random' else 1)
@@ -348,7 +363,29 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
     assert result['default'] == name_of(config_of(result['default'], 0.1, 0, Settings()))
     for row in table['rows']:
         assert row['lo'] <= row['accuracy'] <= row['hi']
-    assert output.with_suffix('.png').stat().st_size > 10_000
+    assert beside(output, 'ringworld', 'ringworld', '.png').stat().st_size > 10_000
     assert '| st_prune_joint |' in capsys.readouterr().out
     assert cli.main(['eval', '--output', str(output), '--methods', 'uniform', '--scenes', '1', '--resume']) == 1
     assert 'holds answers to another plan' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_examination_in_each_world(tmp_path, capsys):
+    """Tables, answers and plots of both worlds stand side by side, and the hard one is harder to see."""
+    output = tmp_path / 'fidelity.json'
+    chosen = ['--methods', 'st_prune_joint,uniform', '--keep', '0.1', '--scenes', '3', '--first-seed', '1010000']
+    for world in ('ringworld', 'hard'):
+        chosen_here = [*chosen, '--world', world, '--host', 'ringworld', '--workers', '1']
+        assert cli.main(['eval', '--output', str(output), *chosen_here]) == 0
+        assert '| commonness |' in capsys.readouterr().out
+        assert beside(output, 'ringworld', world, '.png').exists()
+    tables = {table['world']: table for table in json.loads(output.read_text())['tables']}
+    assert list(tables) == ['ringworld', 'hard']
+    things = {world: table['things'] for world, table in tables.items()}
+    assert all(found['scenes'] == 3 for found in things.values())
+    assert list(things['hard']['auc']) == ['commonness', 'st_prune_joint', 'uniform']
+    assert things['hard']['auc']['commonness'] < things['ringworld']['auc']['commonness'] - 0.05
+    assert things['ringworld']['auc']['st_prune_joint'] > 0.8 > things['ringworld']['auc']['uniform']
+    kept = {world: Hits.load(beside(output, 'ringworld', world, '.hits.npz')) for world in tables}
+    assert [hits.plan['world'] for hits in kept.values()] == list(tables)
+    assert kept['hard'].questions != kept['ringworld'].questions
