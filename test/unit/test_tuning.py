@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
-from stprune_ros.evaluation.knobs import KNOBS, with_value
+from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.evaluation.tables import by_knob
+from stprune_ros.evaluation.variants import VARIANTS
 
-SOURCE = Path(__file__).resolve().parents[2] / 'benchmark' / 'tune.py'
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE, RESULTS = ROOT / 'benchmark' / 'tune.py', ROOT / 'benchmark' / 'results'
 
 
 @pytest.fixture(scope='module')
@@ -77,6 +79,19 @@ def test_a_method_without_a_knob_is_refused(tune, monkeypatch, capsys, tmp_path)
     monkeypatch.setattr(sys, 'argv', ['tune', '--output', str(tmp_path / 'k.json'), '--methods', 'tfps'])
     assert tune.main() == 1
     assert "method 'tfps' has no knob; choose from st_prune_joint" in capsys.readouterr().err
+
+
+def test_the_committed_choices_are_those_of_the_committed_answers(tune):
+    found = json.loads((RESULTS / 'knobs.json').read_text(encoding='utf-8'))
+    hits = Hits.load(RESULTS / 'knobs.ringworld.ringworld.hits.npz')
+    assert list(hits.results) == list(range(tune.TRAINING, tune.TRAINING + found['scenes']))
+    assert {method: tune.choose(hits, method, found['keeps']) for method in KNOBS} == found['knobs']
+    changed = {method: row['chosen'] for method, row in found['knobs'].items() if row['chosen'] != row['authors']}
+    assert changed == TUNED
+    assert {with_value(method, value) for method, value in TUNED.items()} <= {*VARIANTS}
+    page = (ROOT / 'docs' / 'evaluation.md').read_text(encoding='utf-8')
+    assert f'<!-- knobs -->\n{by_knob(found)}\n' in page
+    assert f'{found["scenes"]} scenes, {found["questions"]} questions' in page
 
 
 @pytest.mark.slow
