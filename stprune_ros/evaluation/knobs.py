@@ -49,7 +49,20 @@ KNOBS: dict[str, Knob] = {
     'mvpruner_view': _VIEWS,
     'flashvid': Knob('alpha', (0.7, 0.4, 1.0)),
 }
-TUNED: dict[str, float] = {}  # where another value than that of the authors was better
+TUNED: dict[str, float] = {  # where another value than that of the authors was better
+    'st_prune_staged+ring+gauge': 3.6,
+    'st_prune': 3.2,
+    'rsp': 3.2,
+    'vidcom2_ring': 0.003,
+    'newest_vidcom2': 0.03,
+    'dart': 1,
+    'dart_image': 1,
+    'cdpruner': 1.0,
+    'cdpruner_view': 1.0,
+    'mvpruner': 0.3,
+    'mvpruner_view': 0.3,
+    'flashvid': 0.4,
+}
 
 
 def with_value(method: str, value: float) -> str:
