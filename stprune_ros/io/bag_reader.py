@@ -219,9 +219,8 @@ class Bag:
         self._salvages.append(salvage)
         count = sum(salvage.topics.values())
         if salvage.problem or (problem and (file.suffix == '.db3' or salvage.profile == ROS2_PROFILE)):
-            self.notes.append(
-                f"'{file}' is damaged ({problem or salvage.problem}); {count} messages before the damage are read"
-            )
+            reasons = '; '.join(dict.fromkeys(filter(None, (problem, salvage.problem))))
+            self.notes.append(f"'{file}' is damaged ({reasons}); {count} messages before the damage are read")
         elif problem:
             self.notes.append(
                 f"'{file}' has the MCAP profile '{salvage.profile}' and not '{ROS2_PROFILE}'; its {count} messages are"

@@ -50,7 +50,8 @@ def change_chunks(path: Path, change: Callable[[int, Chunk], object]) -> Path:
             offset, length, chunk = places[number]
             record.chunk_start_offset, record.chunk_length = offset, length
             record.message_start_time, record.message_end_time = chunk.message_start_time, chunk.message_end_time
-            record.compressed_size, record.uncompressed_size = len(chunk.data), chunk.uncompressed_size
+            record.compression, record.compressed_size = chunk.compression, len(chunk.data)
+            record.uncompressed_size = chunk.uncompressed_size
         if isinstance(record, Footer):
             record.summary_start, record.summary_offset_start, record.summary_crc = summary_start, 0, 0
         record.write(builder)

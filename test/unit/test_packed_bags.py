@@ -1,16 +1,17 @@
-"""Compressed bags that claim to hold more than anybody reads: one sentence with both numbers, little time and memory."""
+"""Compressed bags that claim to hold more than anybody reads: one sentence with both numbers, and soon."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lz4.frame
 import pytest
 import zstandard
 from helpers.packed_bags import change_chunks, chunked
-from helpers.small_bags import START_NS, STORAGES, STORE, drive, make
+from helpers.small_bags import START_NS, STORAGES, STORE, Item, drive, make
 from mcap.records import Chunk, ChunkIndex
 from mcap.writer import CompressionType
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
@@ -57,6 +58,13 @@ BOMBS = {
     'lz4, unsized': ('lz4', lz4_bomb(sized=False)),
 }
 BOMBS['zstd, second frame'] = ('zstd', zstandard.compress(b'good') + BOMBS['zstd, sized'][1])
+
+
+def one_after_another() -> list[Item]:
+    """Messages of a drive, no two of them received at one time."""
+    return [replace(item, stamp_ns=START_NS + number) for number, item in enumerate(drive(ticks=2))]
+
+
 READ = """
 import resource, sys, time
 from stprune_ros.io.bag_reader import Bag
@@ -82,7 +90,7 @@ def read_elsewhere(path: Path) -> tuple[int, str]:
 @pytest.mark.parametrize('name', BOMBS)
 def test_a_chunk_that_holds_more_than_it_states_ends_the_file(tmp_path: Path, name: str, indexed: bool):
     compression, data = BOMBS[name]
-    items = drive(ticks=2)
+    items = one_after_another()
     path = chunked(tmp_path / 'x.mcap', items, CompressionType.NONE)
     stated = []
 
@@ -104,7 +112,7 @@ def test_a_chunk_that_holds_more_than_it_states_ends_the_file(tmp_path: Path, na
 @pytest.mark.parametrize('indexed', [True, False])
 @pytest.mark.parametrize('compression', ['zstd', 'lz4'])
 def test_a_chunk_that_states_more_than_anybody_reads_ends_the_file(tmp_path: Path, compression: str, indexed: bool):
-    items = drive(ticks=2)
+    items = one_after_another()
     path = chunked(tmp_path / 'x.mcap', items, CompressionType.NONE)
     data = BOMBS[f'{compression}, sized'][1]
 
@@ -118,7 +126,7 @@ def test_a_chunk_that_states_more_than_anybody_reads_ends_the_file(tmp_path: Pat
     count, notes = read_elsewhere(path)
     assert count == len(items) - 1
     sentence = f'a chunk of {len(data)} bytes says that it has {BOMB} bytes unpacked, more than the {MAX_UNPACKED} that'
-    assert sentence in notes or f'chunks of one time have {BOMB} bytes unpacked' in notes
+    assert sentence in notes
 
 
 @pytest.mark.parametrize('compression', [CompressionType.ZSTD, CompressionType.LZ4])
@@ -162,7 +170,7 @@ def test_messages_are_unpacked_up_to_a_bound():
     with pytest.raises(BagError, match=f' unpacks with zstd to more than the {MAX_UNPACKED} bytes that are read'):
         unpack_message(BOMBS['zstd, second frame'][1])
     half = zstandard.compress(bytes(range(256)) * 1000)
-    with pytest.raises(BagError, match='^a message is compressed with zstd and damaged: 0 of its 256000 bytes are'):
+    with pytest.raises(BagError, match='^a message is compressed with zstd and damaged: 131072 of its 256000 bytes'):
         unpack_message(half[:-10])
 
 
@@ -218,9 +226,11 @@ def test_a_file_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path: Pa
 
 def test_a_file_that_unpacks_to_more_than_it_states_is_refused(tmp_path: Path):
     folder, packed = packed_folder(tmp_path / 'bag')
-    size = len(zstandard.decompress(packed.read_bytes()))
-    packed.write_bytes(packed.read_bytes() + BOMBS['zstd, sized'][1])
-    with pytest.raises(BagError, match=f'bytes and unpacks to more than the {size} that it states$'):
+    with zstandard.open(packed) as file:
+        plain = file.read()
+    size = len(plain)
+    packed.write_bytes(zstandard.compress(plain) + BOMBS['zstd, sized'][1])
+    with pytest.raises(BagError, match=f'bytes and unpacks to more than the {size} it states$'):
         Bag(folder)
     (tmp_path / 'plain').mkdir()
     with pytest.raises(BagError):
