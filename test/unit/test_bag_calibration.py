@@ -212,9 +212,7 @@ def test_a_camera_that_looks_down_takes_no_part(tmp_path):
     assert found.rig.ring == ('front', 'right', 'left') and found.roles.anchor == 'front'
     assert 'a_down' not in found.topics.cameras and ticks[0].current.full and len(ticks) == 5
     assert sum("camera 'a_down' looks down" in note for note in found.notes) == 1
-    with pytest.raises(
-        StpruneError, match="^critical camera 'a_down' is missing in every tick of this bag: camera"
-    ):
+    with pytest.raises(StpruneError, match="^critical camera 'a_down' is missing in every tick of this bag: camera"):
         windows(path, cameras__anchor='a_down')
     assert windows(path, cameras__names=list(AZIMUTH_DEG))[0].rig.notes == ()
 
