@@ -4,7 +4,8 @@
     python benchmark/load.py --payload jpeg --profile fastdds --seconds 60
 
 A publisher in Python sends as a camera driver would, best effort, all cameras at one time; where it cannot keep up the
-table says how many it sent. Received, used and lost are what the node's diagnostics say. A profile is given to both.
+table says how many it sent. Received, used and lost are what the node's diagnostics say; one picture may be used in two
+sets. A profile is given to both processes, and each run has a node and a DDS domain of its own.
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.msg import PlanningHint
-from stprune_ros.resources import resource_path
+from stprune_ros.resources import dds_profile, resource_path
 from stprune_ros.results import table, write_json
 
 NODE = '/stprune_node'
 SETTLE_S = 2.5  # until what was sent has arrived and stands in the diagnostics, which come once a second
 START_S = 180.0  # for the node to load its model and to subscribe
 COUNTED = ('received', 'used', 'lost')
-JPEG_QUALITY = 92  # with the noise below 0.6 MB at 1920x1080
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Payload:
     width: int
     height: int
     hz: float
+    quality: int = 95  # of JPEGs
 
     @property
     def is_raw(self) -> bool:
@@ -69,10 +70,7 @@ PAYLOADS = {found.name: found for found in (Payload('rgb8', 1600, 900, 10.0), Pa
 # Environment variables of node and publisher, by the profile's name.
 PROFILES: Mapping[str, Mapping[str, str]] = {
     'none': {},
-    'fastdds': {
-        'FASTDDS_DEFAULT_PROFILES_FILE': str(resource_path('config/dds/fastdds_shm.xml')),
-        'FASTRTPS_DEFAULT_PROFILES_FILE': str(resource_path('config/dds/fastdds_shm.xml')),
-    },
+    'fastdds': dict([dds_profile()]),
     'cyclonedds': {
         'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp',
         'CYCLONEDDS_URI': f'file://{resource_path("config/dds/cyclonedds.xml")}',
@@ -106,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument('--warm-up', type=float, default=5.0, help='seconds before them')
     parser.add_argument('--size', type=int, nargs=2, metavar=('WIDTH', 'HEIGHT'), help='other than the usual one')
     parser.add_argument('--hz', type=float, help='other than the usual one')
+    parser.add_argument(
+        '--quality', type=int, default=Payload.quality, help='of JPEGs: 95 gives 0.75 MB, 92 gives 0.5 MB'
+    )
     parser.add_argument('--domain', type=int, default=os.getpid() % 90 + 1, help='DDS domain of the first run')
     parser.add_argument('--publish', help=argparse.SUPPRESS)  # what the other process is started with
     options = parser.parse_args(arguments)
@@ -117,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = []
     for number, (payload, profile) in enumerate(conditions):
         width, height = options.size or (payload.width, payload.height)
-        sent = Payload(payload.name, width, height, options.hz or payload.hz)
+        sent = Payload(payload.name, width, height, options.hz or payload.hz, options.quality)
         found.append(measure(sent, profile, options.seconds, options.warm_up, options.domain + number))
         print(to_markdown(found[-1]) + '\n', flush=True)
         if options.output:
@@ -150,6 +151,8 @@ def measure(payload: Payload, profile: str, seconds: float, warm_up: float, doma
         code = node.wait(30)
     if code:
         raise SystemExit(f'the node ended with exit code {code}')
+    if not any(counts['received'] for counts in after.values()):
+        raise SystemExit("nothing arrived, or the node's diagnostics do not count what was received")
     rows = {
         camera: {
             'published': sent['published'],
@@ -365,7 +368,7 @@ def _message(payload: Payload, seed: int) -> Any:
         return Image(
             width=size[0], height=size[1], encoding='rgb8', step=3 * size[0], data=array('B', picture.tobytes())
         )
-    data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+    data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, payload.quality])[1].tobytes()
     return CompressedImage(format='jpeg', data=array('B', data[:2] + b'\xff\xfe\0\x06\0\0\0\0' + data[2:]))
 
 
