@@ -128,13 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measure(payload: Payload, profile: str, seconds: float, warm_up: float, domain: int) -> dict[str, Any]:
     """Run node and publisher once; what the JSON file holds of it."""
     load_average = os.getloadavg()[0]
-    env = {
-        **os.environ,
-        **PROFILES[profile],
-        'ROS_DOMAIN_ID': str(domain),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-    }
-    os.environ.update(PROFILES[profile])  # this process reads the node's diagnostics through the same DDS
+    env = environment(profile, domain)
     cameras = ring()
     with tempfile.TemporaryDirectory() as folder, node_process(Path(folder), payload, env) as node:
         with listening(domain) as observer, publisher_process(payload, env) as sender:
@@ -176,6 +170,18 @@ def measure(payload: Payload, profile: str, seconds: float, warm_up: float, doma
         },
         'rss_mib': {who: round(later.rss_mib, 1) for who, later in zip(('node', 'publisher'), after_use)},
         'load_average_before': round(load_average, 2),
+    }
+
+
+def environment(profile: str, domain: int) -> dict[str, str]:
+    """Of node and publisher: this process's own without any profile but the one that is named."""
+    others = {name for variables in PROFILES.values() for name in variables}
+    kept = {name: value for name, value in os.environ.items() if name not in others}
+    return {
+        **kept,
+        **PROFILES[profile],
+        'ROS_DOMAIN_ID': str(domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
 
 

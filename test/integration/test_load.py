@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,24 @@ pytest.importorskip('rclpy')
 
 from helpers.harness import TIMEOUT_S
 
+from stprune_ros.resources import dds_profile
+
 SCRIPT = Path(__file__).resolve().parents[2] / 'benchmark' / 'load.py'
+
+
+def test_a_profile_is_given_to_its_own_runs_only(monkeypatch: pytest.MonkeyPatch):
+    if not SCRIPT.is_file():
+        pytest.skip('the sources are not here')
+    script = runpy.run_path(str(SCRIPT))
+    variable, file = dds_profile()
+    monkeypatch.setenv(variable, '/of/whoever/started/this.xml')
+    monkeypatch.setenv('CYCLONEDDS_URI', 'file:///another.xml')
+    environment = script['environment']
+    assert environment('fastdds', 7)[variable] == file
+    for profile in ('none', 'cyclonedds'):
+        assert variable not in environment(profile, 7)
+    assert 'CYCLONEDDS_URI' not in environment('none', 7) and 'RMW_IMPLEMENTATION' not in environment('none', 7)
+    assert environment('none', 7)['ROS_DOMAIN_ID'] == '7'
 
 
 def load(tmp_path: Path, domain_id: int, payload: str, profile: str, *more: str) -> tuple[str, list[dict]]:
