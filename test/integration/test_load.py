@@ -62,7 +62,8 @@ def test_small_pictures_are_counted_on_both_sides(tmp_path: Path, domain_id: int
         assert f'| {camera} | {" | ".join(rates)} | {missing} | {counts["lost"]} |' in printed
     assert run['published_hz'] == pytest.approx(run['cameras'][camera]['published'] / run['seconds'], abs=0.1)
     assert run['hints'] > 0
+    assert run['cpu_percent']['node'] > 0
     for who in ('node', 'publisher'):
-        assert 0 < run['cpu_percent'][who] < 800
+        assert 0 <= run['cpu_percent'][who] < 800  # small pictures may take less than the kernel counts
         assert 50 < run['rss_mib'][who] < 4000
     assert f'node {run["cpu_percent"]["node"]:g} % of a core' in printed
