@@ -174,7 +174,7 @@ class SensorStream:
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
-            self.used.update(frame_set.frames)
+            self.used.update(frame_set.frames.keys())
             self._timing.judge(frame_set)
         self._waiting += closed
 

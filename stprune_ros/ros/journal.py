@@ -127,7 +127,7 @@ class Journal:
         """A line for each fault; those that cameras have in common make one."""
         groups: dict[str, list[_Fault]] = {}
         for fault in faults:
-            groups.setdefault(self._without_camera(fault.text), []).append(fault)
+            groups.setdefault(self._without_cameras(fault.text), []).append(fault)
         for first, *others in groups.values():
             cameras = [camera for camera in (self._camera_in(fault.text) for fault in others) if camera]
             self._line(level, f'{words(first)} (the same of {listed(cameras)})' if cameras else words(first))
@@ -137,9 +137,12 @@ class Journal:
         found = {name: match.start() for name in self.cameras if (match := _as_name(name).search(text))}
         return min(found, key=lambda name: (found[name], -len(name)), default='')
 
-    def _without_camera(self, text: str) -> str:
-        camera = self._camera_in(text)
-        return _as_name(camera).sub('*', kind_of(text)) if camera else text
+    def _without_cameras(self, text: str) -> str:
+        """What sentences about different cameras have in common; the sentence itself where it names none."""
+        common = kind_of(text)
+        for name in sorted(self.cameras, key=len, reverse=True):
+            common = _as_name(name).sub('*', common)
+        return common if self._camera_in(text) else text
 
     def _line(self, level: str, text: str) -> None:
         with self._lock:

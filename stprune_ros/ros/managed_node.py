@@ -288,17 +288,21 @@ class StpruneNode(LifecycleNode):
     def _report(self, *, at_once: bool) -> None:
         """A heartbeat where one is due, or ``at_once``; ERROR where inference hangs or the process is about to end."""
         health = self._health
-        notes = self._state_notes()
-        if self._perception is not None:
-            faults = health.faults(self.settings, time.monotonic())
-            self._journal.holds(INPUTS, faults)
-            notes += faults
+        notes = [*self._state_notes(), *self._input_faults()]
         broken = Status.ERROR if health.hang_s or (self.ending and self.ending.code) else Status.NO_HINT
         # The hint of a tick whose description hangs is out, and stays what it is.
         hint = Status.NO_HINT if health.hang_s and health.hint_is_out else broken
         self._outputs.heartbeat(self.settings, self._provenance(), notes, hint, broken, at_once=at_once)
         if at_once:
             self._diagnose()
+
+    def _input_faults(self) -> list[str]:
+        """What is wrong with the inputs, which the log gets to know as well."""
+        if self._perception is None:
+            return []
+        faults = self._health.faults(self.settings, time.monotonic())
+        self._journal.holds(INPUTS, faults)
+        return faults
 
     def _state_notes(self) -> list[str]:
         found = [self.ending.sentence] if self.ending and self.ending.sentence else []
@@ -324,6 +328,7 @@ class StpruneNode(LifecycleNode):
         health.loading_s = time.monotonic() - self._loading.started if self._loading is not None else None
         if self._perception is not None:
             self._perception.look()
+            self._input_faults()
         now = time.monotonic()
         health.sample(now)
         self._journal.look()

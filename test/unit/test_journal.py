@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.errors import kind_of
@@ -187,7 +187,8 @@ def test_after_forgetting_what_holds_is_said_again():
     assert log.texts('warning') == ['a', 'b', 'a', 'b']
 
 
-@given(st.lists(st.sampled_from(['happens', 'holds', 'error', 'info', 'wait']), max_size=300), st.integers(1, 400))
+@given(st.lists(st.sampled_from(['happens', 'holds', 'error', 'info', 'wait']), max_size=60), st.integers(1, 400))
+@settings(deadline=None)
 def test_lines_and_memory_are_bounded_whatever_names_come(steps, burst):
     journal, log = made()
     name = 0
