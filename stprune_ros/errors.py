@@ -70,3 +70,8 @@ def listed(names: Iterable[str]) -> str:
 def kind_of(sentence: str) -> str:
     """A sentence without its numbers: they do not make another trouble of it, as another name in quotes does."""
     return NUMBER.sub(lambda found: found[0] if found[0].startswith("'") else '#', sentence)
+
+
+def pattern_of(sentence: str) -> str:
+    """A sentence without its numbers and names: what all sentences about one sort of trouble have in common."""
+    return NUMBER.sub('#', sentence)

@@ -14,13 +14,13 @@ from functools import cache
 from threading import RLock
 from typing import Any
 
-from stprune_ros.errors import kind_of, listed, plain
+from stprune_ros.errors import kind_of, listed, pattern_of, plain
 
 LINGER_S = 3.0  # what is gone for less was never over
 EVENTS_LINGER_S = 60.0  # the same for what happens now and then
 FIRST_REMINDER_S, LONGEST_REMINDER_S = 60.0, 6000.0  # what lasts is said again then, and ten times later
 MAX_KNOWN = 1000  # faults at a time
-MAX_LINES, MINUTE_S = 60, 60.0  # of each level
+MAX_LINES, MAX_ALIKE, MINUTE_S = 60, 10, 60.0  # of each level, and of those that differ in names and numbers only
 MAX_SENTENCE = 1000  # characters
 
 
@@ -46,7 +46,7 @@ class Journal:
         self.cameras: Sequence[str] = ()
         self._now = now
         self._faults: dict[str, _Fault] = {}  # by the kind of sentence
-        self._lines: Counter[str] = Counter()  # of this minute, by level
+        self._lines: Counter[tuple[str, str]] = Counter()  # of this minute, by level and pattern ('': all)
         self._minute = now()
         self._left_out = 0
         self._lock = RLock()
@@ -147,10 +147,11 @@ class Journal:
     def _line(self, level: str, text: str) -> None:
         with self._lock:
             self._turn(self._now())
-            if self._lines[level] >= MAX_LINES:
+            every, alike = (level, ''), (level, pattern_of(text))
+            if self._lines[every] >= MAX_LINES or self._lines[alike] >= MAX_ALIKE:
                 self._left_out += 1
                 return
-            self._lines[level] += 1
+            self._lines.update((every, alike))
             self._write[level](plain(text, MAX_SENTENCE))
 
     def _turn(self, now: float) -> None:

@@ -22,7 +22,7 @@ from nav_msgs.msg import Odometry
 
 from stprune_ros.msg import PlanningHint
 from stprune_ros.ros import diagnostics
-from stprune_ros.ros.journal import MAX_LINES
+from stprune_ros.ros.journal import MAX_ALIKE, MAX_LINES
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 HOUR_NS = 3600 * 10**9
@@ -285,6 +285,12 @@ def test_names_that_are_ever_new_do_not_fill_the_log(running):
     all_well(car, node)
     minutes = 2 + (car.diagnostics[-1].header.stamp.sec - since) // 60
     assert len(node.output().splitlines()) - before <= minutes * (2 * MAX_LINES + 1)
+    assert 1 <= lines(node, 'WARN', "odometry gives its twist in 'frame") <= minutes * MAX_ALIKE
+    good = car.images.pop('right')  # there is room left for other faults
+    said = lines(node, 'WARN', "camera 'right' is silent")
+    wait_for_lines(car, node, 'WARN', "camera 'right' is silent", said + 1)
+    car.images['right'] = good
+    all_well(car, node)
 
 
 def test_transitions_are_logged_and_what_a_state_does_not_allow_is_refused_by_name(running):

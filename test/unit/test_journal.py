@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stprune_ros.errors import kind_of
 from stprune_ros.ros import journal as bounds
-from stprune_ros.ros.journal import EVENTS_LINGER_S, LINGER_S, MAX_KNOWN, MAX_LINES, Episode, Journal
+from stprune_ros.ros.journal import EVENTS_LINGER_S, LINGER_S, MAX_ALIKE, MAX_KNOWN, MAX_LINES, Episode, Journal
 
 CAMERAS = ('front', 'front_left', 'left', '0', '1')
 FORGED = '\n[ERROR] [1.0] [brake.node]: brakes failed\x1b[31m\u202e\u2066\x9b\x00\r\u2028'
@@ -214,7 +214,7 @@ def test_lines_and_memory_are_bounded_whatever_names_come(steps, burst):
 def test_what_was_left_out_is_counted():
     journal, log = made()
     for number in range(MAX_LINES + 37):
-        journal.warn(f"frame 'f{number}'")
+        journal.warn(f'{"x" * number} goes on')
     assert len(log.lines) == MAX_LINES
     journal.error('inference failed')  # has lines of its own
     assert log.lines[-1] == ('error', 'inference failed')
@@ -225,13 +225,22 @@ def test_what_was_left_out_is_counted():
     assert log.lines[-1] == ('warning', "frame 'late'")
 
 
+def test_ever_new_names_leave_room_for_other_faults():
+    journal, log = made()
+    for number in range(500):
+        journal.warn(f"odometry gives its twist in 'frame{number}', {number} times")
+    journal.warn("camera 'left' is silent for 2 s")
+    assert len(log.lines) == MAX_ALIKE + 1
+    assert log.lines[-1] == ('warning', "camera 'left' is silent for 2 s")
+
+
 def test_more_faults_than_are_remembered_are_left_out_and_said_once_others_are_over():
     journal, log = made()
     for number in range(MAX_KNOWN + 5):
         journal.warn(f"frame 'f{number}'")
     log.time += EVENTS_LINGER_S + 1
     journal.look()
-    assert log.lines[-1] == ('warning', f'{MAX_KNOWN + 5 - MAX_LINES} further sentences were left out of the log')
+    assert log.lines[-1] == ('warning', f'{MAX_KNOWN + 5 - MAX_ALIKE} further sentences were left out of the log')
     journal.warn(f"frame 'f{MAX_KNOWN + 5}'")
     assert log.lines[-1] == ('warning', f"frame 'f{MAX_KNOWN + 5}'")
 
