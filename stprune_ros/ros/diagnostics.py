@@ -233,8 +233,9 @@ def _odometry(health: Health, now: float) -> Report:
     if health.odometry is None or now - health.odometry > ODOMETRY_SILENT_S:
         unheard = health.unheard.get((inputs.ODOMETRY, ''))
         return Report(ODOMETRY, WARN, NO_ODOMETRY, {**values, **({'topic': unheard} if unheard else {})})
-    if health.odometry_fault:
-        return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, {**values, 'reason': health.odometry_fault})
+    reason = health.odometry_fault or (WAITING if health.waiting else '')
+    if reason:
+        return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, {**values, 'reason': reason})
     if received >= ENOUGH and 2 * refused > received:
         return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, values)
     return Report(ODOMETRY, OK, ALL_WELL, values)

@@ -174,8 +174,9 @@ class StpruneNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _transition_failed(self, name: str, reason: str) -> None:
-        self._transition_fault = f'{name}: {reason}'
-        self._journal.error(f"transition '{name}' failed: {reason}")
+        line = '; '.join(reason.splitlines())
+        self._transition_fault = f'{name}: {line}'
+        self._journal.error(f"transition '{name}' failed: {line}")
         if self._autostarts:
             self.ending = Ending(CANNOT_START, reason)
 
@@ -280,7 +281,7 @@ class StpruneNode(LifecycleNode):
         if self._state == ACTIVE:
             self.trigger_deactivate()
         self.trigger_cleanup()
-        self._loading_fault = fault
+        self._loading_fault = '; '.join(fault.splitlines())
 
     def _heartbeat(self) -> None:
         self._report(at_once=False)

@@ -163,6 +163,13 @@ def test_odometry_that_comes_but_is_not_used_is_not_ok():
     assert found(health)['odometry'] == (WARN, diagnostics.NO_ODOMETRY)
 
 
+def test_odometry_is_not_used_before_the_ring_is_known():
+    health = healthy()
+    health.waiting = ('no camera_info',)
+    assert found(health)['odometry'] == (WARN, diagnostics.ODOMETRY_NOT_USED)
+    assert report(health, 'odometry').values['reason'] == diagnostics.WAITING
+
+
 def test_skipped_sets_warn_until_they_stop():
     health = healthy()
     run(health, 1, skipped=3)
