@@ -511,3 +511,18 @@ def test_names_and_messages_are_constants_without_doubles():
         assert source.count(f"'{word}'") <= 1, name
     statuses = {one.name for one in reports(healthy(), SETTINGS, NOW)}
     assert statuses <= {*words.values(), *map(diagnostics.camera_status, ('front', 'back'))}
+
+
+def test_sets_that_a_newer_one_replaced_were_not_begun():
+    health = healthy()
+    run(health, 20, done=1, valid=1, skipped=9)
+    run(health, 1)
+    assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
+
+
+@pytest.mark.parametrize(('seconds', 'level'), [(10, OK), (11, WARN)])
+def test_rates_are_compared_over_a_whole_window_only(seconds, level):
+    health = healthy()
+    health.received, health.odometry_received = Counter(), 0
+    run(health, seconds, back_hz=1)
+    assert found(health)['camera back'][0] == level
