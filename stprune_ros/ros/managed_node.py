@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 NODE_NAME = 'stprune_node'
 SUPERVISE_S = 0.1
 INPUTS = 'inputs'  # a source of the journal
+LAST_WORDS_S = 0.2  # for readers of the outputs, at the end
 STILL_LOADING = 'the model is still loading'
 INACTIVE = 'the node is not active: activate it (ros2 lifecycle set, or lifecycle.autostart)'
 
@@ -92,6 +93,7 @@ class StpruneNode(LifecycleNode):
         if self._perception is not None:
             self._perception.close()
         self._perception = None
+        self._outputs.flush(LAST_WORDS_S)
         self._worker.stop(timeout_s)
 
     @property

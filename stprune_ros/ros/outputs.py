@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
@@ -94,6 +95,11 @@ class Outputs:
                     answer = Answer.without_result(status, None, provenance, notes=notes)
                     answer = replace(answer, stamp_ns=topic.stamp_ns, sequence=topic.sequence)
                     self._send(topic, answer, settings, math.nan)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until readers have what was said last, at most ``timeout_s`` per topic."""
+        for topic in (self._hints, self._texts):
+            topic.publisher.wait_for_all_acked(Duration(seconds=timeout_s))
 
     @property
     def mosaic_wanted(self) -> bool:

@@ -36,6 +36,7 @@ WIDTH, HEIGHT = 64, 48
 AZIMUTH_DEG = {'front': 0.0, 'right': -70.0, 'left': 70.0}
 PERIOD_NS = 100_000_000
 TIMEOUT_S = 180.0  # generous: it only bounds how long a failure takes
+LAST_WORDS_S = 1.0  # what an ended node has sent may still be on its way
 
 
 def jpeg(seed: int = 0, scale: int = 1) -> bytes:
@@ -143,8 +144,9 @@ class Listener:
         return {pair.key: pair.value for pair in found.values}
 
     def wait_for_end(self, node: NodeProcess) -> int:
-        """Listen until the node has ended; its exit code."""
+        """Listen until the node has ended, and to what it sent last; its exit code."""
         self.listen_until(lambda: node.process.poll() is not None, TIMEOUT_S)
+        self.listen_until(lambda: False, LAST_WORDS_S)
         return node.wait()
 
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:

@@ -89,7 +89,7 @@ def test_a_bag_cut_at_every_message_gives_the_ticks_before_the_cut(tmp_path):
     assert ticks == sorted(ticks) and ticks[-1] == 6 and ticks[0] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_bag_with_changed_bytes_gives_sets_or_a_sentence(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp('bag')

@@ -297,7 +297,7 @@ def refuses_or_reads(read: Callable[[Path], object], path: Path) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.one_of(yaml_like, st.text(max_size=100), st.binary(max_size=100)))
 @example('/**: {ros__parameters: {a: &x [1], b: *x, <<: *x}}')
 @example('a: 1' + '0' * 5000)
@@ -309,7 +309,7 @@ def test_any_text_is_parameters_a_rig_a_prompt_or_a_sentence(tmp_path, content):
     refuses_or_reads(Prompt.load, path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_parameter_files_with_changed_letters_are_settings_or_a_sentence(tmp_path, data):
     text = list((ROOT / 'config' / 'stprune.param.yaml').read_text(encoding='utf-8'))
@@ -320,7 +320,7 @@ def test_parameter_files_with_changed_letters_are_settings_or_a_sentence(tmp_pat
     refuses_or_reads(load_settings, path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.recursive(
         st.one_of(st.integers(), st.text(), st.binary(), st.none()),
