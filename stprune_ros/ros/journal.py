@@ -67,6 +67,7 @@ class Journal:
 
     def warn(self, text: str) -> None:
         """Something happened: said the first, tenth, hundredth ... time."""
+        text = plain(text, MAX_SENTENCE)
         with self._lock:
             fault = self._meet(text, '')
             if fault is not None and not fault.source and _is_told(fault.count):
@@ -76,7 +77,7 @@ class Journal:
         """All that ``source`` finds wrong now: said when it begins, and over once it is found no more."""
         with self._lock:
             now, known = self._now(), {*self._faults}
-            met = {kind_of(text): text for text in texts}
+            met = {kind_of(text): text for text in (plain(text, MAX_SENTENCE) for text in texts)}
             found = {kind: fault for kind, text in met.items() if (fault := self._meet(text, source)) is not None}
             self._lines_of([fault for kind, fault in found.items() if kind not in known], lambda fault: fault.text)
             due = [fault for fault in found.values() if now - fault.began >= fault.reminder_s]

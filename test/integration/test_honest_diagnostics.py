@@ -14,7 +14,7 @@ pytest.importorskip('rclpy')
 
 from conftest import new_domain_id
 from diagnostic_msgs.msg import DiagnosticStatus
-from helpers.harness import AZIMUTH_DEG, FaultyNode, NodeProcess, Vehicle, base_values, compressed_image, odometry
+from helpers.harness import AZIMUTH_DEG, FaultyNode, NodeProcess, Vehicle, base_values, compressed_image, jpeg, odometry
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -166,6 +166,23 @@ def test_what_came_was_used_and_was_lost_is_counted_for_cameras_and_sets(running
     for key in ('skipped', 'failed', 'dropped', 'cancelled'):
         assert inference[key].isdigit() and re.fullmatch(r'\d+\.\d', inference[f'{key}_hz'])
     assert int(values(car, 'odometry')['received']) > int(before['odometry']['received'])
+
+
+def test_images_that_dds_loses_are_counted(running):
+    car, node = running
+    all_well(car, node)
+    before, other = int(values(car, 'camera left')['lost']), int(values(car, 'camera right')['lost'])
+    large = car._stamped(compressed_image(jpeg() + bytes(3_000_000)))  # of one stamp, so that none is used
+    for _ in range(30):
+        for _ in range(20):  # best effort, in far more fragments than a socket holds
+            car._image_publishers['left'].publish(large)
+        car.listen_until(lambda: int(values(car, 'camera left')['lost']) > before, 2.0)
+        if int(values(car, 'camera left')['lost']) > before:
+            break
+    assert int(values(car, 'camera left')['lost']) > before
+    assert int(values(car, 'camera right')['lost']) - other < int(values(car, 'camera left')['lost']) - before
+    assert float(values(car, 'camera left')['lost_hz']) > 0
+    all_well(car, node)
 
 
 def test_a_camera_that_dies_twice_is_logged_twice_and_so_is_each_recovery(running):

@@ -253,6 +253,7 @@ def test_no_line_is_forged_and_none_is_endless(method):
     getattr(journal, method)('x' * 10**6)
     journal.holds('tick', [f'note {FORGED}'])
     assert all(text.isprintable() and len(text) <= bounds.MAX_SENTENCE for _, text in log.lines)
+    assert all(len(kind) <= bounds.MAX_SENTENCE for kind in journal._faults)
     assert log.lines[0][1].startswith('frame ?[ERROR] [1.0] [brake.node]: brakes failed?[31m????')
 
 
