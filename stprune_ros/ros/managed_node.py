@@ -253,6 +253,9 @@ class StpruneNode(LifecycleNode):
         if self.ending is None:
             self.ending = self._supervisor.look(self.settings)
         hung, self._health.hang_s = bool(self._health.hang_s), self._supervisor.hang_s
+        if self.ending is not None and self._perception is not None:  # nothing may follow the last words
+            self._perception.close()
+            self._perception = None
         if self.ending is not None or (self.hangs and not hung):
             self._report(at_once=True)
 
