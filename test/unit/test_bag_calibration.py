@@ -249,7 +249,7 @@ def without_static(item):
         ),
         (
             [tf_item(*(('base_link', f'{name}_optical', OPTICAL) for name in AZIMUTH_DEG))],
-            'the cameras front, left, right have the same position and attitude',
+            "the cameras 'front', 'left', 'right' have the same position and attitude",
         ),
         (
             [tf_item(*(('base_link', f'{n}_optical', (0, 0, 0, 1), (0.0, i, 1.0)) for i, n in enumerate(AZIMUTH_DEG)))],

@@ -28,7 +28,7 @@ OLD_PARAMETERS = {f'pruning.{name}' for name in RENAMED}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
 ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
-LOGGING = {'warn_once', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
+LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 UNDEFINED_BELOW = {'evs': 0.25, 'dtd': 0.25}  # one frame of four
 
