@@ -96,6 +96,11 @@ class StpruneNode(LifecycleNode):
         self._outputs.flush(LAST_WORDS_S)
         self._worker.stop(timeout_s)
 
+    def destroy_node(self) -> None:
+        """Leave the graph at once: rclpy's state machine would keep the node, and with it the DDS participant."""
+        self._state_machine.destroy_when_not_in_use()
+        super().destroy_node()
+
     @property
     def hangs(self) -> bool:
         """Whether inference takes too long just now."""
