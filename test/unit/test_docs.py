@@ -28,13 +28,13 @@ except ImportError:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / 'stprune_ros'
 README = ROOT / 'README.md'
-PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [README, ROOT / 'SECURITY.md', *sorted((ROOT / 'docs').glob('*.md'))]
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
 ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
-LOGGING = {'warn_once', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
+LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 
 
@@ -80,7 +80,7 @@ def test_links_and_pictures_lead_somewhere(page):
 def test_every_page_and_picture_is_used():
     assert README in PAGES and len(PAGES) > 5
     index = text_of(ROOT / 'docs' / 'README.md')
-    assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'({page.name})' not in index] == []
+    assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'{page.name})' not in index] == []
     pages = ''.join(map(text_of, PAGES))
     assert [path.name for path in (ROOT / 'docs').glob('*.png') if path.name not in pages] == []
 
