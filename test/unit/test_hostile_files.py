@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stprune_ros import bounded_yaml
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError, one_line, plain, shown
-from stprune_ros.pruning import greedy_numba
+from stprune_ros.private_folder import is_private
 from stprune_ros.settings.parameter_file import load_settings
 from stprune_ros.vlm.hf.template_trial import template_fault
 from stprune_ros.vlm.prompt import Prompt
@@ -254,14 +254,26 @@ def test_a_model_with_a_hostile_chat_template_is_refused_in_one_sentence(model, 
 def test_numbas_pickles_are_read_from_a_private_folder_only(tmp_path):
     folder = tmp_path / 'cache'
     folder.mkdir(mode=0o700)
-    assert greedy_numba.is_private(folder) and greedy_numba.is_private(folder / 'not' / 'there')
+    assert is_private(folder) and is_private(folder / 'not' / 'there')
     folder.chmod(0o702)
-    assert not greedy_numba.is_private(folder) and not greedy_numba.is_private(folder / 'not' / 'there')
+    assert not is_private(folder) and not is_private(folder / 'not' / 'there')
     folder.chmod(0o1777)  # as /tmp: what others put there first would be read
-    assert not greedy_numba.is_private(folder)
+    assert not is_private(folder)
     inner = folder / 'mine'
     inner.mkdir(mode=0o700)
-    assert greedy_numba.is_private(inner)  # nobody else can replace it there
+    assert is_private(inner)  # nobody else can replace it there
+
+
+def test_rendered_scenes_are_read_from_a_private_folder_only(tmp_path):
+    from stprune_ros.ringworld.training.scene_cache import read_shard, read_shards, write_shard
+
+    folder = tmp_path / 'scenes'
+    write_shard(folder, range(2), lambda seed: seed)
+    [path] = folder.iterdir()
+    assert read_shard(path) == [0, 1]
+    folder.chmod(0o777)
+    with pytest.raises(StpruneError, match=f"^'{path}' is not read: others can write to its folder"):
+        list(read_shards(folder))
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path):
