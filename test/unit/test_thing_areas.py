@@ -56,7 +56,7 @@ def test_truth_is_brought_onto_the_grid_of_the_tokens() -> None:
 def keeping(monkeypatch: pytest.MonkeyPatch, order: np.ndarray) -> None:
     """Every method keeps tokens of the newest frame by ``order`` (24,), of three views; none of older frames."""
 
-    def masks(self: EncodedScene, config: PruningConfig) -> list:  # type: ignore[type-arg]
+    def masks(self: EncodedScene, config: PruningConfig, options: dict) -> list:  # type: ignore[type-arg]
         import torch
 
         newest = torch.zeros(24, dtype=torch.bool)
@@ -88,19 +88,17 @@ def test_ratios_at_which_a_method_is_undefined_are_no_point_of_its_curve(monkeyp
     shown, asked = scene(things=TRUTH), []
     encoded = EncodedScene.encode(shown, BrightnessModel())
     truth = things.things_of(shown, encoded.views)
-    config_of = things.config_of
     whole = EncodedScene.keep_masks
 
-    def spy(self: EncodedScene, config: PruningConfig) -> list:  # type: ignore[type-arg]
+    def spy(self: EncodedScene, config: PruningConfig, options: dict) -> list:  # type: ignore[type-arg]
         asked.append((config.method, config.keep_ratio, config.seed))
-        return whole(self, config)
+        return whole(self, config, options)
 
     monkeypatch.setattr(EncodedScene, 'keep_masks', spy)
     for method in ('evs', 'random'):
         keep_area(method, encoded, truth, shown, Settings())
     assert [keep for method, keep, _ in asked if method == 'evs'] == [0.5]  # of three frames
     assert [(keep, seed) for method, keep, seed in asked if method == 'random'] == [(keep, 7) for keep in LADDER]
-    assert config_of('evs', 0.5, 7, Settings()).method == 'evs'
 
 
 @dataclass(frozen=True)
