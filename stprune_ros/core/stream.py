@@ -56,13 +56,22 @@ class SensorStream:
     """Synchroniser, ego track and history in a row.
 
     Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
-    ``flushes``, ``frames_unstamped`` and ``ticks``.
+    ``flushes``, ``frames_unstamped``, ``ticks``, and of the sets that became no tick ``sets_flushed`` (the clock jumped or
+    the stream ended while they waited for odometry) and ``sets_between`` (``inference.period_ms`` leaves them out).
     """
 
-    def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere, no_odometry: str = '') -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rig: CameraRig,
+        to_base: ToBase = nowhere,
+        no_odometry: str = '',
+        counters: Counter[str] | None = None,
+    ) -> None:
         """``to_base`` gives the way from a frame that odometry names to ``cameras.base_frame``, None without one.
 
-        ``no_odometry`` says more than the usual sentence where no odometry comes at all.
+        ``no_odometry`` says more than the usual sentence where no odometry comes at all. ``counters`` are those of the
+        stream before, to go on with.
         """
         self.rig = rig
         self.roles = CameraRoles.from_settings(settings, rig)
@@ -81,6 +90,7 @@ class SensorStream:
             min_views=settings.sync.min_views,
             replaceable=self._replaceable,
             silent_ns=nanoseconds(settings.cameras.stale_after_ms),
+            counters=counters,
             **limits,
         )
         named = set(names) == set(rig.ring)
@@ -161,10 +171,15 @@ class SensorStream:
         self._frozen.reset()
         self._ego.clear()
         self._buffer.flush()
-        self._waiting.clear()
+        self.close()
         self._start_ns = self._tick_cell = None
         self._tick_fault = ''
         self._notes.append(f'history flushed: {reason}')
+
+    def close(self) -> None:
+        """Nothing will come any more: sets that still wait are dropped."""
+        self.counters['sets_flushed'] += len(self._waiting)
+        self._waiting.clear()
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
@@ -207,6 +222,7 @@ class SensorStream:
         if self._period_ns:
             cell = frame_set.stamp_ns // self._period_ns
             if cell == self._tick_cell:
+                self.counters['sets_between'] += 1
                 return None
             self._tick_cell = cell
         self.counters['ticks'] += 1

@@ -6,6 +6,7 @@ Monitors match on names and messages: both are constants; what varies goes into 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -73,7 +74,7 @@ class Health:
     loading_s: float | None = None  # for how long the model has been loading, where it is
     loading_fault: str = ''  # why it could not be loaded
     clock_fault: str = ''  # why no age can be told
-    counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
+    counters: Counter[str] = field(default_factory=Counter)  # of the sensor streams since the node began
     spread_ms: float = math.nan  # span of the stamps in the newest set, offsets taken off
 
     def silent_cameras(self, settings: Settings, now: float) -> list[str]:

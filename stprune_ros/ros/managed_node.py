@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -61,7 +62,8 @@ class StpruneNode(LifecycleNode):
         self._calibration: HintCalibration | None = None  # from configuring on
         self._perception: Perception | None = None
         self._transition_fault = self._loading_fault = ''
-        self._health = diagnostics.Health({})
+        self._counters: Counter[str] = Counter()  # of all streams
+        self._health = self._new_health()
         self._journal = Journal(self.get_logger())
         self._time = RosTime(self.get_clock())
         self._outputs = Outputs(self, self._time, self._journal.warn_once)
@@ -178,7 +180,7 @@ class StpruneNode(LifecycleNode):
         from stprune_ros.ros.perception import Perception  # brings torch, which came with the model
 
         self._journal.forget()  # what still holds is said again
-        self._health = health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._health = health = self._new_health(self._cameras)
         arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal.warn_once)
         self._perception = Perception(self, *arguments)
 
@@ -188,7 +190,7 @@ class StpruneNode(LifecycleNode):
         pipeline = perception.close() if perception is not None else None
         if pipeline is not None:
             self._worker.do(lambda: self._ticks.free(pipeline))
-        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._health = self._new_health(self._cameras)
 
     def _cleanup(self) -> None:
         self._autostarts = False
@@ -197,7 +199,10 @@ class StpruneNode(LifecycleNode):
             held = [model]
             del model
             self._worker.do(lambda: self._forget(held))
-        self._health = diagnostics.Health({})
+        self._health = self._new_health()
+
+    def _new_health(self, cameras: Sequence[str] = ()) -> diagnostics.Health:
+        return diagnostics.Health(dict.fromkeys(cameras), counters=self._counters)
 
     def _forget(self, held: list[Model]) -> None:
         """On the worker's thread: free a model that nobody else holds any more."""

@@ -73,6 +73,8 @@ class Perception:
         """Unsubscribe, drop what waits and cancel what runs; returns the pipeline whose caches are to be freed."""
         self._inputs.close()
         self._jump_handle.unregister()
+        if self._stream is not None:
+            self._stream.close()
         self._worker.drop()
         self._stream = None
         return self._pipeline
@@ -98,13 +100,14 @@ class Perception:
         self._inputs.sensors(self._on_image, self._on_odometry)
 
     def _use_rig(self, rig: CameraRig) -> None:
-        stream = SensorStream(self._settings, rig, self._builder.to_base)
+        if self._stream is not None:
+            self._stream.close()
+        stream = SensorStream(self._settings, rig, self._builder.to_base, counters=self._health.counters)
         self._worker.drop()  # what was asked of another ring
         self._outputs.new_stream()
-        self._jumps = 0
+        self._jumps = stream.counters['clock_jumps']
         self._pipeline = Pipeline(self._settings, self._model.backend, rig, self._model.prompt, decode_for_model)
         self._stream = stream
-        self._health.counters = stream.counters
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self._node.get_logger().info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
         self._health.unusable = tuple(camera.reason for camera in rig.unusable)

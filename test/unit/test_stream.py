@@ -1,10 +1,13 @@
 """The front half of node and replay: which sets become ticks, with which history, ego motion and missing views."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace as Box
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import CameraRoles, SensorStream
@@ -174,6 +177,32 @@ def test_reset_forgets_everything(rig):
     [window] = feed(stream, (4000,))
     assert len(window.sets) == 1
     assert 'history flushed: the ROS clock jumped back' in stream.take_notes()
+
+
+STEPS = st.lists(st.sampled_from([-5000, -300, 0, 20, 100, 100, 100, 700, 3000, 'odometry', 'clock', 'anew']))
+
+
+@given(STEPS, st.sampled_from([0.0, 250.0]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_became_of_the_sets_adds_up_over_all_streams(rig, steps, period_ms):
+    given_settings = Settings.from_values({'inference.period_ms': period_ms})
+    counters, ms, windows = Counter(), 100_000, 0
+    stream = SensorStream(given_settings, rig, counters=counters)
+    for step in steps:
+        if step == 'odometry':
+            windows += len(stream.add_odometry(odometry(ms)))
+        elif step == 'clock':
+            stream.reset('the clock jumped')
+        elif step == 'anew':
+            stream.close()
+            stream = SensorStream(given_settings, rig, counters=counters)
+        else:
+            ms = max(ms + step, 1000)
+            windows += sum(len(stream.add_image(name, image(ms))) for name in NAMES)
+    stream.close()
+    assert counters is stream.counters and counters['ticks'] == windows
+    sets = counters['sets_full'] + counters['sets_partial']
+    assert counters['ticks'] + counters['sets_flushed'] + counters['sets_between'] == sets
 
 
 def test_images_without_a_stamp_are_refused_once_in_words(rig):
