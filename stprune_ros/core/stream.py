@@ -56,8 +56,8 @@ class SensorStream:
     """Synchroniser, ego track and history in a row.
 
     Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
-    ``flushes``, ``frames_unstamped``, ``ticks``, and of the sets that became no tick ``sets_flushed`` (the clock jumped or
-    the stream ended while they waited for odometry) and ``sets_between`` (``inference.period_ms`` leaves them out).
+    ``flushes``, ``frames_unstamped``, ``ticks``, and of the sets that became no tick ``sets_flushed`` (the clock jumped
+    or the stream ended while they waited for odometry) and ``sets_between`` (``inference.period_ms`` leaves them out).
     """
 
     def __init__(

@@ -26,12 +26,12 @@ class Busy:
 
 
 class Worker(Generic[Item]):
-    """Calls ``work(item, cancel)`` on a thread of its own; it returns whether its result is out, however late `cancel` was.
+    """Calls ``work(item, cancel)`` on a thread of its own, which returns whether its result is out all the same.
 
-    Whatever that raises goes to ``failed(item, error, cancel)``, and work goes on; where `failed` itself raises the
+    Whatever it raises goes to ``failed(item, error, cancel)``, and work goes on; where `failed` itself raises the
     thread ends, and ``fatal`` says with what. ``counts`` holds what became of the items that were put since the start:
-    done, failed, skipped (a newer one took their place), dropped (while they waited) and cancelled (while in work, before
-    there was a result). ``failures`` counts those in a row up to now.
+    done, failed, skipped (a newer one took their place), dropped (while they waited) and cancelled (while in work,
+    before there was a result). ``failures`` counts those in a row up to now.
     """
 
     def __init__(

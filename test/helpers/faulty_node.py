@@ -2,7 +2,7 @@
 
 What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS. Places
 are methods of the backend, its 'info', 'load', and 'activate', the transition. So a test starts and ends a fault by
-writing that file.
+writing that file; what hangs, does so until then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from stprune_ros.vlm.backend import Backend
 
 ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
 METHODS = ('encode', 'prefill', 'score', 'generate', 'free')
-HANG_S = 3600.0
 
 
 def write_faults(file: Path, **faults: str) -> None:
@@ -43,6 +42,11 @@ def _hold_the_lock() -> None:
     re.match(r'(a+)+$', 'a' * 60 + 'b')  # takes years, in one call that keeps the interpreter's lock
 
 
+def _hang() -> None:
+    while 'hang' in _faults().values():
+        time.sleep(0.05)
+
+
 def _out_of_memory() -> None:
     import torch
 
@@ -52,16 +56,21 @@ def _out_of_memory() -> None:
 FAULTS: Mapping[str, Callable[[], None]] = {
     'raise': lambda: _raise(RuntimeError('CUDA error: device-side assert triggered')),
     'oom': _out_of_memory,
+    'memory': lambda: _raise(MemoryError('std::bad_alloc')),
     'exit': lambda: _raise(SystemExit(7)),
     'slow': lambda: time.sleep(1.5),
-    'hang': lambda: time.sleep(HANG_S),
+    'hang': _hang,
     'lock': _hold_the_lock,
 }
 
 
+def _faults() -> dict[str, str]:
+    return dict(json.loads(Path(os.environ[ENVIRONMENT]).read_text(encoding='utf-8')))
+
+
 def meet_fault(place: str) -> None:
     """Do what the file says of this place."""
-    fault = json.loads(Path(os.environ[ENVIRONMENT]).read_text(encoding='utf-8')).get(place)
+    fault = _faults().get(place)
     if fault is not None:
         FAULTS[fault]()
 

@@ -1,0 +1,311 @@
+"""What a soak does to the node: each fault begins, lasts for a while, and is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, nan
+from random import Random
+from typing import Any
+
+from helpers.harness import (
+    AZIMUTH_DEG,
+    FaultyNode,
+    Vehicle,
+    compressed_image,
+    jpeg,
+    odometry,
+)
+from helpers.simulated_time import SimulatedTime
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from sensor_msgs.msg import CameraInfo
+
+HOUR_NS = 3600 * 10**9
+Undo = Callable[[], None]
+
+
+class SoakVehicle(Vehicle):
+    """Takes hold of what it sends, so that images can be late or out of order, and calibration wrong.
+
+    ``on_image`` is called with the camera and the stamp in ns of whatever is sent.
+    """
+
+    def __init__(self, domain_id: int, namespace: str, on_image: Callable[[str, int], None]) -> None:
+        super().__init__(domain_id, namespace)
+        self.clock = SimulatedTime(self)
+        self.delayed: dict[str, int] = {}  # by camera: how many of its images are held back
+        self.swapped: set[str] = set()  # cameras of whose images each two come in the wrong order
+        self.sheared: set[str] = set()  # cameras whose camera_info is for images of another size
+        self._held: dict[str, list[Any]] = {camera: [] for camera in AZIMUTH_DEG}
+        self._on_image = on_image
+
+    def send(self, camera: str, image: Any) -> None:
+        """Publish an image now or later."""
+        held = self._held[camera]
+        held.append(image)
+        if camera in self.swapped:
+            due = [held.pop(), held.pop()] if len(held) > 1 else []
+        else:
+            due = [held.pop(0) for _ in range(len(held) - self.delayed.get(camera, 0))]
+        for one in due:
+            self._on_image(camera, one.header.stamp.sec * 10**9 + one.header.stamp.nanosec)
+            super().send(camera, one)
+
+    def camera_info(self, camera: str) -> CameraInfo:
+        """The calibration of a camera, without a stamp."""
+        message = super().camera_info(camera)
+        if camera in self.sheared:
+            message.width *= 2
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """``begin`` starts it and returns what ends it.
+
+    Of sets that were sent ``degrades_s`` after its begin, or later, none may be answered with OK, and the status
+    ``diagnostic`` is not OK once it lasts for ``shows_s``. Two faults may fall together unless they are of one
+    ``room``, or one of them is ``alone``.
+    """
+
+    name: str
+    room: str
+    begin: Callable[[Scene], Undo]
+    degrades_s: float = inf
+    diagnostic: str = ''
+    shows_s: float = 4.0
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What faults act on; ``random`` draws what varies.
+
+    ``change`` makes a transition, ``describes`` hears whether descriptions are written.
+    """
+
+    vehicle: SoakVehicle
+    node: FaultyNode
+    change: Callable[[str], None]
+    describes: Callable[[bool], None]
+    random: Random
+
+
+def faults() -> list[Fault]:
+    """Every fault, in a fixed order."""
+    return [*_camera_faults(), *_odometry_faults(), *_backend_faults(), *_node_faults(), *_time_faults()]
+
+
+def _camera_faults() -> list[Fault]:
+    found = []
+    broken = {'truncated': jpeg()[:300], 'empty': b'', 'no image': b'no image at all'}
+    for camera in AZIMUTH_DEG:
+        shown = f'camera {camera}'
+        found += [
+            Fault(f'{camera} dies', 'camera', lambda scene, camera=camera: _dies(scene, [camera]), 0.5, shown),
+            Fault(f'{camera} freezes', 'camera', lambda scene, camera=camera: _freezes(scene, [camera]), 2.0, shown),
+            Fault(f'{camera} has no stamps', 'camera', _stamped(camera, lambda ns: 0), 0.5, shown),
+        ]
+        found += [
+            Fault(f'{camera} is {what}', 'camera', _shows(camera, lambda data=data: compressed_image(data)), 0.5, shown)
+            for what, data in broken.items()
+        ]
+    for camera in ('right', 'left'):
+        shown = f'camera {camera}'
+        found += [
+            Fault(f'{camera} repeats a stamp', 'camera', _repeats(camera), 1.0, shown),
+            Fault(f'{camera} is an hour ahead', 'camera', _stamped(camera, lambda ns: ns + HOUR_NS), 1.0, shown),
+            Fault(f'{camera} is an hour behind', 'camera', _stamped(camera, lambda ns: ns - HOUR_NS), 1.0, shown),
+            Fault(f'{camera} comes late', 'camera', lambda scene, camera=camera: _late(scene, camera, 2), 1.0, shown),
+            Fault(f'{camera} comes in wrong order', 'camera', lambda scene, camera=camera: _swaps(scene, camera)),
+            Fault(f'{camera} has another size', 'camera', _shows(camera, lambda: compressed_image(jpeg(scale=2)))),
+        ]
+    return [
+        *found,
+        Fault('all cameras die', 'camera', lambda scene: _dies(scene, AZIMUTH_DEG), 0.5, 'camera left'),
+        Fault('all cameras freeze', 'camera', lambda scene: _freezes(scene, AZIMUTH_DEG), 2.0, 'camera left'),
+        Fault('front comes late', 'camera', lambda scene: _late(scene, 'front', 2)),
+        Fault('front is an hour ahead', 'camera', _stamped('front', lambda ns: ns + HOUR_NS), 1.0, 'clock', alone=True),
+    ]
+
+
+def _odometry_faults() -> list[Fault]:
+    def says(change: Callable[[Any], None] | None) -> Callable[[Scene], Undo]:
+        def begin(scene: Scene) -> Undo:
+            message = odometry() if change is not None else None
+            if change is not None:
+                change(message)
+            return _changed(scene.vehicle, 'odometry', message)
+
+        return begin
+
+    def set_speed(speed: float) -> Callable[[Any], None]:
+        return lambda message: setattr(message.twist.twist.linear, 'x', speed)
+
+    return [
+        Fault('odometry stops', 'odometry', says(None), 1.0, 'odometry'),
+        Fault('odometry is NaN', 'odometry', says(set_speed(nan)), 1.0, 'odometry'),
+        Fault('odometry is too fast', 'odometry', says(set_speed(500.0)), 1.0, 'odometry'),
+        Fault(
+            'odometry is in another frame',
+            'odometry',
+            says(lambda message: setattr(message, 'child_frame_id', 'elsewhere')),
+            1.0,
+            'odometry',
+        ),
+        Fault('odometry is an hour behind', 'odometry', _stamped('odometry', lambda ns: ns - HOUR_NS), 1.0, 'odometry'),
+        Fault('odometry has no stamps', 'odometry', _stamped('odometry', lambda ns: 0), 1.0, 'odometry'),
+    ]
+
+
+def _backend_faults() -> list[Fault]:
+    def fails(**how: str) -> Callable[[Scene], Undo]:
+        def begin(scene: Scene) -> Undo:
+            scene.node.fail(**how)
+            return scene.node.fail
+
+        return begin
+
+    found = []
+    for place in ('encode', 'prefill', 'score'):
+        found += [
+            Fault(f'{place}: {how}', 'backend', fails(**{place: how}), 1.0, 'inference')
+            for how in ('raise', 'oom', 'memory', 'exit', 'hang')
+        ]
+        both = fails(**{place: 'raise', 'free': 'raise'})
+        found += [
+            Fault(f'{place}: slow', 'backend', fails(**{place: 'slow'})),
+            Fault(f'{place} and free: raise', 'backend', both, 1.0, 'inference'),
+        ]
+    found += [
+        Fault(f'generate: {how}', 'backend', fails(generate=how), inf, 'inference')
+        for how in ('raise', 'oom', 'memory', 'exit', 'hang')
+    ]
+    return [*found, Fault('generate: slow', 'backend', fails(generate='slow'))]
+
+
+def _node_faults() -> list[Fault]:
+    def goes_through(down: tuple[str, ...], up: tuple[str, ...]) -> Callable[[Scene], Undo]:
+        def begin(scene: Scene) -> Undo:
+            for transition in down:
+                scene.change(transition)
+            return lambda: [scene.change(transition) for transition in up] and None
+
+        return begin
+
+    def turned(scene: Scene) -> Undo:
+        scene.vehicle.turn('left', scene.random.uniform(3.0, 12.0))
+        return lambda: scene.vehicle.turn('left', 0.0)
+
+    def sheared(scene: Scene) -> Undo:
+        scene.vehicle.sheared.add('left')
+        return scene.vehicle.sheared.clear
+
+    return [
+        Fault('the node pauses', 'node', goes_through(('deactivate',), ('activate',)), 0.5, 'lifecycle', alone=True),
+        Fault(
+            'the node loads anew',
+            'node',
+            goes_through(('deactivate', 'cleanup'), ('configure', 'activate')),
+            0.5,
+            'lifecycle',
+            alone=True,
+        ),
+        Fault('parameters change', 'node', _parameters),
+        Fault('left is mounted anew', 'node', turned),
+        Fault('left has another camera_info', 'node', sheared, 1.0, 'rig'),
+    ]
+
+
+def _time_faults() -> list[Fault]:
+    def jumps_back(scene: Scene) -> Undo:
+        return _changed(scene.vehicle, 'behind_ns', scene.random.randrange(2, 30) * 10**9)
+
+    def pauses(scene: Scene) -> Undo:
+        before = scene.vehicle.period_s
+        scene.vehicle.period_s = 3.0
+        return lambda: setattr(scene.vehicle, 'period_s', before)
+
+    return [
+        Fault('time jumps back', 'time', jumps_back, alone=True),
+        Fault('the cameras slow down', 'time', pauses, alone=True),
+        Fault(
+            'time stands still',
+            'time',
+            lambda scene: _changed(scene.vehicle.clock, 'runs', False),
+            3.0,
+            'clock',
+            5.0,
+            True,
+        ),
+    ]
+
+
+def _changed(holder: Any, name: str, value: Any) -> Undo:
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    return lambda: setattr(holder, name, before)
+
+
+def _dies(scene: Scene, cameras: Any) -> Undo:
+    return _changed(
+        scene.vehicle, 'images', {name: make for name, make in scene.vehicle.images.items() if name not in cameras}
+    )
+
+
+def _freezes(scene: Scene, cameras: Any) -> Undo:
+    return _changed(scene.vehicle, 'frozen', set(cameras))
+
+
+def _late(scene: Scene, camera: str, images: int) -> Undo:
+    scene.vehicle.delayed[camera] = images
+    return scene.vehicle.delayed.clear
+
+
+def _swaps(scene: Scene, camera: str) -> Undo:
+    scene.vehicle.swapped.add(camera)
+    return scene.vehicle.swapped.clear
+
+
+def _shows(camera: str, make: Callable[[], Any]) -> Callable[[Scene], Undo]:
+    def begin(scene: Scene) -> Undo:
+        return _changed(scene.vehicle, 'images', {**scene.vehicle.images, camera: make})
+
+    return begin
+
+
+def _stamped(source: str, stamp_of: Callable[[int], int]) -> Callable[[Scene], Undo]:
+    def begin(scene: Scene) -> Undo:
+        return _changed(scene.vehicle, 'stamp_of', {source: stamp_of})
+
+    return begin
+
+
+def _repeats(camera: str) -> Callable[[Scene], Undo]:
+    def begin(scene: Scene) -> Undo:
+        fixed = scene.vehicle.stamp_ns
+        return _stamped(camera, lambda ns: fixed)(scene)
+
+    return begin
+
+
+def _parameters(scene: Scene) -> Undo:
+    def set_to(keep_ratio: float, describe: bool, tokens: int, method: str) -> None:
+        kind = ParameterType
+        values = {
+            'pruning.keep_ratio': ParameterValue(type=kind.PARAMETER_DOUBLE, double_value=keep_ratio),
+            'inference.describe': ParameterValue(type=kind.PARAMETER_BOOL, bool_value=describe),
+            'inference.max_new_tokens': ParameterValue(type=kind.PARAMETER_INTEGER, integer_value=tokens),
+            'pruning.method': ParameterValue(type=kind.PARAMETER_STRING, string_value=method),
+        }
+        request = SetParameters.Request(parameters=[Parameter(name=name, value=values[name]) for name in values])
+        scene.describes(False)
+        answer = scene.vehicle.call(SetParameters, 'set_parameters', request, scene.node)
+        assert all(result.successful for result in answer.results), answer
+        scene.describes(describe)
+
+    draw = scene.random
+    method = draw.choice(['st_prune_joint', 'st_prune', 'random', 'divprune', 'none'])
+    set_to(draw.uniform(0.2, 1.0), draw.random() < 0.5, draw.randrange(1, 8), method)
+    return lambda: set_to(0.5, True, 4, 'st_prune_joint')
