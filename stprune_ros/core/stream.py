@@ -13,6 +13,7 @@ from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.frozen_images import FrozenImages
 from stprune_ros.core.odometry import ToBase, nowhere
+from stprune_ros.core.publisher_turns import PublisherTurns, several_publishers
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stamps import impossible, stamp_of
 from stprune_ros.core.synchronizer import RingSynchronizer
@@ -22,6 +23,7 @@ from stprune_ros.errors import SettingsError, plain
 from stprune_ros.settings.settings import Settings, nanoseconds
 
 PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all
+ODOMETRY = ''  # among the inputs, whose other names are cameras
 MAX_WAITING = 64  # sets that wait for odometry: stamps that hardly move make nobody wait for ever
 
 
@@ -102,6 +104,8 @@ class SensorStream:
             settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
         )
         self._frozen = FrozenImages(nanoseconds(settings.cameras.frozen_after_ms))
+        self._turns = PublisherTurns()
+        self._mixed: frozenset[str] = frozenset()
         self._stale_ns = nanoseconds(settings.cameras.stale_after_ms)
         self._period_ns = nanoseconds(settings.inference.period_ms)
         self._tick_cell: int | None = None
@@ -117,7 +121,14 @@ class SensorStream:
     @property
     def odometry_fault(self) -> str:
         """Why the newest odometry, or the odometry of the last set, is not used; '' where it is."""
-        return self._ego.fault or self._tick_fault
+        return (
+            several_publishers('odometry messages') if ODOMETRY in self._mixed else self._ego.fault or self._tick_fault
+        )
+
+    @property
+    def mixed(self) -> frozenset[str]:
+        """Cameras whose images come from several publishers in turn."""
+        return self._mixed - {ODOMETRY}
 
     def newest_ns(self, camera: str) -> int | None:
         """Newest offset-corrected stamp of a camera, None before its first frame."""
@@ -129,18 +140,23 @@ class SensorStream:
         return notes
 
     def fault(self, camera: str) -> str | None:
-        """What is wrong with the stamps of a camera as long as it lasts, None where they are good."""
+        """What is wrong with the publishers or the stamps of a camera as long as it lasts, None where they are good."""
+        if camera in self._mixed:
+            return mixed_images(camera)
         if camera == self.roles.anchor and self._sync.anchor_fault:
             return self._sync.anchor_fault
         return self._timing.sentence(camera) if camera in self.rig.ring else None
 
-    def add_image(self, camera: str, message: Any, received_ns: int | None = None) -> list[Window]:
+    def add_image(
+        self, camera: str, message: Any, received_ns: int | None = None, publisher: bytes = b''
+    ) -> list[Window]:
         """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first.
 
         Those of the rig's unusable cameras are passed over. ``received_ns``, by any clock, only helps to say how far a
-        camera's own clock is off.
+        camera's own clock is off. ``publisher`` is an id of whoever sent it: images of several that take turns are left
+        out.
         """
-        if any(camera == unusable.name for unusable in self.rig.unusable):
+        if any(camera == unusable.name for unusable in self.rig.unusable) or self._is_mixed(camera, publisher):
             return []
         frame = frame_of(camera, message)
         if frame.stamp_ns == 0:
@@ -153,8 +169,10 @@ class SensorStream:
         self._close(self._sync.add(frame))
         return self._release()
 
-    def add_odometry(self, message: Any) -> list[Window]:
-        """Take a duck-typed Odometry; a set that waited for it may become due."""
+    def add_odometry(self, message: Any, publisher: bytes = b'') -> list[Window]:
+        """Take a duck-typed Odometry, unless several publishers take turns; a set that waited for it may become due."""
+        if self._is_mixed(ODOMETRY, publisher):
+            return []
         self._notes += self._ego.add(message)
         return self._release()
 
@@ -180,6 +198,18 @@ class SensorStream:
         """Nothing will come any more: sets that still wait are dropped."""
         self.counters['sets_flushed'] += len(self._waiting)
         self._waiting.clear()
+
+    def _is_mixed(self, name: str, publisher: bytes) -> bool:
+        is_mixed = self._turns.saw(name, publisher)
+        if is_mixed and name not in self._mixed:
+            self._notes.append(several_publishers('odometry messages') if name == ODOMETRY else mixed_images(name))
+            if name == ODOMETRY:
+                self._ego.clear()
+            else:  # nobody knows whose these are
+                self._sync.forget(name)
+                self._buffer.forget(name)
+        self._mixed = self._turns.mixed
+        return is_mixed
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
@@ -213,7 +243,8 @@ class SensorStream:
         ego = self._ego.at(frame_set.stamp_ns)
         self._tick_fault = '' if ego is not None else self._ego.reason(frame_set.stamp_ns)
         self._notes += self._ego.take_notes() if ego is not None else self._ego.why_none(frame_set.stamp_ns)
-        frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set))
+        mixed = self.mixed.intersection(frame_set.missing)
+        frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set), mixed=mixed)
         reason = self._buffer.add(frame_set)
         if reason is not None:
             self.counters['flushes'] += 1
@@ -234,6 +265,11 @@ class SensorStream:
             return newest is None or newest < frame_set.stamp_ns - self._stale_ns
 
         return frozenset(filter(silent, frame_set.missing))
+
+
+def mixed_images(camera: str) -> str:
+    """What to say about a camera whose images come from several publishers."""
+    return several_publishers(f"images of camera '{camera}'")
 
 
 def frame_of(camera: str, message: Any) -> CameraFrame:

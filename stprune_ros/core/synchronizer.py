@@ -129,6 +129,11 @@ class RingSynchronizer:
         for frames in self._frames.values():
             frames.clear()
 
+    def forget(self, camera: str) -> None:
+        """Forget the frames of one camera that no set holds yet, and the open sets that it has begun."""
+        self._frames[camera].clear()
+        self._pending = [anchor for anchor in self._pending if anchor.camera != camera]
+
     def _corrected(self, frame: CameraFrame) -> int:
         return frame.stamp_ns - self.offsets_ns[frame.camera]
 

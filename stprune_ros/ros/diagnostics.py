@@ -28,6 +28,7 @@ CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
 CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
+CAMERA_MIXED = 'images of several publishers'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 NO_ODOMETRY = 'no odometry'
 ODOMETRY_NOT_USED = 'odometry is not used'
@@ -60,6 +61,7 @@ class Health:
     unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
+    mixed: frozenset[str] = frozenset()  # cameras whose images come from several publishers in turn
     answer: Answer | None = None  # as it was published
     latency_s: float = float('nan')
     skipped: int = 0  # windows that a newer one replaced
@@ -180,6 +182,8 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
     values = {'age_s': f'{now - seen:.3f}', **values}
     if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
+    if camera in health.mixed:
+        return Report(name, ERROR, CAMERA_MIXED, values)
     views = health.answer.views if health.answer is not None else ()
     states = [view.state for view in views if view.camera == camera]
     if CameraState.INVALID in states:

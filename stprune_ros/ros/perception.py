@@ -23,7 +23,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros.diagnostics import Health
-from stprune_ros.ros.inputs import Inputs
+from stprune_ros.ros.inputs import Inputs, Publisher
 from stprune_ros.ros.loading import Model
 from stprune_ros.ros.outputs import Outputs
 from stprune_ros.ros.ticks import Tick
@@ -87,6 +87,7 @@ class Perception:
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
+        self._health.mixed = self._stream.mixed if self._stream is not None else frozenset()
         for note in (*self._health.unheard.values(), *self._health.timing.values()):
             self._warn(note)
 
@@ -163,16 +164,16 @@ class Perception:
         if self._health.outdated:
             self._warn(self._health.outdated)
 
-    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+    def _on_image(self, camera: str, message: Image | CompressedImage, publisher: Publisher) -> None:
         self._health.cameras[camera] = time.monotonic()
         if self._stream is not None:
             now_ns = self._node.get_clock().now().nanoseconds
-            self._enqueue(self._stream, self._stream.add_image(camera, message, now_ns))
+            self._enqueue(self._stream, self._stream.add_image(camera, message, now_ns, publisher))
 
-    def _on_odometry(self, message: Odometry) -> None:
+    def _on_odometry(self, message: Odometry, publisher: Publisher) -> None:
         self._health.odometry = time.monotonic()
         if self._stream is not None:
-            self._enqueue(self._stream, self._stream.add_odometry(message))
+            self._enqueue(self._stream, self._stream.add_odometry(message, publisher))
 
     def _enqueue(self, stream: SensorStream, windows: Sequence[Window]) -> None:
         if stream.counters['clock_jumps'] != self._jumps:
