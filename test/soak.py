@@ -20,8 +20,9 @@ from pathlib import Path
 from random import Random
 
 from conftest import new_domain_id  # first, for it sets the environment of ROS
+from helpers.faults import Fault, Scene, faults
+from helpers.faulty_vehicle import FaultyVehicle
 from helpers.harness import TIMEOUT_S, FaultyNode, base_values
-from helpers.soak_faults import Fault, Scene, SoakVehicle, faults
 from helpers.soak_ledger import Ledger, slope_mb
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
@@ -46,7 +47,7 @@ class Soak:
     def __init__(self, folder: Path, seed: int, rate_hz: float) -> None:
         self.ledger = Ledger(SILENCE_S)
         self._random = Random(seed)
-        self._vehicle = SoakVehicle(new_domain_id(), '/soak', self.ledger.sent)
+        self._vehicle = FaultyVehicle(new_domain_id(), '/soak', self.ledger.sent)
         self._vehicle.period_s = 1.0 / rate_hz
         self._act, self._vehicle.act = self._vehicle.act, self._look  # type: ignore[method-assign]
         model = make_tiny_model(folder / 'model', 'ringworld')

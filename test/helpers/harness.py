@@ -238,11 +238,15 @@ class Vehicle(Listener):
             publisher.publish(self._stamped(self.camera_info(camera)))
         if self.odometry is not None:
             at = self.stamp_of.get('odometry', int)(self.stamp_ns)
-            self._odometry.publish(self._stamped(self.odometry, at))
+            self.send_odometry(self._stamped(self.odometry, at))
         for camera, make in self.images.items():
             stamp_ns = self.stamp_of.get(camera, int)(self.stamp_ns)
             image = make() if camera in self.frozen else with_noise(make(), len(self.stamps))
             self.send(camera, self._stamped(image, stamp_ns))
+
+    def send_odometry(self, message: Odometry) -> None:
+        """Publish odometry."""
+        self._odometry.publish(message)
 
     def send(self, camera: str, image: Any) -> None:
         """Publish an image of a camera."""
@@ -344,8 +348,8 @@ def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
         player.wait(TIMEOUT_S)
 
 
-def stamp_ns(message: PlanningHint | SceneDescription) -> int:
-    """The stamp of an output."""
+def stamp_ns(message: Any) -> int:
+    """The stamp of a message with a header."""
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from helpers.faults import Fault
 from helpers.harness import Vehicle, stamp_ns
-from helpers.soak_faults import Fault
 
 from stprune_ros.core.types import Status
 from stprune_ros.ros import diagnostics

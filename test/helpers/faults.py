@@ -1,63 +1,21 @@
-"""What a soak does to the node: each fault begins, lasts for a while, and is taken back."""
+"""Faults of cameras, odometry, time, backend and node: each begins, lasts for a while, and is taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf, nan
 from random import Random
 from typing import Any
 
-from helpers.harness import (
-    AZIMUTH_DEG,
-    FaultyNode,
-    Vehicle,
-    compressed_image,
-    jpeg,
-    odometry,
-)
-from helpers.simulated_time import SimulatedTime
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from helpers.faulty_vehicle import FaultyVehicle
+from helpers.harness import AZIMUTH_DEG, FaultyNode, compressed_image, jpeg, odometry
+from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
-from sensor_msgs.msg import CameraInfo
+from rclpy.parameter import Parameter
 
 HOUR_NS = 3600 * 10**9
 Undo = Callable[[], None]
-
-
-class SoakVehicle(Vehicle):
-    """Takes hold of what it sends, so that images can be late or out of order, and calibration wrong.
-
-    ``on_image`` is called with the camera and the stamp in ns of whatever is sent.
-    """
-
-    def __init__(self, domain_id: int, namespace: str, on_image: Callable[[str, int], None]) -> None:
-        super().__init__(domain_id, namespace)
-        self.clock = SimulatedTime(self)
-        self.delayed: dict[str, int] = {}  # by camera: how many of its images are held back
-        self.swapped: set[str] = set()  # cameras of whose images each two come in the wrong order
-        self.sheared: set[str] = set()  # cameras whose camera_info is for images of another size
-        self._held: dict[str, list[Any]] = {camera: [] for camera in AZIMUTH_DEG}
-        self._on_image = on_image
-
-    def send(self, camera: str, image: Any) -> None:
-        """Publish an image now or later."""
-        held = self._held[camera]
-        held.append(image)
-        if camera in self.swapped:
-            due = [held.pop(), held.pop()] if len(held) > 1 else []
-        else:
-            due = [held.pop(0) for _ in range(len(held) - self.delayed.get(camera, 0))]
-        for one in due:
-            self._on_image(camera, one.header.stamp.sec * 10**9 + one.header.stamp.nanosec)
-            super().send(camera, one)
-
-    def camera_info(self, camera: str) -> CameraInfo:
-        """The calibration of a camera, without a stamp."""
-        message = super().camera_info(camera)
-        if camera in self.sheared:
-            message.width *= 2
-        return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +43,18 @@ class Scene:
     ``change`` makes a transition, ``describes`` hears whether descriptions are written.
     """
 
-    vehicle: SoakVehicle
+    vehicle: FaultyVehicle
     node: FaultyNode
     change: Callable[[str], None]
     describes: Callable[[bool], None]
     random: Random
+
+    def set_parameters(self, values: Mapping[str, bool | int | float | str]) -> None:
+        """Set dynamic parameters."""
+        given = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+        request = SetParameters.Request(parameters=given)
+        answer = self.vehicle.call(SetParameters, 'set_parameters', request, self.node)
+        assert all(result.successful for result in answer.results), answer
 
 
 def faults() -> list[Fault]:
@@ -106,6 +71,7 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} dies', 'camera', lambda scene, camera=camera: _dies(scene, [camera]), 0.5, shown),
             Fault(f'{camera} freezes', 'camera', lambda scene, camera=camera: _freezes(scene, [camera]), 2.0, shown),
             Fault(f'{camera} has no stamps', 'camera', _stamped(camera, lambda ns: 0), 0.5, shown),
+            Fault(f'{camera} has two publishers', 'camera', _doubled(camera), 1.5, shown),
         ]
         found += [
             Fault(f'{camera} is {what}', 'camera', _shows(camera, lambda data=data: compressed_image(data)), 0.5, shown)
@@ -119,6 +85,7 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} is an hour behind', 'camera', _stamped(camera, lambda ns: ns - HOUR_NS), 1.0, shown),
             Fault(f'{camera} comes late', 'camera', lambda scene, camera=camera: _late(scene, camera, 2), 1.0, shown),
             Fault(f'{camera} comes in wrong order', 'camera', lambda scene, camera=camera: _swaps(scene, camera)),
+            Fault(f'{camera} sends every third image', 'camera', _rare(camera), inf, shown),
             Fault(f'{camera} has another size', 'camera', _shows(camera, lambda: compressed_image(jpeg(scale=2)))),
         ]
     return [
@@ -140,6 +107,23 @@ def _odometry_faults() -> list[Fault]:
 
         return begin
 
+    def drives(pose_speed: float, speed: float, leap: float = 0.0) -> Callable[[Scene], Undo]:
+        def begin(scene: Scene) -> Undo:
+            def at(time_s: float) -> Odometry:
+                message = odometry(speed + leap * (scene.random.random() < 0.2))
+                message.pose.pose.position.x = pose_speed * time_s
+                return message
+
+            before = scene.vehicle.odometry
+            scene.vehicle.drives = at
+
+            def end() -> None:
+                scene.vehicle.drives, scene.vehicle.odometry = None, before
+
+            return end
+
+        return begin
+
     def set_speed(speed: float) -> Callable[[Any], None]:
         return lambda message: setattr(message.twist.twist.linear, 'x', speed)
 
@@ -155,6 +139,9 @@ def _odometry_faults() -> list[Fault]:
             'odometry',
         ),
         Fault('odometry is an hour behind', 'odometry', _stamped('odometry', lambda ns: ns - HOUR_NS), 1.0, 'odometry'),
+        Fault('odometry contradicts itself', 'odometry', drives(20.0, 5.0), 1.5, 'odometry'),
+        Fault('odometry leaps', 'odometry', drives(5.0, 5.0, 60.0)),
+        Fault('odometry has two publishers', 'odometry', _doubled('odometry'), 1.5, 'odometry'),
         Fault('odometry has no stamps', 'odometry', _stamped('odometry', lambda ns: 0), 1.0, 'odometry'),
     ]
 
@@ -182,7 +169,19 @@ def _backend_faults() -> list[Fault]:
         Fault(f'generate: {how}', 'backend', fails(generate=how), inf, 'inference')
         for how in ('raise', 'oom', 'memory', 'exit', 'hang')
     ]
-    return [*found, Fault('generate: slow', 'backend', fails(generate='slow'))]
+
+    def late(scene: Scene) -> Undo:
+        scene.node.fail(score='slow')
+        scene.set_parameters({'output.valid_for_ms': 1000.0})
+
+        def end() -> None:
+            scene.node.fail()
+            scene.set_parameters({'output.valid_for_ms': 60000.0})
+
+        return end
+
+    slow = Fault('generate: slow', 'backend', fails(generate='slow'))
+    return [*found, slow, Fault('answers come late', 'backend', late, 1.0, 'inference')]
 
 
 def _node_faults() -> list[Fault]:
@@ -268,6 +267,22 @@ def _swaps(scene: Scene, camera: str) -> Undo:
     return scene.vehicle.swapped.clear
 
 
+def _rare(camera: str) -> Callable[[Scene], Undo]:
+    def begin(scene: Scene) -> Undo:
+        scene.vehicle.every[camera] = 3
+        return scene.vehicle.every.clear
+
+    return begin
+
+
+def _doubled(source: str) -> Callable[[Scene], Undo]:
+    def begin(scene: Scene) -> Undo:
+        scene.vehicle.begin_second(source)
+        return lambda: scene.vehicle.end_second(source)
+
+    return begin
+
+
 def _shows(camera: str, make: Callable[[], Any]) -> Callable[[Scene], Undo]:
     def begin(scene: Scene) -> Undo:
         return _changed(scene.vehicle, 'images', {**scene.vehicle.images, camera: make})
@@ -292,17 +307,15 @@ def _repeats(camera: str) -> Callable[[Scene], Undo]:
 
 def _parameters(scene: Scene) -> Undo:
     def set_to(keep_ratio: float, describe: bool, tokens: int, method: str) -> None:
-        kind = ParameterType
-        values = {
-            'pruning.keep_ratio': ParameterValue(type=kind.PARAMETER_DOUBLE, double_value=keep_ratio),
-            'inference.describe': ParameterValue(type=kind.PARAMETER_BOOL, bool_value=describe),
-            'inference.max_new_tokens': ParameterValue(type=kind.PARAMETER_INTEGER, integer_value=tokens),
-            'pruning.method': ParameterValue(type=kind.PARAMETER_STRING, string_value=method),
-        }
-        request = SetParameters.Request(parameters=[Parameter(name=name, value=values[name]) for name in values])
         scene.describes(False)
-        answer = scene.vehicle.call(SetParameters, 'set_parameters', request, scene.node)
-        assert all(result.successful for result in answer.results), answer
+        scene.set_parameters(
+            {
+                'pruning.keep_ratio': keep_ratio,
+                'inference.describe': describe,
+                'inference.max_new_tokens': tokens,
+                'pruning.method': method,
+            }
+        )
         scene.describes(describe)
 
     draw = scene.random
