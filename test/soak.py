@@ -55,6 +55,8 @@ class Soak:
         values = {
             **base_values(model),
             'use_sim_time': True,
+            'sync.min_views': 2,
+            'inference.period_ms': 250.0,
             'inference.max_failures': 0,
             'inference.watchdog_ms': 2500.0,
             'output.heartbeat_ms': HEARTBEAT_S * 1e3,

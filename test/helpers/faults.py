@@ -8,11 +8,14 @@ from math import inf, nan
 from random import Random
 from typing import Any
 
-from helpers.faulty_vehicle import FaultyVehicle
-from helpers.harness import AZIMUTH_DEG, FaultyNode, compressed_image, jpeg, odometry
+import cv2
+import numpy as np
+from helpers.faulty_vehicle import FaultyVehicle, driving
+from helpers.harness import AZIMUTH_DEG, FaultyNode, compressed_image, jpeg
 from nav_msgs.msg import Odometry
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import CompressedImage
 
 HOUR_NS = 3600 * 10**9
 Undo = Callable[[], None]
@@ -92,57 +95,52 @@ def _camera_faults() -> list[Fault]:
         *found,
         Fault('all cameras die', 'camera', lambda scene: _dies(scene, AZIMUTH_DEG), 0.5, 'camera left'),
         Fault('all cameras freeze', 'camera', lambda scene: _freezes(scene, AZIMUTH_DEG), 2.0, 'camera left'),
+        Fault('both sides die', 'camera', lambda scene: _dies(scene, ('left', 'right')), 0.5, 'camera left'),
+        Fault('left has another shape', 'camera', _shows('left', tall_image), 0.5, 'camera left'),
         Fault('front comes late', 'camera', lambda scene: _late(scene, 'front', 2)),
+        Fault('front is an hour behind', 'camera', _stamped('front', lambda ns: ns - HOUR_NS), 1.0, 'camera front'),
         Fault('front is an hour ahead', 'camera', _stamped('front', lambda ns: ns + HOUR_NS), 1.0, 'clock', alone=True),
     ]
 
 
 def _odometry_faults() -> list[Fault]:
-    def says(change: Callable[[Any], None] | None) -> Callable[[Scene], Undo]:
+    def says(change: Callable[[Odometry, Random], None]) -> Callable[[Scene], Undo]:
         def begin(scene: Scene) -> Undo:
-            message = odometry() if change is not None else None
-            if change is not None:
-                change(message)
-            return _changed(scene.vehicle, 'odometry', message)
-
-        return begin
-
-    def drives(pose_speed: float, speed: float, leap: float = 0.0) -> Callable[[Scene], Undo]:
-        def begin(scene: Scene) -> Undo:
-            def at(time_s: float) -> Odometry:
-                message = odometry(speed + leap * (scene.random.random() < 0.2))
-                message.pose.pose.position.x = pose_speed * time_s
+            def drive() -> Odometry:
+                message = driving()
+                change(message, scene.random)
                 return message
 
-            before = scene.vehicle.odometry
-            scene.vehicle.drives = at
-
-            def end() -> None:
-                scene.vehicle.drives, scene.vehicle.odometry = None, before
-
-            return end
+            return _changed(scene.vehicle, 'drive', drive)
 
         return begin
 
-    def set_speed(speed: float) -> Callable[[Any], None]:
-        return lambda message: setattr(message.twist.twist.linear, 'x', speed)
+    def speed(speed: float) -> Callable[[Odometry, Random], None]:
+        return lambda message, _: setattr(message.twist.twist.linear, 'x', speed)
 
+    def leap(message: Odometry, random: Random) -> None:
+        message.twist.twist.linear.x += 60.0 * (random.random() < 0.2)
+
+    def contradict(message: Odometry, _: Random) -> None:
+        message.pose.pose.position.x *= 4.0
+
+    def elsewhere(message: Odometry, _: Random) -> None:
+        message.child_frame_id = 'elsewhere'
+
+    def behind(ns: int) -> int:
+        return ns - HOUR_NS
+
+    shown = 'odometry'
     return [
-        Fault('odometry stops', 'odometry', says(None), 1.0, 'odometry'),
-        Fault('odometry is NaN', 'odometry', says(set_speed(nan)), 1.0, 'odometry'),
-        Fault('odometry is too fast', 'odometry', says(set_speed(500.0)), 1.0, 'odometry'),
-        Fault(
-            'odometry is in another frame',
-            'odometry',
-            says(lambda message: setattr(message, 'child_frame_id', 'elsewhere')),
-            1.0,
-            'odometry',
-        ),
-        Fault('odometry is an hour behind', 'odometry', _stamped('odometry', lambda ns: ns - HOUR_NS), 1.0, 'odometry'),
-        Fault('odometry contradicts itself', 'odometry', drives(20.0, 5.0), 1.5, 'odometry'),
-        Fault('odometry leaps', 'odometry', drives(5.0, 5.0, 60.0)),
-        Fault('odometry has two publishers', 'odometry', _doubled('odometry'), 1.5, 'odometry'),
-        Fault('odometry has no stamps', 'odometry', _stamped('odometry', lambda ns: 0), 1.0, 'odometry'),
+        Fault('odometry stops', 'odometry', lambda scene: _changed(scene.vehicle, 'drive', lambda: None), 1.0, shown),
+        Fault('odometry is NaN', 'odometry', says(speed(nan)), 1.0, shown),
+        Fault('odometry is too fast', 'odometry', says(speed(500.0)), 1.0, shown),
+        Fault('odometry is in another frame', 'odometry', says(elsewhere), 1.0, shown),
+        Fault('odometry is an hour behind', 'odometry', _stamped('odometry', behind), 1.0, shown),
+        Fault('odometry contradicts itself', 'odometry', says(contradict), 2.0, shown),
+        Fault('odometry leaps', 'odometry', says(leap)),
+        Fault('odometry has two publishers', 'odometry', _doubled('odometry'), 1.5, shown),
+        Fault('odometry has no stamps', 'odometry', _stamped('odometry', lambda ns: 0), 1.0, shown),
     ]
 
 
@@ -170,18 +168,31 @@ def _backend_faults() -> list[Fault]:
         for how in ('raise', 'oom', 'memory', 'exit', 'hang')
     ]
 
-    def late(scene: Scene) -> Undo:
-        scene.node.fail(score='slow')
-        scene.set_parameters({'output.valid_for_ms': 1000.0})
+    def limited(parameter: str, limit: float, usual: float, **how: str) -> Callable[[Scene], Undo]:
+        def begin(scene: Scene) -> Undo:
+            scene.node.fail(**how)
+            scene.set_parameters({parameter: limit})
 
-        def end() -> None:
-            scene.node.fail()
-            scene.set_parameters({'output.valid_for_ms': 60000.0})
+            def end() -> None:
+                scene.node.fail()
+                scene.set_parameters({parameter: usual})
 
-        return end
+            return end
 
-    slow = Fault('generate: slow', 'backend', fails(generate='slow'))
-    return [*found, slow, Fault('answers come late', 'backend', late, 1.0, 'inference')]
+        return begin
+
+    late = limited('output.valid_for_ms', 1000.0, 60000.0, score='slow')
+    overdue, cut = (limited('inference.deadline_ms', 1000.0, 0.0, **{at: 'slow'}) for at in ('prefill', 'generate'))
+    return [
+        *found,
+        Fault('generate: slow', 'backend', fails(generate='slow')),
+        Fault('generate: mute', 'backend', fails(generate='mute')),
+        Fault('score: nan', 'backend', fails(score='nan'), 1.0, 'inference'),
+        Fault('answers come late', 'backend', late, 1.0, 'inference'),
+        Fault('hints miss their deadline', 'backend', overdue, 1.0, 'inference'),
+        Fault('descriptions miss their deadline', 'backend', cut),
+        Fault('hints miss their target', 'backend', limited('latency.target_ms', 1.0, 0.0), inf, 'latency'),
+    ]
 
 
 def _node_faults() -> list[Fault]:
@@ -221,14 +232,13 @@ def _time_faults() -> list[Fault]:
     def jumps_back(scene: Scene) -> Undo:
         return _changed(scene.vehicle, 'behind_ns', scene.random.randrange(2, 30) * 10**9)
 
-    def pauses(scene: Scene) -> Undo:
-        before = scene.vehicle.period_s
-        scene.vehicle.period_s = 3.0
-        return lambda: setattr(scene.vehicle, 'period_s', before)
+    def sets_period(period_s: float) -> Callable[[Scene], Undo]:
+        return lambda scene: _changed(scene.vehicle, 'period_s', period_s)
 
     return [
         Fault('time jumps back', 'time', jumps_back, alone=True),
-        Fault('the cameras slow down', 'time', pauses, alone=True),
+        Fault('a set every three seconds', 'time', sets_period(3.0), alone=True),
+        *(Fault(f'{rate} sets per second', 'time', sets_period(1 / rate), alone=True) for rate in (30, 10, 5)),
         Fault(
             'time stands still',
             'time',
@@ -239,6 +249,12 @@ def _time_faults() -> list[Fault]:
             True,
         ),
     ]
+
+
+def tall_image() -> CompressedImage:
+    """An image of another aspect than that of camera_info."""
+    pixels = np.random.default_rng(5).integers(0, 255, (96, 64, 3), np.uint8)
+    return compressed_image(cv2.imencode('.jpg', pixels)[1].tobytes())
 
 
 def _changed(holder: Any, name: str, value: Any) -> Undo:

@@ -1,6 +1,7 @@
 """The real node with a backend that fails as it is told: `python -m helpers.faulty_node`.
 
-What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS. Places
+What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS or, for
+what comes back from it, of RESULTS. Places
 are methods of the backend, its 'info', 'load', and 'activate', the transition. So a test starts and ends a fault by
 writing that file; what hangs, does so until then.
 """
@@ -8,11 +9,13 @@ writing that file; what hangs, does so until then.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,11 @@ FAULTS: Mapping[str, Callable[[], None]] = {
     'hang': _hang,
     'lock': _hold_the_lock,
 }
+# Results that are not what they should be, in place of those of the backend.
+RESULTS: Mapping[str, Callable[[Any], Any]] = {
+    'nan': lambda scores: [math.nan] * len(scores),
+    'mute': lambda generated: replace(generated, text=' \n\0'),
+}
 
 
 def _faults() -> dict[str, str]:
@@ -71,7 +79,7 @@ def _faults() -> dict[str, str]:
 def meet_fault(place: str) -> None:
     """Do what the file says of this place."""
     fault = _faults().get(place)
-    if fault is not None:
+    if fault in FAULTS:
         FAULTS[fault]()
 
 
@@ -90,7 +98,8 @@ class FaultyBackend:
 
         def guarded(*arguments: Any, **named: Any) -> Any:
             meet_fault(name)
-            return found(*arguments, **named)
+            result = found(*arguments, **named)
+            return RESULTS.get(_faults().get(name, ''), lambda result: result)(result)
 
         return guarded
 

@@ -6,10 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from helpers.harness import AZIMUTH_DEG, Vehicle, compressed_image, jpeg, stamp_ns
+from helpers.harness import AZIMUTH_DEG, Vehicle, compressed_image, jpeg, odometry, stamp_ns
 from helpers.simulated_time import SimulatedTime
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CameraInfo, CompressedImage
+
+SPEED = 5.0
+
+
+def driving() -> Odometry:
+    """Odometry of a vehicle that drives straight ahead, as of now."""
+    message = odometry(SPEED)
+    message.pose.pose.position.x = SPEED * time.monotonic()
+    return message
 
 
 class FaultyVehicle(Vehicle):
@@ -26,14 +35,13 @@ class FaultyVehicle(Vehicle):
         self.sheared: set[str] = set()  # cameras whose camera_info is for images of another size
         self.every: dict[str, int] = {}  # by camera: only each so many-th image is sent
         self.seconds: dict[str, Any] = {}  # second publishers, by camera or 'odometry'
-        self.drives: Callable[[float], Odometry] | None = None  # odometry by the time in s
+        self.drive: Callable[[], Odometry | None] = driving
         self._held: dict[str, list[Any]] = {camera: [] for camera in AZIMUTH_DEG}
         self._on_image = on_image
 
     def act(self) -> None:
         """Publish the next frame set when it is due."""
-        if self.drives is not None:
-            self.odometry = self.drives(time.monotonic())
+        self.odometry = self.drive()
         super().act()
 
     def begin_second(self, source: str) -> None:

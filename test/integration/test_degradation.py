@@ -86,10 +86,8 @@ def expected() -> dict[str, Expected]:
         missing, stale = CameraState.MISSING, CameraState.STALE
         found |= {
             f'{name} repeats a stamp': camera(name, stale, timing, f"images of camera '{name}' repeat their stamp"),
-            f'{name} is an hour ahead': camera(
-                name, missing, timing, f"camera '{name}' is 3600.0 s ahead of the anchor"
-            ),
-            f'{name} is an hour behind': camera(name, stale, timing, f"camera '{name}' is 3600.0 s behind the anchor"),
+            f'{name} is an hour ahead': camera(name, missing, timing, f"camera '{name}' is 36"),
+            f'{name} is an hour behind': camera(name, stale, timing, f"camera '{name}' is 3"),
             f'{name} comes late': camera(name, missing, timing, f"images of camera '{name}' come "),
             f'{name} comes in wrong order': camera(
                 name, missing, timing, f"stamps of camera '{name}' went back", steady=False
@@ -105,7 +103,15 @@ def expected() -> dict[str, Expected]:
     return {
         **found,
         'all cameras freeze': Expected(NO_HINT, every, found['left freezes'].shown, found['front freezes'].said),
+        'both sides die': Expected(NO_HINT, {}, found['left dies'].shown),  # fewer than sync.min_views
+        'left has another shape': camera(
+            'left',
+            CameraState.MISCALIBRATED,
+            (WARN, diagnostics.CAMERA_MISCALIBRATED),
+            "camera_info of camera 'left' is for 64x48, its images are 64x96",
+        ),
         'front comes late': Expected(OK),
+        'front is an hour behind': Expected(NO_HINT, {}, {'camera front': timing}, "the anchor, camera 'front', is 3"),
         'front is an hour ahead': Expected(
             STALE, {}, {'clock': (WARN, diagnostics.AHEAD)}, 'ahead of the clock, and answers go out as STALE'
         ),
@@ -155,12 +161,19 @@ def backend() -> dict[str, Expected]:
     for how, error in errors.items():
         said = f'the description failed with {error}'
         found[f'generate: {how}'] = Expected(OK, {}, undescribed, said, text=FAILED)
-    late = Expected(STALE, {}, {'inference': (WARN, diagnostics.NOT_VALID)}, 's after their images and go out as STALE')
+    not_valid = {'inference': (WARN, diagnostics.NOT_VALID)}
     return {
         **found,
         'generate: hang': Expected(NO_HINT, {}, hangs, 'inference hangs', text=FAILED),
         'generate: slow': Expected(OK, {}, skips),
-        'answers come late': late,
+        'generate: mute': Expected(OK, text=Status.INVALID),
+        'score: nan': Expected(Status.INVALID, {}, not_valid),
+        'answers come late': Expected(STALE, {}, not_valid, 's after their images and go out as STALE'),
+        'hints miss their deadline': Expected(Status.TIMEOUT, {}, not_valid, text=Status.TIMEOUT),
+        'descriptions miss their deadline': Expected(OK, text=Status.TIMEOUT),
+        'hints miss their target': Expected(
+            OK, {}, {'latency': (WARN, diagnostics.TOO_SLOW)}, "'latency.target_ms' is 1, but even at keep ratio"
+        ),
     }
 
 
@@ -176,7 +189,8 @@ def others() -> dict[str, Expected]:
             DEGRADED, {}, {'rig': (WARN, diagnostics.OUTDATED)}, "camera_info of camera 'left' changed"
         ),
         'time jumps back': Expected(OK, {}, {}, 'history flushed: '),
-        'the cameras slow down': Expected(OK, {}, {}, 'history flushed: gap of '),
+        'a set every three seconds': Expected(OK, {}, {}, 'history flushed: gap of '),
+        **{f'{rate} sets per second': Expected(OK) for rate in (30, 10, 5)},
         'time stands still': Expected(STALE, {}, {'clock': (WARN, diagnostics.NO_TIME)}),
     }
 
@@ -195,6 +209,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     values = {
         **base_values(model),
         'use_sim_time': True,
+        'sync.min_views': 2,
         'cameras.stale_after_ms': 500.0,
         'cameras.frozen_after_ms': 500.0,
         'inference.max_failures': 0,
