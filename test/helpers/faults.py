@@ -67,7 +67,7 @@ def faults() -> list[Fault]:
 
 def _camera_faults() -> list[Fault]:
     found = []
-    broken = {'truncated': jpeg()[:300], 'empty': b'', 'no image': b'no image at all'}
+    broken = {'truncated': jpeg()[:300], 'empty': b''}
     for camera in AZIMUTH_DEG:
         shown = f'camera {camera}'
         found += [
@@ -75,6 +75,7 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} freezes', 'camera', lambda scene, camera=camera: _freezes(scene, [camera]), 2.0, shown),
             Fault(f'{camera} has no stamps', 'camera', _stamped(camera, lambda ns: 0), 0.5, shown),
             Fault(f'{camera} has two publishers', 'camera', _doubled(camera), 1.5, shown),
+            Fault(f'{camera} is no image', 'camera', _shows(camera, no_image), 0.5, shown),
         ]
         found += [
             Fault(f'{camera} is {what}', 'camera', _shows(camera, lambda data=data: compressed_image(data)), 0.5, shown)
@@ -249,6 +250,11 @@ def _time_faults() -> list[Fault]:
             True,
         ),
     ]
+
+
+def no_image() -> CompressedImage:
+    """Bytes that are none, others each time: those that stay the same would be frozen."""
+    return compressed_image(b'no image' + np.random.default_rng().bytes(7))
 
 
 def tall_image() -> CompressedImage:
