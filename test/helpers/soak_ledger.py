@@ -25,6 +25,8 @@ KEPT = 5000  # sets that are remembered
 LOOK_S = 0.1  # how often the clock of the ledger goes on
 STALL_S = 0.25  # what is beyond this between two looks is a pause of the soak itself, not of the node
 FADES_S = 0.7  # sets that were sent so shortly before the end of a fault may have met its end
+# Rates over ten seconds outlast a fault; and the machine may be slower than the cameras.
+OUTLASTS = (diagnostics.SKIPPING, diagnostics.FEW_ANSWERS, diagnostics.CAMERA_SLOW)
 SETS = ('sets_full', 'sets_partial', 'sets_skipped')
 # Why a set was not answered, with the diagnostic status that counts it.
 DROPS = {
@@ -297,5 +299,5 @@ def _level(levels: Mapping[str, DiagnosticStatus], name: str) -> bytes:
 
 
 def _is_good(status: DiagnosticStatus | None) -> bool:
-    """OK, or only slower than the cameras, as the machine may be."""
-    return status is None or status.level == diagnostics.OK or status.message == diagnostics.SKIPPING
+    """OK, or what outlasts a fault."""
+    return status is None or status.level == diagnostics.OK or status.message in OUTLASTS

@@ -29,6 +29,13 @@ TESTS: Mapping[str, Sequence[str]] = {
         *faults('left comes late', 'right comes late'),
         'integration/test_inputs.py::test_wrong_stamps_are_named_as_long_as_they_last',
     ),
+    'side camera of which few images arrive': (
+        'integration/test_honest_diagnostics.py::test_a_tenth_of_a_camera_is_a_warning',
+        'integration/test_honest_diagnostics.py::test_images_that_dds_loses_are_counted',
+    ),
+    'images arrive, but no frame set holds any': (
+        'integration/test_honest_diagnostics.py::test_zero_stamps_of_the_anchor_leave_nothing_well',
+    ),
     'side camera silent longer than': faults('left dies', 'right dies'),
     'camera never sent an image': (
         'integration/test_inputs.py::test_topics_that_nobody_publishes_are_named_with_those_that_are',
@@ -105,6 +112,10 @@ TESTS: Mapping[str, Sequence[str]] = {
         'integration/test_hostile_publisher.py::'
         'test_a_camera_whose_calibration_does_not_come_is_waited_for_and_then_left_out',
     ),
+    'the same in a bag that is replayed': (
+        'unit/test_bag_calibration.py::test_a_camera_without_usable_calibration_stands_beside_the_ring',
+        'unit/test_replay.py::test_a_camera_without_usable_calibration_costs_its_view_only',
+    ),
     'no camera has a usable calibration': (
         'integration/test_node_calibration.py::test_a_node_that_waits_says_for_what',
     ),
@@ -169,6 +180,16 @@ TESTS: Mapping[str, Sequence[str]] = {
     '`inference.deadline_ms` passed before the hint': faults('hints miss their deadline'),
     '`inference.deadline_ms` passed while writing': faults('descriptions miss their deadline'),
     'answer older than': faults('answers come late'),
+    'latency target missed': (
+        'integration/test_honest_diagnostics.py::test_hints_that_all_expire_and_a_target_that_is_missed_are_not_well',
+    ),
+    'few of the frame sets that are begun': (
+        'unit/test_diagnostics.py::test_few_answered_sets_are_a_warning_even_if_the_last_one_was',
+    ),
+    'nothing was answered for 5 s': (
+        'integration/test_honest_diagnostics.py::test_a_node_without_any_camera_says_so_in_few_lines_and_is_not_well',
+        'unit/test_diagnostics.py::test_answers_that_stopped_are_a_warning_however_good_the_last_one_was',
+    ),
     'latency target out of reach': faults('hints miss their target'),
     'scores NaN or infinite': faults('score: nan'),
     'nothing printable was written': faults('generate: mute'),
@@ -214,6 +235,10 @@ TESTS: Mapping[str, Sequence[str]] = {
     'loading fails': (
         'integration/test_lifecycle.py::test_a_start_that_fails_ends_in_a_sentence',
         'integration/test_lifecycle.py::test_a_transition_that_fails_is_logged_and_shown_and_may_be_tried_again',
+    ),
+    'a transition is asked for that the state does not allow': (
+        'integration/test_honest_diagnostics.py::'
+        'test_transitions_are_logged_and_what_a_state_does_not_allow_is_refused_by_name',
     ),
     'a transition fails, or the node is not active': (
         *faults('the node pauses'),

@@ -199,7 +199,7 @@ def test_without_the_critical_camera_nothing_is_inferred(make, how):
     answer = pipeline.run(window(frame_set(1000, **{how: ('FRONT',)})))
     assert answer.hint.status == answer.description.status == Status.NO_HINT
     assert answer.hint.behavior == Behavior.UNKNOWN
-    assert any('critical camera FRONT' in note for note in answer.notes)
+    assert any("critical camera 'FRONT'" in note for note in answer.notes)
     assert 'prefill' not in answer.timing.stage_ms
 
 
@@ -541,6 +541,8 @@ def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
         ({'finished': True}, Status.OK, False),
         ({'finished': False}, Status.OK, True),
         ({'finished': False, 'timed_out': True}, Status.TIMEOUT, True),
+        ({'finished': False, 'timed_out': True, 'text': ''}, Status.TIMEOUT, True),
+        ({'finished': False, 'text': ''}, Status.INVALID, True),
     ],
 )
 def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, truncated):
@@ -549,7 +551,7 @@ def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, tru
     monkeypatch.setattr(
         pipeline.backend._backend,
         'generate',
-        lambda *arguments: replace(generate(*arguments), text='A quiet road.', **changes),
+        lambda *arguments: replace(generate(*arguments), **{'text': 'A quiet road.', **changes}),
     )
     description = pipeline.run(window(frame_set(1000))).description
     assert (description.status, description.truncated) == (status, truncated)
