@@ -92,6 +92,13 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} sends every third image', 'camera', _rare(camera), inf, shown),
             Fault(f'{camera} has another size', 'camera', _shows(camera, lambda: compressed_image(jpeg(scale=2)))),
         ]
+
+    def ahead(ns: int) -> int:
+        return ns + HOUR_NS
+
+    def everywhere(scene: Scene) -> Undo:
+        return _changed(scene.vehicle, 'stamp_of', dict.fromkeys(AZIMUTH_DEG, ahead))
+
     return [
         *found,
         Fault('all cameras die', 'camera', lambda scene: _dies(scene, AZIMUTH_DEG), 0.5, 'camera left'),
@@ -100,7 +107,8 @@ def _camera_faults() -> list[Fault]:
         Fault('left has another shape', 'camera', _shows('left', tall_image), 0.5, 'camera left'),
         Fault('front comes late', 'camera', lambda scene: _late(scene, 'front', 2)),
         Fault('front is an hour behind', 'camera', _stamped('front', lambda ns: ns - HOUR_NS), 1.0, 'camera front'),
-        Fault('front is an hour ahead', 'camera', _stamped('front', lambda ns: ns + HOUR_NS), 1.0, 'clock', alone=True),
+        Fault('front is an hour ahead', 'camera', _stamped('front', ahead), 1.0, 'camera left', alone=True),
+        Fault('all cameras are an hour ahead', 'camera', everywhere, 1.0, 'clock', alone=True),
     ]
 
 

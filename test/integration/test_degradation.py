@@ -114,7 +114,8 @@ def expected() -> dict[str, Expected]:
         ),
         'front comes late': Expected(OK),
         'front is an hour behind': Expected(NO_HINT, {}, {'camera front': timing}, "the anchor, camera 'front', is 3"),
-        'front is an hour ahead': Expected(
+        'front is an hour ahead': Expected(NO_HINT, {}, {'camera left': timing}, 'behind the anchor: check the clocks'),
+        'all cameras are an hour ahead': Expected(
             STALE, {}, {'clock': (WARN, diagnostics.AHEAD)}, 'ahead of the clock, and answers go out as STALE'
         ),
         **odometry(),
@@ -278,6 +279,7 @@ def test_every_fault_has_its_expectation():
 )
 def test_a_fault_is_said_and_passes(scene, name):
     wanted, vehicle, node = EXPECTED[name], scene.vehicle, scene.node
+    ended = node.output().count('inference works again after ')
     undo = FAULTS[name].begin(scene)
     try:
         heard, told = len(vehicle.hints), len(vehicle.texts)
@@ -298,9 +300,17 @@ def test_a_fault_is_said_and_passes(scene, name):
         assert OK not in meanwhile or wanted.status == OK or not wanted.steady, meanwhile
         for message in (*vehicle.hints[heard:], *vehicle.texts[told:]):
             check_validity(message)
+        failed = [
+            hint for hint in vehicle.hints[heard:] if hint.status == FAILED and diagnostics.HANGS not in hint.info.notes
+        ]
+        for hint in failed:
+            assert stamp_ns(hint) in vehicle.stamps  # of the set that failed
+            [note] = hint.info.notes
+            assert note.startswith('inference failed with ')
     finally:
         undo()
     recovered(scene, wanted.shown)
+    assert node.output().count('inference works again after ') - ended <= bool(failed)
 
 
 def check_validity(message: PlanningHint | SceneDescription) -> None:
