@@ -56,6 +56,7 @@ class Soak:
             **base_values(model),
             'use_sim_time': True,
             'sync.min_views': 2,
+            'ego.max_age_ms': 500.0,  # odometry comes as seldom as the images
             'inference.period_ms': 250.0,
             'inference.max_failures': 0,
             'inference.watchdog_ms': 2500.0,
