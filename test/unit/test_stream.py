@@ -250,7 +250,8 @@ def test_odometry_of_two_publishers_is_not_used(rig):
         stream.add_odometry(odometry(ms + 20, speed=3.3), b'other')
         for name in NAMES:
             windows += stream.add_image(name, image(ms))
-    assert windows[-1].current.ego is None
+    assert len(windows) > 15
+    assert all(window.current.ego is None for window in windows if window.current.stamp_ns >= 1100 * MS)
     assert stream.odometry_fault.startswith('odometry messages come from several publishers in turn')
     assert stream.mixed == frozenset()
     for ms in range(3000, 7000, 100):
