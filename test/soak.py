@@ -33,7 +33,7 @@ LASTS_S, CALM_S = (5.5, 9.0), (0.5, 2.5)
 TOGETHER = 0.25  # share of faults that are joined by another one
 SLOPE_MB = 1.0  # in 10 minutes
 SLOPE_FROM_MINUTES = 20.0  # in less time memory says nothing about 10 minutes
-SHORT_GROWTH_MB = 30.0  # what a short soak may grow by in its second half: allocators are still warming up
+SHORT_GROWTH_MB = 10.0  # what a short soak may grow by after WARM: allocators take memory in steps of some MB
 WARM = 1 / 3  # of the time
 
 
@@ -56,6 +56,7 @@ class Soak:
             **base_values(model),
             'use_sim_time': True,
             'sync.min_views': 2,
+            'ego.max_age_ms': 500.0,  # odometry comes as seldom as the images
             'inference.period_ms': 250.0,
             'inference.max_failures': 0,
             'inference.watchdog_ms': 2500.0,

@@ -107,7 +107,7 @@ def _camera_faults() -> list[Fault]:
         Fault('left has another shape', 'camera', _shows('left', tall_image), 0.5, 'camera left'),
         Fault('front comes late', 'camera', lambda scene: _late(scene, 'front', 2)),
         Fault('front is an hour behind', 'camera', _stamped('front', lambda ns: ns - HOUR_NS), 1.0, 'camera front'),
-        Fault('front is an hour ahead', 'camera', _stamped('front', ahead), 1.0, 'camera left', alone=True),
+        Fault('front is an hour ahead', 'camera', _stamped('front', ahead), 1.0, alone=True),
         Fault('all cameras are an hour ahead', 'camera', everywhere, 1.0, 'clock', alone=True),
     ]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticStatus
 from helpers.faults import Fault
 from helpers.harness import Vehicle, stamp_ns
 
@@ -115,7 +115,7 @@ class Ledger:
         self._sent: dict[int, _Sent] = {}  # by stamp of the anchor
         self._era, self._newest_ns = 0, 0
         self._looked, self._starved_s = time.monotonic(), 0.0
-        self._hints, self._texts = _Topic(0.0), _Topic(0.0)
+        self._hints, self._texts, self._diagnostics = _Topic(0.0), _Topic(0.0), _Topic(0.0)
         self._describes = True
         self._well: deque[float] = deque(maxlen=KEPT)  # when sets were sent that were answered with OK
         self._levels: deque[tuple[float, dict[str, DiagnosticStatus]]] = deque(maxlen=300)
@@ -142,7 +142,10 @@ class Ledger:
             for message in messages:
                 self._hear(name, topic, message)
             messages.clear()
-        self._levels.extend((self.now_s, _by_name(array)) for array in vehicle.diagnostics)
+        self._judge_silence('status', self._diagnostics)
+        for array in vehicle.diagnostics:
+            self._diagnostics.heard, self._diagnostics.is_silent = self.now_s, False
+            self._levels.append((self.now_s, {one.name.partition(': ')[2]: one for one in array.status}))
         vehicle.diagnostics.clear()
 
     def describes(self, whether: bool) -> None:
@@ -213,8 +216,8 @@ class Ledger:
 
     @property
     def longest_silence_s(self) -> float:
-        """On either topic."""
-        return max(self._hints.longest_s, self._texts.longest_s)
+        """On any topic."""
+        return max(topic.longest_s for topic in (self._hints, self._texts, self._diagnostics))
 
     @property
     def lost(self) -> int:
@@ -288,10 +291,6 @@ def slope_mb(usage: Iterable[Usage]) -> float:
     """By how many MB memory grows in 10 minutes: the line of least squares."""
     found = list(usage)
     return float(np.polyfit([one.at for one in found], [one.rss_mb for one in found], 1)[0] * 600)
-
-
-def _by_name(array: DiagnosticArray) -> dict[str, DiagnosticStatus]:
-    return {one.name.partition(': ')[2]: one for one in array.status}
 
 
 def _level(levels: Mapping[str, DiagnosticStatus], name: str) -> bytes:

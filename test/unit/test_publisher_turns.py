@@ -38,6 +38,14 @@ def test_a_publisher_that_comes_back_after_a_long_time_takes_over():
     assert not any(mixed('a' + 'b' * RECENT + 'aaa'))
 
 
+def test_a_publisher_that_still_speaks_is_not_forgotten_for_many_that_do_not():
+    rounds = [chr(ord('b') + number) + 'a' * (REST + 5) for number in range(2 * MOST)]
+    found = mixed('a' + ''.join(rounds))
+    starts = [1 + number * (REST + 6) for number in range(2 * MOST)]
+    assert [found[start] for start in starts] == [False] * len(starts)  # any of them may be a driver started anew
+    assert [found[start + 1] for start in starts] == [True] * len(starts)
+
+
 def test_inputs_are_told_apart_and_named():
     turns = PublisherTurns()
     for publisher in (b'a', b'b', b'a'):

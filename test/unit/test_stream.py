@@ -205,7 +205,8 @@ def test_what_became_of_the_sets_adds_up_over_all_streams(rig, steps, period_ms)
     assert counters['ticks'] + counters['sets_flushed'] + counters['sets_between'] == sets
 
 
-def test_a_camera_of_two_publishers_is_left_out_of_sets_and_history(rig):
+@pytest.mark.parametrize('after_ms', [30, 70])  # nearest to the set before, or to the next one
+def test_a_camera_of_two_publishers_is_left_out_of_sets_and_history(rig, after_ms):
     stream = SensorStream(Settings.from_values({'history.stride_ms': 100.0}), rig)
     windows, notes = [], []
     for tick in range(60):
@@ -214,14 +215,14 @@ def test_a_camera_of_two_publishers_is_left_out_of_sets_and_history(rig):
         for name in NAMES:
             windows += stream.add_image(name, image(ms), publisher=b'one')
         if 10 <= tick < 20:
-            windows += stream.add_image('LEFT', image(ms + 30), publisher=b'other')
+            windows += stream.add_image('LEFT', image(ms + after_ms), publisher=b'other')
             assert stream.mixed == (frozenset() if tick == 10 else {'LEFT'})
         notes += stream.take_notes()
     sets = {(window.current.stamp_ns // MS - 1000) // 100: window for window in windows}
     said = "images of camera 'LEFT' come from several publishers in turn, and nobody knows which of them is meant"
     assert [note.startswith(said) for note in notes if 'LEFT' in note] == [True]
     assert not sets[9].current.mixed and sets[9].current.full
-    for tick in (12, 19, 30):
+    for tick in (11, 12, 19, 30):
         assert sets[tick].current.mixed == {'LEFT'} and sets[tick].current.missing == ('LEFT',)
         assert all('LEFT' not in one.frames for one in sets[tick].sets)  # nobody knows whose they were
     assert sets[55].current.full and not sets[55].current.mixed
@@ -249,7 +250,8 @@ def test_odometry_of_two_publishers_is_not_used(rig):
         stream.add_odometry(odometry(ms + 20, speed=3.3), b'other')
         for name in NAMES:
             windows += stream.add_image(name, image(ms))
-    assert windows[-1].current.ego is None
+    assert len(windows) > 15
+    assert all(window.current.ego is None for window in windows if window.current.stamp_ns >= 1100 * MS)
     assert stream.odometry_fault.startswith('odometry messages come from several publishers in turn')
     assert stream.mixed == frozenset()
     for ms in range(3000, 7000, 100):
