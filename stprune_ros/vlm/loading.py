@@ -103,14 +103,35 @@ def _load_transformers(settings: Settings, say: Say) -> Backend:
     )
 
 
+def _load_llama_cpp(settings: Settings, say: Say) -> Backend:
+    from stprune_ros.vlm.llama_cpp.backend import LlamaCppBackend
+
+    return LlamaCppBackend.load(
+        model_path(settings),
+        settings.model.gguf,
+        library=settings.model.engine_library,
+        context_tokens=settings.model.context_tokens,
+        device=settings.model.device,
+        dtype=settings.model.dtype,
+        revision=settings.model.revision,
+        allow_download=settings.model.allow_download,
+        max_image_pixels=settings.model.max_image_pixels,
+        say=say,
+    )
+
+
 # Loaders by the name of their engine; a library is imported only when its engine is asked for.
-ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {'transformers': _load_transformers}
+ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {
+    'transformers': _load_transformers,
+    'llama.cpp': _load_llama_cpp,
+}
 
 
 def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
 
-    Imports neither torch nor transformers.
+    With engine llama.cpp also with the GGUF file, the library, and between all three. Imports neither torch nor
+    transformers.
     """
     try:
         folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
@@ -119,6 +140,10 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     faults, notes = inspect_folder(folder)
     if not faults:
         faults = packing_fault(folder, packed_bits(folder), settings.model.quantization)
+    if not faults and settings.model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.pairing import engine_faults
+
+        faults = engine_faults(settings.model.gguf, settings.model.engine_library, folder)
     return faults, notes
 
 

@@ -15,15 +15,14 @@ from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
-from stprune_ros.vlm.hf.family import Family, Size, value
-from stprune_ros.vlm.hf.files import Tensor, gib, tensors
+from stprune_ros.vlm.hf.family import Family, Size
+from stprune_ros.vlm.hf.files import NUMBERS, Tensor, gib, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
 TEXT_TOKENS = 768  # of a prompt around its images, with its questions, generously
-NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
