@@ -32,6 +32,7 @@ from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
 
+GGUF_TYPES = ('F32', 'F16', 'Q8_0', 'Q4_0')  # of vlm/llama_cpp/export, which brings torch
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
 
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
     _bench(commands.add_parser('bench', help='time and memory of selection and ticks, side by side in one run'))
+    _export_gguf(commands.add_parser('export-gguf', help='write the language model of a Qwen folder as a GGUF file'))
     _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
@@ -322,6 +324,25 @@ def _bench(command: argparse.ArgumentParser) -> None:
         write_json(options.output, result)
         write_plot(result, options.output.with_suffix('.png'))
         print(to_markdown(result))
+        return 0
+
+    command.set_defaults(run=run)
+
+
+def _export_gguf(command: argparse.ArgumentParser) -> None:
+    command.add_argument('model', nargs='?', default='', metavar='MODEL', help='folder or hub id; default: the bundled')
+    command.add_argument('--output', type=Path, required=True, metavar='FILE', help='for model.gguf')
+    command.add_argument(
+        '--type', choices=GGUF_TYPES, default='F16', dest='kind', help='of its matrices; default: %(default)s'
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        require_file(options.output, '.gguf')
+        from stprune_ros.resources import resource_path
+        from stprune_ros.vlm.llama_cpp.export import export_gguf
+        from stprune_ros.vlm.loading import BUNDLED_MODEL
+
+        print(export_gguf(options.model or str(resource_path(BUNDLED_MODEL)), options.output, options.kind))
         return 0
 
     command.set_defaults(run=run)
