@@ -304,6 +304,9 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
     )
+    extent.add_argument(
+        '--engines', action='store_true', help='minutes: a 0.6B model on every engine and weight type; no plot'
+    )
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
@@ -316,6 +319,13 @@ def _bench(command: argparse.ArgumentParser) -> None:
             result = gpu.bench_gpu()
             write_json(options.output, result)
             print(gpu.to_markdown(result))
+            return 0
+        if options.engines:
+            from stprune_ros.bench import engines
+
+            result = engines.bench_engines()
+            write_json(options.output, result)
+            print(engines.to_markdown(result))
             return 0
         from stprune_ros.bench.bench import bench
         from stprune_ros.bench.report import to_markdown, write_plot

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from stprune_ros.errors import ModelError
+from stprune_ros.results import replaced_at_once
 from stprune_ros.vlm.hf.files import Tensor, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder, locate_model
 from stprune_ros.vlm.hf.pretrained import TOWER, read_parts
@@ -58,12 +59,8 @@ def export_gguf(path_or_id: str, output: Path, kind: str) -> str:
     config = parts.config.to_dict()
     vocabulary = value(config, 'text_config', 'vocab_size')
     tokens = parts.tokenizer.convert_ids_to_tokens(range(min(vocabulary, len(parts.tokenizer))))
-    part = output.with_name(f'{output.name}.part')
-    try:
+    with replaced_at_once(output) as part:
         _write(part, folder, config, [*tokens, *[None] * (vocabulary - len(tokens))], kind)
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
     size = output.stat().st_size / 2**20
     return f"wrote '{output}', {size:.1f} MiB as {kind}: the language model of '{folder.model_id}'"
 
