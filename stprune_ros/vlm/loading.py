@@ -158,6 +158,12 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     path, model = model_path(settings), settings.model
     prompt = Prompt.load(settings.prompt.file or prompt_file(path, model.revision))
     calibration.require_prompt(prompt.id, prompt.behaviors)
+    if model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.pairing import revision_of
+
+        folder = locate_model(path, model.revision, model.allow_download)
+        calibration.require_model(folder.model_id, revision_of(folder.weights, model.gguf, say))
+        return
     folder = find_model(path, model.revision, model.allow_download, say)
     calibration.require_model(folder.model_id, folder.revision)
 
@@ -185,7 +191,14 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
     dtype = dtype_name(find_dtype(settings.model.dtype, device))
     ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
-    found = memory_estimate(folder, config, parts.processor.to_dict(), settings, ring, dtype)
+    sizes = (folder, config, parts.processor.to_dict())
+    if settings.model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
+        from stprune_ros.vlm.llama_cpp.memory import engine_memory
+
+        found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
+    else:
+        found = memory_estimate(*sizes, settings, ring, dtype)
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free

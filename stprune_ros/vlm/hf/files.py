@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ INDEX = 'model.safetensors.index.json'
 PROCESSOR = 'processor_config.json'  # may hold image processor and chat template, which have files of their own, too
 # Number types of safetensors by torch's names; others are not converted when weights are loaded.
 NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
+TOWER = re.compile(r'(?:model\.)?visual\.(.+)')  # a tensor of Qwen's vision towers, as published and as saved
 LFS_POINTER = b'version https://git-lfs'
 MAX_JSON = 2**22  # bytes of a configuration or an index
 MAX_TOKENIZER = 2**26  # bytes of tokenizer.json; that of Gemma has 33 million

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import safe_open
 
 from stprune_ros.vlm.device import DTYPES
 from stprune_ros.vlm.hf.family import Family
-from stprune_ros.vlm.hf.files import NUMBERS, Tensor, tensors
+from stprune_ros.vlm.hf.files import NUMBERS, TOWER, Tensor, tensors
 from stprune_ros.vlm.hf.library import transformers
 from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
 from stprune_ros.vlm.hf.model_folder import ModelFolder, image_processor_name, processor_template
@@ -21,7 +20,6 @@ from stprune_ros.vlm.hf.quantization import bitsandbytes_options, try_kernel
 
 # Names of image processors in checkpoints that are older than their family in transformers, which has no such class.
 FIRST_RELEASE = ('Qwen2_5_VLImageProcessor',)
-TOWER = re.compile(r'(?:model\.)?visual\.(.+)')  # a tensor of the vision tower, as published and as saved
 LOCAL = {'local_files_only': True, 'trust_remote_code': False}
 
 

@@ -19,21 +19,22 @@ import torch
 from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
-from stprune_ros.vlm.device import dtype_name, find_device, find_dtype
+from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
 from stprune_ros.vlm.greedy_text import write
 from stprune_ros.vlm.guided_choice import Branch, log_probabilities
 from stprune_ros.vlm.hf.answers import Answers
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.gpu_tower import adapt_tower
+from stprune_ros.vlm.hf.memory import BYTES, require_room
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import load_tower, read_parts
 from stprune_ros.vlm.hf.tower import VisionTower
-from stprune_ros.vlm.hf.weight_digest import weights_digest
 from stprune_ros.vlm.llama_cpp.gguf_file import EmbeddingTable, GgufFile
 from stprune_ros.vlm.llama_cpp.language_model import SEQUENCES, CutShortError, LanguageModel, RunOptions
 from stprune_ros.vlm.llama_cpp.library import find_library, load_library
-from stprune_ros.vlm.llama_cpp.pairing import EMBEDDINGS, family_fault, pairing_faults, vocabulary_fault
+from stprune_ros.vlm.llama_cpp.memory import tower_bytes
+from stprune_ros.vlm.llama_cpp.pairing import EMBEDDINGS, family_fault, pairing_faults, revision_of, vocabulary_fault
 from stprune_ros.vlm.token_tree import TokenTree
 
 
@@ -126,7 +127,10 @@ class LlamaCppBackend:
         for fault in [*faults, *vocabulary_fault(file, tokens)]:
             raise ModelError(fault)
         torch_dtype = find_dtype(dtype, torch_device)
-        digest = weights_digest((*folder.weights, file.path), say)
+        kind = dtype_name(torch_dtype)
+        need = file.size + tower_bytes(folder, BYTES.get(kind, 0))
+        require_room(file.path, need, f'{file.kind} with the vision tower of the folder', free_memory(torch_device))
+        digest = revision_of(folder.weights, file.path, say)
         start = time.monotonic()
         with said_while_slow(
             say, lambda: f"loading the weights of '{gguf}', {gib(file.size)}: {time.monotonic() - start:.0f} s so far"
@@ -141,7 +145,7 @@ class LlamaCppBackend:
             family=family.model_type,
             trained=folder.trained,
             device=str(torch_device),
-            dtype=f'{kind}, {file.kind}',
+            dtype=f'{kind}, {file.kind}'.removesuffix(', '),
             domain=folder.domain,
             notes=(*folder.notes, *_eps_note(language, file)),
         )

@@ -18,9 +18,9 @@ from safetensors import safe_open
 
 from stprune_ros.errors import ModelError
 from stprune_ros.results import replaced_at_once
-from stprune_ros.vlm.hf.files import Tensor, tensors, value
+from stprune_ros.vlm.hf.files import TOWER, Tensor, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder, locate_model
-from stprune_ros.vlm.hf.pretrained import TOWER, read_parts
+from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.llama_cpp.gguf_file import number_types
 from stprune_ros.vlm.llama_cpp.pairing import ARCHITECTURES, EMBEDDINGS, PADDING, family_fault
 

@@ -77,6 +77,11 @@ class GgufFile:
         alignment = entries.get('general.alignment', 32)
         if not isinstance(alignment, int) or not 0 < alignment <= MAX_TEXT:
             raise ModelError(f"GGUF file '{path}' is damaged: its alignment is {shown(alignment)}; fetch it again")
+        parts = entries.get('split.count', 1)
+        if parts not in (0, 1):
+            raise ModelError(
+                f"GGUF file '{path}' is one of {shown(parts)} parts; merge them with `llama-gguf-split --merge`"
+            )
         begin = -(-cursor.place // alignment) * alignment
         tensors = {}
         for name, shape, kind, offset in heads:
@@ -123,13 +128,14 @@ class GgufFile:
 
     @property
     def kind(self) -> str:
-        """The number type that most of the weights are in, as in Q4_K."""
+        """The type of its weights as in Q4_K_M, '' where the file does not say."""
         import gguf
 
-        sizes: dict[int, int] = {}
-        for tensor in self.tensors.values():
-            sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
-        return str(gguf.GGMLQuantizationType(max(sizes, key=lambda kind: sizes[kind])).name) if sizes else ''
+        try:
+            found = gguf.LlamaFileType(self.entries.get('general.file_type', -1))
+        except ValueError:
+            return ''
+        return str(found.name).removeprefix('MOSTLY_').removeprefix('ALL_')
 
 
 class EmbeddingTable:

@@ -96,6 +96,7 @@ class LanguageModel:
         params.n_ctx = params.n_batch = options.context
         params.n_ubatch = min(STEP, options.context)
         params.n_seq_max, params.kv_unified = SEQUENCES, True
+        params.n_outputs_max = SEQUENCES  # else logits of every token are given room
         params.n_threads = params.n_threads_batch = options.threads
         params.type_k = params.type_v = F32 if options.float32 else F16
         params.offload_kqv = params.op_offload = options.gpu is not None
@@ -136,6 +137,7 @@ class LanguageModel:
         placed = np.zeros((4, count), np.int32)
         placed[:3] = positions
         self._decode(Batch(embd=_pointer(rows, c.c_float)), placed, [(0,)] * count, ())
+        self._calls.llama_synchronize(self._context)  # what is only begun would count in the stage that comes next
 
     def run_tokens(self, ids: Sequence[int], position: int) -> np.ndarray:
         """Append tokens to sequence 0 from ``position`` on; the logits (vocabulary,) behind the last one."""

@@ -43,6 +43,7 @@ _FUNCTIONS: dict[str, tuple[Any, Sequence[Any]]] = {
     'llama_batch_init': (Batch, (_INT, _INT, _INT)),
     'llama_batch_free': (None, (Batch,)),
     'llama_decode': (_INT, (_POINTER, Batch)),
+    'llama_synchronize': (None, (_POINTER,)),
     'llama_get_logits_ith': (c.POINTER(c.c_float), (_POINTER, _INT)),
     'llama_set_abort_callback': (None, (_POINTER, ABORT, _POINTER)),
 }

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import ModelError, plain
+from stprune_ros.progress import Say, say_nothing
 from stprune_ros.vlm.hf.files import read_json
+from stprune_ros.vlm.hf.weight_digest import weights_digest
 from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
 from stprune_ros.vlm.llama_cpp.library import find_library, load_library
 
@@ -44,6 +46,11 @@ def engine_faults(gguf: str, library: str, folder: Path) -> list[str]:
         return [*faults, str(error)]
 
 
+def revision_of(weights: Sequence[Path], gguf: str | Path, say: Say = say_nothing) -> str:
+    """The digest of all weights that an answer may come from: those of the folder and those of the GGUF file."""
+    return weights_digest((*weights, Path(gguf)), say)
+
+
 def family_fault(family: str) -> list[str]:
     """Why a family cannot be run, one sentence; empty where it can."""
     if family in ARCHITECTURES:
@@ -71,6 +78,12 @@ def pairing_faults(file: GgufFile, family: str, config: Mapping[str, Any]) -> li
         found = file.number(key, 0 if key == DEEPSTACK else None)
         if expected is not None and found != expected:
             faults.append(_apart(file, f'has {key}', found, expected))
+    deep, blocks = file.number(DEEPSTACK, 0), file.number('block_count')
+    if deep >= blocks:
+        faults.append(
+            f"GGUF file '{file.path}' has {deep} deepstack layers and {blocks} blocks, and llama.cpp runs only fewer"
+            " deepstack layers than blocks: set model.engine to 'transformers'"
+        )
     table, shape = file.tensor(EMBEDDINGS).shape, (text.get('hidden_size'), text.get('vocab_size'))
     if not faults and None not in shape and table != shape:
         faults.append(_apart(file, f'has {EMBEDDINGS} of', _times(table), _times(shape)))
