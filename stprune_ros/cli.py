@@ -313,26 +313,21 @@ def _bench(command: argparse.ArgumentParser) -> None:
         from stprune_ros.results import write_json
 
         if options.gpu:
-            from stprune_ros.bench import gpu
+            from stprune_ros.bench.gpu import bench_gpu, require_gpu, to_markdown
 
-            gpu.require_gpu()
-            result = gpu.bench_gpu()
-            write_json(options.output, result)
-            print(gpu.to_markdown(result))
-            return 0
-        if options.engines:
-            from stprune_ros.bench import engines
+            require_gpu()
+            result = bench_gpu()
+        elif options.engines:
+            from stprune_ros.bench.engines import bench_engines, to_markdown
 
-            result = engines.bench_engines()
-            write_json(options.output, result)
-            print(engines.to_markdown(result))
-            return 0
-        from stprune_ros.bench.bench import bench
-        from stprune_ros.bench.report import to_markdown, write_plot
+            result = bench_engines()
+        else:
+            from stprune_ros.bench.bench import bench
+            from stprune_ros.bench.report import to_markdown, write_plot
 
-        result = bench(options.quick, options.whole)
+            result = bench(options.quick, options.whole)
+            write_plot(result, options.output.with_suffix('.png'))
         write_json(options.output, result)
-        write_plot(result, options.output.with_suffix('.png'))
         print(to_markdown(result))
         return 0
 

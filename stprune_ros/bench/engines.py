@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def bench_engines(shape: LanguageShape = SHAPE, rounds: int = ROUNDS, written: i
     return {
         'device': device_description(),
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'versions': package_versions(),
+        'versions': {**package_versions(), **{name: version(name) for name in ('gguf', 'xllamacpp')}},
         'seconds': round(time.monotonic() - started, 1),
         'model': shape.name,
         'rounds': rounds,

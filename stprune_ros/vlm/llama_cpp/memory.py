@@ -4,7 +4,7 @@ Beside the weights of the GGUF file and of the vision tower there is the KV cach
 library holds while it computes. An upper bound of what it logs, in bytes of float32, for layers of width D and inner
 width I (test/contract/test_llama_cpp_loading.py):
 
-    activations  STEP rows of row_width + 3 I + 8 D
+    activations  STEP rows of row_width + 3 I + 10 D
     outputs      SEQUENCES rows of the vocabulary, twice; scores of all heads between STEP rows and the cache in place
                  of one of them where that is more and attention runs in float32
     mask         a number of the cache's type for each of STEP rows and each token of the cache
@@ -73,7 +73,7 @@ def compute_bytes(text: Mapping[str, Any], row: int, cells: int, width: int) -> 
     )
     outputs = SEQUENCES * int(value(text, 'vocab_size'))
     scores = heads * STEP * cells if width == FLOAT32 else 0
-    activations = STEP * (row + 3 * inner + 8 * hidden)
+    activations = STEP * (row + 3 * inner + 10 * hidden)
     return FLOAT32 * (activations + outputs + max(outputs, scores)) + STEP * cells * width
 
 
