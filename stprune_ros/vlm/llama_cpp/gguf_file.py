@@ -76,7 +76,7 @@ class GgufFile:
         heads = [cursor.tensor() for _ in range(counts[0])]
         alignment = entries.get('general.alignment', 32)
         if not isinstance(alignment, int) or not 0 < alignment <= MAX_TEXT:
-            raise ModelError(f"GGUF file '{path}' is damaged: its alignment is {shown(alignment)}; fetch it again")
+            raise damaged(path, f'its alignment is {shown(alignment)}')
         parts = entries.get('split.count', 1)
         if parts not in (0, 1):
             raise ModelError(
@@ -86,7 +86,7 @@ class GgufFile:
         tensors = {}
         for name, shape, kind, offset in heads:
             if kind not in sizes:
-                raise ModelError(f"GGUF file '{path}' holds '{plain(name)}' as number type {kind}, which is not known")
+                raise damaged(path, f"'{plain(name)}' is of number type {kind}, which is not known")
             block, width = sizes[kind]
             size = math.prod(shape) // block * width
             if begin + offset + size > len(cursor.data):
@@ -187,7 +187,7 @@ class _Cursor:
         """A length of at most ``limit``."""
         found: int = self.scalar('Q')
         if found > limit:
-            raise ModelError(f"GGUF file '{self.path}' is damaged: a length is {found}, more than {limit}")
+            raise damaged(self.path, f'a length is {found}, more than {limit}')
         return found
 
     def text(self) -> str:
@@ -204,12 +204,12 @@ class _Cursor:
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
-            raise ModelError(f"GGUF file '{self.path}' is damaged: it holds a value of type {kind}")
+            raise damaged(self.path, f'it holds a value of type {kind}')
         inner, count = self.scalar('I'), self.count(MAX_ITEMS)
         if inner == STRING:
             return [self.text() for _ in range(count)]
         if inner not in SCALARS:
-            raise ModelError(f"GGUF file '{self.path}' is damaged: it holds a list of type {inner}")
+            raise damaged(self.path, f'it holds a list of type {inner}')
         code = SCALARS[inner]
         return list(struct.unpack_from(f'<{count}{code}', self.data, self.skip(struct.calcsize(f'<{count}{code}'))))
 
@@ -217,9 +217,14 @@ class _Cursor:
         """Name, shape, number type and offset of a tensor."""
         name, dimensions = self.text(), self.scalar('I')
         if dimensions > 4:
-            raise ModelError(f"GGUF file '{self.path}' is damaged: '{plain(name)}' has {dimensions} dimensions")
+            raise damaged(self.path, f"'{plain(name)}' has {dimensions} dimensions")
         shape = tuple(self.scalar('Q') for _ in range(dimensions))
         return name, shape, self.scalar('I'), self.scalar('Q')
+
+
+def damaged(path: Path, what: str) -> ModelError:
+    """What to say of a header that cannot be true."""
+    return ModelError(f"GGUF file '{path}' is damaged: {what}; fetch it again")
 
 
 def number_types() -> dict[int, tuple[int, int]]:
