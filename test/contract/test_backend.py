@@ -39,7 +39,7 @@ TOKENS = 24
 PRUNED = [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,)), (0.0, ())]
 
 
-@pytest.fixture(scope='module', params=CASES, ids='-'.join)
+@pytest.fixture(scope='module', params=CASES)
 def case(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Engine and family."""
     return request.param

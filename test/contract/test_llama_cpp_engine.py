@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.engines import CANDIDATES, OTHER, QUESTION, RUNS, SYSTEM, content_of, frames_of, load_tiny, make_tiny
+from helpers.engines import (
+    CANDIDATES,
+    OTHER,
+    QUESTION,
+    RUNS,
+    SYSTEM,
+    content_of,
+    frames_of,
+    load_tiny,
+    make_tiny,
+    needs_llama,
+)
 from helpers.tiny_gguf import make_tiny_gguf
 
 from stprune_ros.errors import ModelError
@@ -20,6 +31,7 @@ from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.llama_cpp import backend as engine
 from stprune_ros.vlm.llama_cpp import language_model
 
+pytestmark = needs_llama
 TOLERANCE = 5e-5  # of logits of about 5
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.engines import needs_llama
 from helpers.tiny_gguf import changed_gguf, make_tiny_gguf
 from helpers.tiny_models import make_tiny_model
 
@@ -27,6 +28,7 @@ from stprune_ros.vlm.llama_cpp.backend import LlamaCppBackend
 from stprune_ros.vlm.llama_cpp.gguf_file import TOKENS, EmbeddingTable, GgufFile
 from stprune_ros.vlm.llama_cpp.language_model import LanguageModel, RunOptions
 
+pytestmark = needs_llama
 ARCH = 'qwen3vl'
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from helpers.plain_models import STYLES, Plain, PlainModel
 from helpers.tiny_gguf import make_tiny_gguf
@@ -16,13 +18,20 @@ from helpers.tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, VisualFrame
+from stprune_ros.vlm.llama_cpp.library import PACKAGES
 from stprune_ros.vlm.loading import ENGINES, load_engine
 
 # A further engine names its families here, and the contract tests run on it.
 RUNS = {'transformers': FAMILIES, 'llama.cpp': ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'thinking', 'ringworld')}
 ONE_CONTEXT = ('llama.cpp',)  # engines in which a prefill uses the contexts before it up
 EPS_UNREAD = ('qwen2_vl', 'qwen2_5_vl')  # llama.cpp takes 0 for their rms_norm_eps
-CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
+HAS_LLAMA = find_spec('gguf') is not None and any(find_spec(name) for name in PACKAGES)
+needs_llama = pytest.mark.skipif(not HAS_LLAMA, reason="llama.cpp: pip install 'stprune_ros[llama]'")
+CASES = [
+    pytest.param((engine, family), marks=needs_llama if engine == 'llama.cpp' else (), id=f'{engine}-{family}')
+    for engine in ENGINES
+    for family in RUNS[engine]
+]
 
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'

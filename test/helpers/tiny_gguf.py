@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
-
 from stprune_ros.vlm.llama_cpp.export import export_gguf
 
 
@@ -19,6 +17,8 @@ def make_tiny_gguf(folder: Path, path: Path, kind: str = 'F32') -> Path:
 
 def changed_gguf(source: Path, path: Path, entries: Mapping[str, Any], architecture: str = '') -> Path:
     """A copy of a GGUF file of float32 with other entries in its header; None leaves one out."""
+    import gguf
+
     reader = gguf.GGUFReader(source)
     held = {name: field for name, field in reader.fields.items() if not name.startswith('GGUF.')}
     own = held.pop('general.architecture').contents()
