@@ -1,5 +1,7 @@
 """Starts stprune_node: `ros2 launch stprune_ros stprune.launch.py params_file:=my.param.yaml`."""
 
+from difflib import get_close_matches
+
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -8,6 +10,9 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from stprune_ros.resources import resource_path
 
+SWITCH = ['true', 'false', 'True', 'False']
+LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
+CHOICES = {'use_sim_time': SWITCH, 'use_respawn': SWITCH, 'autostart': ['', *SWITCH], 'log_level': LOG_LEVELS}
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),
     'params_file': (str(resource_path('config/stprune.param.yaml')), 'parameter file; names the cameras'),
@@ -21,9 +26,21 @@ ARGUMENTS = {
 }
 
 
+def refuse_misspelt(words: list[str], values: dict[str, str]) -> None:
+    """Raise RuntimeError for a word `name:=value` that nearly names an argument which has kept its default.
+
+    `ros2 launch` passes over names that it does not know, as those of a launch file that includes this one must be.
+    """
+    for name in (word.partition(':=')[0] for word in words):
+        near = [] if name in ARGUMENTS else get_close_matches(name, ARGUMENTS, 1, 0.8)
+        if near and values[near[0]] == ARGUMENTS[near[0]][0]:
+            raise RuntimeError(f"there is no launch argument '{name}': write {near[0]}:=...")
+
+
 def start_node(context: LaunchContext) -> list[Node]:
     """The node; what the arguments say about topics stands above the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    refuse_misspelt(context.argv, values)
     given = {f'topics.{what}': values[f'{what}_topic'] for what in ('image', 'camera_info', 'odometry')}
     above = {name: ParameterValue(topic, value_type=str) for name, topic in given.items() if topic}
     if values['autostart']:
@@ -46,7 +63,7 @@ def start_node(context: LaunchContext) -> list[Node]:
 def generate_launch_description() -> LaunchDescription:
     """What `ros2 launch` asks for."""
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
         for name, (default, description) in ARGUMENTS.items()
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=start_node)])

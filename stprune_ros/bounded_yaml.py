@@ -57,7 +57,10 @@ def compose(text: str) -> tuple[yaml.Node | None, list[Any]]:
 
 
 def load(text: str) -> Any:
-    """The content of a document, as `yaml.safe_load` gives it. Raises yaml.YAMLError, also for an alias."""
+    """The content of a document, as `yaml.safe_load` gives it.
+
+    Raises yaml.YAMLError, also for an alias, and for a key that its mapping has already.
+    """
     loader = _Loader(text)
     node = _composed(loader)
     if loader.aliases:
@@ -65,10 +68,28 @@ def load(text: str) -> Any:
         raise yaml.MarkedYAMLError(
             problem=f"'*{first.anchor}' is an alias, which is not followed: write it out", problem_mark=first.start_mark
         )
+    again = _repeated_key(node)
+    if again is not None:  # the later one would replace the earlier
+        line, name = again.start_mark.line + 1, plain(again.value)
+        raise yaml.YAMLError(f"line {line}: '{name}' is given a second time; remove one")
     try:
         return loader.construct_document(node) if node is not None else None
     except (ValueError, OverflowError) as error:  # such as a number of 5,000 digits, or the 30th of February
         raise yaml.YAMLError(str(error)) from None
+
+
+def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
+    """The first key that its mapping has already."""
+    below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+    below = node.value if isinstance(node, yaml.SequenceNode) else below
+    keys = below[::2] if isinstance(node, yaml.MappingNode) else []
+    known: set[tuple[str, str]] = set()
+    for key in keys:
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in known:
+                return key
+            known.add((key.tag, key.value))
+    return next((found for part in below if (found := _repeated_key(part)) is not None), None)
 
 
 def _composed(loader: _Loader) -> yaml.Node | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from reprlib import Repr
 
 MAX_REASON = 200  # characters of a foreign error's text
 MAX_NAME = 100  # characters of a name or a word that somebody else chose
+
+# Numbers, but not those in something quoted, which is a name, nor in a word.
+NUMBER = re.compile(r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\d+(?:[.x]\d+)*(?:e[-+]?\d+)?")
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAX_NAME
@@ -55,3 +60,18 @@ def one_line(error: BaseException) -> str:
     """An error's text in one line of at most 200 characters without a full stop; its type where it has no text."""
     text = ' '.join(str(error)[: 10 * MAX_REASON].split()).rstrip('.') or type(error).__name__
     return plain(text, MAX_REASON)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as they may stand in a sentence: in quotes, so that digits in them are told from numbers."""
+    return ', '.join(f"'{name}'" for name in names)
+
+
+def kind_of(sentence: str) -> str:
+    """A sentence without its numbers: they do not make another trouble of it, as another name in quotes does."""
+    return NUMBER.sub(lambda found: found[0] if found[0].startswith("'") else '#', sentence)
+
+
+def pattern_of(sentence: str) -> str:
+    """A sentence without its numbers and names: what all sentences about one sort of trouble have in common."""
+    return NUMBER.sub('#', sentence)

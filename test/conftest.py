@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +18,11 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # tiny models: threads only get i
 for name in ('ROS_DOMAIN_ID', 'ROS_NAMESPACE', 'RMW_IMPLEMENTATION', 'FASTDDS_DEFAULT_PROFILES_FILE', 'HF_HOME'):
     os.environ.pop(name, None)
 os.environ['HF_HUB_OFFLINE'] = '1'
+
+# A busy machine is no fault, and what fails once fails again; HYPOTHESIS_PROFILE=search looks for new examples.
+settings.register_profile('search', deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile('repeatable', settings.get_profile('search'), derandomize=True)
+settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'repeatable'))
 
 _numbers = itertools.count()
 

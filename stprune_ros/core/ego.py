@@ -11,6 +11,7 @@ from stprune_ros.core.odometry import Reading, ToBase, Triple, nowhere, read_odo
 from stprune_ros.core.odometry_check import OdometryCheck
 from stprune_ros.core.stamps import stamp_of
 from stprune_ros.core.types import EgoState
+from stprune_ros.errors import kind_of
 
 KEEP_NS = 10_000_000_000  # history of samples
 KEPT = 2000  # samples at most: 10 s at 200 Hz, or all that a stuck clock sends
@@ -19,10 +20,8 @@ MAX_SAID = 100  # different sentences; a source that makes more of them only fil
 JUMP_NS = 1_000_000_000  # stamps that step back farther than this mean that the source started anew
 SETTLING_NS = 500_000_000  # how long the first samples are worth waiting for others to judge them by
 
-# What varies in a sentence about one and the same trouble.
-NUMBERS = re.compile(
-    r'[-+]?\d[\d.]* m/s (forward|backward)(, \d[\d.]* m/s to the (left|right))?|[-+]?\d[\d.]*( ms| s| days)?\b'
-)
+# What varies beside the numbers in a sentence about one and the same trouble.
+VARYING = re.compile(r'[-+]?# m/s (forward|backward)(, # m/s to the (left|right))?|[-+]?#( (ms|s|days)\b)?')
 
 _stamp = attrgetter('stamp_ns')
 
@@ -38,6 +37,7 @@ class EgoTrack:
         self.max_age_ns = max_age_ns
         self.base_frame = base_frame.lstrip('/')
         self.fault = ''  # why the newest message is not used
+        self.refused = 0  # samples that were not used
         self.absent = 'no odometry: hints come without ego motion'  # what to say before the first message
         self._to_base = to_base
         self._check = OdometryCheck()
@@ -137,6 +137,7 @@ class EgoTrack:
         self._pending.clear()
 
     def _refuse(self, stamp_ns: int, why: str) -> None:
+        self.refused += 1
         if stamp_ns:
             insort(self._refused, (stamp_ns, why))
             old = bisect_left(self._refused, self._refused[-1][0] - KEEP_NS, key=itemgetter(0))
@@ -155,7 +156,7 @@ class EgoTrack:
 
 
 def _kind(note: str) -> str:
-    return NUMBERS.sub('#', note)
+    return VARYING.sub('#', kind_of(note))
 
 
 def interpolate(a: EgoState, b: EgoState, stamp_ns: int) -> EgoState:

@@ -61,7 +61,7 @@ class FrameBuffer:
         for camera, shape in _shapes_of(frame_set).items():
             known = self._shapes.get(camera, shape)
             if known[0] != shape[0]:
-                return f"camera '{camera}' changed its encoding from {known[0]} to {shape[0]}"
+                return f"camera '{camera}' changed its encoding from '{known[0]}' to '{shape[0]}'"
             if known != shape:
                 return f"camera '{camera}' changed its size from {known[1]}x{known[2]} to {shape[1]}x{shape[2]}"
         return None

@@ -16,7 +16,7 @@ import numpy as np
 from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.rig_file import read_rig_file
 from stprune_ros.core.types import DIRECTIONS
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, listed
 
 NEAR_RANGE_M = 5.0  # m; objects nearer than this are too large for the question where they are
 SAME_ANGLE = 1e-6  # radians; azimuths that differ by less are one azimuth
@@ -226,7 +226,7 @@ def refuse_identical(models: Sequence[CameraModel]) -> None:
 def same_place(cameras: Sequence[str]) -> str:
     """What to say of cameras with the same position and attitude."""
     return (
-        f'the cameras {", ".join(cameras)} have the same position and attitude; give each its own extrinsics, or leave'
+        f'the cameras {listed(cameras)} have the same position and attitude; give each its own extrinsics, or leave'
         ' all but one of them out of cameras.names'
     )
 

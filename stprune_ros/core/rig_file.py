@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from stprune_ros.bounded_yaml import compose, load, read_text
+from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
 from stprune_ros.core.transforms import matrix_from_quaternion, quaternion_fault, quaternion_from_matrix
@@ -30,17 +30,11 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
     StpruneError names the file and every bad camera, a line each.
     """
     try:
-        text = read_text(path)
-        tree, again = load(text), _repeated_key(compose(text)[0])
+        tree = load(read_text(path))
     except OSError as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise StpruneError(f"rig file '{path}' cannot be read: {one_line(error)}") from None
-    if again is not None:
-        raise StpruneError(
-            f"rig file '{path}', line {again.start_mark.line + 1}: '{plain(again.value)}' is given a second time;"
-            ' remove one'
-        )
     cameras = tree.get('cameras') if isinstance(tree, dict) else None
     if not isinstance(cameras, dict) or not cameras:
         raise StpruneError(f"rig file '{path}' has no 'cameras' mapping")
@@ -67,21 +61,6 @@ def attitude_entry(rotation: np.ndarray) -> dict[str, Any]:
     if np.abs(_rotation(entry) - rotation).max() < SAME_ROTATION:
         return entry
     return {'rotation': [round(value, 9) + 0.0 for value in quaternion_from_matrix(rotation)]}
-
-
-def _repeated_key(node: yaml.Node | None) -> yaml.ScalarNode | None:
-    """The first key that its mapping has already; YAML would let the later one replace the earlier."""
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    seen = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value in seen:
-            return key
-        seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        below = _repeated_key(value)
-        if below is not None:
-            return below
-    return None
 
 
 def _model_from_entry(name: str, entry: object) -> CameraModel:

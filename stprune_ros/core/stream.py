@@ -56,7 +56,7 @@ class SensorStream:
     """Synchroniser, ego track and history in a row.
 
     Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
-    ``flushes``, ``frames_unstamped`` and ``ticks``.
+    ``flushes``, ``frames_unstamped`` and ``ticks``; ``used`` counts the images that frame sets hold, by camera.
     """
 
     def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere, no_odometry: str = '') -> None:
@@ -65,6 +65,7 @@ class SensorStream:
         ``no_odometry`` says more than the usual sentence where no odometry comes at all.
         """
         self.rig = rig
+        self.used: Counter[str] = Counter()
         self.roles = CameraRoles.from_settings(settings, rig)
         names, offsets = settings.cameras.names, settings.cameras.offsets_ms
         given = {name: nanoseconds(offset) for name, offset in zip(names, offsets)}
@@ -108,6 +109,11 @@ class SensorStream:
     def odometry_fault(self) -> str:
         """Why the newest odometry, or the odometry of the last set, is not used; '' where it is."""
         return self._ego.fault or self._tick_fault
+
+    @property
+    def odometry_refused(self) -> int:
+        """Samples of odometry that were not used."""
+        return self._ego.refused
 
     def newest_ns(self, camera: str) -> int | None:
         """Newest offset-corrected stamp of a camera, None before its first frame."""
@@ -168,6 +174,7 @@ class SensorStream:
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
+            self.used.update(frame_set.frames.keys())
             self._timing.judge(frame_set)
         self._waiting += closed
 

@@ -24,6 +24,7 @@ from stprune_ros.core.types import (
     ViewReport,
     Window,
 )
+from stprune_ros.errors import listed
 from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, view_tokens
 from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
@@ -84,7 +85,7 @@ class Pipeline:
         absent += [camera.name for camera in self.rig.unusable]
         lost = [camera for camera in absent if camera in self.roles.critical]
         if lost:
-            notes.append(f'nothing was inferred: critical camera {", ".join(lost)} has no usable frame')
+            notes.append(f'nothing was inferred: critical camera {listed(lost)} has no usable frame')
             reports = self._reports([view.report() for view in views])
             timing = Timing(clock.stage_ms, wait_ms)
             return Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from heapq import merge
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -17,10 +17,11 @@ from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_
 from rosbags.typesys.store import Typestore
 
 from stprune_ros.errors import BagError, one_line, plain
-from stprune_ros.io.bag_metadata import metadata_fault, metadata_text, profiles_fault
+from stprune_ros.io.bag_metadata import compressed_files, metadata_fault, metadata_text, metadata_version, storage_fault
 from stprune_ros.io.bag_salvage import CDR, Salvage
-from stprune_ros.io.foreign_files import ZSTD_START, no_bag, unzstd
+from stprune_ros.io.foreign_files import no_bag
 from stprune_ros.io.sqlite_log import WriteAheadLog, has_hot_journal
+from stprune_ros.io.unpacking import ZSTD_START, unpack_file, unpack_message
 from stprune_ros.resources import resource_path
 
 PACKAGE_MESSAGES = ('CameraStatus', 'InferenceInfo', 'PlanningHint', 'SceneDescription')
@@ -108,12 +109,16 @@ class Bag:
         self.notes: list[str] = []
         self._readers: list[Reader] = []
         self._salvages: list[Salvage] = []
-        self._open()
-        self.store = self._typestore()
-        self.topics = self._topics()
-        if not any(topic.count for topic in self.topics.values()):
+        self._unpacked = ExitStack()  # of files in zstd, to be removed at the end
+        try:
+            self._open()
+            self.store = self._typestore()
+            self.topics = self._topics()
+            if not any(topic.count for topic in self.topics.values()):
+                raise BagError(f"bag '{self.path}' holds no message{self._reason()}")
+        except BaseException:
             self.close()
-            raise BagError(f"bag '{self.path}' holds no message{self._reason()}")
+            raise
 
     def messages(self, topics: Collection[str] = ()) -> Iterator[Record]:
         """Yield the messages of ``topics`` (default: all topics) in the order of recording.
@@ -135,6 +140,7 @@ class Bag:
             with suppress(Exception):  # a damaged file may refuse even that
                 reader.close()
         self._readers.clear()
+        self._unpacked.close()
 
     def __enter__(self) -> Bag:
         """Return the bag itself."""
@@ -156,8 +162,11 @@ class Bag:
         files = sorted(file for file in self.path.iterdir() if file.suffix in STORAGES)
         for file in files:
             self._note_journal(file)
+        has_metadata = (self.path / 'metadata.yaml').is_file()
+        # What is compressed does not go through the reader of folders, which unpacks without a bound.
+        is_compressed, packed = compressed_files(self.path) if has_metadata else (False, [])
         logged = [file for file in files if file.suffix == '.db3' and WriteAheadLog.beside(file) != WriteAheadLog()]
-        if (self.path / 'metadata.yaml').is_file() and not logged:
+        if has_metadata and not logged and not is_compressed:
             problem = self._open_reader(self.path)
             if not problem:
                 self._note_strangers(files)
@@ -165,19 +174,22 @@ class Bag:
             self.notes.append(
                 f"metadata.yaml of bag '{self.path}' cannot be followed ({problem}); reading the files themselves"
             )
-        if not files:
+        if not files and not packed:
             raise no_bag(self.path, self._reason())
-        if not (self.path / 'metadata.yaml').is_file():
+        if not has_metadata:
             self.notes.append(f"bag '{self.path}' has no metadata.yaml; reading the files themselves")
         lost = []
-        for file in files:
+        for file in [*files, *packed]:
             try:
-                self._open_file(file)
+                self._open_file(self._unpack(file) if file in packed else file)
             except BagError as error:
                 lost.append(error)
         if lost and not self._readers and not self._salvages:
             raise lost[0]
         self.notes += [f'{error}: its messages are lost' for error in lost]
+
+    def _unpack(self, packed: Path) -> Path:
+        return unpack_file(packed, Path(self._unpacked.enter_context(TemporaryDirectory())))
 
     def _note_strangers(self, files: list[Path]) -> None:
         """Say which files of the folder metadata.yaml does not name: the reader follows it."""
@@ -207,9 +219,8 @@ class Bag:
         self._salvages.append(salvage)
         count = sum(salvage.topics.values())
         if salvage.problem or (problem and (file.suffix == '.db3' or salvage.profile == ROS2_PROFILE)):
-            self.notes.append(
-                f"'{file}' is damaged ({problem or salvage.problem}); {count} messages before the damage are read"
-            )
+            reasons = '; '.join(dict.fromkeys(filter(None, (problem, salvage.problem))))
+            self.notes.append(f"'{file}' is damaged ({reasons}); {count} messages before the damage are read")
         elif problem:
             self.notes.append(
                 f"'{file}' has the MCAP profile '{salvage.profile}' and not '{ROS2_PROFILE}'; its {count} messages are"
@@ -229,7 +240,7 @@ class Bag:
         """Open with the reader of rosbags; returns what is wrong, '' if nothing is."""
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in STORAGES)
         hostile = '' if path.is_file() else metadata_fault(path)
-        hostile = hostile or next(filter(None, map(profiles_fault, files)), '')
+        hostile = hostile or next(filter(None, map(storage_fault, files)), '')
         if hostile:
             return hostile
         try:
@@ -284,19 +295,11 @@ class Bag:
     def _distribution(self) -> Stores:
         name = next((reader.ros_distro for reader in self._readers if reader.ros_distro), '')
         if not name:
-            name = DISTRIBUTION_BY_VERSION.get(self._version(), '')
+            name = DISTRIBUTION_BY_VERSION.get(metadata_version(self.path), '')
         try:
             return Stores(f'ros2_{name}')
         except ValueError:
             return Stores.LATEST
-
-    def _version(self) -> int:
-        try:
-            lines = metadata_text(self.path).splitlines()
-        except (OSError, ValueError):
-            return 0
-        versions = (re.fullmatch(r'\s*version:\s*(\d{1,4})\s*', line) for line in lines)
-        return next((int(found[1]) for found in versions if found), 0)
 
     def _topics(self) -> dict[str, Topic]:
         topics: dict[str, Topic] = {}
@@ -344,9 +347,12 @@ class Bag:
             self.notes.append(note)
 
     def _read_salvage(self, salvage: Salvage, wanted: set[str]) -> Iterator[Record]:
-        for topic, stamp, data in salvage.messages():
-            if topic.topic in wanted and self.topics[topic.topic].msgtype == topic.msgtype:
-                yield Record(topic.topic, topic.msgtype, stamp, _unpacked(data), self.store)
+        try:
+            for topic, stamp, data in salvage.messages():
+                if topic.topic in wanted and self.topics[topic.topic].msgtype == topic.msgtype:
+                    yield Record(topic.topic, topic.msgtype, stamp, _unpacked(data), self.store)
+        except BagError as error:
+            self._note_once(f"'{salvage.path}' is read no further: {error}")
 
 
 def _latched(connection: Connection) -> bool:
@@ -360,7 +366,7 @@ def _form(connection: Connection) -> str:
 
 def _unpacked(data: bytes) -> bytes:
     """A message that rosbag2 may have compressed by itself, which only metadata.yaml would tell; CDR begins with 0."""
-    return unzstd(data) if data[:4] == ZSTD_START else data
+    return unpack_message(data) if data[:4] == ZSTD_START else data
 
 
 def _parse_idl(text: str) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcap.records import Channel, Header, Message, Schema
-from mcap.stream_reader import StreamReader
 
 from stprune_ros.errors import one_line
 from stprune_ros.io.sqlite_log import connect_with_log
+from stprune_ros.io.unpacking import mcap_records
 
 CDR = 'cdr'  # how ROS 2 serializes messages
-MAX_RECORD = 2**31  # bytes; a longer record is damage
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Salvage:
         channels: dict[int, SalvagedTopic] = {}
         with self.path.open('rb') as file:
             try:
-                for record in StreamReader(file, record_size_limit=MAX_RECORD).records:
+                for record in mcap_records(file):
                     if isinstance(record, Header):
                         self.profile = record.profile
                     elif isinstance(record, Schema):

@@ -71,7 +71,8 @@ class BagWindows:
 
     ``notes`` grows while the bag is read with sentences about its content, ``errors`` with messages that could not be
     read; whoever iterates may take them out between two windows. ``transforms`` are the static ones of the bag.
-    Raises StpruneError where the topics, the geometry of the ring or the roles of the cameras cannot be found.
+    Raises StpruneError where the topics, the geometry of the ring or the roles of the cameras cannot be found, or no
+    tick could have a hint for want of a critical camera's calibration.
     """
 
     def __init__(self, bag: Bag, settings: Settings) -> None:
@@ -84,8 +85,10 @@ class BagWindows:
         self.rig = find_rig(bag, topics, settings, self._builder)
         self.topics = topics.only(self.rig.ring)
         self.roles = CameraRoles.from_settings(settings, self.rig)
+        self._refuse_lost_cameras()
         self.stream = SensorStream(settings, self.rig, self._builder.to_base, topics.no_odometry)
-        self.notes: list[str] = [*self.rig.notes, *self.topics.notes, *doubts, *self._no_cameras()]
+        left_out = (camera.reason for camera in self.rig.unusable)
+        self.notes: list[str] = [*self.rig.notes, *left_out, *self.topics.notes, *doubts, *self._no_cameras()]
         self._infos = {} if settings.cameras.rig_file else self.topics.infos
         self._changed: set[str] = set()  # cameras whose camera_info changed while reading
         self.errors: list[str] = []
@@ -126,6 +129,12 @@ class BagWindows:
             self.notes.append(
                 f"camera_info of camera '{camera}' changes within the bag; the first one that can be used counts"
             )
+
+    def _refuse_lost_cameras(self) -> None:
+        """The node would say so at every tick, and go on in case that calibration comes; here none will."""
+        for camera in self.rig.unusable:
+            if camera.name in self.roles.critical:
+                raise BagError(f"critical camera '{camera.name}' is missing in every tick of this bag: {camera.reason}")
 
     def _no_cameras(self) -> list[str]:
         names = [name for name in passed_over(self.bag.topics) if name not in self.topics.images]
@@ -176,7 +185,11 @@ def _contradictions(known: StaticTransforms, topic: str, messages: Sequence[Any]
 
 
 def find_rig(bag: Bag, topics: BagTopics, settings: Settings, builder: RigBuilder | None = None) -> CameraRig:
-    """The ring of the bag's cameras from the rig file or from the bag; StpruneError with what is missing."""
+    """The ring of the bag's cameras from the rig file or from the bag, as the node has it once it has waited.
+
+    Cameras without usable calibration stand beside the ring. Raises StpruneError with what is missing where no camera
+    is left, or where cameras.calibration_wait_ms says to wait for all of them.
+    """
     if settings.cameras.rig_file:
         named = {*settings.cameras.names, *settings.cameras.critical, settings.cameras.anchor}
         rig = CameraRig.from_file(settings.cameras.rig_file, named)
@@ -192,4 +205,4 @@ def find_rig(bag: Bag, topics: BagTopics, settings: Settings, builder: RigBuilde
         moving = [t.name for t in bag.topics.values() if t.msgtype == TRANSFORMS and components(t.name)[-1] == 'tf']
         for record in islice(bag.messages(moving), MOVING_LOOKED_AT) if moving else ():
             builder.transforms.add_moving(record.message())
-    return builder.build(list(topics.cameras))
+    return builder.usable(list(topics.cameras), waited=bool(settings.cameras.calibration_wait_ms))

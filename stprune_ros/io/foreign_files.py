@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import zstandard
+from stprune_ros.errors import BagError
 
-from stprune_ros.errors import BagError, one_line
-
-MAX_MESSAGE = 2**28  # bytes of one message; no image has more
-ZSTD_START = b'\x28\xb5\x2f\xfd'
 # Command that unpacks a file, by the ending of its name; {packed} and {plain} are the names.
 UNPACK = {
     '.zstd': "zstd -d '{packed}' -o '{plain}'",
@@ -48,18 +44,6 @@ def no_bag(path: Path, why: str = '') -> BagError:
     if path.is_dir():
         return BagError(f"'{path}' is not a rosbag2 bag: it holds no .mcap or .db3 file{why}")
     return BagError(f"'{path}' is not a rosbag2 bag: neither a bag folder nor a .mcap or .db3 file")
-
-
-def unzstd(data: bytes) -> bytes:
-    """Unpack zstd. Raises BagError where the bytes are damaged."""
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=MAX_MESSAGE).stream_reader(data) as stream:
-            plain = stream.read(MAX_MESSAGE + 1)
-    except (zstandard.ZstdError, MemoryError) as error:
-        raise BagError(f'a message is compressed with zstd and damaged: {one_line(error)}') from None
-    if len(plain) > MAX_MESSAGE:
-        raise BagError(f'a message is compressed with zstd and has more than {MAX_MESSAGE} bytes: it is not read')
-    return bytes(plain)
 
 
 def unreadable_camera(topic: str, msgtype: str, form: str) -> str:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.types import Answer, Hint, Status, ViewReport
+from stprune_ros.errors import plain
 from stprune_ros.settings.settings import Settings, nanoseconds
 
 NAN = float('nan')
+MAX_NOTE = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def inference_info(answer: Answer, types: MessageTypes, output_latency: float = 
         stage_names=list(answer.timing.stage_ms),
         stage_ms=types.float32s(list(answer.timing.stage_ms.values())),
         output_latency=float(output_latency),
-        notes=list(answer.notes),
+        notes=[plain(note, MAX_NOTE) for note in answer.notes],
     )
 
 

@@ -5,15 +5,13 @@ The loop makes a few million comparisons; as tensor operations each of its steps
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stprune_ros.private_folder import is_private
 
 try:
     from numba import njit
@@ -43,30 +41,8 @@ def greedy_loop(similarity: Float, bonus: Float, budgets: NDArray[np.int64]) -> 
     return keep
 
 
-def is_private(folder: Path) -> bool:
-    """Whether nobody but this user and root can put files into a folder: numba's cache is pickles, which are code."""
-    for place in (folder, *folder.parents):
-        try:
-            found = place.stat()
-        except OSError:
-            continue  # made by whoever comes first, in a folder that is looked at next
-        sticky = place != folder and found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.getuid()) or (found.st_mode & _others_write(found.st_gid) and not sticky):
-            return False
-    return True
-
-
-def _others_write(group: int) -> int:
-    """The mode bits that let others write: not those of a group that is this user's alone, as most users have one."""
-    try:
-        alone = grp.getgrgid(group).gr_name == pwd.getpwuid(os.getuid()).pw_name and not grp.getgrgid(group).gr_mem
-    except KeyError:
-        alone = False
-    return stat.S_IWOTH if alone or group == 0 else stat.S_IWOTH | stat.S_IWGRP
-
-
 def _compiled() -> Any:
-    """The loop for numba, cached on disk where only this user can write."""
+    """The loop for numba, cached on disk where only this user can write: the cache is pickles, which are code."""
     cached = njit(cache=True, nogil=True)(greedy_loop)
     return cached if is_private(Path(cached._cache.cache_path).resolve()) else njit(nogil=True)(greedy_loop)
 

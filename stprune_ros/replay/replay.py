@@ -169,7 +169,8 @@ class _Replay:
         return ReportTick(answer.without_images(), seconds, pictures, ego.speed if ego else None, truth)
 
     def _picture(self, view: ViewReport) -> ViewPicture:
-        direction = self._windows.rig.direction(view.camera)
+        rig = self._windows.rig
+        direction = rig.direction(view.camera) if view.camera in rig.cameras else view.camera
         if view.image is None or view.keep is None or not len(view.keep):
             return ViewPicture(view.camera, direction)
         picture = encode_jpeg(kept_tokens(view.image, view.keep[-1]), VIEW_QUALITY)

@@ -103,6 +103,7 @@ class ReplayStatistics:
         """
         last = self._provenance
         views = {camera: self._view(camera, rig) for camera in rig.ring}
+        unseen = [camera for camera, view in views.items() if view['ticks_without'] == self.ticks]
         return {
             'bag': str(bag),
             'model_id': last.model_id if last else '',
@@ -114,7 +115,7 @@ class ReplayStatistics:
             'keep_ratio': settings.pruning.keep_ratio,
             'interrupted': False,
             'cameras': list(rig.ring),
-            'cameras_missing': [camera for camera, view in views.items() if view['ticks_without'] == self.ticks],
+            'cameras_missing': [*unseen, *(camera.name for camera in rig.unusable)],
             'anchor': anchor,
             'topics': dict(topics),
             'ticks': self.ticks,

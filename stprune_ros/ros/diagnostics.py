@@ -1,6 +1,7 @@
 """One status per failure mode, published on a timer so that they keep reporting when the inputs stop.
 
-Monitors match on names and messages: both are constants; what varies goes into the values.
+What was used and published is judged, not what came in. Monitors match on names and messages: both are constants; what
+varies goes into the values.
 """
 
 from __future__ import annotations
@@ -8,19 +9,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from stprune_ros.core.types import Answer, CameraState
+from stprune_ros.core.types import CameraState, Status
+from stprune_ros.errors import plain
+from stprune_ros.ros import health as counted
+from stprune_ros.ros import inputs
+from stprune_ros.ros.health import ACTIVE, Health
 from stprune_ros.settings.settings import Settings
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
-NOT_AVAILABLE = 'n/a'
+# Names of statuses; of a camera: `camera_status`.
+LIFECYCLE, RIG, MODEL, ODOMETRY, INFERENCE = 'lifecycle', 'rig', 'model', inputs.ODOMETRY, 'inference'
+LATENCY, CLOCK, SYNCHRONISATION = 'latency', 'clock', 'synchronisation'
+
+# Messages.
 ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
 OUTDATED = 'calibration changed, the ring did not'
 INCOMPLETE = 'cameras without usable calibration are left out'
+NOT_LOADED = 'no model is loaded'
 UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
 CAMERA_STALE = 'stale'
@@ -28,60 +39,40 @@ CAMERA_INVALID = 'images cannot be used'
 CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
+CAMERA_UNUSED = 'images come, but none is used'
+CAMERA_SLOW = 'far fewer images than expected'
 NO_ODOMETRY = 'no odometry'
 ODOMETRY_NOT_USED = 'odometry is not used'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
+FEW_ANSWERS = 'few frame sets are answered'
 FAILED = 'inference failed'
 NOTHING_YET = 'no answer yet'
+NO_ANSWER = 'no answer for too long'
 NOT_VALID = 'the last answer was not valid'
 TOO_SLOW = 'the latency target is out of reach at the lowest keep ratio'
+TARGET_MISSED = 'the latency target was missed'
 HANGS = 'inference hangs'
 DESCRIPTION_FAILED = 'the description failed'
+DESCRIPTION_NOT_VALID = 'the last description was not valid'
 LOADING = 'loading'
 LOADING_FAILED = 'loading failed'
 NOT_ACTIVE = 'not active: nothing is inferred'
 TRANSITION_FAILED = 'the last transition failed'
 NO_TIME = 'the age of answers cannot be told'
 AHEAD = 'images are ahead of the clock'
+NO_SETS = 'no frame sets'
+FEW_VIEWS = 'most frame sets have too few views'
+NOT_FULL = 'most frame sets lack cameras'
+CROWDED = 'more images than can be held'
 
-ACTIVE = 'active'  # the state of a managed node in which it works
+NOT_AVAILABLE = 'n/a'  # a value that does not exist yet
+MAX_VALUE = 1000  # characters of a value
 
-
-@dataclass
-class Health:
-    """What the node has seen, written by its callbacks and its worker; times are time.monotonic() seconds."""
-
-    cameras: dict[str, float | None]  # last image
-    odometry: float | None = None  # last message
-    odometry_fault: str = ''  # why it is not used
-    waiting: tuple[str, ...] = ()  # what is missing before the ring is known
-    outdated: str = ''  # in what way the ring is not that of the newest calibration
-    unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
-    unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
-    timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
-    answer: Answer | None = None  # as it was published
-    latency_s: float = float('nan')
-    skipped: int = 0  # windows that a newer one replaced
-    skipped_before: int = 0  # at the last report
-    failures: int = 0  # since the last answer
-    description_failures: int = 0  # since the last description
-    hint_is_out: bool = False  # of the tick in work
-    hang_s: float = 0.0  # for how long the tick in work has taken, where that is too long
-    ticks: Mapping[str, int] = field(default_factory=dict)  # what became of the windows, see Worker.counts
-    state: str = ACTIVE  # of the managed node
-    transition_fault: str = ''  # why its last transition failed
-    loading_s: float | None = None  # for how long the model has been loading, where it is
-    loading_fault: str = ''  # why it could not be loaded
-    clock_fault: str = ''  # why no age can be told
-    counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
-    spread_ms: float = math.nan  # span of the stamps in the newest set, offsets taken off
-
-    def silent_cameras(self, settings: Settings, now: float) -> list[str]:
-        """A sentence for each camera that sent nothing yet, or nothing for longer than the stale limit."""
-        limit = settings.cameras.stale_after_ms / 1e3
-        never = [f"camera '{camera}' has sent no image yet" for camera, seen in self.cameras.items() if seen is None]
-        ages = {camera: now - seen for camera, seen in self.cameras.items() if seen is not None}
-        return never + [f"camera '{camera}' is silent for {age:.0f} s" for camera, age in ages.items() if age > limit]
+ODOMETRY_SILENT_S = 1.0
+PATIENCE_S = 5.0  # without an answer, a set or an image that is used
+ROUNDS = 3  # ticks or periods that answers may take besides
+FEW = 1 / 3  # of the images or answers that are expected
+ENOUGH = 5  # frame sets or messages to judge by
 
 
 @dataclass(frozen=True)
@@ -94,19 +85,23 @@ class Report:
     values: Mapping[str, str] = field(default_factory=dict)
 
 
+def camera_status(camera: str) -> str:
+    """The name of a camera's status."""
+    return f'camera {camera}'
+
+
 def reports(health: Health, settings: Settings, now: float) -> list[Report]:
     """Every status at ``now`` (time.monotonic() seconds)."""
-    cameras = [_camera(camera, seen, health, settings, now) for camera, seen in health.cameras.items()]
     return [
         _lifecycle(health),
         _rig(health),
         _model(health),
-        *cameras,
+        *(_camera(camera, health, settings, now) for camera in health.cameras),
         _odometry(health, now),
-        _inference(health),
-        _latency(health.answer),
-        _clock(health),
+        _inference(health, settings, now),
+        _latency(health, settings),
         _ros_time(health, settings),
+        _synchronisation(health, now),
     ]
 
 
@@ -120,7 +115,7 @@ def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticAr
             hardware_id=node_name,
             level=report.level,
             message=report.message,
-            values=[KeyValue(key=key, value=value) for key, value in report.values.items()],
+            values=[KeyValue(key=key, value=plain(value, MAX_VALUE)) for key, value in report.values.items()],
         )
         for report in found
     ]
@@ -128,55 +123,59 @@ def to_array(node_name: str, found: list[Report], stamp: object) -> DiagnosticAr
 
 
 def _rig(health: Health) -> Report:
-    unheard = [sentence for (what, _), sentence in health.unheard.items() if what == 'camera_info']
+    unheard = [sentence for (what, _), sentence in health.unheard.items() if what == inputs.CAMERA_INFO]
     values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
-        return Report('rig', WARN, WAITING, values)
+        return Report(RIG, WARN, WAITING, values)
     if health.unusable:
-        return Report('rig', WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
-    return Report('rig', WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report('rig', OK, ALL_WELL)
+        return Report(RIG, WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
+    return Report(RIG, WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report(RIG, OK, ALL_WELL)
 
 
 def _lifecycle(health: Health) -> Report:
     values = {'state': health.state}
+    if health.transition_refused:
+        values['refused'] = health.transition_refused
     if health.transition_fault:
-        return Report('lifecycle', ERROR, TRANSITION_FAILED, {**values, 'reason': health.transition_fault})
+        return Report(LIFECYCLE, ERROR, TRANSITION_FAILED, {**values, 'reason': health.transition_fault})
     if health.state != ACTIVE:
-        return Report('lifecycle', WARN, NOT_ACTIVE, values)
-    return Report('lifecycle', OK, ALL_WELL, values)
+        return Report(LIFECYCLE, WARN, NOT_ACTIVE, values)
+    return Report(LIFECYCLE, OK, ALL_WELL, values)
 
 
 def _ros_time(health: Health, settings: Settings) -> Report:
     if health.clock_fault:
-        return Report('clock', WARN, NO_TIME, {'reason': health.clock_fault})
+        return Report(CLOCK, WARN, NO_TIME, {'reason': health.clock_fault})
     ahead_s = -health.latency_s
     if ahead_s > settings.output.max_ahead_ms / 1e3:
-        return Report('clock', WARN, AHEAD, {'ahead_s': f'{ahead_s:.3f}'})
-    return Report('clock', OK, ALL_WELL)
+        return Report(CLOCK, WARN, AHEAD, {'ahead_s': f'{ahead_s:.3f}'})
+    return Report(CLOCK, OK, ALL_WELL)
 
 
 def _model(health: Health) -> Report:
     if health.loading_fault:
-        return Report('model', ERROR, LOADING_FAILED, {'reason': health.loading_fault})
+        return Report(MODEL, ERROR, LOADING_FAILED, {'reason': health.loading_fault})
     if health.loading_s is not None:
-        return Report('model', WARN, LOADING, {'loading_s': f'{health.loading_s:.1f}'})
-    answer = health.answer
-    if answer is None:
-        return Report('model', OK, NOTHING_YET)
-    found = answer.provenance
+        return Report(MODEL, WARN, LOADING, {'loading_s': f'{health.loading_s:.1f}'})
+    found = health.model
+    if found is None:
+        return Report(MODEL, OK, NOT_LOADED)
     values = {'id': found.model_id, 'revision': found.model_revision, 'prompt': found.prompt_id}
     if found.hint_calibration_id:
         values['hint_calibration'] = found.hint_calibration_id
-    return Report('model', OK, ALL_WELL, values) if found.model_trained else Report('model', WARN, UNTRAINED, values)
+    return Report(MODEL, OK, ALL_WELL, values) if found.model_trained else Report(MODEL, WARN, UNTRAINED, values)
 
 
-def _camera(camera: str, seen: float | None, health: Health, settings: Settings, now: float) -> Report:
-    name = f'camera {camera}'
-    said = {'topic': health.unheard.get(('image', camera)), 'timing': health.timing.get(camera)}
-    values = {key: sentence for key, sentence in said.items() if sentence is not None}
+def _camera(camera: str, health: Health, settings: Settings, now: float) -> Report:
+    name, seen = camera_status(camera), health.cameras[camera]
+    said = {'topic': health.unheard.get((inputs.IMAGE, camera)), 'timing': health.timing.get(camera)}
+    values = {
+        'age_s': NOT_AVAILABLE if seen is None else f'{now - seen:.3f}',
+        **_camera_counts(camera, health),
+        **{key: sentence for key, sentence in said.items() if sentence is not None},
+    }
     if seen is None:
-        return Report(name, ERROR, NO_IMAGES, {'age_s': NOT_AVAILABLE, **values})
-    values = {'age_s': f'{now - seen:.3f}', **values}
+        return Report(name, ERROR, NO_IMAGES, values)
     if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
     views = health.answer.views if health.answer is not None else ()
@@ -187,27 +186,93 @@ def _camera(camera: str, seen: float | None, health: Health, settings: Settings,
         return Report(name, ERROR, CAMERA_FROZEN, values)
     if CameraState.MISCALIBRATED in states:
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
-    return Report(name, WARN, CAMERA_TIMING, values) if 'timing' in values else Report(name, OK, ALL_WELL, values)
+    if 'timing' in values:
+        return Report(name, WARN, CAMERA_TIMING, values)
+    rates = health.rates
+    received = rates.grown(counted.RECEIVED, camera)
+    if rates.span_s >= PATIENCE_S and received >= ENOUGH and not rates.grown(counted.USED, camera):
+        return Report(name, WARN, CAMERA_UNUSED, values)
+    expected = _expected_hz(camera, health)
+    if rates.is_full and rates.hz(counted.RECEIVED, camera) < FEW * expected:
+        return Report(name, WARN, CAMERA_SLOW, {**values, 'expected_hz': _hz(expected)})
+    return Report(name, OK, ALL_WELL, values)
+
+
+def _camera_counts(camera: str, health: Health) -> dict[str, str]:
+    received, used = health.received[camera], health.used.get(camera, 0)
+    hz = {what: health.rates.hz(what, camera) for what in (counted.RECEIVED, counted.USED, counted.LOST)}
+    knows_lost = health.lost is not None
+    return {
+        counted.RECEIVED: str(received),
+        counted.USED: str(used),
+        counted.SKIPPED: str(max(received - used, 0)),
+        counted.LOST: str((health.lost or {}).get(camera, 0)) if knows_lost else NOT_AVAILABLE,
+        'received_hz': _hz(hz[counted.RECEIVED]),
+        'used_hz': _hz(hz[counted.USED]),
+        'lost_hz': _hz(hz[counted.LOST]) if knows_lost else NOT_AVAILABLE,
+    }
+
+
+def _expected_hz(camera: str, health: Health) -> float:
+    """What a camera sends by what DDS lost of it, by what came at best, and by what the others of the ring send."""
+    rates = health.rates
+    others = [rates.hz(counted.RECEIVED, other) for other in health.cameras if other != camera]
+    sent = rates.hz(counted.RECEIVED, camera) + rates.hz(counted.LOST, camera)
+    return max(sent, rates.best_hz(counted.RECEIVED, camera), median(others) if others else 0.0)
 
 
 def _odometry(health: Health, now: float) -> Report:
-    if health.odometry is None or now - health.odometry > 1.0:
-        age = NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}'
-        unheard = health.unheard.get(('odometry', ''))
-        return Report('odometry', WARN, NO_ODOMETRY, {'age_s': age, **({'topic': unheard} if unheard else {})})
-    values = {'age_s': f'{now - health.odometry:.3f}'}
-    if health.odometry_fault:
-        return Report('odometry', WARN, ODOMETRY_NOT_USED, {**values, 'reason': health.odometry_fault})
-    return Report('odometry', OK, ALL_WELL, values)
+    rates = health.rates
+    received, refused = rates.grown(counted.ODOMETRY_RECEIVED), rates.grown(counted.ODOMETRY_REFUSED)
+    values = {
+        'age_s': NOT_AVAILABLE if health.odometry is None else f'{now - health.odometry:.3f}',
+        counted.RECEIVED: str(health.odometry_received),
+        counted.REFUSED: str(health.odometry_refused),
+        'received_hz': _hz(rates.hz(counted.ODOMETRY_RECEIVED)),
+    }
+    if health.odometry is None or now - health.odometry > ODOMETRY_SILENT_S:
+        unheard = health.unheard.get((inputs.ODOMETRY, ''))
+        return Report(ODOMETRY, WARN, NO_ODOMETRY, {**values, **({'topic': unheard} if unheard else {})})
+    reason = health.odometry_fault or (WAITING if health.waiting else '')
+    if reason:
+        return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, {**values, 'reason': reason})
+    if received >= ENOUGH and 2 * refused > received:
+        return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, values)
+    return Report(ODOMETRY, OK, ALL_WELL, values)
 
 
-def _inference(health: Health) -> Report:
-    skipping, health.skipped_before = health.skipped > health.skipped_before, health.skipped
+def _inference(health: Health, settings: Settings, now: float) -> Report:
+    values = _inference_values(health)
+    if health.hang_s:
+        return Report(INFERENCE, ERROR, HANGS, {**values, 'hang_s': f'{health.hang_s:.1f}'})
+    if health.failures:
+        return Report(INFERENCE, ERROR, FAILED, values)
+    if _is_overdue(health, settings, now):
+        return Report(INFERENCE, WARN, NO_ANSWER, values)
+    answer, rates = health.answer, health.rates
+    if answer is None:
+        return Report(INFERENCE, OK, NOTHING_YET, values)
+    if not answer.hint.status.is_valid:
+        return Report(INFERENCE, WARN, NOT_VALID, values)
+    if health.description_failures:
+        return Report(INFERENCE, WARN, DESCRIPTION_FAILED, values)
+    if answer.description.status in (Status.STALE, Status.INVALID):
+        return Report(INFERENCE, WARN, DESCRIPTION_NOT_VALID, values)
+    if rates.grown_last(counted.SKIPPED):
+        return Report(INFERENCE, WARN, SKIPPING, values)
+    begun = sum(rates.grown(fate) for fate in counted.FATES if fate != counted.SKIPPED)
+    if begun >= ENOUGH and rates.grown(counted.VALID) < FEW * begun:
+        return Report(INFERENCE, WARN, FEW_ANSWERS, values)
+    return Report(INFERENCE, OK, ALL_WELL, values)
+
+
+def _inference_values(health: Health) -> dict[str, str]:
     answer = health.answer
     values = {
-        'skipped': str(health.skipped),
         'failures': str(health.failures),
-        **{key: str(health.ticks.get(key, 0)) for key in ('done', 'failed', 'dropped', 'cancelled')},
+        **{fate: str(health.ticks.get(fate, 0)) for fate in counted.FATES},
+        **{what: str(health.hints[what]) for what in (counted.VALID, counted.NOT_VALID)},
+        **{f'{what}_hz': _hz(health.rates.hz(what)) for what in (*counted.FATES, counted.VALID)},
         'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
         'status': answer.hint.status.name if answer is not None else NOT_AVAILABLE,
         'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
@@ -216,36 +281,65 @@ def _inference(health: Health) -> Report:
         timing = answer.timing
         values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in timing.stage_ms.items()})
         values.update(wait_ms=f'{timing.wait_ms:.1f}', up_to_hint_ms=_ms(timing.hint_ms), tick_ms=_ms(timing.tick_ms))
-    if health.hang_s:
-        return Report('inference', ERROR, HANGS, {**values, 'hang_s': f'{health.hang_s:.1f}'})
-    if health.failures:
-        return Report('inference', ERROR, FAILED, values)
-    if answer is None:
-        return Report('inference', OK, NOTHING_YET, values)
-    if not answer.hint.status.is_valid:
-        return Report('inference', WARN, NOT_VALID, values)
-    if health.description_failures:
-        return Report('inference', WARN, DESCRIPTION_FAILED, values)
-    return Report('inference', WARN, SKIPPING, values) if skipping else Report('inference', OK, ALL_WELL, values)
+    return values
 
 
-def _latency(answer: Answer | None) -> Report:
-    if answer is None or answer.timing.choice is None:
-        return Report('latency', OK, ALL_WELL, {'target_ms': NOT_AVAILABLE})
-    choice = answer.timing.choice
+def _is_overdue(health: Health, settings: Settings, now: float) -> bool:
+    """Whether there should have been an answer by now, if the node listens at all."""
+    if health.listening_since is None:
+        return False
+    tick_ms = health.answer.timing.tick_ms if health.answer is not None else 0.0
+    patience_s = max(PATIENCE_S, ROUNDS * tick_ms / 1e3, ROUNDS * settings.inference.period_ms / 1e3)
+    return now - max(health.answered or 0.0, health.listening_since) > patience_s
+
+
+def _latency(health: Health, settings: Settings) -> Report:
+    target_ms, answer = settings.latency.target_ms, health.answer
+    if not target_ms:
+        return Report(LATENCY, OK, ALL_WELL, {'target_ms': NOT_AVAILABLE})
+    timing = answer.timing if answer is not None else None
+    choice = timing.choice if timing is not None else None
     values = {
-        'target_ms': f'{choice.target_ms:g}',
-        'expected_ms': _ms(choice.expected_ms),
-        'source_to_hint_ms': _ms(answer.timing.source_to_hint_ms),
-        'keep_ratio': f'{choice.ratio:.4g}',
+        'target_ms': f'{target_ms:g}',
+        'expected_ms': _ms(choice.expected_ms if choice is not None else math.nan),
+        'source_to_hint_ms': _ms(timing.source_to_hint_ms if timing is not None else math.nan),
+        'keep_ratio': f'{choice.ratio:.4g}' if choice is not None else NOT_AVAILABLE,
     }
-    return Report('latency', WARN, TOO_SLOW, values) if choice.misses else Report('latency', OK, ALL_WELL, values)
+    if timing is None:
+        return Report(LATENCY, OK, NOTHING_YET, values)
+    if choice is not None and choice.misses:
+        return Report(LATENCY, WARN, TOO_SLOW, values)
+    if not timing.source_to_hint_ms <= target_ms:  # nor where there was no hint
+        return Report(LATENCY, WARN, TARGET_MISSED, values)
+    return Report(LATENCY, OK, ALL_WELL, values)
+
+
+def _synchronisation(health: Health, now: float) -> Report:
+    rates, begun = health.rates, health.listening_since
+    full, partial, skipped = (
+        rates.grown(what) for what in (counted.SETS_FULL, counted.SETS_PARTIAL, counted.SETS_SKIPPED)
+    )
+    values = {
+        **{key: str(total) for key, total in sorted(health.counters.items())},
+        **{f'{what}_hz': _hz(rates.hz(what)) for what in (counted.SETS_FULL, counted.SETS_PARTIAL)},
+        'spread_ms': _ms(health.spread_ms),
+    }
+    if begun is None or now - begun <= PATIENCE_S:
+        return Report(SYNCHRONISATION, OK, NOTHING_YET if not full + partial else ALL_WELL, values)
+    if rates.grown(counted.CROWDED):
+        return Report(SYNCHRONISATION, WARN, CROWDED, values)
+    if skipped > full + partial:
+        return Report(SYNCHRONISATION, WARN, FEW_VIEWS, values)
+    if not full + partial:
+        return Report(SYNCHRONISATION, WARN, NO_SETS, values)
+    if partial > full:
+        return Report(SYNCHRONISATION, WARN, NOT_FULL, values)
+    return Report(SYNCHRONISATION, OK, ALL_WELL, values)
 
 
 def _ms(time_ms: float) -> str:
     return NOT_AVAILABLE if math.isnan(time_ms) else f'{time_ms:.1f}'
 
 
-def _clock(health: Health) -> Report:
-    values = {key: str(count) for key, count in sorted(health.counters.items())}
-    return Report('synchronisation', OK, ALL_WELL, {**values, 'spread_ms': _ms(health.spread_ms)})
+def _hz(rate: float) -> str:
+    return NOT_AVAILABLE if math.isnan(rate) else f'{rate:.1f}'

@@ -12,7 +12,12 @@ from functools import partial
 from typing import Any
 
 from nav_msgs.msg import Odometry
-from rclpy.event_handler import QoSRequestedIncompatibleQoSInfo, SubscriptionEventCallbacks
+from rclpy.event_handler import (
+    QoSMessageLostInfo,
+    QoSRequestedIncompatibleQoSInfo,
+    SubscriptionEventCallbacks,
+    UnsupportedEventTypeError,
+)
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
 from rclpy.subscription import Subscription
@@ -54,11 +59,12 @@ class _Input:
 class Inputs:
     """The subscriptions of a node, from `calibration` and `sensors` until `close`.
 
-    ``warn`` takes a sentence to log.
+    ``warn`` takes a sentence to log. ``lost`` counts the images that DDS lost by camera, None where it does not tell.
     """
 
     def __init__(self, node: Node, settings: Settings, cameras: Sequence[str], warn: Callable[[str], object]) -> None:
         self._node, self._settings, self._cameras, self._warn = node, settings, tuple(cameras), warn
+        self.lost: dict[str, int] | None = {}
         self._subscriptions: list[Subscription[Any]] = []
         self._inputs: list[_Input] = []
         self._moving: Subscription[Any] | None = None
@@ -143,15 +149,21 @@ class Inputs:
     ) -> _Input:
         profile, resolved = qos.copy_of(profile), self._node.resolve_topic_name(topic)
         found = _Input(what, camera, resolved, topic_graph.type_name(kind), profile, callback, time.monotonic())
-        events = SubscriptionEventCallbacks(incompatible_qos=partial(self._unfit, resolved))
-        subscription = self._node.create_subscription(
-            kind,
-            topic,
-            guarded(partial(self._heard, found, callback), f"a message on '{resolved}'", self._warn),
-            profile,
-            event_callbacks=events,
-            qos_overriding_options=qos.overridable(),
-        )
+        safe = guarded(partial(self._heard, found, callback), f"a message on '{resolved}'", self._warn)
+        unfit = partial(self._unfit, resolved)
+
+        def subscribe(events: SubscriptionEventCallbacks) -> Subscription[Any]:
+            options = {'event_callbacks': events, 'qos_overriding_options': qos.overridable()}
+            return self._node.create_subscription(kind, topic, safe, profile, **options)
+
+        events = SubscriptionEventCallbacks(incompatible_qos=unfit)
+        if what == IMAGE and self.lost is not None:
+            events.message_lost = partial(self._count_lost, camera)
+        try:
+            subscription = subscribe(events)
+        except UnsupportedEventTypeError:  # not every middleware tells
+            self.lost = None
+            subscription = subscribe(SubscriptionEventCallbacks(incompatible_qos=unfit))
         self._subscriptions.append(subscription)
         self._inputs.append(found)
         return found
@@ -169,6 +181,10 @@ class Inputs:
     def _heard(found: _Input, callback: Callable[[Any], None], message: Any) -> None:
         found.heard, found.ever = time.monotonic(), True
         callback(message)
+
+    def _count_lost(self, camera: str, event: QoSMessageLostInfo) -> None:
+        if self.lost is not None:
+            self.lost[camera] = event.total_count
 
     def _unfit(self, topic: str, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()

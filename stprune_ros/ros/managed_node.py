@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -19,7 +20,8 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Provenance, Status
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.ros import diagnostics, parameters
+from stprune_ros.ros import diagnostics, parameters, transitions
+from stprune_ros.ros.health import ACTIVE, Health
 from stprune_ros.ros.inputs import camera_names
 from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.loading import Loading, Model
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 NODE_NAME = 'stprune_node'
 SUPERVISE_S = 0.1
+INPUTS = 'inputs'  # a source of the journal
 LAST_WORDS_S = 0.2  # for readers of the outputs, at the end
 STILL_LOADING = 'the model is still loading'
 INACTIVE = 'the node is not active: activate it (ros2 lifecycle set, or lifecycle.autostart)'
@@ -61,19 +64,21 @@ class StpruneNode(LifecycleNode):
         self._model: Model | None = None
         self._calibration: HintCalibration | None = None  # from configuring on
         self._perception: Perception | None = None
-        self._transition_fault = self._loading_fault = ''
-        self._health = diagnostics.Health({})
+        self._transition_fault = self._transition_refused = self._loading_fault = ''
+        self._health = Health({})
         self._journal = Journal(self.get_logger())
         self._time = RosTime(self.get_clock())
-        self._outputs = Outputs(self, self._time, self._journal.warn_once)
+        self._outputs = Outputs(self, self._time, self._journal)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._ticks = Ticks(self, lambda: self.settings, self._time, self._outputs, self._journal)
+        self._ticks = Ticks(lambda: self.settings, self._time, self._outputs, self._journal)
         self._worker: Worker[Tick] = Worker(self._ticks.run, self._ticks.failed)
-        self._supervisor = Supervisor(self._worker, self.get_logger())
+        self._supervisor = Supervisor(self._worker, self._journal)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
         self.create_timer(SUPERVISE_S, self._supervise, clock=steady)
         self.create_timer(self.settings.output.heartbeat_ms / 4e3, self._heartbeat, clock=steady)
         self.create_timer(1.0, self._diagnose, clock=steady)
+        change_state, self._change_state = self._service_change_state, self._service_change_state.callback
+        change_state.callback = self._asked_to_change
 
     def start(self) -> None:
         """Configure, and activate once the model is there, where ``lifecycle.autostart`` says so."""
@@ -81,7 +86,7 @@ class StpruneNode(LifecycleNode):
         if self._autostarts:
             self.trigger_configure()
         else:
-            self._journal.warn_once(INACTIVE)
+            self._journal.warn(INACTIVE)
 
     def close(self, timeout_s: float) -> None:
         """Leave every state at once; the worker may still be at work after ``timeout_s``."""
@@ -90,6 +95,11 @@ class StpruneNode(LifecycleNode):
         self._perception = None
         self._outputs.flush(LAST_WORDS_S)
         self._worker.stop(timeout_s)
+
+    def destroy_node(self) -> None:
+        """Leave the graph at once: rclpy's state machine would keep the node, and with it the DDS participant."""
+        self._state_machine.destroy_when_not_in_use()
+        super().destroy_node()
 
     @property
     def hangs(self) -> bool:
@@ -105,39 +115,55 @@ class StpruneNode(LifecycleNode):
 
     def callback_failed(self, error: Exception) -> None:
         """A callback raised ``error``: a fault in the code, which must not end the node."""
-        self._journal.warn_once(f'a callback failed with {type(error).__name__}: {one_line(error)}')
+        self._journal.warn(f'a callback failed with {type(error).__name__}: {one_line(error)}')
 
     # Transitions: rclpy would swallow what they raise.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Check the files that parameters name and have the model loaded; the state is left at once."""
-        return self._guarded('configure', self._configure)
+        return self._transition(transitions.CONFIGURE, state, self._configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and infer; while the model loads: as soon as it is there."""
-        return self._guarded('activate', self._activate)
+        return self._transition(transitions.ACTIVATE, state, self._activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop listening and cancel what runs; the model stays."""
-        return self._guarded('deactivate', self._deactivate)
+        return self._transition(transitions.DEACTIVATE, state, self._deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Forget the model; what still loads is thrown away when it is there."""
-        return self._guarded('cleanup', self._cleanup)
+        return self._transition(transitions.CLEANUP, state, self._cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """The process ends."""
         self.ending = self.ending or Ending(0)
-        return self._guarded('shutdown', self._abandon)
+        return self._transition(transitions.SHUTDOWN, state, self._abandon)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised something unforeseen: back to the beginning."""
         try:
             self._abandon()
         except Exception as error:
-            self.get_logger().error(f'cleaning up failed with {type(error).__name__}: {one_line(error)}')
+            self._journal.error(f'cleaning up failed with {type(error).__name__}: {one_line(error)}')
             return TransitionCallbackReturn.FAILURE
+        self._journal.info(f"after that the node is '{transitions.GOALS[transitions.CLEANUP]}'")
         return TransitionCallbackReturn.SUCCESS
+
+    def _asked_to_change(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        """The service: what the state does not allow is refused in words, where rclpy would log numbers."""
+        self._transition_refused = transitions.refusal(request.transition, self._state_machine)
+        if not self._transition_refused:
+            return self._change_state(request, response)
+        self._journal.warn(self._transition_refused)
+        response.success = False
+        return response
+
+    def _transition(self, name: str, state: LifecycleState, action: Callable[[], None]) -> TransitionCallbackReturn:
+        result = self._guarded(name, action)
+        if result == TransitionCallbackReturn.SUCCESS:
+            self._journal.info(f"transition '{name}': the node was '{state.label}' and is '{transitions.GOALS[name]}'")
+        return result
 
     def _guarded(self, name: str, action: Callable[[], None]) -> TransitionCallbackReturn:
         fault = ''
@@ -155,8 +181,9 @@ class StpruneNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _transition_failed(self, name: str, reason: str) -> None:
-        self._transition_fault = f'{name}: {reason}'
-        self.get_logger().error(f"transition '{name}' failed: {reason}")
+        line = '; '.join(reason.splitlines())
+        self._transition_fault = f'{name}: {line}'
+        self._journal.error(f"transition '{name}' failed: {line}")
         if self._autostarts:
             self.ending = Ending(CANNOT_START, reason)
 
@@ -164,10 +191,10 @@ class StpruneNode(LifecycleNode):
         cameras = self.settings.cameras
         named = {*cameras.names, *cameras.critical, cameras.anchor}
         self._rig = CameraRig.from_file(cameras.rig_file, named) if cameras.rig_file else None
-        self._cameras = camera_names(self.settings, self._rig)
+        self._cameras = self._journal.cameras = camera_names(self.settings, self._rig)
         require_model(self.settings)
         self._calibration = load_calibration(self.settings)
-        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._health = Health(dict.fromkeys(self._cameras))
         self._loading, self._loading_fault = Loading(self.settings, self._say), ''
         self.get_logger().info('loading the model')
         self._worker.do(self._loading.run, slow=True)
@@ -179,18 +206,18 @@ class StpruneNode(LifecycleNode):
     def _begin(self, model: Model) -> None:
         from stprune_ros.ros.perception import Perception  # brings torch, which came with the model
 
-        self._journal.forget()  # what still holds is said again
-        self._health = health = diagnostics.Health(dict.fromkeys(self._cameras))
-        arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal.warn_once)
+        self._health = health = Health(dict.fromkeys(self._cameras))
+        arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal.warn)
         self._perception = Perception(self, *arguments)
 
     def _deactivate(self) -> None:
         self._autostarts = False  # whoever says so while the model loads means it
         perception, self._perception = self._perception, None
+        self._journal.forget()  # what still holds at the next activation is said again
         pipeline = perception.close() if perception is not None else None
         if pipeline is not None:
             self._worker.do(lambda: self._ticks.free(pipeline))
-        self._health = diagnostics.Health(dict.fromkeys(self._cameras))
+        self._health = Health(dict.fromkeys(self._cameras))
 
     def _cleanup(self) -> None:
         self._autostarts = False
@@ -199,7 +226,7 @@ class StpruneNode(LifecycleNode):
             held = [model]
             del model
             self._worker.do(lambda: self._forget(held))
-        self._health = diagnostics.Health({})
+        self._health = Health({})
 
     def _forget(self, held: list[Model]) -> None:
         """On the worker's thread: free a model that nobody else holds any more."""
@@ -231,6 +258,9 @@ class StpruneNode(LifecycleNode):
         if self.ending is None:
             self.ending = self._supervisor.look(self.settings)
         hung, self._health.hang_s = bool(self._health.hang_s), self._supervisor.hang_s
+        if self.ending is not None and self._perception is not None:  # nothing may follow the last words
+            self._perception.close()
+            self._perception = None
         if self.ending is not None or (self.hangs and not hung):
             self._report(at_once=True)
 
@@ -245,9 +275,9 @@ class StpruneNode(LifecycleNode):
         applied = f', hint calibration {calibration.id}' if calibration is not None else ''
         self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}{applied}")
         for note in info.notes:
-            self._journal.warn_once(note)
-        if self._state == diagnostics.ACTIVE:  # it was told so meanwhile
-            if self._guarded('activate', self._activate) != TransitionCallbackReturn.SUCCESS:
+            self._journal.warn(note)
+        if self._state == ACTIVE:  # it was told so meanwhile
+            if self._guarded(transitions.ACTIVATE, self._activate) != TransitionCallbackReturn.SUCCESS:
                 self.trigger_deactivate()
         elif self._autostarts:
             self.trigger_activate()
@@ -258,10 +288,10 @@ class StpruneNode(LifecycleNode):
         if self._autostarts:
             self.ending = Ending(CANNOT_START, fault)
             return
-        if self._state == diagnostics.ACTIVE:
+        if self._state == ACTIVE:
             self.trigger_deactivate()
         self.trigger_cleanup()
-        self._loading_fault = fault
+        self._loading_fault = '; '.join(fault.splitlines())
 
     def _heartbeat(self) -> None:
         self._report(at_once=False)
@@ -269,12 +299,7 @@ class StpruneNode(LifecycleNode):
     def _report(self, *, at_once: bool) -> None:
         """A heartbeat where one is due, or ``at_once``; ERROR where inference hangs or the process is about to end."""
         health = self._health
-        notes = [*health.waiting, *health.unheard.values(), *health.timing.values()]
-        if self._perception is not None:
-            notes += health.silent_cameras(self.settings, time.monotonic())
-        for note in notes:
-            self._journal.warn_once(note)
-        notes = [*self._state_notes(), *notes]
+        notes = [*self._state_notes(), *self._input_faults()]
         broken = Status.ERROR if health.hang_s or (self.ending and self.ending.code) else Status.NO_HINT
         # The hint of a tick whose description hangs is out, and stays what it is.
         hint = Status.NO_HINT if health.hang_s and health.hint_is_out else broken
@@ -282,13 +307,21 @@ class StpruneNode(LifecycleNode):
         if at_once:
             self._diagnose()
 
+    def _input_faults(self) -> list[str]:
+        """What is wrong with the inputs, which the log gets to know as well."""
+        if self._perception is None:
+            return []
+        faults = self._health.faults(self.settings, time.monotonic())
+        self._journal.holds(INPUTS, faults)
+        return faults
+
     def _state_notes(self) -> list[str]:
         found = [self.ending.sentence] if self.ending and self.ending.sentence else []
         if self._health.hang_s:
             found.append(diagnostics.HANGS)
         if self._loading is not None:
             return [*found, STILL_LOADING]
-        return found if self._state == diagnostics.ACTIVE else [*found, INACTIVE]
+        return found if self._state == ACTIVE else [*found, INACTIVE]
 
     def _provenance(self) -> Provenance:
         if self._model is None:
@@ -299,12 +332,18 @@ class StpruneNode(LifecycleNode):
         health, worker = self._health, self._worker
         health.state, health.clock_fault = self._state, self._time.fault
         health.transition_fault, health.loading_fault = self._transition_fault, self._loading_fault
-        health.skipped, health.ticks, health.failures = worker.counts['skipped'], dict(worker.counts), worker.failures
+        health.transition_refused = self._transition_refused
+        health.ticks, health.failures = dict(worker.counts), worker.failures
+        health.model = self._provenance() if self._model is not None else None
         health.latency_s = self._outputs.latency_s if health.answer is not None else math.nan
         health.loading_s = time.monotonic() - self._loading.started if self._loading is not None else None
         if self._perception is not None:
             self._perception.look()
-        found = diagnostics.reports(health, self.settings, time.monotonic())
+            self._input_faults()
+        now = time.monotonic()
+        health.sample(now)
+        self._journal.look()
+        found = diagnostics.reports(health, self.settings, now)
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.to_array(self.get_fully_qualified_name(), found, stamp))
 

@@ -21,8 +21,11 @@ from stprune_ros.core.types import Answer, Provenance, Status
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.io import drawing, messages
 from stprune_ros.ros import qos
+from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.ros_time import RosTime
 from stprune_ros.settings.settings import Settings
+
+AGE = 'age'  # a source of the journal: why answers are STALE
 
 
 @dataclass(slots=True)
@@ -38,16 +41,16 @@ class _Topic:
 
 
 class Outputs:
-    """The node's publishers, for any thread; ``warn`` gets sentences to log.
+    """The node's publishers, for any thread.
 
     ``latency_s`` is the age of the last answer when it went out, by the node's clock; NaN where that did not run.
     """
 
-    def __init__(self, node: Node, ros_time: RosTime, warn: Callable[[str], None]) -> None:
+    def __init__(self, node: Node, ros_time: RosTime, journal: Journal) -> None:
         self.latency_s = math.nan
         self._types = messages.ros_types()
         self._time = ros_time
-        self._warn = warn
+        self._journal = journal
         self._lock = Lock()
         self._first_sequence = 0  # of the stream whose answers come
         hints = node.create_publisher(self._types.planning_hint, '~/output/planning_hint', qos.OUTPUT)
@@ -120,8 +123,7 @@ class Outputs:
             current = replace(answer, sequence=self._first_sequence + answer.sequence)
             if fault or not messages.is_fresh(answer.stamp_ns, now_ns, settings):
                 current = messages.expired(current)
-                if Status.STALE in (current.hint.status, current.description.status):
-                    self._warn(f'{fault}; answers go out as STALE' if fault else _stale_sentence(latency_s))
+            self._journal.holds(AGE, _stale_because(fault, latency_s) if _is_stale(current) else ())
             topic.stamp_ns, topic.sequence = current.stamp_ns, current.sequence
             self._send(topic, current, settings, latency_s)
             self.latency_s = latency_s
@@ -132,16 +134,23 @@ class Outputs:
         topic.count, topic.published = topic.count + 1, time.monotonic()
 
 
-def _stale_sentence(latency_s: float) -> str:
+def _is_stale(answer: Answer) -> bool:
+    return Status.STALE in (answer.hint.status, answer.description.status)
+
+
+def _stale_because(fault: str, latency_s: float) -> list[str]:
+    """What to say about it: one sentence."""
+    if fault:
+        return [f'{fault}; answers go out as STALE']
     if latency_s < 0:
-        return (
+        return [
             f'the stamps of the images are {-latency_s:.1f} s ahead of the clock, and answers go out as STALE; check'
             ' the clocks of cameras and node (use_sim_time with a bag), or raise output.max_ahead_ms'
-        )
-    return (
+        ]
+    return [
         f'answers come {latency_s:.1f} s after their images and go out as STALE;'
         ' check the clocks (use_sim_time with a bag), or raise output.valid_for_ms'
-    )
+    ]
 
 
 def failure_sentence(error: BaseException) -> str:

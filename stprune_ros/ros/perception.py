@@ -22,7 +22,7 @@ from stprune_ros.core.types import Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.images import decode_for_model
-from stprune_ros.ros.diagnostics import Health
+from stprune_ros.ros.health import Health
 from stprune_ros.ros.inputs import Inputs
 from stprune_ros.ros.loading import Model
 from stprune_ros.ros.outputs import Outputs
@@ -56,7 +56,7 @@ class Perception:
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
         self._jumps = 0
-        self._listening_since = time.monotonic()
+        self._listening_since = health.listening_since = time.monotonic()
         template = image_template(settings.topics, settings.cameras.transport)
         images = {camera: node.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
         self._builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
@@ -78,15 +78,14 @@ class Perception:
         return self._pipeline
 
     def look(self) -> None:
-        """Once a second: find out why nothing comes, or comes out of step; ``health`` then holds it."""
+        """Once a second: find out why nothing comes, or comes out of step, or gets lost; ``health`` then holds it."""
         self._inputs.fetch_kept()
         if self._pipeline is None:
             self._complete_rig()  # it may have been waited for long enough
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
-        for note in (*self._health.unheard.values(), *self._health.timing.values()):
-            self._warn(note)
+        self._health.lost = self._inputs.lost
 
     def _listen(self, rig: CameraRig | None) -> None:
         if rig is not None:
@@ -104,11 +103,11 @@ class Perception:
         self._jumps = 0
         self._pipeline = Pipeline(self._settings, self._model.backend, rig, self._model.prompt, decode_for_model)
         self._stream = stream
-        self._health.counters = stream.counters
+        self._health.counters, self._health.used = stream.counters, stream.used
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self._node.get_logger().info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
         self._health.unusable = tuple(camera.reason for camera in rig.unusable)
-        for note in (*rig.notes, *self._health.unusable):
+        for note in rig.notes:
             self._warn(note)
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
@@ -157,17 +156,17 @@ class Perception:
             if not same and not keep:
                 self._use_rig(rig)
         pipeline.calibration_fault = self._health.outdated
-        if self._health.outdated:
-            self._warn(self._health.outdated)
 
     def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
         self._health.cameras[camera] = time.monotonic()
+        self._health.received[camera] += 1
         if self._stream is not None:
             now_ns = self._node.get_clock().now().nanoseconds
             self._enqueue(self._stream, self._stream.add_image(camera, message, now_ns))
 
     def _on_odometry(self, message: Odometry) -> None:
         self._health.odometry = time.monotonic()
+        self._health.odometry_received += 1
         if self._stream is not None:
             self._enqueue(self._stream, self._stream.add_odometry(message))
 
@@ -175,7 +174,7 @@ class Perception:
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
             self._worker.drop()  # an answer in flight is of the old time
-        self._health.odometry_fault = stream.odometry_fault
+        self._health.odometry_fault, self._health.odometry_refused = stream.odometry_fault, stream.odometry_refused
         for note in stream.take_notes():
             self._warn(note)
         if windows:

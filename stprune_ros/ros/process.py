@@ -38,7 +38,7 @@ def run(arguments: list[str] | None) -> int:
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = StpruneNode()
     except (StpruneError, rclpy_implementation.RCLError) as error:
-        print(f'{NODE_NAME}: {SOURCE_PLACE.sub("", str(error))}', file=sys.stderr)
+        print(f'{NODE_NAME}: {_reason(error)}', file=sys.stderr)
         return CANNOT_START
     watchdog = Watchdog(NODE_NAME)
     executor = SingleThreadedExecutor()
@@ -56,6 +56,14 @@ def run(arguments: list[str] | None) -> int:
     sys.stdout.flush()
     # The interpreter's own end takes seconds on a busy machine, and would crash with a thread inside a native call.
     os._exit(ending.code)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no node, in one line; rcl has an empty sentence where a secured start fails."""
+    text = ' '.join(SOURCE_PLACE.sub('', str(error)).split())
+    if isinstance(error, StpruneError) or os.environ.get('ROS_SECURITY_ENABLE', '').lower() != 'true':
+        return text
+    return f'{text}; ROS_SECURITY_ENABLE is true, which needs security libraries and a keystore: see SECURITY.md'
 
 
 def _spin(executor: SingleThreadedExecutor, node: StpruneNode, watchdog: Watchdog, stopped: list[int]) -> Ending:

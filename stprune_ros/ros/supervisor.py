@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stprune_ros.errors import one_line
+from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.worker import Busy, Worker
 from stprune_ros.settings.settings import Settings
 
@@ -28,9 +29,9 @@ class Supervisor:
     ``hang_s`` is for how long the tick in work has taken where that is too long, else 0.
     """
 
-    def __init__(self, worker: Worker[Any], logger: Any) -> None:
+    def __init__(self, worker: Worker[Any], journal: Journal) -> None:
         self.hang_s = 0.0
-        self._worker, self._logger = worker, logger
+        self._worker, self._journal = worker, journal
 
     def look(self, settings: Settings) -> Ending | None:
         """Cancel a tick that hangs; an Ending where there is nothing left to hope for."""
@@ -58,11 +59,11 @@ class Supervisor:
     def _judge_tick(self, busy: Busy | None, busy_ms: float, watchdog_ms: float) -> None:
         if busy is None or not watchdog_ms or busy_ms <= watchdog_ms:
             if self.hang_s:
-                self._logger.info(f'inference goes on after {self.hang_s:.1f} s; the answer that came late is dropped')
+                self._journal.info(f'inference goes on after {self.hang_s:.1f} s; the answer that came late is dropped')
             self.hang_s = 0.0
             return
         if not self.hang_s:
-            self._logger.error(
+            self._journal.error(
                 f'inference hangs: a tick has taken more than {watchdog_ms:g} ms, and its answer will be dropped;'
                 ' raise inference.watchdog_ms where ticks may take so long'
             )

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import TYPE_CHECKING
 
-from rclpy.node import Node
-
 from stprune_ros.core.types import Answer, Description, Status, Window
 from stprune_ros.errors import one_line
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.ros.diagnostics import Health
+from stprune_ros.ros.health import Health
 from stprune_ros.ros.journal import Episode, Journal
 from stprune_ros.ros.outputs import Outputs, failure_sentence
 from stprune_ros.ros.ros_time import RosTime
@@ -21,6 +19,9 @@ from stprune_ros.settings.settings import Settings
 if TYPE_CHECKING:
     from stprune_ros.inference.pipeline import Pipeline
     from stprune_ros.vlm.backend import Backend
+
+
+TICK = 'tick'  # a source of the journal: what is degraded in each
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,9 @@ class Tick:
 class Ticks:
     """Runs ticks; ``settings`` gives those of the moment."""
 
-    def __init__(
-        self, node: Node, settings: Callable[[], Settings], ros_time: RosTime, outputs: Outputs, journal: Journal
-    ) -> None:
+    def __init__(self, settings: Callable[[], Settings], ros_time: RosTime, outputs: Outputs, journal: Journal) -> None:
         self._settings, self._time, self._outputs, self._journal = settings, ros_time, outputs, journal
-        self._logger = node.get_logger()
-        self._failures, self._description_failures = Episode(self._logger), Episode(self._logger)
+        self._failures, self._description_failures = Episode(journal), Episode(journal)
 
     def run(self, tick: Tick, cancel: Event) -> None:
         """One tick; nothing is published once ``cancel`` is set. Raises what the backend raises up to the hint."""
@@ -53,7 +51,7 @@ class Ticks:
             published = self._outputs.hint(answer, settings, cancel)
             if published is not None:
                 tick.health.hint_is_out = True
-                tick.health.answer = published.without_images()
+                tick.health.published(published.without_images())
                 hinted.append((answer, published))
 
         now_ns = self._time.now_ns()  # 0: simulated time does not run yet
@@ -63,7 +61,7 @@ class Ticks:
             answer = pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images)
             if not hinted:
                 publish_hint(answer)
-            self._outputs.description(answer, settings, cancel)
+            described = self._outputs.description(answer, settings, cancel) or answer
         except BaseException as error:
             if not hinted:
                 raise
@@ -73,7 +71,7 @@ class Ticks:
             return
         if with_images:
             self._attempt(lambda: self._outputs.mosaic(answer, settings), 'the mosaic could not be published')
-        published = replace(answer, hint=hinted[0][1].hint)  # with the times of the whole tick
+        published = replace(described, hint=hinted[0][1].hint)  # with the times of the whole tick
         self._answered(tick.health, published.without_images())
 
     def failed(self, tick: Tick, error: BaseException, cancel: Event) -> None:
@@ -97,13 +95,13 @@ class Ticks:
         if answer.description.status != Status.NO_HINT:
             self._description_failures.over('the description')
             health.description_failures = 0
-        for note in answer.notes:
-            self._journal.warn_once(note)
+        self._journal.holds(TICK, answer.notes)
 
     def _description_failed(self, tick: Tick, answer: Answer, error: BaseException, cancel: Event) -> None:
         """The hint is out and stays what it is."""
         sentence = f'the description failed with {type(error).__name__}: {one_line(error)}'
         self._failures.over('inference')
+        self._journal.holds(TICK, answer.notes)
         self._description_failures.again(sentence)
         tick.health.description_failures = self._description_failures.count
         failed = replace(answer, description=Description(Status.ERROR), notes=(*answer.notes, sentence))
@@ -121,4 +119,4 @@ class Ticks:
         try:
             action()
         except BaseException as error:
-            self._logger.error(f'{otherwise}: {type(error).__name__}: {one_line(error)}')
+            self._journal.warn(f'{otherwise}: {type(error).__name__}: {one_line(error)}')

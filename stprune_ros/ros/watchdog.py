@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 SIGNAL = signal.SIGALRM  # what ends the node: its exit code is -14, 142 in a shell
+IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # meant for the node, which ends the process with it
 STOP_S = 3.3  # so long after SIGINT or SIGTERM the node must be gone; `ros2 launch` escalates after 5 s
 KILL_AFTER_S = 1.0
 BEAT_S = 0.1
@@ -65,7 +66,12 @@ class Watchdog:
         # Isolated and without site-packages: it starts at once and takes 12 MB, half of them shared with this process.
         command = [sys.executable, '-I', '-S', str(Path(__file__).resolve()), self._name, str(os.getpid())]
         ends = (read_beats, read_signals)
-        self._process = subprocess.Popen([*command, *map(str, ends)], stdin=subprocess.DEVNULL, pass_fds=ends)
+        # Blocked until it ignores them: Ctrl-C goes to the whole group, and an interpreter that starts would print.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            self._process = subprocess.Popen([*command, *map(str, ends)], stdin=subprocess.DEVNULL, pass_fds=ends)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for end in ends:
             os.close(end)
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
@@ -73,7 +79,7 @@ class Watchdog:
 
 def watch(name: str, node: int, beats: int, signals: int) -> None:
     """Until the process ``node`` has ended: read its beats and its signals, and end it where it is stuck."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the node, which ends this one with it
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     os.set_blocking(beats, False)
     os.set_blocking(signals, False)

@@ -118,6 +118,13 @@ class Backend(Protocol):
         """
         ...
 
+    def check_candidates(self, question: str, candidates: Sequence[str]) -> None:
+        """Raise ModelError naming candidates that the model cannot tell apart or has no words for.
+
+        `score` would, at the first tick.
+        """
+        ...
+
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """Log-probability of each candidate as the answer to ``question``, in one pass.
 

@@ -30,6 +30,7 @@ from stprune_ros.settings.parameters import PARAMETERS
 from stprune_ros.settings.settings import Settings
 
 LARGEST = 1e9  # of a number in the file
+LOWEST_TEMPERATURE = 1e-3  # below, a choice is all or nothing
 KEYS = ('model', 'prompt', 'parameters', 'temperature', 'candidates', 'report')
 # What the model sees follows from these, beside all of the group `pruning`.
 OTHER_PARAMETERS = ('history.frames', 'history.stride_ms', 'model.max_image_pixels', 'model.quantization')
@@ -76,8 +77,12 @@ class HintCalibration:
         for number, entry in enumerate(candidates):
             reader.keys(entry, ('behavior', 'bias', 'content_free'), f'candidates[{number}].')
         temperature = reader.number(tree, 'temperature')
-        if temperature <= 0:
-            raise reader.fail('temperature', f'is {temperature:g}; it must be above 0')
+        if temperature < LOWEST_TEMPERATURE:
+            raise reader.fail('temperature', f'is {temperature:g}; it must be at least {LOWEST_TEMPERATURE:g}')
+        behaviors = tuple(reader.behavior(entry) for entry in candidates)
+        again = next((one for number, one in enumerate(behaviors) if one in behaviors[:number]), None)
+        if again is not None:
+            raise reader.fail('candidates', f"have '{again.name}' a second time")
         return cls(
             path=path,
             id=hashlib.sha256(text.encode()).hexdigest()[:12],
@@ -85,7 +90,7 @@ class HintCalibration:
             model_revision=reader.text(model, 'revision'),
             prompt_id=reader.text(tree, 'prompt'),
             parameters={str(name): value for name, value in tree['parameters'].items()},
-            behaviors=tuple(reader.behavior(entry) for entry in candidates),
+            behaviors=behaviors,
             temperature=temperature,
             biases=tuple(reader.number(entry, 'bias') for entry in candidates),
             content_free=tuple(reader.number(entry, 'content_free') for entry in candidates),

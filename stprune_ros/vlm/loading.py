@@ -58,6 +58,7 @@ def load_model(settings: Settings, say: Say = say_nothing) -> tuple[Backend, Pro
         use_one_thread()  # the bundled model is too small for threads to help it
     backend = load_engine(settings.model.engine, settings, say)
     prompt = prompt or Prompt.load(prompt_file(path, settings.model.revision))
+    backend.check_candidates(prompt.hint_question, [text for _, text in prompt.candidates])
     if calibration is not None:
         calibration.require_prompt(prompt.id, prompt.behaviors)
         calibration.require_model(backend.info.model_id, backend.info.revision)

@@ -46,7 +46,6 @@ def replayed(world: Path, output: Path, *options: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
 def test_hints_of_the_exported_model_on_llama_cpp_are_those_of_the_folder(
     world: Path, gguf: Path, tmp_path: Path
 ) -> None:
@@ -59,7 +58,6 @@ def test_hints_of_the_exported_model_on_llama_cpp_are_those_of_the_folder(
     assert not summary['errors']
 
 
-@pytest.mark.slow
 def test_the_governor_holds_a_target_with_llama_cpp(world: Path, gguf: Path, tmp_path: Path) -> None:
     """Towards both ends of its range, whatever the speed of the machine."""
     kept = {}
@@ -82,9 +80,7 @@ def test_check_counts_the_memory_of_llama_cpp(gguf: Path, tmp_path: Path, capsys
     assert f'{size:.2f} MiB' in said
     assert 'tokens of 8192' in said
     assert 'float32, F16' in said
-    small = params(
-        tmp_path / 'p.yaml', gguf, model__context_tokens=512, model__engine='llama.cpp', model__gguf=str(gguf)
-    )
+    small = params(tmp_path / 'p.yaml', gguf, model__context_tokens=512)
     assert cli.main(['check', small, '--model']) == 1
     assert 'a prompt has up to' in capsys.readouterr().err
 

@@ -181,7 +181,7 @@ LIMITS = [(3136, 12845056), (3136, 501760), (65536, 16777216), (200704, 1003520)
 @pytest.mark.parametrize(
     ('family', 'patch'), [('qwen2_vl', 14), ('qwen2_5_vl', 14), ('qwen3_vl', 16)], ids=lambda value: str(value)
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(height=SIDES, width=SIDES, limits=st.sampled_from(LIMITS), cap=st.sampled_from([0, 2000, 501760, 2**30]))
 @example(height=460, width=1150, limits=(3136, 501760), cap=0)
 @example(height=1150, width=460, limits=(3136, 12845056), cap=501760)

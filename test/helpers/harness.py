@@ -94,7 +94,7 @@ class Listener:
         output = f'{self.node_name}/output'
         self.node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
         self.node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
-        self.node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, 50)
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 50)
 
     def watch_mosaics(self) -> None:
         """Subscribe to the debug picture."""
@@ -121,6 +121,10 @@ class Listener:
 
     def act(self) -> None:
         """What is to be done meanwhile."""
+
+    def _diagnosed(self, array: DiagnosticArray) -> None:
+        if all(one.hardware_id == self.node_name for one in array.status):  # the topic is everyone's
+            self.diagnostics.append(array)
 
     def diagnostic(self, name: str) -> DiagnosticStatus | None:
         """The newest status of that name."""

@@ -21,6 +21,7 @@ from stprune_ros.ros.watchdog import SIGNAL
 
 BOTH = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 STOPS_S, ESCAPES_S = 3.0, 4.0
+LEASE_S = 20.0  # of a DDS participant that says nothing
 
 
 @pytest.fixture(scope='module')
@@ -59,6 +60,20 @@ def test_an_idle_node_stops(model, vehicle, tmp_path, number):
     code, took_s = stop(node, number)
     assert code == 0 and took_s < STOPS_S
     assert 'Traceback' not in node.output()
+
+
+def test_a_node_that_stopped_is_gone_from_the_graph(model, vehicle, tmp_path):
+    """By its own word: others would believe in a silent one for the 20 s of DDS's lease."""
+    node = NodeProcess(tmp_path, vehicle, base_values(model))
+
+    def is_known() -> bool:
+        namespace, _, name = vehicle.node_name.rpartition('/')
+        return (name, namespace) in vehicle.node.get_node_names_and_namespaces()
+
+    vehicle.wait_until(is_known, 'the node', node)
+    code, _ = stop(node, signal.SIGINT)
+    vehicle.listen_until(lambda: not is_known(), LEASE_S / 2)
+    assert code == 0 and not is_known()
 
 
 @BOTH

@@ -182,7 +182,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(share=st.floats(0, 1), flip=st.booleans())
 def test_damage_anywhere_gives_a_beginning_or_one_sentence(written: Path, tmp_path: Path, share: float, flip: bool):
     data = bytearray(written.read_bytes())

@@ -45,7 +45,7 @@ def test_a_ring_without_any_frame_keeps_nothing(baseline):
 
 
 @given(rings(), st.floats(0.001, 0.999))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_view_alone_leaves_no_difference_of_scope(views, ratio):
     """DivPrune is T-FPS, and DTD is EVS, where the ring is a single view."""
     for view in views:

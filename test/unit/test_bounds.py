@@ -90,7 +90,7 @@ def test_sets_that_wait_for_odometry_with_a_stuck_stamp_are_bounded(rig):
     assert census.alive <= 3 * (60 + MAX_WAITING + 8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.sampled_from(RING), st.integers(0, 2**62)), min_size=1, max_size=40),
     st.integers(0, 200 * MS),

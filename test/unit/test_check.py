@@ -364,6 +364,17 @@ def test_families(model, config, words):
         ('internvl', {'height': 448, 'width': 448}, ''),
         ('gemma3', {'shortest_edge': 448}, 'has no height and width in its size'),
         ('smolvlm', {'longest_edge': 512}, ''),
+        ('qwen2_vl', {'shortest_edge': 1, 'longest_edge': 2**28}, ''),
+        (
+            'qwen2_vl',
+            {'shortest_edge': 0, 'longest_edge': 2**28},
+            'has shortest_edge 0 in its size; it must be a whole number between 1 and 268435456',
+        ),
+        ('qwen2_vl', {'min_pixels': 1, 'max_pixels': 2**28 + 1}, 'has max_pixels 268435457 in its size'),
+        ('internvl', {'height': 448, 'width': 44.5}, 'has width 44.5 in its size'),
+        ('internvl', {'height': True, 'width': 448}, 'has height True in its size'),
+        ('gemma3', {'height': 2**14 + 1, 'width': 2**14}, 'has height 16385 in its size; it must be a whole number'),
+        ('smolvlm', {'longest_edge': -512}, 'has longest_edge -512 in its size'),
     ],
 )
 def test_sizes_of_image_processors(model, family, size, words):
@@ -372,6 +383,16 @@ def test_sizes_of_image_processors(model, family, size, words):
     found = faults(model)
     assert len(found) == (1 if words else 0)
     assert not words or (words in found[0] and str(model / 'preprocessor_config.json') in found[0])
+
+
+@pytest.mark.parametrize('step', ['do_resize', 'do_rescale', 'do_normalize'])
+def test_an_image_processor_that_leaves_out_what_the_model_was_trained_with(model, step):
+    change(model / 'preprocessor_config.json', **{step: False})
+    [fault] = faults(model)
+    assert fault == (
+        f"'{model / 'preprocessor_config.json'}' has {step} false, but the model was trained on images after that step:"
+        ' set it to true there'
+    )
 
 
 def test_broken_json_is_named_with_its_file(model):

@@ -28,7 +28,7 @@ def opencv(points, d):
 
 @pytest.mark.parametrize('name', LENSES)
 @given(st.floats(-0.6, 0.6), st.floats(-0.4, 0.4), st.floats(0.1, 50))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_directions_invert_what_opencv_projects(name, x, y, distance):
     model, d = LENSES[name]
     lens, point = lens_of(model, d), np.array([[x, y, 1.0]]) * distance

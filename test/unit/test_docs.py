@@ -20,7 +20,7 @@ except ImportError:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / 'stprune_ros'
 README = ROOT / 'README.md'
-PAGES = [README, *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [README, ROOT / 'SECURITY.md', *sorted((ROOT / 'docs').glob('*.md'))]
 RESULTS = ROOT / 'benchmark' / 'results'
 # Names that the committed result was written with, and those of today.
 RENAMED = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}
@@ -28,7 +28,7 @@ OLD_PARAMETERS = {f'pruning.{name}' for name in RENAMED}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
 ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
-LOGGING = {'warn_once', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
+LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 UNDEFINED_BELOW = {'evs': 0.25, 'dtd': 0.25}  # one frame of four
 
@@ -75,7 +75,7 @@ def test_links_and_pictures_lead_somewhere(page):
 def test_every_page_and_picture_is_used():
     assert README in PAGES and len(PAGES) > 5
     index = text_of(ROOT / 'docs' / 'README.md')
-    assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'({page.name})' not in index] == []
+    assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'{page.name})' not in index] == []
     pages = ''.join(map(text_of, PAGES))
     assert [path.name for path in (ROOT / 'docs').glob('*.png') if path.name not in pages] == []
 

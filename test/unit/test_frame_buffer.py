@@ -55,7 +55,7 @@ def test_one_frame_means_no_history():
         (frame_set(500), 'time jumped back by 500 ms'),
         (frame_set(1000), 'time jumped back by 0 ms'),
         (frame_set(3500), 'gap of 2.5 s between frame sets, more than 2 s'),
-        (frame_set(1100, encoding='mono8'), "camera 'A' changed its encoding from rgb8 to mono8"),
+        (frame_set(1100, encoding='mono8'), "camera 'A' changed its encoding from 'rgb8' to 'mono8'"),
         (frame_set(1100, width=640), "camera 'A' changed its size from 320x192 to 640x192"),
     ],
 )

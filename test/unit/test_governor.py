@@ -17,7 +17,7 @@ from stprune_ros.inference.governor import STEP, Cost, Governor
 from stprune_ros.settings.parameters import LatencySettings
 
 FULL, TEXT = 1440, 80
-few = settings(max_examples=100, deadline=None)
+few = settings(max_examples=100)
 LIMITS = LatencySettings(100.0, 0.02, 1.0)
 
 

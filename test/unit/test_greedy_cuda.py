@@ -68,7 +68,7 @@ def triton_module():
     return greedy_triton
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 40), st.integers(0, 9), st.booleans(), st.data())
 def test_the_triton_kernel_picks_the_same_tokens(sets, count, seed, ties, data):
     kernel = triton_module()

@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-import zstandard
 from helpers.small_bags import STORE, Item, drive, write_bag
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from rosbags.rosbag2 import StoragePlugin
 from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
-from stprune_ros.io.foreign_files import MAX_MESSAGE, unzstd
 from stprune_ros.settings.settings import Settings
 
 MERGES = 'a0: &a0 {x: 1}\n' + ''.join(f'a{i}: &a{i} {{<<: [{", ".join([f"*a{i - 1}"] * 10)}]}}\n' for i in range(1, 9))
@@ -89,7 +87,7 @@ def test_a_bag_cut_at_every_message_gives_the_ticks_before_the_cut(tmp_path):
     assert ticks == sorted(ticks) and ticks[-1] == 6 and ticks[0] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_bag_with_changed_bytes_gives_sets_or_a_sentence(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp('bag')
@@ -165,14 +163,6 @@ def test_names_that_ros_does_not_allow_are_passed_over(tmp_path):
         assert sum('has a name or a type that ROS does not allow' in note for note in bag.notes) == 2
         assert all(note.isprintable() and len(note) < 500 for note in bag.notes)
         assert '/camera/x?[ERROR]' in ''.join(bag.notes)
-
-
-def test_a_message_that_unpacks_without_end_is_refused():
-    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(MAX_MESSAGE + 1))
-    assert len(bomb) < 50_000
-    with pytest.raises(StpruneError, match=f'has more than {MAX_MESSAGE} bytes'):
-        unzstd(bomb)
-    assert unzstd(zstandard.ZstdCompressor().compress(b'good')) == b'good'
 
 
 def test_a_hostile_truth_file_ends_in_a_sentence(tmp_path):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from stprune_ros import bounded_yaml
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError, one_line, plain, shown
-from stprune_ros.pruning import greedy_numba
+from stprune_ros.private_folder import is_private
 from stprune_ros.settings.parameter_file import load_settings
 from stprune_ros.vlm.hf.template_trial import template_fault
 from stprune_ros.vlm.prompt import Prompt
@@ -254,14 +254,26 @@ def test_a_model_with_a_hostile_chat_template_is_refused_in_one_sentence(model, 
 def test_numbas_pickles_are_read_from_a_private_folder_only(tmp_path):
     folder = tmp_path / 'cache'
     folder.mkdir(mode=0o700)
-    assert greedy_numba.is_private(folder) and greedy_numba.is_private(folder / 'not' / 'there')
+    assert is_private(folder) and is_private(folder / 'not' / 'there')
     folder.chmod(0o702)
-    assert not greedy_numba.is_private(folder) and not greedy_numba.is_private(folder / 'not' / 'there')
+    assert not is_private(folder) and not is_private(folder / 'not' / 'there')
     folder.chmod(0o1777)  # as /tmp: what others put there first would be read
-    assert not greedy_numba.is_private(folder)
+    assert not is_private(folder)
     inner = folder / 'mine'
     inner.mkdir(mode=0o700)
-    assert greedy_numba.is_private(inner)  # nobody else can replace it there
+    assert is_private(inner)  # nobody else can replace it there
+
+
+def test_rendered_scenes_are_read_from_a_private_folder_only(tmp_path):
+    from stprune_ros.ringworld.training.scene_cache import read_shard, read_shards, write_shard
+
+    folder = tmp_path / 'scenes'
+    write_shard(folder, range(2), lambda seed: seed)
+    [path] = folder.iterdir()
+    assert read_shard(path) == [0, 1]
+    folder.chmod(0o777)
+    with pytest.raises(StpruneError, match=f"^'{path}' is not read: others can write to its folder"):
+        list(read_shards(folder))
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path):
@@ -297,7 +309,7 @@ def refuses_or_reads(read: Callable[[Path], object], path: Path) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.one_of(yaml_like, st.text(max_size=100), st.binary(max_size=100)))
 @example('/**: {ros__parameters: {a: &x [1], b: *x, <<: *x}}')
 @example('a: 1' + '0' * 5000)
@@ -309,7 +321,7 @@ def test_any_text_is_parameters_a_rig_a_prompt_or_a_sentence(tmp_path, content):
     refuses_or_reads(Prompt.load, path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_parameter_files_with_changed_letters_are_settings_or_a_sentence(tmp_path, data):
     text = list((ROOT / 'config' / 'stprune.param.yaml').read_text(encoding='utf-8'))
@@ -320,7 +332,7 @@ def test_parameter_files_with_changed_letters_are_settings_or_a_sentence(tmp_pat
     refuses_or_reads(load_settings, path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.recursive(
         st.one_of(st.integers(), st.text(), st.binary(), st.none()),

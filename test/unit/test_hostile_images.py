@@ -135,7 +135,7 @@ def test_pixels_are_refused_one_beyond_the_limit_raw_and_compressed():
             assert (f'{width}x48 pixels, more than {48 * 64}' in outcome(message, limits)) is refused
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.binary(max_size=200),
     st.sampled_from([b'', *(data[:2] for data in FILES.values()), FILES['png'][:16]]),
@@ -148,7 +148,7 @@ def test_any_bytes_are_an_image_or_a_sentence(tail, head, text):
     outcome(compressed(head + tail, text), ALL_FORMATS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(sorted(FILES)), st.data())
 def test_files_with_flipped_bits_are_an_image_or_a_sentence(kind, data):
     """Most flips hit the headers, where a size may change."""
@@ -160,7 +160,7 @@ def test_files_with_flipped_bits_are_an_image_or_a_sentence(kind, data):
     outcome(compressed(bytes(content[:cut])), ALL_FORMATS)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**16 - 1), st.integers(0, 2**16 - 1), st.sampled_from(['jpeg', 'progressive']))
 def test_the_size_of_a_header_is_the_one_that_opencv_would_take(width, height, kind):
     data = with_jpeg_size(FILES[kind], width, height)
@@ -170,7 +170,7 @@ def test_the_size_of_a_header_is_the_one_that_opencv_would_take(width, height, k
     assert ('pixels, more than' in sentence) is (width * height > LIMITS.max_pixels)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     encoding=st.one_of(st.sampled_from(sorted(ENCODINGS)), st.text(max_size=300)),
     height=st.one_of(st.integers(0, 9), st.integers(0, 2**32 - 1)),

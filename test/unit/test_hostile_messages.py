@@ -52,7 +52,7 @@ def look_around(rig: CameraRig) -> None:
         rig.direction(camera)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_one_hostile_calibration_leaves_the_others_their_ring(data):
     """Camera a is well; whatever b and c say, the ring is there, and holds a."""
@@ -123,7 +123,7 @@ def test_where_a_camera_without_optics_looks_decides_who_is_foremost():
     assert rig.foremost == 'a'
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_odometry_of_any_numbers_is_a_state_or_a_sentence(data):
     track, stamp_ns = EgoTrack(200 * MS), 10**18

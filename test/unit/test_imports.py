@@ -18,7 +18,7 @@ MAX_LINES = 400
 
 # From the bottom up: a room may import those on lower floors, and nothing beside or above itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph', 'bounded_yaml'),
+    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph', 'bounded_yaml', 'private_folder'),
     ('pruning',),
     ('settings',),
     ('core',),
@@ -38,7 +38,7 @@ EXCEPTIONS = {
     ('cli', 'demo'),
     ('cli', 'check'),
 }
-PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph'}
+PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph', 'private_folder'}
 ROS = {
     'rclpy',
     'sensor_msgs',

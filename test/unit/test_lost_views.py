@@ -27,7 +27,7 @@ MS = 1_000_000
 NAMES = ('FRONT', 'RIGHT', 'LEFT')
 WIDTH, HEIGHT = 96, 64
 EGO = EgoState(0, None, None, (5.0, 0.0, 0.0), (0.0, 0.0, 0.1))
-NOTHING_INFERRED = 'nothing was inferred: critical camera {} has no usable frame'
+NOTHING_INFERRED = "nothing was inferred: critical camera '{}' has no usable frame"
 
 
 @pytest.fixture(scope='module')

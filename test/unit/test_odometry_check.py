@@ -273,7 +273,7 @@ QUATERNION = st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: sum(v * v for v
 SHORT = st.tuples(*[st.floats(-5, 5)] * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(QUATERNION, SHORT, SHORT, st.tuples(*[st.floats(-1.5, 1.5)] * 3))
 def test_the_twist_of_a_rigid_body_is_the_vehicles_wherever_it_is_measured(mounting, place, velocity, rates):
     rotation, place = matrix_from_quaternion(mounting), np.array(place)
@@ -288,7 +288,7 @@ def test_the_twist_of_a_rigid_body_is_the_vehicles_wherever_it_is_measured(mount
 
 
 @pytest.mark.parametrize('empty', [False, True])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     mounting=QUATERNION, place=SHORT, speed=st.floats(-10, 10).filter(lambda v: abs(v) > 1), rate=st.floats(-0.5, 0.5)
 )

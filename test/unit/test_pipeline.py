@@ -199,7 +199,7 @@ def test_without_the_critical_camera_nothing_is_inferred(make, how):
     answer = pipeline.run(window(frame_set(1000, **{how: ('FRONT',)})))
     assert answer.hint.status == answer.description.status == Status.NO_HINT
     assert answer.hint.behavior == Behavior.UNKNOWN
-    assert any('critical camera FRONT' in note for note in answer.notes)
+    assert any("critical camera 'FRONT'" in note for note in answer.notes)
     assert 'prefill' not in answer.timing.stage_ms
 
 

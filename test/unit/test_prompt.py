@@ -202,6 +202,8 @@ def test_wrong_candidates_are_named(tmp_path: Path, entries: list[tuple[str, str
     ('content', 'sentence'),
     [
         ('a: [', 'is not YAML'),
+        ('name: a\nsystem: b\nname: c\n', "is not YAML: line 3: 'name' is given a second time; remove one"),
+        ('name: a\nhint: {candidates: [{text: a, text: b}]}', "is not YAML: line 2: 'text' is given a second time"),
         ('- a\n- b\n', 'its content must be a mapping with name, system'),
         ('', 'its content must be a mapping'),
         ('name: only\n', "'system' is missing"),

@@ -47,7 +47,7 @@ def test_greedy_prefers_the_far_and_breaks_ties_by_index():
     assert keep.tolist() == [True, False, True, False]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(0, 9), st.booleans(), st.data())
 def test_the_compiled_loop_picks_the_same_tokens(sets, count, seed, ties, data):
     generator = torch.Generator().manual_seed(seed)
@@ -132,7 +132,7 @@ def test_rsp_gives_up_what_a_neighbour_shows():
     assert [int(mask.sum()) for mask in kept] == [4, 4, 4]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(rings(), st.floats(0.001, 1.0), st.sampled_from(sorted(METHODS)))
 def test_budgets_are_exact(views, ratio, method):
     """Any ring: missing views (0 frames), missing frames, different grids; any ratio; any method."""
@@ -190,7 +190,7 @@ def test_joint_pruning_gives_up_what_any_other_view_shows():
         assert mask.flatten().tolist() == [False] * 5 + [True] * 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rings())
 def test_commonness_is_the_mean_best_likeness_to_the_others_at_the_same_time(views):
     units = [unit_rows(view) for view in views]

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, image, jpeg, wr
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.core.types import Behavior, Status
+from stprune_ros.core.types import Behavior, CameraState, Status
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
@@ -216,6 +217,27 @@ def test_silent_camera_is_named(tmp_path: Path, params: Path):
     assert (summary['sets_full'], summary['sets_partial']) == (1, 3)
     assert summary['views']['left']['ticks_without'] == 3
     assert summary['cameras_missing'] == []
+
+
+def test_a_camera_without_usable_calibration_costs_its_view_only(tmp_path: Path, params: Path):
+    def uncalibrated(item: Item) -> Item:
+        if item.topic.endswith('left/camera_info'):
+            item.message.k = np.zeros(9)
+        return item
+
+    bag, output = write_bag(tmp_path / 'bag', drive(3, uncalibrated)), tmp_path / 'out'
+    summary = run(bag, output, params)
+    assert summary['ticks'] == 3 and summary['cameras'] == ['front', 'right']
+    assert summary['cameras_missing'] == ['left']
+    assert set(summary['status']) == {'DEGRADED'}
+    assert any(note.startswith("camera_info of camera 'left' is not calibrated") for note in summary['notes'])
+    with Bag(output / 'results.mcap') as results:
+        written = [record.message() for record in results.messages([HINT_TOPIC, SCENE_TOPIC])]
+    assert len(written) == 6
+    for message in written:
+        states = {view.name: view.state for view in message.info.cameras}
+        assert states == {'front': CameraState.OK, 'right': CameraState.OK, 'left': CameraState.INVALID}
+    assert "camera 'left' is not calibrated" in unescape((output / 'report.html').read_text())
 
 
 def test_bag_without_a_frame_of_the_anchor_fails_with_its_summary_written(tmp_path: Path, params: Path, capsys):

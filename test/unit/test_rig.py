@@ -173,7 +173,7 @@ def test_all_cameras_up_are_refused():
 
 
 def test_identical_extrinsics_are_refused():
-    with pytest.raises(StpruneError, match='the cameras F, F2, F3 have the same position and attitude'):
+    with pytest.raises(StpruneError, match="the cameras 'F', 'F2', 'F3' have the same position and attitude"):
         CameraRig.of(around(camera('F2', 1e-7), camera('F3', 0, position=(1e-5, 0, 1.5))))
     assert len(CameraRig.of(around(camera('F2', 0, position=(0, -0.1, 1.5)))).ring) == 7
     with pytest.raises(StpruneError, match='names a camera twice'):

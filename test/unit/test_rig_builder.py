@@ -251,7 +251,7 @@ def test_a_stereo_pair_in_one_frame_stands_as_far_apart_as_p_says():
     assert rig.ring == ('C', 'R')
     np.testing.assert_allclose(rig.cameras['R'].translation - rig.cameras['C'].translation, (0, -0.12, 0), atol=1e-12)
     made.add_camera_info('R', info())
-    with pytest.raises(StpruneError, match='the cameras C, R have the same position'):
+    with pytest.raises(StpruneError, match="the cameras 'C', 'R' have the same position"):
         made.build(['C', 'R'])
 
 

@@ -82,7 +82,7 @@ K = '[10, 0, 5, 0, 10, 2, 0, 0, 1]'
         ),
         ('cameras: {A: {rotation: [0, 0, 1, 1], hfov_deg: 90, width: 10, height: 5}}', 'has length 1.41, not 1'),
         ('cameras: {A: {rotation: [0, 0, 0, 1], hfov_deg: 90, width: 10, height: 5}}', r'every camera looks up \(A\)'),
-        (f'cameras: {{A: {{{GOOD}}}, B: {{{GOOD}}}}}', 'the cameras A, B have the same position'),
+        (f'cameras: {{A: {{{GOOD}}}, B: {{{GOOD}}}}}', "the cameras 'A', 'B' have the same position"),
     ],
 )
 def test_bad_rig_files_name_the_file_and_the_camera(tmp_path, text, sentence):

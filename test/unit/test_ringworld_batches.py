@@ -62,7 +62,7 @@ def make_pool(encoded: list[int] | None = None) -> ScenePool:
     return ScenePool(encode, 'tower', True, CPU)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(0.01, 0.99))
 def test_dropping_leaves_all_text_and_as_many_tokens_in_every_scene(seed: int, keep: float) -> None:
     visual = np.zeros((3, 137), bool)

@@ -12,8 +12,10 @@ from stprune_ros.evaluation.model_card import evaluate_model
 from stprune_ros.evaluation.ringworld_cases import ModelCardCases
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.training.tokenizer import make_tokenizer
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.backend import TransformersBackend
+from stprune_ros.vlm.loading import load_model
 from stprune_ros.vlm.prompt import Prompt
 
 FOLDER = Path(__file__).resolve().parents[2] / 'models' / 'ringworld'
@@ -42,6 +44,15 @@ def test_a_candidate_without_tokens_is_named(backend: Backend) -> None:
     assert len(backend.score(context, 'what should the ego vehicle do?', ['none', 'slow down'])) == 2
     with pytest.raises(ModelError, match="model 'ringworld' has no token for a word of candidate 'increase gap'"):
         backend.score(context, 'what should the ego vehicle do?', ['none', 'increase gap'])
+
+
+def test_a_prompt_without_words_for_the_model_is_not_loaded(tmp_path: Path) -> None:
+    text = (FOLDER / 'prompt.yaml').read_text(encoding='utf-8')
+    assert 'text: slow down' in text
+    (tmp_path / 'prompt.yaml').write_text(text.replace('text: slow down', 'text: brake'), encoding='utf-8')
+    settings = Settings.from_values({'prompt.file': str(tmp_path / 'prompt.yaml')})
+    with pytest.raises(ModelError, match="model 'ringworld' has no token for a word of candidate 'brake'"):
+        load_model(settings)
 
 
 def test_answers_beat_a_guess(backend: Backend) -> None:

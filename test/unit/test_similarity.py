@@ -52,7 +52,7 @@ def drives(draw):
     return ticks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     drives(),
     st.sampled_from(CACHED_METHODS),
@@ -171,7 +171,7 @@ def alike(draw):
     return ticks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(alike(), st.lists(st.booleans(), min_size=6, max_size=6), st.sampled_from([0, 2**20]))
 def test_a_ring_as_one_batch_knows_what_its_views_alone_know(ticks, across, room):
     cache = BatchedSimilarityCache()

@@ -204,3 +204,21 @@ def test_roles_are_checked_against_the_ring(rig):
     assert CameraRoles.from_settings(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
     with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
         CameraRoles.from_settings(Settings.from_values({'cameras.critical': ['REAR']}), rig)
+
+
+def test_images_that_sets_hold_are_counted_by_camera(rig):
+    stream = SensorStream(Settings(), rig)
+    for ms in range(1000, 2000, 100):
+        stream.add_image('FRONT', image(ms))
+        stream.add_image('RIGHT', image(ms + 60_000))  # comes, but belongs to no set
+        if ms % 200 == 0:
+            stream.add_image('LEFT', image(ms))
+    stream.finish()
+    assert stream.used == {'FRONT': 10, 'LEFT': 5}
+
+
+def test_odometry_that_is_not_used_is_counted(rig):
+    stream = SensorStream(Settings(), rig)
+    for ms, speed in ((1000, 3.0), (1050, math.nan), (1100, 3.0), (1150, math.inf), (1200, 3.0)):
+        stream.add_odometry(odometry(ms, speed))
+    assert stream.odometry_refused == 2

@@ -140,7 +140,7 @@ def streams(draw):
     return sorted(frames, key=lambda f: f.stamp_ns), sorted(frames, key=lambda f: keys[id(f)])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(streams())
 def test_arrival_order_does_not_matter(stream):
     in_order, shuffled = stream
@@ -149,7 +149,7 @@ def test_arrival_order_does_not_matter(stream):
     assert first.counters == second.counters
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(streams())
 def test_every_set_holds_the_nearest_frames_and_every_anchor_gets_a_set(stream):
     in_order, _ = stream
@@ -166,7 +166,7 @@ def test_every_set_holds_the_nearest_frames_and_every_anchor_gets_a_set(stream):
                 assert camera in s.missing
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.sampled_from(RING), st.integers(0, 2**62)), max_size=60))
 def test_any_stamps_at_all_keep_the_promises(pairs):
     sync = synchronizer(max_spread_ns=60 * MS)

@@ -57,6 +57,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
         process.kill()
 
 
+def test_no_signal_meets_the_watching_process_while_it_starts():
+    """Ctrl-C goes to the whole group, and an interpreter that has not set its handlers prints a traceback."""
+    code, said = run("""
+status = dict(line.split(':', 1) for line in open(f'/proc/{watchdog._process.pid}/status'))
+held = int(status['SigBlk'], 16) | int(status['SigIgn'], 16)
+print([number for number in (1, 2, 15) if held >> number - 1 & 1], file=sys.stderr)
+os.kill(watchdog._process.pid, signal.SIGINT)
+beat_for(1.5, 1.0)
+print(watchdog._process.poll(), signal.pthread_sigmask(signal.SIG_BLOCK, []), file=sys.stderr)
+""")
+    assert said.splitlines() == ['[1, 2, 15]', 'None set()'] and code == 0
+
+
 def test_a_process_that_beats_or_has_no_limit_is_left_alone():
     code, said = run('beat_for(2.5, 2.0)\nwatchdog.beat(0.0)\ntime.sleep(3.0)\nos._exit(9)')
     assert (code, said) == (9, '')

@@ -56,6 +56,23 @@ def entry_of(cache: Path) -> Path:
     return entry
 
 
+def test_what_others_could_have_written_is_not_believed(weights, cache, reads):
+    assert weights_digest(weights) == EXPECTED
+    entry = entry_of(cache)
+    entry.write_text(entry.read_text().replace(hashlib.sha256(b''.join(DATA)).hexdigest(), 'f' * 64))
+    assert weights_digest(weights) == 'f' * 12  # nobody but this user can have written it
+    cache.chmod(0o777)
+    assert weights_digest(weights) == EXPECTED
+    entry.unlink()
+    assert weights_digest(weights) == EXPECTED
+    assert list(cache.iterdir()) == [] and len(reads) == 3
+
+
+def test_a_digest_is_kept_for_this_user_only(weights, cache):
+    weights_digest(weights)
+    assert entry_of(cache).stat().st_mode & 0o777 == 0o600
+
+
 def test_files_are_read_once(weights, cache, reads):
     assert [weights_digest(weights) for _ in range(3)] == [EXPECTED] * 3
     assert reads == [16]

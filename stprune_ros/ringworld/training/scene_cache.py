@@ -16,6 +16,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from stprune_ros.errors import StpruneError
+from stprune_ros.private_folder import is_private
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_drive, make_scene
 
 SCENES_PER_SHARD = 25
@@ -57,7 +59,9 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def read_shard(path: Path) -> list[Scene]:
-    """The scenes of a shard. It is a pickle: only read what you wrote yourself."""
+    """The scenes of a shard. It is a pickle, which is code: raises StpruneError where others can write."""
+    if not is_private(path.parent):
+        raise StpruneError(f"'{path}' is not read: others can write to its folder, and it would be run as code")
     scenes: list[Scene] = pickle.loads(path.read_bytes())
     return scenes
 

@@ -44,6 +44,10 @@ class Answers:
         """
         return [self._choice(question, suffix, tuple(candidates)) for question, candidates in asked]
 
+    def check(self, question: str, candidates: Sequence[str]) -> None:
+        """See `Backend.check_candidates`."""
+        self._new_choice(question, '', tuple(candidates))
+
     def generated(self, written: Written) -> Generated:
         """Tokens that were written, as text."""
         text = self._tokenizer.decode(written.tokens, skip_special_tokens=True)

@@ -168,6 +168,10 @@ class TransformersBackend:
         )
         return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
+    def check_candidates(self, question: str, candidates: Sequence[str]) -> None:
+        """See `Backend.check_candidates`."""
+        self._answers.check(question, candidates)
+
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See `Backend.score`."""
         return self.score_all(context, [(question, candidates)])[0]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import ModelError, word
+from stprune_ros.errors import ModelError, shown, word
 from stprune_ros.vlm.hf.files import (
     INDEX,
     LFS_POINTER,
@@ -42,6 +42,9 @@ BITSANDBYTES = 'bitsandbytes'
 BITSANDBYTES_NEEDS = (BITSANDBYTES, 'accelerate')
 # Files of tools that write what they packed beside config.json.
 PACKED_BY_FILE = {'hf_quant_config.json': 'modelopt', 'quantize_config.json': 'gptq', 'quant_config.json': 'awq'}
+# What a model cannot do without: it would be shown pixels that it never saw in training.
+NEEDED_STEPS = ('do_resize', 'do_rescale', 'do_normalize')
+MAX_SIDE, MAX_PIXELS = 2**14, 2**28  # of an image, far beyond any checkpoint
 ADAPTER = 'adapter_config.json'
 LISTED = 8  # names of a file in a sentence
 
@@ -210,9 +213,20 @@ def _processor_faults(path: Path, model_type: str) -> list[str]:
         return faults
     if file.name == PROCESSOR and isinstance(found.get('image_processor'), Mapping):
         found = found['image_processor']
+    faults += [
+        f"'{file}' has {step} false, but the model was trained on images after that step: set it to true there"
+        for step in NEEDED_STEPS
+        if found.get(step) is False
+    ]
     size, wanted = found.get('size'), SIZE_KEYS.get(model_type)
     if not isinstance(size, Mapping) or wanted is None:
         return faults
+    limit = MAX_PIXELS if wanted == PIXEL_LIMITS else MAX_SIDE
+    faults += [
+        f"'{file}' has {key} {shown(size[key])} in its size; it must be a whole number between 1 and {limit}"
+        for key in (*wanted, 'min_pixels', 'max_pixels')
+        if size.get(key) is not None and not (type(size[key]) is int and 1 <= size[key] <= limit)
+    ]
     given = [word(key) for key, value in list(size.items())[:LISTED] if value is not None]
     if set(given) == set(wanted) or (wanted == PIXEL_LIMITS and set(given) == {'min_pixels', 'max_pixels'}):
         return faults

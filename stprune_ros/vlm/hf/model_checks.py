@@ -67,7 +67,7 @@ def check_parts(folder: ModelFolder, config: Any, tokenizer: Any) -> None:
         raise ModelError(f"tokenizer of '{folder.path}' has no end-of-turn token (eos_token)")
     if 'sliding_attention' in (getattr(text, 'layer_types', None) or ()) and not folder.family.sliding_window:
         raise ModelError(f"model '{folder.path}' uses sliding-window attention, which is not supported")
-    if config.image_token_id >= len(tokenizer):
+    if not 0 <= config.image_token_id < len(tokenizer):
         raise ModelError(f"tokenizer of '{folder.path}' lacks the model's image token {config.image_token_id}")
     # A tokenizer may be longer than its model's vocabulary: what is used in every prompt must be within.
     markup = folder.family.image_markup(tokenizer, tokenizer.convert_ids_to_tokens(config.image_token_id))

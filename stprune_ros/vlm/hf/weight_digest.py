@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.private_folder import is_private
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.hf.files import gib
 
@@ -80,10 +81,15 @@ def _state(path: Path) -> dict[str, Any]:
 
 
 def _entry(weights: Sequence[Path]) -> Path | None:
-    """The file that remembers the digest of these paths: one for a model, whatever its files hold."""
+    """The file that remembers the digest of these paths: one for a model, whatever its files hold.
+
+    None where others could write it: they would have another model pass for this one.
+    """
     folder = cache_folder()
+    if folder is None or not is_private(folder):
+        return None
     paths = json.dumps([str(path.resolve()) for path in weights])
-    return folder / f'{hashlib.sha256(paths.encode()).hexdigest()[:32]}.json' if folder is not None else None
+    return folder / f'{hashlib.sha256(paths.encode()).hexdigest()[:32]}.json'
 
 
 def _remembered(entry: Path, files: list[dict[str, Any]]) -> str | None:

@@ -189,6 +189,10 @@ class LlamaCppBackend:
         prefix = Prefix(self._serial, ids, int(positions.max()) + 1, full_prompt.question_suffix)
         return Context(len(ids) - tokens_visual, tokens_visual, prefix)
 
+    def check_candidates(self, question: str, candidates: Sequence[str]) -> None:
+        """See `Backend.check_candidates`."""
+        self._answers.check(question, candidates)
+
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See `Backend.score`."""
         return self.score_all(context, [(question, candidates)])[0]
