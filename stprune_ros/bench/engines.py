@@ -29,6 +29,9 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, VisualFrame
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.pretrained import random_model
+from stprune_ros.vlm.llama_cpp.export import export_gguf
+from stprune_ros.vlm.llama_cpp.gguf_file import number_types
+from stprune_ros.vlm.llama_cpp.library import find_library
 from stprune_ros.vlm.loading import BUNDLED_MODEL, DEFAULT_PROMPT, load_engine
 from stprune_ros.vlm.prompt import Prompt
 
@@ -70,7 +73,12 @@ CONTENDERS = (
 
 
 def bench_engines(shape: LanguageShape = SHAPE, rounds: int = ROUNDS, written: int = WRITTEN) -> dict[str, Any]:
-    """Run `stprune bench --engines`; returns the content of its JSON file."""
+    """Run `stprune bench --engines`; returns the content of its JSON file.
+
+    Raises ModelError where llama.cpp is not installed.
+    """
+    number_types()
+    find_library('')
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='stprune-bench-') as place:
         folder = save_random_model(Path(place) / 'model', shape)
@@ -118,8 +126,6 @@ def load(contender: Contender, folder: Path, place: Path) -> Backend:
     if contender.engine == 'transformers':
         values['model.dtype'] = contender.kind
     else:
-        from stprune_ros.vlm.llama_cpp.export import export_gguf
-
         file = place / f'{contender.kind}.gguf'
         export_gguf(str(folder), file, contender.kind)
         # Half precision, as on a vehicle: the tower in bfloat16, the KV cache in float16.
