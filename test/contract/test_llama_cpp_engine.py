@@ -119,6 +119,9 @@ def test_llama_cpp_runs_the_static_part_once(backend: Any, monkeypatch: pytest.M
     assert run[5:] == [static, rest]
     backend.free()
     assert np.array_equal(logits(SYSTEM), first)
+    monkeypatch.setattr(backend._chat, '_static', lambda *given: 0)
+    assert logits(SYSTEM) == pytest.approx(first, rel=0, abs=TOLERANCE)
+    assert run[-1] == static + rest, 'where nothing is static all is run at once'
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)

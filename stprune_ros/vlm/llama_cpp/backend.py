@@ -171,15 +171,16 @@ class LlamaCppBackend:
         tokens_visual = sum(int(frame.keep.sum()) for frame in frames)
         rows = self._rows(ids, frames)
         first = full_prompt.static
+        static = tuple(ids[:first].tolist())
         self._serial += 1
         self._language.open()
         try:
             # In a pass of its own, so that what follows is the same whether it was kept or run.
-            if tuple(ids[:first].tolist()) != self._static:
+            if static and static != self._static:
                 self._static = ()
                 self._language.cut(0)
                 self._language.run_rows(rows[:first], placed[:, :first])
-                self._static = tuple(ids[:first].tolist())
+            self._static = static
             self._language.cut(first)
             self._language.run_rows(rows[first:], placed[:, first:])
         except ModelError:
