@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.resources import resource_path
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
@@ -93,6 +94,14 @@ def changed_settings(options: argparse.Namespace) -> Settings:
     """The settings of --params with --keep and --method in their places."""
     given = {'pruning.keep_ratio': options.keep, 'pruning.method': options.method}
     return load_settings(options.params).changed({name: value for name, value in given.items() if value is not None})
+
+
+def with_host(settings: Settings, host: str | None) -> Settings:
+    """The settings with the model that --host names: a folder, or else a bundled model."""
+    if host is None:
+        return settings
+    bundled = resource_path('models') / host
+    return settings.changed({'model.path': str(bundled) if bundled.is_dir() and not Path(host).is_dir() else host})
 
 
 def say(sentence: str) -> None:

@@ -26,13 +26,15 @@ from stprune_ros.arguments import (
     say,
     seed,
     size,
+    with_host,
 )
 from stprune_ros.errors import StpruneError
+from stprune_ros.export_command import add_arguments as add_export_arguments
 from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
 
-GGUF_TYPES = ('F32', 'F16', 'Q8_0', 'Q4_0')  # of vlm/llama_cpp/export, which brings torch
+UNTOUCHED = 1_021_000  # scenes of ringworld from this one on were never looked at while methods were made or chosen
 DEMO_SEED = 1_000_004  # slows down, stops and drives on, and is not among those that the bundled model was trained on
 
 
@@ -71,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
     _bench(commands.add_parser('bench', help='time and memory of selection and ticks, side by side in one run'))
-    _export_gguf(commands.add_parser('export-gguf', help='write the language model of a Qwen folder as a GGUF file'))
+    add_export_arguments(commands.add_parser('export-gguf', help='write the language model of a folder as a GGUF file'))
     _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
@@ -232,11 +234,12 @@ def _world(command: argparse.ArgumentParser) -> None:
     command.add_argument('--seconds', type=positive, default=20.0, help='how long a drive; default: %(default)s')
     command.add_argument('--hz', type=positive, default=10.0, help='images per second and camera; default: %(default)s')
     command.add_argument('--rolling', action='store_true', help='fire the cameras one after another instead of at once')
+    command.add_argument('--hard', action='store_true', help='night, rain, fog, look-alikes, three times the traffic')
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.ringworld.recording import record_world
 
-        record_world(options.output, options.seed, options.seconds, options.hz, rolling=options.rolling)
+        record_world(options.output, options.seed, options.seconds, options.hz, options.rolling, options.hard)
         print(f"wrote '{options.output}', {options.seconds:g} s at {options.hz:g} Hz, with truth.json in it")
         return 0
 
@@ -246,19 +249,39 @@ def _world(command: argparse.ArgumentParser) -> None:
 def _eval(command: argparse.ArgumentParser) -> None:
     everything = [method for method in METHOD_NAMES if method != 'none']
     command.add_argument(
-        '--output', type=Path, required=True, metavar='FILE', help='the result as JSON; a plot goes beside it as PNG'
+        '--output',
+        type=Path,
+        required=True,
+        metavar='FILE',
+        help='the result as JSON, with tables of other hosts and worlds that it has; a plot and answers go beside it',
     )
     command.add_argument(
         '--methods',
         type=names,
         metavar='A,B',
-        help='methods, with switches as in st_prune+keep_one_copy or st_prune+all; default: every method, every switch '
-        'alone, and all together',
+        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8) or the question '
+        '(dart+text); default: every method, every switch alone and all together, all questions, all that was tuned',
     )
     command.add_argument(
-        '--keep', type=ratios, default=(1.0, 0.5, 0.25, 0.1, 0.05), metavar='R,R', help='default: 1,0.5,0.25,0.1,0.05'
+        '--keep',
+        type=ratios,
+        default=(0.5, 0.25, 0.1, 0.05, 0.02),
+        metavar='R,R',
+        help='beside all tokens; default: 0.5,0.25,0.1,0.05,0.02',
     )
     command.add_argument('--scenes', type=count, default=500, metavar='N', help='held-out scenes; default: %(default)s')
+    command.add_argument(
+        '--first-seed', type=count, default=UNTOUCHED, metavar='N', help='of scenes nobody used; default: %(default)s'
+    )
+    command.add_argument(
+        '--world', choices=('ringworld', 'hard'), default='ringworld', help='see `stprune world`; default: %(default)s'
+    )
+    command.add_argument(
+        '--host', metavar='NAME', help='a model folder, or a bundled model by its name; default: that of --params'
+    )
+    command.add_argument(
+        '--resume', action='store_true', help='go on where an interrupted run with the same plan ended'
+    )
     command.add_argument(
         '--seeds', type=count, default=3, metavar='N', help='runs of what draws lots; default: %(default)s'
     )
@@ -266,10 +289,10 @@ def _eval(command: argparse.ArgumentParser) -> None:
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
     def run(options: argparse.Namespace) -> int:
-        from stprune_ros.evaluation.variants import VARIANTS, config_of
+        from stprune_ros.evaluation.variants import VARIANTS, config_of, name_of
         from stprune_ros.vlm.loading import require_model
 
-        values = load_settings(options.params)
+        values = with_host(load_settings(options.params), options.host)
         require_file(options.output)
         if values.prompt.calibration:
             say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
@@ -278,15 +301,18 @@ def _eval(command: argparse.ArgumentParser) -> None:
         for method in methods:
             config_of(method, 1.0, 0, values)
         require_model(values)
-        from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods, to_markdown, write_plot
+        from stprune_ros.evaluation import fidelity
         from stprune_ros.evaluation.ringworld_cases import RingworldCases
+        from stprune_ros.evaluation.tables import to_markdown
         from stprune_ros.results import write_json
 
-        plan = EvaluationPlan(methods, options.keep, options.seeds)
-        result = evaluate_methods(RingworldCases(options.scenes), plan, values, options.workers, say)
-        write_json(options.output, result)
-        write_plot(result, options.output.with_suffix('.png'))
-        print(to_markdown(result))
+        plan, default = fidelity.EvaluationPlan(methods, options.keep, options.seeds), name_of(values.pruning)
+        source = RingworldCases(options.scenes, options.first_seed, options.world)
+        found = fidelity.evaluate_methods(source, plan, values, options.workers, options.output, options.resume, say)
+        write_json(options.output, fidelity.add_table(options.output, default, found))
+        plot = fidelity.beside(options.output, found['host'], options.world, '.png')
+        fidelity.write_plot(found, default, plot)
+        print(to_markdown(found, default))
         return 0
 
     command.set_defaults(run=run)
@@ -301,12 +327,8 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
-    extent.add_argument(
-        '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
-    )
-    extent.add_argument(
-        '--engines', action='store_true', help='minutes: a 0.6B model on every engine and weight type; no plot'
-    )
+    extent.add_argument('--gpu', action='store_true', help='minutes: percentiles of whole models on a GPU; no plot')
+    extent.add_argument('--engines', action='store_true', help='minutes: a 0.6B model on every engine; no plot')
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
@@ -329,25 +351,6 @@ def _bench(command: argparse.ArgumentParser) -> None:
             write_plot(result, options.output.with_suffix('.png'))
         write_json(options.output, result)
         print(to_markdown(result))
-        return 0
-
-    command.set_defaults(run=run)
-
-
-def _export_gguf(command: argparse.ArgumentParser) -> None:
-    command.add_argument('model', nargs='?', default='', metavar='MODEL', help='folder or hub id; default: the bundled')
-    command.add_argument('--output', type=Path, required=True, metavar='FILE', help='for model.gguf')
-    command.add_argument(
-        '--type', choices=GGUF_TYPES, default='F16', dest='kind', help='of its matrices; default: %(default)s'
-    )
-
-    def run(options: argparse.Namespace) -> int:
-        require_file(options.output, '.gguf')
-        from stprune_ros.resources import resource_path
-        from stprune_ros.vlm.llama_cpp.export import export_gguf
-        from stprune_ros.vlm.loading import BUNDLED_MODEL
-
-        print(export_gguf(options.model or str(resource_path(BUNDLED_MODEL)), options.output, options.kind))
         return 0
 
     command.set_defaults(run=run)

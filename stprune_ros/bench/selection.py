@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stprune_ros.bench.ticks import available_memory, median_and_range
-from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, select_over_ring
+from stprune_ros.pruning.baselines.diversity import divprune_growing, grow, unit_tokens
+from stprune_ros.pruning.baselines.scope import over_ring
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner, stage_budgets
 from stprune_ros.pruning.selection import select
@@ -19,14 +20,14 @@ from stprune_ros.pruning.similarity import SimilarityCache, cosine_similarities,
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'  # what every method with all similarities takes at least
-JOINT = 'st_prune_joint'  # the node's default
+JOINT = 'st_prune_joint'  # the node's default without its first stage
 REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'  # the similarities of the history are cached
 REUSING = {REUSE: 'st_prune', JOINT_REUSE: JOINT}
 GROWING = 'divprune_growing'
 LOOPS = 'st_prune, loops alone'  # both greedy loops, similarities given
 GROWING_LOOP = 'divprune_growing, loop alone'  # distances given
 ST_PRUNE = (JOINT, JOINT_REUSE, 'st_prune', REUSE, LOOPS)
-TIMED_METHODS = (*ST_PRUNE, GROWING, GROWING_LOOP, 'divprune', 'tfps', 'dart', 'cdpruner', 'evs', 'random')
+TIMED_METHODS = (*ST_PRUNE, GROWING, GROWING_LOOP, 'divprune', 'tfps_view', 'dart', 'cdpruner_view', 'evs', 'random')
 MAX_RUNS = 9
 
 Masks = list[Tensor]
@@ -117,7 +118,8 @@ def prepare_method(name: str, views: Sequence[ViewTokens], size: RingSize) -> Ca
         rows = [unit_rows(view).flatten(0, 1) for view in views]
         return lambda: cosine_similarities(rows)
     if name == GROWING:
-        return lambda: select_over_ring(views, pruning_config(size, 'divprune'), divprune_growing)
+        config = pruning_config(size, 'divprune')
+        return lambda: over_ring(views, config, lambda images, keep: divprune_growing(unit_tokens(images), keep))
     if name == GROWING_LOOP:
         x = torch.cat([unit_rows(view).flatten(0, 1) for view in views])
         distance, keep = 1 - x @ x.T, sum(view_budget(view, pruning_config(size)) for view in views)
@@ -162,7 +164,7 @@ def expected_work(name: str, size: RingSize) -> float:
         JOINT: n * d * (inside + n / size.frames),
         JOINT_REUSE: n / size.frames * d * (inside + n / size.frames),
         'divprune': n * n * d / 10 + k * n * d,
-        'cdpruner': k * inside * (d + k / size.views),
+        'cdpruner_view': k * inside * (d + k / size.views),
         'dart': n * d,
         'evs': n * d,
         'random': n,
@@ -174,7 +176,7 @@ def expected_memory(name: str, size: RingSize) -> float:
     n, inside, d = size.tokens, size.tokens / size.views, size.dim
     if name in (GROWING, GROWING_LOOP):
         return 4 * (n * d + 2 * n * n + size.keep * n * n)
-    square = 0 if name in ('divprune', 'cdpruner', 'dart', 'evs', 'random') else n * inside
+    square = 0 if name in ('divprune', 'cdpruner_view', 'dart', 'evs', 'random', 'tfps_view') else n * inside
     return 4.0 * (3 * n * d + 2 * square)
 
 

@@ -1,63 +1,85 @@
-"""Bootstrap intervals over scenes: questions about the same scene are not independent, scenes are."""
+"""Paired bootstrap over scenes: questions about the same scene are not independent, scenes are.
+
+Every figure of a comparison comes from the same resampled scenes, so that what makes a scene hard for all methods
+alike cancels out.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 RESAMPLES = 2000
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
-MIN_ACCURACY = 1e-9  # keeps ratios finite
+TINY = 1e-9  # keeps ratios finite
+
+Interval = tuple[float, float, float]  # the value, and its 95 % interval (low, high)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SceneCounts:
-    """Correct answers and questions per scene, as [correct, asked] by scene id."""
+    """Correct answers and questions per scene: float (S,) each, scenes in the same order for all that are compared."""
 
-    scenes: dict[int, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
+    correct: np.ndarray
+    asked: np.ndarray
 
-    def add(self, scene: int, correct: bool) -> None:
-        """Count one question about a scene."""
-        self.scenes[scene][0] += correct
-        self.scenes[scene][1] += 1
+    @classmethod
+    def of(cls, scenes: np.ndarray, right: np.ndarray) -> SceneCounts:
+        """Count answers: ``scenes`` int (Q,), numbers from 0, and ``right`` (Q,) or (runs, Q), NaN where not asked."""
+        right = np.atleast_2d(right)
+        size = int(scenes.max(initial=-1)) + 1
+        correct, asked = (
+            sum(np.bincount(scenes, weights, size) for weights in values)
+            for values in (np.nan_to_num(right), (~np.isnan(right)).astype(float))
+        )
+        return cls(np.asarray(correct, float), np.asarray(asked, float))
 
     @property
     def questions(self) -> int:
         """Questions over all scenes."""
-        return sum(asked for _, asked in self.scenes.values())
+        return int(self.asked.sum())
 
     @property
     def accuracy(self) -> float:
         """Share of questions answered correctly."""
-        return sum(correct for correct, _ in self.scenes.values()) / self.questions
+        return float(self.correct.sum() / self.asked.sum())
+
+    def resampled(self) -> np.ndarray:
+        """The accuracy in each of `RESAMPLES` draws of as many scenes: (RESAMPLES,)."""
+        drawn = np.random.default_rng(0).integers(len(self.asked), size=(RESAMPLES, len(self.asked)))
+        return np.asarray(self.correct[drawn].sum(axis=1) / np.maximum(self.asked[drawn].sum(axis=1), TINY))
 
 
-def accuracy_interval(counts: SceneCounts) -> tuple[float, float]:
-    """95 % interval (low, high) of the accuracy."""
-    table = np.array(list(counts.scenes.values()), float)
-    correct, asked = table[_resamples(len(table))].sum(axis=1).T
-    low, high = np.percentile(correct / asked, LEVEL)
+def accuracy(counts: SceneCounts) -> Interval:
+    """The accuracy."""
+    return counts.accuracy, *_interval(counts.resampled())
+
+
+def difference(counts: SceneCounts, other: SceneCounts) -> Interval:
+    """Accuracy minus that of ``other``."""
+    return counts.accuracy - other.accuracy, *_interval(counts.resampled() - other.resampled())
+
+
+def recovered(counts: SceneCounts, full: SceneCounts, blind: SceneCounts) -> Interval:
+    """(accuracy - blind) / (full - blind): of what pictures add to guessing, the share that is left."""
+
+    def share(mine: np.ndarray, whole: np.ndarray, guessed: np.ndarray) -> np.ndarray:
+        return np.asarray((mine - guessed) / np.maximum(whole - guessed, TINY))
+
+    value = share(*(np.array(x.accuracy) for x in (counts, full, blind)))
+    return float(value), *_interval(share(*(x.resampled() for x in (counts, full, blind))))
+
+
+def flips(right: np.ndarray, before: np.ndarray) -> tuple[float, float]:
+    """Shares of questions that went from right to wrong, from wrong to right: ``right`` (runs, Q), ``before`` (Q,)."""
+    right = np.atleast_2d(right)
+    both = ~np.isnan(right) & ~np.isnan(before)
+    count = max(int(both.sum()), 1)
+    lost, won = ((both & (before == old) & (right == 1 - old)).sum() / count for old in (1, 0))
+    return float(lost), float(won)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, LEVEL)
     return float(low), float(high)
-
-
-def relative_accuracy(counts: SceneCounts, full: SceneCounts) -> tuple[float, float, float]:
-    """Accuracy divided by that of ``full``, and its 95 % interval (low, high).
-
-    The interval is paired: a resample holds the same scenes for both.
-    """
-    scenes = [scene for scene in full.scenes if scene in counts.scenes]
-    pruned_table = np.array([counts.scenes[scene] for scene in scenes], float)
-    full_table = np.array([full.scenes[scene] for scene in scenes], float)
-    resamples = _resamples(len(scenes))
-    correct, asked = pruned_table[resamples].sum(axis=1).T
-    full_correct, full_asked = full_table[resamples].sum(axis=1).T
-    ratios = (correct / asked) / np.maximum(full_correct / full_asked, MIN_ACCURACY)
-    low, high = np.percentile(ratios, LEVEL)
-    return counts.accuracy / max(full.accuracy, MIN_ACCURACY), float(low), float(high)
-
-
-def _resamples(scenes: int) -> np.ndarray:
-    """Which scenes each resample holds: indices (RESAMPLES, scenes)."""
-    return np.random.default_rng(0).integers(scenes, size=(RESAMPLES, scenes))

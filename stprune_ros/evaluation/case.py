@@ -28,8 +28,9 @@ class CaseScene:
 
     ``images`` holds, for every camera of ``rig``, one RGB image uint8 (height, width, 3) per instant, oldest first,
     None where the camera delivered none. ``egos`` is the ego state at each instant, None where it is unknown.
-    ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and
-    seeds methods that draw lots.
+    ``condition`` names what is wrong with the cameras, '' for nothing. ``id`` pairs results of the same scene and seeds
+    methods that draw lots. ``things``, where known, holds for every camera int8 (rows, columns), an even grid over the
+    newest image: 1 where a road user or a light is seen, -1 where one is that nobody can see, 0 elsewhere.
 
     Raises StpruneError if a camera of the rig is missing or has not one entry per instant.
     """
@@ -39,6 +40,7 @@ class CaseScene:
     images: Mapping[str, Sequence[np.ndarray | None]]
     egos: Sequence[EgoState | None]
     condition: str = ''
+    things: Mapping[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         if set(self.images) != set(self.rig.ring):
@@ -97,6 +99,11 @@ class Case:
 
 class CaseSource(Protocol):
     """A data set. It is sent to worker processes, so it must be picklable and should load a scene only when asked."""
+
+    @property
+    def world(self) -> str:
+        """What the scenes are of, as results name it."""
+        ...
 
     @property
     def scene_ids(self) -> Sequence[int]:

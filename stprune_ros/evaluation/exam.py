@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from stprune_ros.core.types import EgoState
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.inference.features import view_tokens
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.pruner import PUBLISHED, SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, VisualFrame
 from stprune_ros.vlm.prompt import Prompt, View
@@ -53,15 +54,17 @@ class EncodedScene:
             views.append(view_tokens(camera, row, slots, scene.rig, egos, overlap=True, motion=True))
         return cls(scene.rig, features, views, history, scene.egos[-1])
 
-    def keep_masks(self, config: PruningConfig) -> list[torch.Tensor]:
-        """Keep mask of each view in ring order, bool (T, rows, columns)."""
-        return SpatioTemporalPruner(config)(self.views, self.history)
+    def keep_masks(self, config: PruningConfig, options: Mapping[str, Any] = PUBLISHED) -> list[torch.Tensor]:
+        """Keep mask of each view in ring order, bool (T, rows, columns); ``options`` as in `SpatioTemporalPruner`."""
+        return SpatioTemporalPruner(config, options=options)(self.views, self.history)
 
-    def prefill(self, config: PruningConfig, backend: Backend, prompt: Prompt) -> Context:
-        """Prefill the runtime's prompt with the scene, pruned as ``config`` says."""
+    def prefill(
+        self, config: PruningConfig, backend: Backend, prompt: Prompt, options: Mapping[str, Any] = PUBLISHED
+    ) -> Context:
+        """Prefill the runtime's prompt with the scene, pruned as ``config`` and ``options`` say."""
         views = [
             View(self.rig.direction(camera), camera, [VisualFrame(f, keep.flatten()) for f, keep in zip(row, mask)])
-            for camera, row, mask in zip(self.rig.ring, self.features, self.keep_masks(config))
+            for camera, row, mask in zip(self.rig.ring, self.features, self.keep_masks(config, options))
         ]
         return backend.prefill(prompt.system, prompt.content(views, self.ego))
 

@@ -5,44 +5,44 @@ The model always sees the same features and the same questions; only the keep ma
 
 from __future__ import annotations
 
-import sys
+import json
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy_interval, relative_accuracy
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
+from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.things import measure_things
 from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
+from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Variant, variant_of
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.progress import Say, say_nothing
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import Backend, TextEmbedder
 from stprune_ros.vlm.loading import load_model
 
 DISTINCT_COLOURS = 10  # of matplotlib's cycle; further lines are dashed
 FULL = 'none'
 BLIND = 'blind'  # all tokens of grey images: how far guessing gets
 IMPAIRED_KEEP = 0.1  # the keep ratio at which scenes with impaired cameras are evaluated
-SEEDED = ('random',)  # methods that draw lots: run once per seed
+SEEDED = ('random', 'newest_random')  # methods that draw lots: run once per seed
+SAVE_SECONDS = 60.0  # between two writes of the answers
+GAUGED_SCENES = 40  # the first ones, on which it is measured how well methods tell things from background
 SEED_STRIDE = 1_000_003  # between the seeds of two runs on the same scene
-
-
-class Trial(NamedTuple):
-    """One way to prune: method with its switches, keep ratio, and the number of the run for methods that draw lots."""
-
-    method: str
-    keep: float
-    seed: int
 
 
 FULL_TRIAL = Trial(FULL, 1.0, 0)
@@ -65,15 +65,6 @@ class EvaluationPlan:
                 if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
                         yield Trial(method, keep, seed)
-
-
-@dataclass(frozen=True)
-class SceneResult:
-    """Results of one scene: the labels that each question counts under, and per trial which were answered correctly."""
-
-    scene_id: int
-    labels: list[tuple[str, ...]]
-    correct: dict[Trial, list[bool]]
 
 
 class SceneEvaluator:
@@ -105,101 +96,185 @@ class SceneEvaluator:
         trials, results = list(self.plan.trials()), []
         closed = [case for case in self.source.cases(scene_id) if case.candidates]
         for scene, cases in by_scene(closed):
-            labels: list[tuple[str, ...]]
-            if scene.condition:
-                labels = [(scene.condition,) for _ in cases]
-                few = [trial for trial in trials if trial == FULL_TRIAL or trial.keep == IMPAIRED_KEEP]
-                correct = self._correct(scene, cases, few)
-            else:
-                labels = [('all', case.kind, scene.ego_motion) for case in cases]
-                correct = self._correct(scene, cases, trials)
-                correct[BLIND_TRIAL] = self._correct(scene.with_grey_images(), cases, [FULL_TRIAL])[FULL_TRIAL]
-            results.append(SceneResult(scene.id, labels, correct))
+            few = [trial for trial in trials if trial == FULL_TRIAL or trial.keep == IMPAIRED_KEEP]
+            encoded = EncodedScene.encode(scene, self.backend)
+            correct = self._correct(scene, encoded, cases, few if scene.condition else trials)
+            if not scene.condition:
+                grey = EncodedScene.encode(scene.with_grey_images(), self.backend)
+                correct[BLIND_TRIAL] = self._correct(scene, grey, cases, [FULL_TRIAL])[FULL_TRIAL]
+            asked = [Asked(scene.id, case.kind, case.form, scene.ego_motion, scene.condition) for case in cases]
+            results.append(SceneResult(scene.id, asked, correct, sum(view.count for view in encoded.views)))
         return results
 
-    def _correct(self, scene: CaseScene, cases: Sequence[Case], trials: Sequence[Trial]) -> dict[Trial, list[bool]]:
-        """Which cases are answered correctly in each trial."""
-        encoded, correct = EncodedScene.encode(scene, self.backend), {}
+    def _correct(
+        self, scene: CaseScene, encoded: EncodedScene, cases: Sequence[Case], trials: Sequence[Trial]
+    ) -> dict[Trial, list[bool]]:
+        """Which cases are answered correctly in each trial that is defined there."""
+        correct = {}
         for trial in trials:
-            config = config_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
-            context = encoded.prefill(config, self.backend, self.prompt)
-            answers = choose_answers(self.backend, context, cases)
+            variant = variant_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
+            if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * encoded.history < 1:
+                continue
+            answers = self._answers(encoded, variant, cases)
             correct[trial] = [answer == case.answer for answer, case in zip(answers, cases)]
         return correct
 
-
-CountsByTrial = dict[tuple[str, float], dict[str, SceneCounts]]  # by method and keep ratio, then by label
+    def _answers(self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]) -> list[str]:
+        """What the model answers; where pruning reads the question, each case has a context of its own."""
+        if not variant.reads_question:
+            context = encoded.prefill(variant.config, self.backend, self.prompt, variant.options)
+            return choose_answers(self.backend, context, cases)
+        assert isinstance(self.backend, TextEmbedder)
+        answers = []
+        for case in cases:
+            options = {**variant.options, 'question': self.backend.embed(case.question)}
+            context = encoded.prefill(variant.config, self.backend, self.prompt, options)
+            answers += choose_answers(self.backend, context, [case])
+        return answers
 
 
 def evaluate_methods(
-    source: CaseSource, plan: EvaluationPlan, settings: Settings, workers: int, say: Say = say_nothing
+    source: CaseSource,
+    plan: EvaluationPlan,
+    settings: Settings,
+    workers: int,
+    output: Path,
+    resume: bool = False,
+    say: Say = say_nothing,
 ) -> dict[str, Any]:
-    """Rows of accuracy per method, keep ratio and kind of question, with 95 % bootstrap intervals; JSON data.
-
-    ``say`` gets a line where loading takes long.
-    Raises StpruneError if the model cannot be loaded or a method does not exist.
-    """
+    """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
+    hits = ask_all(source, plan, settings, backend, workers, output, resume)
+    gauged = source.scene_ids[:GAUGED_SCENES]
+    return {**summarize(hits), 'things': measure_things(source, gauged, plan.methods, backend, settings)}
+
+
+def ask_all(
+    source: CaseSource,
+    plan: EvaluationPlan,
+    settings: Settings,
+    backend: Backend,
+    workers: int,
+    output: Path,
+    resume: bool = False,
+) -> Hits:
+    """Ask every question under every trial, in workers that each load the model of ``backend`` anew.
+
+    The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` scenes that the file
+    has are not asked again.
+    Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
+    plan.
+    """
     for trial in plan.trials():
-        SpatioTemporalPruner(config_of(trial.method, trial.keep, trial.seed, settings))
-    counts: CountsByTrial = defaultdict(lambda: defaultdict(SceneCounts))
-    total = len(source.scene_ids)
-    with get_context('spawn').Pool(workers, SceneEvaluator.prepare, (source, plan, settings)) as pool:
-        scenes = pool.imap(SceneEvaluator.run, source.scene_ids)
-        for results in tqdm(scenes, total=total, unit='scene', disable=not sys.stderr.isatty()):
-            for result in results:
-                _count(counts, result)
+        _check(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info = backend.info
+    model = [info.model_id, info.revision]
+    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asdict(plan)}
+    hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
+    if resume and hits_file.exists():
+        found = Hits.load(hits_file)
+        if found.plan != hits.plan:
+            raise StpruneError(f"'{hits_file}' holds answers to another plan: omit --resume, or name another --output")
+        hits.results = {scene: found.results[scene] for scene in source.scene_ids if scene in found.results}
+    open_scenes = [scene for scene in source.scene_ids if scene not in hits.results]
+    saved = time.monotonic()
+    with get_context('spawn').Pool(workers, SceneEvaluator.prepare, (source, plan, settings)) as pool:
+        scenes = pool.imap(SceneEvaluator.run, open_scenes)
+        for scene, results in zip(open_scenes, tqdm(scenes, total=len(open_scenes), unit='scene', disable=None)):
+            hits.add(scene, results)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                hits.save(hits_file)
+                saved = time.monotonic()
+    hits.save(hits_file)
+    return hits
+
+
+def _check(variant: Variant, backend: Backend) -> None:
+    SpatioTemporalPruner(variant.config)
+    if variant.reads_question and not isinstance(backend, TextEmbedder):
+        raise StpruneError(
+            f"model '{backend.info.model_id}' does not give embeddings of a question: omit"
+            f" '{variant.config.method}+text' from --methods"
+        )
+
+
+def beside(output: Path, host: str, world: str, ending: str) -> Path:
+    """The file beside a result that belongs to its table of one host and world."""
+    return output.with_name(f'{output.stem}.{host.replace("/", "_")}.{world}{ending}')
+
+
+def summarize(hits: Hits) -> dict[str, Any]:
+    """One table of the result: a row per method, keep ratio and label, with paired 95 % intervals; JSON data."""
+    questions, default = hits.questions, hits.plan['default']
+    of_scene = np.unique([question.scene for question in questions], return_inverse=True)[1]
+    runs: dict[tuple[str, float], list[Trial]] = defaultdict(list)
+    for trial in hits.trials():
+        runs[trial.method, trial.keep].append(trial)
+    right = {cell: np.array([hits.right(trial) for trial in trials]) for cell, trials in runs.items()}
+    labels = dict.fromkeys(label for question in questions for label in question.labels)
+    rows: list[dict[str, Any]] = []
+    for label in labels:
+        within = np.array([label in question.labels for question in questions])
+        scenes = np.unique(of_scene[within], return_inverse=True)[1]
+        part = {cell: values[:, within] for cell, values in right.items() if not np.isnan(values[:, within]).all()}
+        rows += _rows(label, scenes, part, default)
+    full, blind = (_find(rows, method, 1.0, ALL) for method in (FULL, BLIND))
     return {
-        'default': name_of(settings.pruning),
-        'model': {'id': info.model_id, 'revision': info.revision},
-        'scenes': total,
-        'seeds': plan.seeds,
-        'rows': [row for method in (*plan.methods, BLIND) for row in _rows(method, plan, counts)],
+        'host': hits.plan['model'][0],
+        'revision': hits.plan['model'][1],
+        'world': hits.plan['world'],
+        'scenes': len(hits.results),
+        'first_scene': min(hits.results),
+        'tokens': hits.tokens,
+        'seeds': hits.plan['seeds'],
+        'full': full['accuracy'],
+        'blind': blind['accuracy'],
+        'rows': rows,
     }
 
 
-def _count(counts: CountsByTrial, result: SceneResult) -> None:
-    for trial, correct in result.correct.items():
-        for labels, right in zip(result.labels, correct, strict=True):
-            for label in labels:
-                counts[trial.method, trial.keep][label].add(result.scene_id, right)
+def _rows(
+    label: str, scenes: np.ndarray, right: Mapping[tuple[str, float], np.ndarray], default: str
+) -> Iterator[dict[str, Any]]:
+    counts = {cell: SceneCounts.of(scenes, values) for cell, values in right.items()}
+    full, blind = counts[FULL, 1.0], counts.get((BLIND, 1.0))
+    if blind is not None and difference(full, blind)[1] <= 0:
+        blind = None  # pictures add nothing that can be told apart, so there is nothing to recover
+    for (method, keep), found in counts.items():
+        figures: dict[str, float | None] = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))
+        shares = recovered(found, full, blind) if blind is not None else (None,) * 3
+        figures.update(zip(('recovered', 'recovered_lo', 'recovered_hi'), shares))
+        other = counts.get((default, keep)) if keep < 1 else full
+        minus = difference(found, other) if other is not None else (None,) * 3
+        figures.update(zip(('minus_default', 'minus_lo', 'minus_hi'), minus))
+        figures.update(zip(('right_to_wrong', 'wrong_to_right'), flips(right[method, keep], right[FULL, 1.0][0])))
+        rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+        yield {'method': method, 'keep': keep, 'kind': label, 'questions': found.questions, **rounded}
 
 
-def _rows(method: str, plan: EvaluationPlan, counts: CountsByTrial) -> Iterator[dict[str, Any]]:
-    full = counts[FULL, 1.0]
-    for keep in (1.0,) if method == BLIND else plan.keeps:
-        by_label = counts[method, keep] if keep < 1 or method == BLIND else full
-        for label, found in sorted(by_label.items()):
-            low, high = accuracy_interval(found)
-            relative, relative_low, relative_high = relative_accuracy(found, full[label])
-            yield {
-                'method': method,
-                'keep': keep,
-                'kind': label,
-                'questions': found.questions,
-                'accuracy': round(found.accuracy, 4),
-                'lo': round(low, 4),
-                'hi': round(high, 4),
-                'relative': round(relative, 4),
-                'relative_lo': round(relative_low, 4),
-                'relative_hi': round(relative_high, 4),
-            }
+def _find(rows: Sequence[dict[str, Any]], method: str, keep: float, kind: str) -> dict[str, Any]:
+    return next(row for row in rows if (row['method'], row['keep'], row['kind']) == (method, keep, kind))
 
 
-def to_markdown(result: dict[str, Any], kind: str = 'all') -> str:
-    """The rows of one kind as a Markdown table: methods down, keep ratios across; accuracy and its share of full."""
-    rows = [row for row in result['rows'] if row['kind'] == kind and row['method'] != BLIND]
-    keeps = sorted({row['keep'] for row in rows}, reverse=True)
-    lines = []
-    for method in dict.fromkeys(row['method'] for row in rows):
-        by_keep = {row['keep']: row for row in rows if row['method'] == method}
-        cells = [f'{100 * by_keep[k]["accuracy"]:.1f} ({100 * by_keep[k]["relative"]:.0f} %)' for k in keeps]
-        lines.append((method, *cells))
-    return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
+def add_table(path: Path, default: str, table: dict[str, Any]) -> dict[str, Any]:
+    """The content of the result file with ``table`` in it, in place of an older one of the same host and world.
+
+    Raises StpruneError if the file at ``path`` is no result, or has another default method.
+    """
+    tables = []
+    if path.exists():
+        try:
+            content = json.loads(path.read_text(encoding='utf-8'))
+            tables, before = content['tables'], content['default']
+        except (ValueError, KeyError, TypeError):
+            raise StpruneError(f"'{path}' is no result of stprune eval: name another --output") from None
+        if before != default:
+            raise StpruneError(f"'{path}' has the default method {before}, this run {default}: name another --output")
+    key = (table['host'], table['world'])
+    return {'default': default, 'tables': [*(t for t in tables if (t['host'], t['world']) != key), table]}
 
 
-def write_plot(result: dict[str, Any], path: Path) -> None:
+def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
     """Plot accuracy over keep ratio: one line per method without switches, the default's interval as a band."""
     import matplotlib
 
@@ -207,25 +282,26 @@ def write_plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
-    rows = [row for row in result['rows'] if row['kind'] == 'all' and row['method'] != BLIND]
-    rows = [row for row in rows if '+' not in row['method'] or row['method'] == result['default']]
+    rows = [row for row in found['rows'] if row['kind'] == ALL and row['method'] not in (FULL, BLIND)]
+    rows = [row for row in rows if '+' not in row['method'] or row['method'] == default]
     for index, method in enumerate(dict.fromkeys(row['method'] for row in rows)):
         points = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
         keeps = [row['keep'] for row in points]
-        is_default = method == result['default']
-        style: dict[str, Any] = {'lw': 3 if is_default else 1.2, 'ls': '-' if index < DISTINCT_COLOURS else '--'}
+        style: dict[str, Any] = {'lw': 3 if method == default else 1.2}
+        style['ls'] = ('-', '--', ':')[index // DISTINCT_COLOURS % 3]
         [line] = axes.plot(keeps, [row['accuracy'] for row in points], marker='o', label=method, **style)
-        if is_default:
+        if method == default:
             axes.fill_between(
                 keeps, [r['lo'] for r in points], [r['hi'] for r in points], alpha=0.2, color=line.get_color()
             )
-    blind = next(row for row in result['rows'] if row['method'] == BLIND and row['kind'] == 'all')
-    axes.axhline(blind['accuracy'], color='grey', ls=':', label='no images')
-    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel='answers right', xticks=keeps)
-    axes.set_xticklabels([f'{keep:.0%}' for keep in keeps])
+    axes.axhline(found['full'], color='black', ls=':', label='all tokens')
+    axes.axhline(found['blind'], color='grey', ls=':', label='no images')
+    ticks = sorted({row['keep'] for row in rows})
+    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel='answers right', xticks=ticks)
+    axes.set_xticklabels([f'{keep:.0%}' for keep in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, ncols=2)
+    axes.legend(fontsize=7, ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

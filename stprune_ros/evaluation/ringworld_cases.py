@@ -13,21 +13,25 @@ from stprune_ros.core.types import EgoState
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, Question, describe, hint_question, questions_about
 from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH
-from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_scene
+from stprune_ros.ringworld.scenes import GRID, HELD_OUT, Scene, make_scene
 from stprune_ros.ringworld.world import COLOURS
 
-UNTOUCHED = HELD_OUT + 10_000  # held-out scenes before this one were looked at while weights and methods were tuned
 QUESTIONS_PER_SCENE = 10
 CARD_QUESTIONS_PER_SCENE = 8
 DESCRIPTION = 'description'  # kind of the case whose answer is a text
+WORLDS = RINGWORLD, HARD = 'ringworld', 'hard'
 
 
 @dataclass(frozen=True)
 class RingworldCases:
-    """Ten questions about each of ``count`` scenes, and ten that need no history with frozen cameras."""
+    """Ten questions about each of ``count`` scenes, and ten that need no history with frozen cameras.
+
+    ``world`` is one of `WORLDS`.
+    """
 
     count: int
-    first: int = UNTOUCHED
+    first: int
+    world: str = RINGWORLD
 
     @property
     def scene_ids(self) -> Sequence[int]:
@@ -36,7 +40,7 @@ class RingworldCases:
 
     def cases(self, scene_id: int) -> list[Case]:
         """Render a scene and draw its questions."""
-        scene = make_scene(scene_id)
+        scene = make_scene(scene_id, hard=self.world == HARD)
         truth, rng = scene.truths[-1], np.random.default_rng([scene_id, 5])
         shown = case_scene(scene)
         cases = [_case(shown, question) for question in questions_about(truth, rng, QUESTIONS_PER_SCENE)]
@@ -45,12 +49,25 @@ class RingworldCases:
         return cases + [_case(frozen, question) for question in still]
 
 
+class IntactCases(RingworldCases):
+    """The same without those of frozen cameras."""
+
+    def cases(self, scene_id: int) -> list[Case]:
+        """Render a scene and draw its questions."""
+        return [case for case in super().cases(scene_id) if not case.scene.condition]
+
+
 @dataclass(frozen=True)
 class ModelCardCases:
     """The hint, eight questions and the description for each of ``count`` scenes."""
 
     count: int
     first: int = HELD_OUT
+
+    @property
+    def world(self) -> str:
+        """The world that the bundled model is for."""
+        return RINGWORLD
 
     @property
     def scene_ids(self) -> Sequence[int]:
@@ -79,7 +96,16 @@ def case_scene(scene: Scene) -> CaseScene:
         EgoState(round(truth.t * 1e9), None, None, (truth.speed, 0.0, 0.0), (0.0, 0.0, truth.yaw_rate))
         for truth in scene.truths
     ]
-    return CaseScene(scene.seed, ringworld_rig(), images, egos)
+    return CaseScene(scene.seed, ringworld_rig(), images, egos, things=_things(scene))
+
+
+def _things(scene: Scene) -> dict[str, np.ndarray]:
+    """Where the current frame shows an actor that is seen there, and where one that is not."""
+    found = {}
+    for camera, actors, visible in zip(RING, scene.tokens['actor'][-1], scene.truths[-1].views, strict=True):
+        seen = np.isin(actors, [actor.id for actor in visible])
+        found[camera.name] = np.where(seen, 1, np.where(actors < 0, 0, -1)).astype(np.int8).reshape(GRID)
+    return found
 
 
 def question_form(text: str) -> str:

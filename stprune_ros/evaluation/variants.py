@@ -1,42 +1,102 @@
-"""Names of methods with their switches, such as 'st_prune+keep_one_copy'; needs no torch."""
+"""Names of methods with switches and knobs, such as 'st_prune+keep_one_copy' or 'dart+pivots=8'; needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.settings.parameters import RENAMED
 from stprune_ros.settings.settings import Settings
 
-SWITCHES = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
+WHOLE_FIRST_FRAME = ('evs', 'dtd')  # methods that always keep the first frame: undefined below one frame
+FLAGS = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
+SWITCHES = ('ring', 'gauge', *FLAGS)  # pruning.budget and pruning.gauge_commonness, and those of the same name
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
 RENAMED_SWITCHES = {old.partition('.')[2]: new.partition('.')[2] for old, new in RENAMED.items()}
+TEXT = 'text'  # the switch of baselines that read the question, too
+TEXT_METHODS = ('dart', 'cdpruner', 'mvpruner')
 VARIANTS = (
-    *(f'st_prune+{switch}' for switch in SWITCHES),
+    'st_prune+ring',
+    *(f'st_prune+{flag}' for flag in FLAGS),
     'st_prune+all',
+    'st_prune_staged+ring',
+    'st_prune_staged+gauge',
+    'st_prune_staged+ring+gauge',
+    'st_prune_joint+ring',
+    'st_prune_joint+gauge',
+    'st_prune_joint+ring+gauge',
     *(f'st_prune_joint+{switch}' for switch in JOINT_SWITCHES),
     'st_prune_joint+all',
+    *(f'{method}+{TEXT}' for method in TEXT_METHODS),
+    *(with_value(method, value) for method, value in TUNED.items()),
 )
 
 
-def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
-    """A method with switches, such as 'st_prune+keep_one_copy'; '+all' sets every switch.
+@dataclass(frozen=True)
+class Variant:
+    """How a named row of a table prunes: ``options`` are those of a baseline's formula.
 
-    Raises StpruneError if the method or a switch does not exist.
+    With ``reads_question`` it prunes for each question anew.
     """
+
+    config: PruningConfig
+    options: dict[str, Any]
+    reads_question: bool
+
+
+def variant_of(name: str, keep: float, seed: int, settings: Settings) -> Variant:
+    """A method with switches, such as 'st_prune_joint+ring', and its knob, such as 'dart+text+pivots=8'.
+
+    '+all' sets every one of `FLAGS`. Raises StpruneError if the method, a switch or a knob does not exist.
+    """
+    parts = name.split('+')
+    base = '+'.join(part for part in parts if '=' not in part)
+    values = [_knob_value(base, part) for part in parts if '=' in part]
+    reads = TEXT in parts
+    if reads and parts[0] not in TEXT_METHODS:
+        raise StpruneError(f"'{parts[0]}' reads no question; '+{TEXT}' is for {', '.join(TEXT_METHODS)}")
+    config = _config_of('+'.join(part for part in base.split('+') if part != TEXT), keep, seed, settings)
+    names = {field.name for field in fields(config)}
+    ours: dict[str, Any] = {knob: value for knob, value in values if knob in names}
+    return Variant(replace(config, **ours), {knob: value for knob, value in values if knob not in names}, reads)
+
+
+def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+    """The pruning group of `variant_of`."""
+    return variant_of(name, keep, seed, settings).config
+
+
+def _knob_value(method: str, part: str) -> tuple[str, float]:
+    parameter, _, text = part.partition('=')
+    knob = KNOBS.get(method)
+    if knob is None or knob.parameter != parameter:
+        known = f'it has {knob.parameter}' if knob else 'it has none'
+        raise StpruneError(f"method '{method}' has no knob '{parameter}'; {known}")
+    for value in knob.values:
+        if f'{value:g}' == text:
+            return parameter, value
+    values = ', '.join(f'{value:g}' for value in knob.values)
+    raise StpruneError(f"'{text}' was never tried for {parameter} of '{method}'; choose from {values}")
+
+
+def _config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
     method, *switches = name.split('+')
     if method not in METHOD_NAMES:
         raise StpruneError(f"there is no pruning method '{method}'; choose one of {', '.join(METHOD_NAMES)}")
-    on = SWITCHES if switches == ['all'] else tuple(RENAMED_SWITCHES.get(switch, switch) for switch in switches)
+    on = FLAGS if switches == ['all'] else tuple(RENAMED_SWITCHES.get(switch, switch) for switch in switches)
     for switch in on:
         if switch not in SWITCHES:
             raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
-    changes: dict[str, Any] = {switch: switch in on for switch in SWITCHES}
+    changes: dict[str, Any] = {flag: flag in on for flag in FLAGS}
+    changes.update(budget='ring' if 'ring' in on else 'view', gauge_commonness='gauge' in on)
     return replace(settings.pruning, method=method, keep_ratio=keep, seed=seed, **changes)
 
 
 def name_of(config: PruningConfig) -> str:
     """The name of a method with its switches, as `config_of` reads it."""
-    return '+'.join([config.method, *(switch for switch in SWITCHES if getattr(config, switch))])
+    on = {flag: getattr(config, flag) for flag in FLAGS}
+    on.update(ring=config.ring_budget, gauge=config.gauge_commonness)
+    return '+'.join([config.method, *(switch for switch in SWITCHES if on[switch])])

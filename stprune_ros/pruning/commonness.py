@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12  # variance of cosines that differ by rounding alone
 FrameIndex = tuple[int, int]  # index of a view, index of one of its frames
 
 
@@ -64,6 +65,30 @@ def commonness(
         for (i, t), value in zip(frames, values):
             result[i][t] = value
     return [x.flatten() for x in result]
+
+
+def separability(values: Tensor) -> Tensor:
+    """How well one threshold splits values (n,) in two groups, from 0 to 1: Otsu's eta, a tensor without dimensions.
+
+    The variance between the groups over that of all values, at the threshold where it is largest. Two narrow peaks
+    come near 1, a uniform distribution has 3/4, a normal one 2/pi; values that are all the same have 0.
+    """
+    if len(values) < 2:
+        return values.new_zeros(())
+    x = values.sort().values.double()
+    low = torch.arange(1, len(x), device=x.device, dtype=x.dtype)  # in the lower group, for every threshold
+    total, below = x.sum(), x.cumsum(dim=0)[:-1]
+    high = len(x) - low
+    between = low * high * (below / low - (total - below) / high).square() / len(x) ** 2
+    variance = x.var(correction=0)
+    return torch.where(variance > ROUNDING, between.amax() / variance.clamp(min=ROUNDING), 0.0).to(values.dtype)
+
+
+def skewness(values: Tensor) -> Tensor:
+    """The third standardized moment of values (n,): below zero where a few are far below the rest. No dimensions."""
+    x = values.double() - values.double().mean()
+    variance = x.square().mean()
+    return torch.where(variance > ROUNDING, x.pow(3).mean() / variance.clamp(min=ROUNDING) ** 1.5, 0.0).to(values.dtype)
 
 
 class CommonnessCache:

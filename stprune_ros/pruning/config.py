@@ -9,6 +9,7 @@ from stprune_ros.parameter import parameter
 
 METHOD_NAMES = (
     'st_prune',
+    'st_prune_staged',
     'st_prune_joint',
     'mtp',
     'rsp',
@@ -16,11 +17,23 @@ METHOD_NAMES = (
     'uniform',
     'divprune',
     'tfps',
+    'tfps_view',
     'evs',
-    'vidcom2',
     'dtd',
+    'vidcom2_ring',
+    'vidcom2_view',
     'dart',
+    'dart_image',
     'cdpruner',
+    'cdpruner_view',
+    'mvpruner',
+    'mvpruner_view',
+    'flashvid',
+    'coreset',
+    'newest_random',
+    'newest_uniform',
+    'newest_divprune',
+    'newest_vidcom2',
     'none',
 )
 
@@ -29,7 +42,8 @@ METHOD_NAMES = (
 class PruningConfig:
     """The settings group ``pruning``. The lambdas are the paper's; which belongs to which stage is our reading.
 
-    The switches, off in the plain method, are not in the paper, and neither is st_prune_joint.
+    The paper's method is st_prune with the budget 'view'. The switches are not in the paper, and neither are
+    st_prune_staged and st_prune_joint.
     Raises SettingsError for a keep ratio that is not in (0, 1].
     """
 
@@ -41,9 +55,29 @@ class PruningConfig:
     lambda_spatial: float = parameter(
         0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
     )
-    joint_volatility: float = parameter(0.3, 'weight of volatility in st_prune_joint', 0.0, 10.0, dynamic=True)
-    joint_recency: float = parameter(0.7, 'weight of recency in st_prune_joint', 0.0, 10.0, dynamic=True)
-    joint_common: float = parameter(2.4, 'weight of likeness to other views in st_prune_joint', 0.0, 10.0, dynamic=True)
+    joint_volatility: float = parameter(
+        0.3, 'weight of volatility in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
+    joint_recency: float = parameter(
+        1.0, 'weight of recency in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
+    joint_common: float = parameter(
+        2.4, 'weight of likeness to other views in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+    )
+    joint_lattice: float = parameter(
+        0.7,
+        'weight of an even lattice on the newest frame, where gauge_commonness asks for it',
+        0.0,
+        10.0,
+        dynamic=True,
+    )
+    budget: str = parameter(
+        'ring',
+        'view: every view keeps its ratio; ring: all views compete for the same total, and each keeps half its ratio at'
+        ' least (baselines have the scope of their authors)',
+        choices=('ring', 'view'),
+        dynamic=True,
+    )
     compensate_motion: bool = parameter(
         False,
         'measure volatility along the motion that odometry and calibration explain, so that turning is not motion',
@@ -69,11 +103,22 @@ class PruningConfig:
         'let volatility, recency and likeness scale the distance to kept tokens instead of being added to it',
         dynamic=True,
     )
-    seed: int = parameter(0, 'seed of the method random', 0, 2**31 - 1, dynamic=True)
+    gauge_commonness: bool = parameter(
+        True,
+        'where likeness to other views singles nothing out, let its weight go to an even lattice on the newest frame'
+        ' (st_prune_staged, st_prune_joint)',
+        dynamic=True,
+    )
+    seed: int = parameter(0, 'seed of the methods random and newest_random', 0, 2**31 - 1, dynamic=True)
 
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
+
+    @property
+    def ring_budget(self) -> bool:
+        """Whether the views compete for one budget."""
+        return self.budget == 'ring'
 
     @property
     def joint_weights(self) -> tuple[float, float, float]:

@@ -14,12 +14,13 @@ class GreedyState:
     """Where a selection stands: what each `greedy_step` reads and writes, in place, for B sets of N tokens.
 
     ``score`` (B, N) decides the next token, ``nearest`` (B, N) is each token's distance to the nearest selected one,
-    ``keep`` bool (B, N) what is selected, ``step`` int64 (1,) how many steps were made.
+    ``scores`` (B, N) at which score each was selected, -inf for all that are not, ``step`` int64 (1,) how many steps
+    were made.
     """
 
     score: Tensor
     nearest: Tensor
-    keep: Tensor
+    scores: Tensor
     step: Tensor
 
     @classmethod
@@ -28,25 +29,26 @@ class GreedyState:
         return cls(
             bonus.clone(),
             torch.full_like(bonus, math.inf),
-            torch.zeros_like(bonus, dtype=torch.bool),
+            torch.full_like(bonus, -math.inf),
             torch.zeros(1, dtype=torch.int64, device=bonus.device),
         )
 
 
-def greedy_step(state: GreedyState, similarity: Tensor, bonus: Tensor, budgets: Tensor, rows: Tensor) -> None:
-    """Select one more token in each set whose budget, of ``budgets`` int64 (B,), is not spent; ``rows`` is 0 to B-1."""
+def greedy_step(state: GreedyState, similarity: Tensor, bonus: Tensor, steps: Tensor, rows: Tensor) -> None:
+    """Select one more token in each set of whose ``steps``, int64 (B,), not all are made; ``rows`` is 0 to B-1."""
     chosen = state.score.argmax(dim=1)  # (B,), the first of equal scores
-    state.keep[rows, chosen] |= state.step < budgets
+    found = torch.where(state.step == 0, state.nearest[rows, chosen], state.score[rows, chosen])
+    state.scores[rows, chosen] = torch.where(state.step < steps, found, state.scores[rows, chosen])
     torch.minimum(state.nearest, 1 - similarity[rows, chosen], out=state.nearest)
     torch.add(state.nearest, bonus, out=state.score)
-    state.score.masked_fill_(state.keep, -math.inf)
+    state.score.masked_fill_(state.scores > -math.inf, -math.inf)
     state.step.add_(1)
 
 
-def greedy_plain(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
-    """See `selection.greedy_max_min`; ``budgets`` is an int64 tensor (B,) and ``steps`` at least its largest value."""
+def greedy_plain(similarity: Tensor, bonus: Tensor, steps: Tensor, most: int) -> Tensor:
+    """See `selection.greedy_max_min`; ``steps`` is an int64 tensor (B,) and ``most`` at least its largest value."""
     rows = torch.arange(len(similarity), device=similarity.device)
     state = GreedyState.beginning(bonus)
-    for _ in range(steps):
-        greedy_step(state, similarity, bonus, budgets, rows)
-    return state.keep
+    for _ in range(most):
+        greedy_step(state, similarity, bonus, steps, rows)
+    return state.scores

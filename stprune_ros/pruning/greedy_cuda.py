@@ -7,6 +7,7 @@ by the first selection, and said once.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -27,23 +28,23 @@ _kernels: dict[torch.device, Greedy | None] = {}  # None: there is no kernel for
 _plain: set[torch.device] = set()  # devices on which nothing can be recorded
 
 
-def greedy_cuda(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
+def greedy_cuda(similarity: Tensor, bonus: Tensor, steps: Sequence[int]) -> Tensor:
     """See `selection.greedy_max_min`; all tensors on one CUDA device."""
-    if not bonus.numel() or not max(budgets, default=0):
-        return torch.zeros_like(bonus, dtype=torch.bool)
+    if not bonus.numel() or not max(steps, default=0):
+        return torch.full_like(bonus, -math.inf)
     kernel = find_kernel(bonus.device)
     if kernel is not None and bonus.shape[1] <= MAX_KERNEL_TOKENS:
-        return kernel(similarity, bonus, budgets)
-    on_gpu, steps = on_device(budgets, bonus), max(budgets)
+        return kernel(similarity, bonus, steps)
+    on_gpu, most = on_device(steps, bonus), max(steps)
     if bonus.device not in _plain:
         try:
-            return greedy_graph.greedy_graph(similarity, bonus, on_gpu, steps)
+            return greedy_graph.greedy_graph(similarity, bonus, on_gpu, most)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             _plain.add(bonus.device)
             logger.warning('Tokens are selected without a CUDA graph, more slowly: %s', one_line(error))
-    return greedy_plain(similarity, bonus, on_gpu, steps)
+    return greedy_plain(similarity, bonus, on_gpu, most)
 
 
 def find_kernel(device: torch.device) -> Greedy | None:

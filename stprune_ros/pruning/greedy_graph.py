@@ -25,7 +25,7 @@ class _Recording:
 
     similarity: Tensor
     bonus: Tensor
-    budgets: Tensor
+    steps: Tensor
     state: GreedyState
     replay: Callable[[], Tensor]
 
@@ -33,8 +33,8 @@ class _Recording:
 _recordings: OrderedDict[Shape, _Recording] = OrderedDict()
 
 
-def greedy_graph(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int) -> Tensor:
-    """See `greedy.greedy_plain`; recorded the first time a shape occurs, replayed after that, whatever ``steps`` is.
+def greedy_graph(similarity: Tensor, bonus: Tensor, steps: Tensor, most: int) -> Tensor:
+    """See `greedy.greedy_plain`; recorded the first time a shape occurs, replayed after that, whatever ``most`` is.
 
     Raises RuntimeError where it cannot be recorded.
     """
@@ -42,23 +42,23 @@ def greedy_graph(similarity: Tensor, bonus: Tensor, budgets: Tensor, steps: int)
     if shape not in _recordings:
         while len(_recordings) >= MAX_GRAPHS:
             _recordings.popitem(last=False)
-        _recordings[shape] = _record(similarity, bonus, budgets)
+        _recordings[shape] = _record(similarity, bonus, steps)
     _recordings.move_to_end(shape)
     recording = _recordings[shape]
     state = recording.state
     for target, value in (
         (recording.similarity, similarity),
         (recording.bonus, bonus),
-        (recording.budgets, budgets),
+        (recording.steps, steps),
         (state.score, bonus),
     ):
         target.copy_(value)
     state.nearest.fill_(math.inf)
-    state.keep.zero_()
+    state.scores.fill_(-math.inf)
     state.step.zero_()
-    for _ in range(-(-steps // CHUNK)):
+    for _ in range(-(-most // CHUNK)):
         recording.replay()
-    return state.keep.clone()
+    return state.scores.clone()
 
 
 def free() -> None:
@@ -66,15 +66,15 @@ def free() -> None:
     _recordings.clear()
 
 
-def _record(similarity: Tensor, bonus: Tensor, budgets: Tensor) -> _Recording:
+def _record(similarity: Tensor, bonus: Tensor, steps: Tensor) -> _Recording:
     with torch.inference_mode(False):  # what is made in that mode could not be written to outside of it
-        held = similarity.clone(), bonus.clone(), budgets.clone()
+        held = similarity.clone(), bonus.clone(), steps.clone()
         rows = torch.arange(len(bonus), device=bonus.device)
         state = GreedyState.beginning(held[1])
 
-        def steps() -> Tensor:
+        def chunk() -> Tensor:
             for _ in range(CHUNK):
                 greedy_step(state, *held, rows)
-            return state.keep
+            return state.scores
 
-        return _Recording(*held, state, capture(steps, bonus.device))
+        return _Recording(*held, state, capture(chunk, bonus.device))

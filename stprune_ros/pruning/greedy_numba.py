@@ -21,24 +21,25 @@ except ImportError:  # `selection` then takes the plain loop
 Float = NDArray[np.float32]
 
 
-def greedy_loop(similarity: Float, bonus: Float, budgets: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Keep masks, bool (B, N), for similarity (B, N, N), bonus (B, N) and budgets (B,)."""
+def greedy_loop(similarity: Float, bonus: Float, steps: NDArray[np.int64]) -> Float:
+    """Scores (B, N) for similarity (B, N, N), bonus (B, N) and steps (B,); see `selection.greedy_max_min`."""
     sets, tokens = bonus.shape
-    keep = np.zeros((sets, tokens), np.bool_)
+    nothing = np.float32(-np.inf)
+    scores = np.full((sets, tokens), nothing, np.float32)
     for b in range(sets):
         nearest = np.full(tokens, np.inf, np.float32)
-        best = int(np.argmax(bonus[b])) if tokens else 0
-        for _ in range(budgets[b]):
-            keep[b, best] = True
+        best, top = int(np.argmax(bonus[b])) if tokens else 0, np.float32(np.inf)
+        for _ in range(steps[b]):
+            scores[b, best] = top
             row = similarity[b, best]
-            top = np.float32(-np.inf)
+            top = nothing
             for i in range(tokens):
                 nearest[i] = min(nearest[i], np.float32(1) - row[i])
                 score = nearest[i] + bonus[b, i]
-                if score > top and not keep[b, i]:
+                if score > top and scores[b, i] == nothing:
                     top = score
                     best = i
-    return keep
+    return scores
 
 
 def _compiled() -> Any:

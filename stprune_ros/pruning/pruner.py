@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stprune_ros.errors import SettingsError
-from stprune_ros.pruning.baselines.diversity import cdpruner, dart, divprune, tfps
-from stprune_ros.pruning.baselines.uninformed import random_mask, uniform_mask
-from stprune_ros.pruning.baselines.video import dtd, evs, vidcom2
+from stprune_ros.pruning.baselines.diversity import (
+    around_pivots,
+    coreset,
+    diverse_views,
+    largest_volume,
+    max_min,
+)
+from stprune_ros.pruning.baselines.flashvid import selection_and_trees
+from stprune_ros.pruning.baselines.scope import (
+    Baseline,
+    newest_over_ring,
+    newest_per_view,
+    over_ring,
+    per_image,
+    per_view,
+    scoped,
+    views_over_ring,
+)
+from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
+from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import prune_joint
+from stprune_ros.pruning.joint import lattice, prune_joint, trust_in
 from stprune_ros.pruning.selection import token_budget
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.spatial import OverlapMasks, prune_spatial
@@ -28,18 +47,25 @@ from stprune_ros.pruning.temporal import (
 from stprune_ros.pruning.tensors import equal_groups, kept_indices, stacked
 from stprune_ros.pruning.view_tokens import ViewTokens, check_views, view_budget
 
+PUBLISHED: Mapping[str, Any] = MappingProxyType({})  # no option: a baseline as its authors run it
+FIRST_STAGE_SHARE = 0.35  # exponent of the ratio that MTP leaves in st_prune_staged; in the paper it is 0.5
+
 
 class SpatioTemporalPruner:
     """Selects the tokens that stay, with the method and the weights of a `PruningConfig`."""
 
-    def __init__(self, config: PruningConfig, cache: SimilarityCache | None = None) -> None:
+    def __init__(
+        self, config: PruningConfig, cache: SimilarityCache | None = None, options: Mapping[str, Any] = PUBLISHED
+    ) -> None:
         """A ``cache`` makes views that bring their ``frames`` faster and leaves the masks as they are.
 
+        ``options`` are of a baseline's formula: another value than that of its authors, or the question that it reads.
         Raises SettingsError for a method that does not exist.
         """
         if config.method not in METHODS:
             raise SettingsError(f"there is no pruning method '{config.method}'; choose one of {', '.join(METHODS)}")
         self.config = config
+        self._options = options
         self._cache = cache if config.method in CACHED_METHODS else None
 
     def __call__(self, views: Sequence[ViewTokens], history: int) -> list[Tensor]:
@@ -47,6 +73,7 @@ class SpatioTemporalPruner:
 
         'st_prune' keeps round(sqrt(ratio) * round(sqrt(ratio) * n)) of a view's n tokens, at least one; with a single
         frame or a single view, and in all other methods, round(ratio * n) of the view or as many of the whole ring.
+        With the budget 'ring' the views of our methods compete for the sum of that.
         Selection is in float32 whatever the features are.
         Raises StpruneError for features that are not finite or slots that do not match.
         """
@@ -56,8 +83,8 @@ class SpatioTemporalPruner:
         else:
             with torch.inference_mode():
                 if self._cache is not None:
-                    views = self._cache.attach(views, with_commonness=self.config.method == 'st_prune_joint')
-                masks = METHODS[self.config.method](views, history, self.config)
+                    views = self._cache.attach(views, with_commonness=self.config.method in COMMON_METHODS)
+                masks = METHODS[self.config.method](views, history, self.config, **self._options)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
 
@@ -111,6 +138,7 @@ def _two_stages(
         config.lambda_temporal,
         frozen,
         config.multiplicative_bonus,
+        config.ring_budget and not spatial,  # the last stage shares; what MTP leaves of a view must be known before
     )
     for i, mask in zip(active, kept):
         masks[i] = mask
@@ -129,11 +157,23 @@ def _two_stages(
         [_overlap_masks(view, at) for view, at in zip(views, indices)] if config.calibrated_overlap else None,
         config.keep_one_copy,
         config.multiplicative_bonus,
+        config.ring_budget,
     )
     return [torch.zeros_like(mask).scatter_(0, at, chosen) for mask, at, chosen in zip(masks, indices, stays)]
 
 
 def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return _over_all_views(views, history, config, first_stage=False)
+
+
+def _staged(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return _over_all_views(views, history, config, first_stage=max((len(view.slots) for view in views), default=0) > 1)
+
+
+def _over_all_views(
+    views: Sequence[ViewTokens], history: int, config: PruningConfig, first_stage: bool
+) -> list[Tensor]:
+    """`prune_joint`, after MTP with ``first_stage``."""
     similarities = view_similarities(views)
     frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
     volatility = _volatilities(views, [x.units for x in similarities], config, frozen)
@@ -141,6 +181,30 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
     slots = [view.slots for view in views]
     cached = [x.commonness for x in similarities if x.commonness is not None]
     common = cached if len(cached) == len(similarities) else commonness([x.units for x in similarities], slots)
+    trust = newest_bonus = survivors = None
+    if config.gauge_commonness:
+        trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
+        newest_bonus = _lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
+    if first_stage:
+        ratio = config.keep_ratio**FIRST_STAGE_SHARE
+        counts = [token_budget(ratio, view.count) if view.count else 0 for view in views]
+        active = [i for i, view in enumerate(views) if view.count]
+        masks = prune_temporal(
+            [similarities[i] for i in active],
+            [volatility[i] for i in active],
+            [slots[i] for i in active],
+            history,
+            [counts[i] for i in active],
+            config.lambda_temporal,
+            [frozen[i] for i in active] if frozen is not None else None,
+            config.multiplicative_bonus,
+            newest_bonus=[newest_bonus[i] for i in active] if newest_bonus is not None else None,
+        )
+        found = iter(masks)
+        survivors = [
+            kept_indices(next(found), count) if view.count else torch.zeros(0, dtype=torch.int64)
+            for view, count in zip(views, counts)
+        ]
     return prune_joint(
         similarities,
         common,
@@ -150,8 +214,22 @@ def _joint(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> 
         budgets,
         config.joint_weights,
         frozen,
+        trust,
+        newest_bonus,
+        survivors,
         config.multiplicative_bonus,
+        config.ring_budget,
     )
+
+
+def _lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
+    """Per view (P,): ``bonus`` for the tokens of an even lattice of its budget on one frame, 0 for the others."""
+    return [
+        bonus * lattice(view.tokens.shape[1], view.tokens.shape[2], budget, view.tokens.device)
+        if view.count
+        else view.tokens.new_zeros(0)  # it may lie on another device
+        for view, budget in zip(views, budgets)
+    ]
 
 
 def _volatilities(
@@ -195,34 +273,48 @@ def _overlap_masks(view: ViewTokens, indices: Tensor) -> OverlapMasks:
 
 
 def _random(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(config.seed)
-    masks = [random_mask(view.count, view_budget(view, config), generator) for view in views]
-    return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
+    return per_view(views, config, random_choice(config.seed))
 
 
-def _uniform(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
-    nothing = torch.zeros(0, dtype=torch.bool)
-    masks = [
-        uniform_mask(view.tokens.shape[:3], view_budget(view, config)) if view.count else nothing for view in views
-    ]
-    return [mask.to(view.tokens.device) for mask, view in zip(masks, views)]
+def _newest_random(views: Sequence[ViewTokens], history: int, config: PruningConfig) -> list[Tensor]:
+    return newest_per_view(views, config, random_choice(config.seed))
 
 
-CACHED_METHODS = ('st_prune', 'st_prune_joint', 'mtp', 'rsp')  # methods that a `SimilarityCache` makes faster
+COMMON_METHODS = ('st_prune_staged', 'st_prune_joint')  # methods that compare all views
+CACHED_METHODS = (
+    'st_prune',
+    'st_prune_staged',
+    'st_prune_joint',
+    'mtp',
+    'rsp',
+)  # methods that a `SimilarityCache` makes faster
 
-METHODS: dict[str, Callable[[Sequence[ViewTokens], int, PruningConfig], list[Tensor]]] = {
+METHODS: dict[str, Baseline] = {
     'st_prune': _st_prune,
+    'st_prune_staged': _staged,
     'st_prune_joint': _joint,
     'mtp': _mtp,
     'rsp': _rsp,
     'random': _random,
-    'uniform': _uniform,
-    'divprune': divprune,
-    'tfps': tfps,
+    'uniform': scoped(per_view, even_lattice),
+    'divprune': scoped(over_ring, max_min),
+    'tfps': scoped(per_image, max_min),
+    'tfps_view': scoped(per_view, max_min),
     'evs': evs,
-    'vidcom2': vidcom2,
     'dtd': dtd,
-    'dart': dart,
-    'cdpruner': cdpruner,
-    'none': _uniform,  # never called: the pruner keeps everything
+    'vidcom2_ring': scoped(over_ring, least_typical),
+    'vidcom2_view': scoped(per_view, least_typical),
+    'dart': scoped(over_ring, around_pivots),
+    'dart_image': scoped(per_image, around_pivots),
+    'cdpruner': scoped(per_image, largest_volume),
+    'cdpruner_view': scoped(per_view, largest_volume),
+    'mvpruner': scoped(over_ring, diverse_views),
+    'mvpruner_view': scoped(views_over_ring, diverse_views),
+    'flashvid': scoped(per_view, selection_and_trees),
+    'coreset': scoped(over_ring, coreset),
+    'newest_random': _newest_random,
+    'newest_uniform': scoped(newest_per_view, even_lattice),
+    'newest_divprune': scoped(newest_over_ring, max_min),
+    'newest_vidcom2': scoped(newest_over_ring, least_typical),
+    'none': scoped(per_view, even_lattice),  # never called: the pruner keeps everything
 }

@@ -21,21 +21,22 @@ def token_budget(ratio: float, count: int) -> int:
     return min(count, max(1, math.floor(ratio * count + 0.5)))
 
 
-def greedy_max_min(similarity: Tensor, bonus: Tensor, budgets: Sequence[int]) -> Tensor:
+def greedy_max_min(similarity: Tensor, bonus: Tensor, steps: Sequence[int]) -> Tensor:
     """Select tokens one at a time, each the one farthest from those selected, plus its bonus.
 
     next = argmax_{i not in S} [ min_{j in S} (1 - similarity_ij) + bonus_i ]; the first is the one of highest bonus;
     ties go to the lowest index, so the selection is deterministic.
 
-    similarity: (B, N, N) cosine similarities, float32; bonus: (B, N), -inf where there is no token; budgets: B numbers,
-    at most the number of tokens. Returns the keep mask, bool (B, N), with exactly ``budgets`` tokens in each row. On a
-    GPU this is one launch, and the host does not wait for it.
+    similarity: (B, N, N) cosine similarities, float32; bonus: (B, N), -inf where there is no token; steps: how many to
+    select of each set, B numbers, at most the number of tokens. Returns (B, N): the score at which each token was
+    selected, infinite for the first, to which nothing is near; -inf for all that were not. Within a set no score
+    exceeds one before it. On a GPU this is one launch, and the host does not wait for it.
     """
     if similarity.device.type == 'cuda':
-        return greedy_cuda(similarity, bonus, budgets)
+        return greedy_cuda(similarity, bonus, steps)
     if greedy_numba is not None and similarity.device.type == 'cpu':
-        return torch.from_numpy(greedy_numba(similarity.numpy(), bonus.numpy(), np.array(budgets, np.int64)))
-    return greedy_plain(similarity, bonus, on_device(budgets, similarity), max(budgets, default=0))
+        return torch.from_numpy(greedy_numba(similarity.numpy(), bonus.numpy(), np.array(steps, np.int64)))
+    return greedy_plain(similarity, bonus, on_device(steps, similarity), max(steps, default=0))
 
 
 def select(
@@ -43,26 +44,67 @@ def select(
     bonuses: Sequence[Tensor],
     budgets: Sequence[int],
     multiplicative_bonus: bool = False,
+    ring_budget: bool = False,
 ) -> list[Tensor]:
-    """`greedy_max_min` for several independent sets of tokens; see `multiply_by_bonus` for ``multiplicative_bonus``.
+    """`greedy_max_min` for several sets of tokens; see `multiply_by_bonus` for ``multiplicative_bonus``.
 
-    similarities: per set (n_b, n_b); bonuses: per set (n_b,); budgets: per set. Returns per set a bool (n_b,) mask.
+    similarities: per set (n_b, n_b); bonuses: per set (n_b,); budgets: per set. ``ring_budget``: the sets compete for
+    the sum of their budgets, see `share_budget`. Returns per set a bool (n_b,) mask.
     """
     if not similarities:
         return []
     if multiplicative_bonus:
         similarities, bonuses = zip(*(multiply_by_bonus(s, b) for s, b in zip(similarities, bonuses)))
+    sizes = [len(bonus) for bonus in bonuses]
+    steps = most_steps(budgets, sizes) if ring_budget else budgets
+    scores = _scores(similarities, bonuses, steps)
+    if ring_budget:
+        return share_budget(scores, budgets)
+    return [score > -math.inf for score in scores]
+
+
+def least_kept(budget: int) -> int:
+    """What a set keeps in any case when it competes: half of its own budget, rounded down, but one at least."""
+    return min(budget, max(1, budget // 2))
+
+
+def most_steps(budgets: Sequence[int], sizes: Sequence[int]) -> list[int]:
+    """The most that each set can keep when the sets compete: all that the others need not keep."""
+    least = [least_kept(budget) for budget in budgets]
+    free = sum(budgets) - sum(least)
+    return [min(size, kept + free) for size, kept in zip(sizes, least)]
+
+
+def share_budget(scores: Sequence[Tensor], budgets: Sequence[int]) -> list[Tensor]:
+    """The tokens of one greedy selection over all sets, from the scores of a greedy selection within each.
+
+    Every set keeps its first `least_kept`, so that none is starved; the rest of the summed budgets goes to the highest
+    scores that are left, ties to the lowest set and index. As a token's score depends on its own set alone and never
+    rises, this is what a loop would select that at each step takes the best token of all sets. scores: per set (n_b,),
+    see `greedy_max_min`, of `most_steps` steps. Returns per set a bool (n_b,) mask, together of the summed budgets.
+    """
+    rows = pad_rows(scores, -math.inf)  # [B, N]
+    rank = rows.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    least = on_device([least_kept(budget) for budget in budgets], rows)
+    flat = rows.masked_fill(rank < least[:, None], math.inf).flatten()
+    kept = flat.argsort(descending=True, stable=True)[: sum(budgets)]
+    keep = torch.zeros_like(flat, dtype=torch.bool).scatter_(0, kept, True).view_as(rows)
+    return [keep[i, : len(score)] for i, score in enumerate(scores)]
+
+
+def _scores(similarities: Sequence[Tensor], bonuses: Sequence[Tensor], steps: Sequence[int]) -> list[Tensor]:
+    """`greedy_max_min` for sets of different sizes."""
     if greedy_numba is not None and all(x.device.type == 'cpu' for x in similarities):
         # One after another: padding would copy more than the loop reads.
-        return [greedy_max_min(s[None], b[None], [k])[0] for s, b, k in zip(similarities, bonuses, budgets)]
+        return [greedy_max_min(s[None], b[None], [k])[0] for s, b, k in zip(similarities, bonuses, steps)]
     if len({len(similarity) for similarity in similarities}) == 1:
-        return list(greedy_max_min(stacked(similarities), stacked(bonuses), budgets).unbind())
+        return list(greedy_max_min(stacked(similarities), stacked(bonuses), steps).unbind())
     size = max(map(len, similarities))
     padded = similarities[0].new_zeros(len(similarities), size, size)
     for target, similarity in zip(padded, similarities):
         target[: len(similarity), : len(similarity)] = similarity
-    keep = greedy_max_min(padded, pad_rows(bonuses, -math.inf), budgets)
-    return [keep[i, : len(similarity)] for i, similarity in enumerate(similarities)]
+    scores = greedy_max_min(padded, pad_rows(bonuses, -math.inf), steps)
+    return [scores[i, : len(similarity)] for i, similarity in enumerate(similarities)]
 
 
 def multiply_by_bonus(similarity: Tensor, bonus: Tensor) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,7 @@ def prune_spatial(
     overlaps: Sequence[OverlapMasks] | None = None,
     keep_one_copy: bool = False,
     multiplicative_bonus: bool = False,
+    ring_budget: bool = False,
 ) -> list[Tensor]:
     """RSP over the whole ring: a token's penalty is its best similarity in each neighbour, averaged over the two.
 
@@ -45,9 +46,10 @@ def prune_spatial(
     cosines within it, which MTP has computed already; budgets: per view; weight: of the penalty.
     overlaps: per view; only tokens that both views of a pair may see count, from calibration.
     keep_one_copy: only similarity to what a neighbour pruned earlier kept counts, so that no pair drops both copies.
-    multiplicative_bonus: see `select`.
+    multiplicative_bonus: see `select`; ring_budget, too: with keep_one_copy those views compete that are pruned at the
+    same time.
     A neighbour without tokens adds no penalty: it shows no copy that could stand in.
-    Returns per view a bool (n,) keep mask with exactly its budget.
+    Returns per view a bool (n,) keep mask with exactly its budget, or with ``ring_budget`` masks of the summed budgets.
     """
     masks = [torch.ones(len(x), dtype=torch.bool, device=x.device) for x in views]
     cosines: dict[tuple[int, int], Tensor] = {}  # between two views, computed once for both
@@ -78,7 +80,9 @@ def prune_spatial(
     for phase in pruning_phases(len(views), keep_one_copy):
         active = [i for i in phase if len(views[i])]
         bonuses = [-weight * penalty(i) for i in active]
-        kept = select([similarities[i] for i in active], bonuses, [budgets[i] for i in active], multiplicative_bonus)
+        kept = select(
+            [similarities[i] for i in active], bonuses, [budgets[i] for i in active], multiplicative_bonus, ring_budget
+        )
         for i, mask in zip(active, kept):
             masks[i] = mask
         pruned.update(phase)

@@ -78,7 +78,8 @@ class ReplayStatistics:
                 frames=view.frames, full=view.tokens_full, kept=view.tokens_kept, absent=not view.state.has_frame
             )
             self._budgets[view.camera] += budget  # type: ignore[assignment]
-            self._off_budget = max(self._off_budget, abs(view.tokens_kept - budget))
+        # Of the tick and not of a view: with one budget for the ring a view may keep more or less than its ratio.
+        self._off_budget = max(self._off_budget, abs(answer.tokens_kept - ratio * answer.tokens_full))
         for stage, ms in timing.stage_ms.items():
             self._stage_ms[stage].append(ms)
         self._tick_ms.append(timing.tick_ms)

@@ -100,7 +100,7 @@ def describe(truth: SceneTruth, views: tuple[int, ...] = ALL_VIEWS) -> str:
 def _contents(view: tuple[VisibleActor, ...], front: bool) -> list[str]:
     light, car, pedestrian = _nearest(view, 'light'), _nearest(view, 'vehicle'), _nearest(view, 'pedestrian')
     contents = [f'{light.state} light'] if front and light else []
-    contents += [f'{car.colour} car'] if car else []
+    contents += [f'{car.colour} car'.strip()] if car else []
     return contents + (['pedestrian'] if pedestrian else [])
 
 
@@ -126,7 +126,7 @@ def car_colour(truth: SceneTruth, views: tuple[int, ...]) -> list[Question]:
     return [
         Question('perception', f'what colour is the nearest car in {VIEW_NAMES[index]}?', car.colour, COLOURS)
         for index, car in found
-        if car
+        if car and car.colour
     ]
 
 

@@ -32,11 +32,12 @@ NOISE = 1.0  # standard deviation of a pixel, of 255
 TYPESTORE = get_typestore(Stores.ROS2_JAZZY)
 
 
-def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool = False) -> None:
+def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool = False, hard: bool = False) -> None:
     """Record ``seconds`` of the world ``seed`` at ``hz`` images per second and camera into the new folder ``out``.
 
     With ``rolling`` the cameras fire clockwise one after another, and each image shows the world at its own stamp;
-    otherwise all fire at once. ``out/truth.json`` holds the truth of every tick, by the stamp of the front camera.
+    otherwise all fire at once. ``hard`` is as for `World`. ``out/truth.json`` holds the truth of every tick, by the
+    stamp of the front camera.
 
     Raises BagError if ``out`` exists or cannot be written, SettingsError if ``seconds`` or ``hz`` is out of range.
     """
@@ -45,12 +46,13 @@ def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool 
         raise BagError(f"'{out}' exists already; name a new folder for the recording")
     if not HZ_RANGE[0] <= hz <= HZ_RANGE[1]:
         raise SettingsError(f'a recording at {hz:g} Hz cannot be made; choose {HZ_RANGE[0]:g} to {HZ_RANGE[1]:g} Hz')
-    world = World(seed, seconds + ROLLING_S * len(RING))
+    world = World(seed, seconds + ROLLING_S * len(RING), hard)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
             ticks = _Recorder(writer, seed).run(world, seconds, hz, rolling)
-        text = json.dumps({'seed': seed, 'seconds': seconds, 'hz': hz, 'rolling': rolling, 'ticks': ticks}, indent=1)
+        drive = {'seed': seed, 'seconds': seconds, 'hz': hz, 'rolling': rolling, **({'hard': True} if hard else {})}
+        text = json.dumps({**drive, 'ticks': ticks}, indent=1)
         (out / 'truth.json').write_text(text + '\n', encoding='utf-8')
     except OSError as error:
         raise BagError(f"'{out}' cannot be written: {error.strerror}") from None
@@ -139,7 +141,7 @@ def truth_as_json(truth: SceneTruth) -> dict[str, Any]:
             {
                 'id': actor.id,
                 'kind': actor.kind,
-                **({'colour': actor.colour} if actor.kind == 'vehicle' else {}),
+                **({'colour': actor.colour} if actor.kind == 'vehicle' and actor.colour else {}),
                 **({'state': actor.state} if actor.state else {}),
                 'pixels': actor.pixels,
                 'distance': round(actor.distance, 2),

@@ -14,18 +14,8 @@ import cv2
 import numpy as np
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.renderer import (
-    CLASSES,
-    GREEN_LIGHT,
-    HEIGHT,
-    PEDESTRIAN,
-    RED_LIGHT,
-    RING,
-    VEHICLE,
-    WIDTH,
-    RenderedView,
-    render_view,
-)
+from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, RenderedView, render_view
+from stprune_ros.ringworld.shapes import CLASSES, GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE
 from stprune_ros.ringworld.truth import SceneTruth, hazard, scene_truth
 from stprune_ros.ringworld.world import COLOURS, Snapshot, World
 
@@ -54,9 +44,9 @@ class Scene:
     windows: tuple[tuple[int, ...], ...]
 
 
-def make_scene(seed: int) -> Scene:
+def make_scene(seed: int, hard: bool = False) -> Scene:
     """One window, its time drawn such that the three behaviors are about equally frequent; used for evaluation."""
-    world = World(seed, SCENE_SECONDS)
+    world = World(seed, SCENE_SECONDS, hard)
     rng = np.random.default_rng([seed, 3])
     now = draw_time(world, seed, rng, 1.6)
     gap = 0.5 if rng.random() < 0.75 else float(rng.integers(1, 5)) / 10

@@ -1,6 +1,8 @@
 """Ground truth at one instant: what each view shows, what blocks the way, and what the ego vehicle should do.
 
-Only actors that are visible in some view can be the reason for a hint. The truth also holds the opinions of two other
+Only actors that are visible in some view can be the reason for a hint. In the hard world darkness, fog and rain hide as
+well as other things do: there pixels count by how far they stand out from what is around them, and a colour counts only
+where enough of it is left. The truth also holds the opinions of two other
 observers, one who notices more and is more careful and one who notices less. Where they differ, the case is
 borderline, and questions about it are not asked.
 """
@@ -11,14 +13,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from stprune_ros.core.types import Behavior
-from stprune_ros.ringworld.renderer import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE, Camera, RenderedView
+from stprune_ros.ringworld.renderer import Camera, RenderedView
+from stprune_ros.ringworld.shapes import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE
 from stprune_ros.ringworld.world import BLOCK, FRONT_BUMPER, LIGHT_OFFSET, STOP_LINE, Actor, Snapshot, World
 
 MIN_PIXELS = 120  # pixels of a 320 x 192 image from which a vehicle or pedestrian counts as visible
 MIN_LAMP_PIXELS = 16  # the same for the lit lamp of a traffic light
+# Hard world: mean distance of an actor from the colour around it from which its pixels count, and count fully.
+FAINT, DISTINCT = 5.0, 20.0
+AROUND = 5  # pixels beside an actor whose mean colour it must stand out from
+MIN_CLARITY = 0.15  # share of its colour that must be left, or nobody can name it
 STOP_WITHIN = 12.0  # m from the front bumper
 SLOW_WITHIN = 26.0
 CORRIDOR = 1.9  # half width of the lane that the ego vehicle needs, m
@@ -48,7 +56,8 @@ class VisibleActor:
 
     ``u``, ``v`` are the mean column and row of its pixels, ``left`` and ``right`` their first and last column;
     ``distance`` (m) is from base_link. ``speed`` and ``sideways`` (to the right of the view) are its own, over ground,
-    in m/s.
+    in m/s. In the hard world ``pixels`` count by how far they stand out, ``clarity`` is the share of its colour that is
+    left, and ``colour`` is '' where that is too little for an observer to name it.
     """
 
     id: int
@@ -64,6 +73,7 @@ class VisibleActor:
     moving: bool
     speed: float
     sideways: float
+    clarity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +120,10 @@ def judge(
 ) -> SceneTruth:
     """Truth for one observer, from what the most attentive one sees in each view."""
     share = observer.pixel_share
-    views = tuple(tuple(actor for actor in view if actor.pixels >= share * _min_pixels(actor)) for view in candidates)
+    views = tuple(
+        tuple(_as_named(actor, observer) for actor in view if actor.pixels >= share * _min_pixels(actor))
+        for view in candidates
+    )
     visible = {actor.id for view in views for actor in view}
     behavior, actor, gap = hazard(world, snapshot, visible, observer.range_scale)
     reason = REASONS[actor.kind] if actor else NO_REASON
@@ -184,19 +197,41 @@ def visible_actors(snapshot: Snapshot, camera: Camera, rendered: RenderedView) -
     rows, columns = np.nonzero(solid & (rendered.actor_ids >= 0))
     ids = rendered.actor_ids[rows, columns]
     visible = []
+    smooth = None if rendered.clarity is None else cv2.GaussianBlur(rendered.rgb, (0, 0), 1.0).astype(np.float32)
     right = ego.yaw + camera.azimuth - math.pi / 2
     for number in np.unique(ids):
         actor, mask = snapshot.actors[number], ids == number
-        if mask.sum() < ATTENTIVE.pixel_share * _min_pixels(actor):
-            continue
         u, v = columns[mask], rows[mask]
-        extent = (int(mask.sum()), float(u.mean()), float(v.mean()), int(u.min()), int(u.max()))
+        pixels, clarity = int(mask.sum()), 1.0
+        if smooth is not None and rendered.clarity is not None:
+            pixels = round(pixels * distinctness(smooth, u, v))
+            clarity = float(rendered.clarity[v, u].mean())
+        if pixels < ATTENTIVE.pixel_share * _min_pixels(actor):
+            continue
+        extent = (pixels, float(u.mean()), float(v.mean()), int(u.min()), int(u.max()))
         distance = math.hypot(actor.x - ego.x, actor.y - ego.y)
         speed = math.hypot(actor.vx, actor.vy)
         sideways = actor.vx * math.cos(right) + actor.vy * math.sin(right)
         motion = (distance, actor.moving, speed, sideways)
-        visible.append(VisibleActor(actor.id, actor.kind, actor.colour, actor.state, *extent, *motion))
+        visible.append(VisibleActor(actor.id, actor.kind, actor.colour, actor.state, *extent, *motion, clarity))
     return tuple(sorted(visible, key=lambda actor: (actor.distance, actor.id)))
+
+
+def distinctness(rgb: np.ndarray, u: np.ndarray, v: np.ndarray) -> float:
+    """How far the pixels at columns ``u`` and rows ``v`` of ``rgb`` (H, W, 3) stand out from those around, 0 to 1."""
+    low, high = np.array([v.min(), u.min()]) - AROUND, np.array([v.max(), u.max()]) + AROUND + 1
+    low, high = low.clip(0), np.minimum(high, rgb.shape[:2])
+    part = rgb[low[0] : high[0], low[1] : high[1]]
+    mask = np.zeros(part.shape[:2], np.uint8)
+    mask[v - low[0], u - low[1]] = 1
+    around = (cv2.dilate(mask, np.ones((2 * AROUND + 1,) * 2, np.uint8)) > mask) if not mask.all() else mask > 0
+    contrast = float(np.abs(part[mask > 0] - part[around].mean(0)).max(-1).mean())
+    return min(1.0, max(0.0, (contrast - FAINT) / (DISTINCT - FAINT)))
+
+
+def _as_named(actor: VisibleActor, observer: Observer) -> VisibleActor:
+    enough = actor.clarity >= observer.pixel_share * MIN_CLARITY
+    return actor if enough or actor.kind == 'light' else replace(actor, colour='')
 
 
 def _min_pixels(actor: Actor | VisibleActor) -> int:

@@ -7,12 +7,15 @@ road, y left, z up), right-hand traffic. base_link of the ego vehicle is the cen
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from stprune_ros.errors import SettingsError
+from stprune_ros.ringworld.paints import Paint, draw_paints
 from stprune_ros.ringworld.route import LANE, TURN_RADIUS, Route, idm_acceleration
+from stprune_ros.ringworld.weather import Weather, draw_weather
 
 BLOCK = 72.0  # distance between parallel roads
 ROAD = 5.5  # half width of a road with its parking strips
@@ -24,6 +27,7 @@ STEP = 0.05  # s of simulation
 VEHICLE_SIZE = (4.4, 1.9, 1.6)  # length, width, height
 PEDESTRIAN_SIZE = (0.5, 0.55, 1.75)
 COLOURS = ('red', 'blue', 'white', 'black', 'yellow', 'green')
+HARD_TRAFFIC = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,8 @@ class Ego:
 class Actor:
     """A vehicle, pedestrian or traffic light: centre on the ground, heading, size, velocity.
 
-    ``kind`` is 'vehicle', 'pedestrian' or 'light'; ``state`` is a light's colour, '' for anything else.
+    ``kind`` is 'vehicle', 'pedestrian' or 'light'; ``state`` is a light's colour, '' for anything else. ``lamps`` of
+    vehicles are on unless they are parked.
     """
 
     id: int
@@ -56,6 +61,7 @@ class Actor:
     vx: float = 0.0
     vy: float = 0.0
     state: str = ''
+    lamps: bool = False
 
     @property
     def moving(self) -> bool:
@@ -65,12 +71,17 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole world at one time (seconds since its start)."""
+    """The whole world at one time (seconds since its start).
+
+    The hard world has ``weather``, and ``paints``: the RGB of vehicles and of pedestrians' clothes by actor.
+    """
 
     t: float
     ego: Ego
     actors: tuple[Actor, ...]
     seed: int
+    weather: Weather | None = None
+    paints: Mapping[int, Paint] = field(default_factory=dict)
 
 
 @dataclass
@@ -110,10 +121,11 @@ class Pedestrian:
 class World:
     """A world simulated once for ``seconds``; ``snapshot(t)`` gives its state at any time in [0, seconds].
 
+    A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike and street furniture.
     Raises SettingsError if the duration is not positive or exceeds ten minutes.
     """
 
-    def __init__(self, seed: int, seconds: float = 14.0) -> None:
+    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False) -> None:
         if not 0.0 < seconds <= 600.0:
             raise SettingsError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
         self.seed = seed
@@ -125,9 +137,12 @@ class World:
         self._phase = rng.uniform(0.0, self._cycle)
         self._s = 0.0
         self._v = 0.0 if self.maneuver == 'stand' else rng.uniform(0.0, 8.0)
-        self._drivers = _make_drivers(rng, self.route.start, seconds)
-        self._parked = _make_parked(rng, self.route.start, seconds)
-        self._pedestrians = _make_pedestrians(rng, self.route.start, seconds)
+        traffic = HARD_TRAFFIC if hard else 1
+        self._drivers = _make_drivers(rng, self.route.start, seconds, traffic)
+        self._parked = _make_parked(rng, self.route.start, seconds, traffic)
+        self._pedestrians = _make_pedestrians(rng, self.route.start, seconds, traffic)
+        self._weather = draw_weather(seed) if hard else None
+        self._paints = draw_paints(seed, self._colours()) if hard else {}
         self._ego_track: list[tuple[float, float]] = []  # progress and speed
         self._driver_track: list[np.ndarray] = []
         self._pedestrian_track: list[np.ndarray] = []
@@ -155,13 +170,20 @@ class World:
             *self._pedestrian_actors(index, fraction),
             *self._light_actors(ego, t),
         ]
-        return Snapshot(t, ego, tuple(replace(actor, id=number) for number, actor in enumerate(actors)), self.seed)
+        numbered = tuple(replace(actor, id=number) for number, actor in enumerate(actors))
+        return Snapshot(t, ego, numbered, self.seed, self._weather, self._paints)
 
     def progress(self, t: float) -> float:
         """Distance (m) that the ego vehicle has gone at ``t``."""
         index = int(t / STEP)
         fraction = t / STEP - index
         return (1.0 - fraction) * self._ego_track[index][0] + fraction * self._ego_track[index + 1][0]
+
+    def _colours(self) -> list[tuple[str, str]]:
+        """(kind, colour) of whom colours are drawn for, by the number that `snapshot` gives them."""
+        vehicles = [*(driver.colour for driver in self._drivers), *(actor.colour for actor in self._parked)]
+        clothes = [pedestrian.colour for pedestrian in self._pedestrians]
+        return [('vehicle', colour) for colour in vehicles] + [('pedestrian', colour) for colour in clothes]
 
     def _record_states(self) -> None:
         self._ego_track.append((self._s, self._v))
@@ -273,21 +295,17 @@ class World:
             x, y = _driver_xy(driver, float(s))
             yaw = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2
             velocity = (driver.sign * float(v), 0.0) if driver.axis == 0 else (0.0, driver.sign * float(v))
-            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, *VEHICLE_SIZE, *velocity))
+            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, *VEHICLE_SIZE, *velocity, lamps=True))
         return actors + self._parked
 
     def _pedestrian_actors(self, index: int, fraction: float) -> list[Actor]:
         before, after = self._pedestrian_track[index], self._pedestrian_track[index + 1]
         actors = []
         for pedestrian, old, new in zip(self._pedestrians, before, after, strict=True):
-            x, y = (1.0 - fraction) * old + fraction * new
-            vx, vy = (new - old) / STEP
-            yaw = math.atan2(vy, vx)
-            actors.append(
-                Actor(
-                    0, 'pedestrian', pedestrian.colour, float(x), float(y), yaw, *PEDESTRIAN_SIZE, float(vx), float(vy)
-                )
-            )
+            x, y = ((1.0 - fraction) * old + fraction * new).tolist()
+            vx, vy = ((new - old) / STEP).tolist()
+            pose = (x, y, math.atan2(vy, vx))
+            actors.append(Actor(0, 'pedestrian', pedestrian.colour, *pose, *PEDESTRIAN_SIZE, vx, vy))
         return actors
 
     def _light_actors(self, ego: Ego, t: float) -> list[Actor]:
@@ -312,13 +330,16 @@ def _colour(rng: np.random.Generator) -> str:
     return COLOURS[int(rng.integers(len(COLOURS)))]
 
 
-def _make_drivers(rng: np.random.Generator, start: float, seconds: float) -> list[Driver]:
+def _make_drivers(rng: np.random.Generator, start: float, seconds: float, traffic: int) -> list[Driver]:
     """Oncoming, leading, double-parked, following and crossing vehicles."""
     drivers: list[Driver] = []
     reach = 90.0 + 8.0 * seconds
-    for s in np.arange(-start - 60.0 - reach, -start + 10.0, 22.0):
-        if rng.random() < 0.35:
-            drivers.append(Driver(0, -1, LANE, float(s + rng.uniform(0, 10)), 6.0, rng.uniform(5.0, 9.0), _colour(rng)))
+    rows = 1 if traffic == 1 else 2  # places for a vehicle where there is one ordinarily; each is taken more often, too
+    chance, room = traffic / rows, 1.0 / rows**2
+    for s in np.arange(-start - 60.0 - reach, -start + 10.0, 22.0 / rows):
+        if rng.random() < 0.35 * chance:
+            place = float(s + rng.uniform(0, 10 * room))
+            drivers.append(Driver(0, -1, LANE, place, 6.0, rng.uniform(5.0, 9.0), _colour(rng)))
     lead = rng.random()
     if lead < 0.35:  # double-parked ahead, drives off later
         gap = rng.uniform(9.0, 34.0)
@@ -327,49 +348,53 @@ def _make_drivers(rng: np.random.Generator, start: float, seconds: float) -> lis
         )
     elif lead < 0.6:
         drivers.append(Driver(0, 1, -LANE, start + rng.uniform(30.0, 45.0), 7.0, rng.uniform(8.0, 10.0), _colour(rng)))
+    if traffic > 1:
+        for s in np.arange(start + 60.0, start + 110.0, 12.0):
+            if rng.random() < 0.5:
+                drivers.append(Driver(0, 1, -LANE, float(s), 7.0, rng.uniform(7.0, 9.0), _colour(rng)))
     if rng.random() < 0.4:
         drivers.append(Driver(0, 1, -LANE, start - rng.uniform(10.0, 22.0), 2.0, rng.uniform(6.0, 8.0), _colour(rng)))
     for crossing in np.arange(0.0, max(start + 8.0 * seconds, 1.0), BLOCK):
         for sign in (1, -1):
             lateral = float(crossing + sign * LANE)
-            for s in (-62.0, -48.0, -34.0, -20.0):
-                if rng.random() < 0.28:
-                    drivers.append(
-                        Driver(1, sign, lateral, s + rng.uniform(0, 6), 6.0, rng.uniform(5.0, 9.0), _colour(rng))
-                    )
+            for s in np.arange(-62.0, -14.0, 14.0 / rows)[: 4 * rows].tolist():
+                if rng.random() < 0.28 * chance:
+                    place = s + rng.uniform(0, 6 * room)
+                    drivers.append(Driver(1, sign, lateral, place, 6.0, rng.uniform(5.0, 9.0), _colour(rng)))
     return drivers
 
 
-def _make_parked(rng: np.random.Generator, start: float, seconds: float) -> list[Actor]:
+def _make_parked(rng: np.random.Generator, start: float, seconds: float, traffic: int) -> list[Actor]:
     actors = []
     for x in np.arange(start - 50.0, start + 60.0 + 8.0 * seconds, 9.0):
         for side in (1, -1):
-            if abs((x + BLOCK / 2) % BLOCK - BLOCK / 2) > 16.0 and rng.random() < 0.16:
+            if abs((x + BLOCK / 2) % BLOCK - BLOCK / 2) > 16.0 and rng.random() < 0.16 * traffic:
                 yaw = 0.0 if side == -1 else math.pi
                 actors.append(Actor(0, 'vehicle', _colour(rng), float(x), side * 4.45, yaw, *VEHICLE_SIZE))
     for y in (-44.0, -30.0, 30.0, 44.0):
         for side in (1, -1):
-            if rng.random() < 0.2:
+            if rng.random() < 0.2 * traffic:
                 actors.append(Actor(0, 'vehicle', _colour(rng), side * 4.45, y, side * math.pi / 2, *VEHICLE_SIZE))
     return actors
 
 
-def _make_pedestrians(rng: np.random.Generator, start: float, seconds: float) -> list[Pedestrian]:
+def _make_pedestrians(rng: np.random.Generator, start: float, seconds: float, traffic: int) -> list[Pedestrian]:
     pedestrians: list[Pedestrian] = []
     far = start + 50.0 + 6.0 * seconds
     for side in (1.0, -1.0):
         for x in np.arange(start - 20.0, far, 24.0):
             draw = rng.random()
             place = float(x + rng.uniform(0.0, 16.0))
-            if draw < 0.12:
+            if draw < 0.12 * traffic:
                 pedestrians.append(Pedestrian('stand', place, side * rng.uniform(6.4, 8.0), _colour(rng)))
-            elif draw < 0.24:
+            elif draw < 0.24 * traffic:
                 speed = float(rng.choice([-1.3, 1.3]))
                 pedestrians.append(Pedestrian('along', place, side * rng.uniform(6.4, 8.0), _colour(rng), speed))
-    for x in np.arange(start + 8.0, far, 26.0):
+    nearest = 8.0 if traffic == 1 else 16.0  # among so many one stands in front of the ego vehicle, which must stop
+    for x in np.arange(start + nearest, far, 26.0 / traffic):
         if rng.random() < 0.7:
             side = float(rng.choice([-1.0, 1.0]))
             y = side * float(rng.uniform(0.0, 6.5))
-            place = float(x + rng.uniform(0.0, 14.0))
+            place = float(x + rng.uniform(0.0, 14.0 / traffic))
             pedestrians.append(Pedestrian('cross', place, y, _colour(rng), rng.uniform(1.0, 1.6), -side * 6.8))
     return pedestrians

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -157,4 +157,13 @@ class Backend(Protocol):
 
     def free(self) -> None:
         """Release caches (not the weights), e.g. after running out of memory."""
+        ...
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """What pruning that reads the question asks of a model beside `Backend`; an engine may lack it."""
+
+    def embed(self, text: str) -> torch.Tensor:
+        """The tokens of ``text`` as the language model takes them, in the space of visual tokens: (n, D)."""
         ...

@@ -33,7 +33,7 @@ from helpers.plain_models import QWEN, STYLES, PlainModel
 from tokenizers import Tokenizer, processors
 
 from stprune_ros.errors import ModelError, StpruneError
-from stprune_ros.vlm.backend import Backend
+from stprune_ros.vlm.backend import Backend, TextEmbedder
 
 TOKENS = 24
 PRUNED = [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,)), (0.0, ())]
@@ -81,6 +81,17 @@ def test_keep_all_equals_plain_generate(backend: Backend, plain: PlainModel) -> 
     whole = plain_prompt(plain, QUESTION)
     assert context.tokens_visual == sum(len(frame.features.tokens) for frame in frames)
     assert context.tokens_text + context.tokens_visual == whole.length - whole.asked
+
+
+def test_a_question_is_embedded_as_the_language_model_takes_it(backend: Backend, plain: PlainModel) -> None:
+    if not isinstance(backend, TextEmbedder):
+        pytest.skip('this engine embeds no text')
+    ids = plain.tokenizer(QUESTION, add_special_tokens=False, return_tensors='pt').input_ids[0]
+    with torch.inference_mode():
+        expected = plain.model.get_input_embeddings()(ids)
+    found = backend.embed(QUESTION)
+    assert torch.equal(found, expected) and len(found) > 3
+    assert found.shape[1] == frames_of(backend)[0].features.tokens.shape[1]
 
 
 def test_repetition_penalty_of_the_model_is_part_of_generate(

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.pruner import PUBLISHED, SpatioTemporalPruner
 from stprune_ros.pruning.view_tokens import ViewTokens
 
 
@@ -36,8 +36,10 @@ def rings(draw, history=4):
     return views
 
 
-def prune(views, history, method='st_prune', ratio=0.25, **more):
-    return SpatioTemporalPruner(PruningConfig(method, ratio, **more))(views, history)
+def prune(views, history, method='st_prune', ratio=0.25, options=PUBLISHED, **more):
+    """Masks of a method with the paper's budgets, unless ``more`` says otherwise."""
+    config = PruningConfig(method, ratio, **{'budget': 'view', 'gauge_commonness': False, **more})
+    return SpatioTemporalPruner(config, options=options)(views, history)
 
 
 def kept_of(masks):

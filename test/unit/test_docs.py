@@ -8,9 +8,17 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from stprune_ros.cli import UNTOUCHED
+from stprune_ros.evaluation.fidelity import summarize
+from stprune_ros.evaluation.hits import Hits
+from stprune_ros.evaluation.tables import to_markdown
+from stprune_ros.evaluation.variants import name_of
+from stprune_ros.settings.settings import Settings
 
 try:
     from stprune_ros.settings.parameters import BY_NAME
@@ -22,15 +30,12 @@ PACKAGE = ROOT / 'stprune_ros'
 README = ROOT / 'README.md'
 PAGES = [README, ROOT / 'SECURITY.md', *sorted((ROOT / 'docs').glob('*.md'))]
 RESULTS = ROOT / 'benchmark' / 'results'
-# Names that the committed result was written with, and those of today.
-RENAMED = {'one_pays': 'keep_one_copy', 'scaled_terms': 'multiplicative_bonus'}
-OLD_PARAMETERS = {f'pruning.{name}' for name in RENAMED}
+OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
 ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
-UNDEFINED_BELOW = {'evs': 0.25, 'dtd': 0.25}  # one frame of four
 
 
 def text_of(page: Path) -> str:
@@ -200,59 +205,50 @@ def tables(name: str, page: str = 'evaluation.md') -> list[dict[str, str]]:
     return [dict(zip(head, row, strict=True)) for row in body]
 
 
-def method_of(cell: str) -> str:
-    """The method that a row is about."""
-    name = cell.replace('(default)', '').replace('*', '').strip()
-    return {'without pictures, all tokens': 'blind', 'all tokens': 'st_prune'}.get(name, name)
-
-
 @cache
-def fidelity() -> dict[tuple[str, float, str], dict[str, float]]:
-    """Rows of the committed result by method (today's switch names), keep ratio and kind."""
-    rows = json.loads((RESULTS / 'fidelity.json').read_text(encoding='utf-8'))['rows']
-
-    def today(method: str) -> str:
-        return '+'.join(RENAMED.get(part, part) for part in method.split('+'))
-
-    return {(today(row['method']), row['keep'], row['kind']): row for row in rows}
+def fidelity(world: str = 'ringworld') -> dict[str, Any]:
+    """The committed result: its default method and the table of the bundled model in a world."""
+    content = json.loads((RESULTS / 'fidelity.json').read_text(encoding='utf-8'))
+    [found] = [table for table in content['tables'] if table['world'] == world]
+    return {'default': content['default'], **found}
 
 
-def test_fidelity_table_is_the_committed_result():
-    rows = tables('fidelity: all')
-    assert {method_of(row['method']) for row in rows} == {
-        method for method, _, _ in fidelity() if '+' not in method and method != 'blind'
-    }
-    for row in rows:
-        method = method_of(row.pop('method'))
-        for column, cell in row.items():
-            keep = float(column.rstrip(' %')) / 100
-            found = fidelity()[method, keep, 'all']
-            expected = f'{100 * found["accuracy"]:.1f} ({100 * found["relative"]:.0f} %)'
-            assert cell == ('n/a' if keep < UNDEFINED_BELOW.get(method, 0) else expected), (method, column)
+@pytest.mark.parametrize(('world', 'shown'), [('ringworld', 5), ('hard', 3)])
+def test_fidelity_tables_are_the_committed_result(world: str, shown: int):
+    """All of ringworld; of the hard world accuracies, differences and areas under curves."""
+    text, found = text_of(ROOT / 'docs' / 'evaluation.md'), fidelity(world)
+    printed = to_markdown(found, found['default']).split('\n\n')
+    assert len(printed) == 5
+    assert text.count(f'<!-- fidelity {world}: ') == shown == sum(part in text for part in printed)
 
 
-@pytest.mark.parametrize('name', ['fidelity: kinds', 'fidelity: switches'])
-def test_fidelity_by_kind_is_the_committed_result(name):
-    for row in tables(name):
-        [(_, first), *cells] = row.items()
-        method, keep = method_of(first), 1.0 if 'all tokens' in first else 0.1
-        for kind, cell in cells:
-            found = fidelity().get((method, keep, kind))
-            assert cell == (f'{100 * found["accuracy"]:.1f}' if found else 'n/a'), (first, kind)
+@pytest.mark.parametrize('world', ['ringworld', 'hard'])
+def test_the_committed_result_is_that_of_its_answers(world: str):
+    hits, found = Hits.load(RESULTS / f'fidelity.ringworld.{world}.hits.npz'), fidelity(world)
+    assert {**summarize(hits), 'default': hits.plan['default'], 'things': found['things']} == found
 
 
-def test_real_pixels_are_the_committed_result():
-    rows = json.loads((RESULTS / 'real_pixels.json').read_text(encoding='utf-8'))['rows']
-    columns = {'moving objects': 'moving', 'parked objects': 'parked', 'background tokens': 'background'}
-    columns['kept twice'] = 'twice'
-    shown = tables('real pixels')
-    assert {row['method, at 10 %'] for row in shown} == {row['method'] for row in rows}
+@pytest.mark.parametrize('world', ['ringworld', 'hard'])
+def test_the_committed_result_is_of_scenes_that_nobody_looked_at(world: str):
+    assert fidelity(world)['first_scene'] >= UNTOUCHED
+    assert fidelity(world)['default'] == name_of(Settings().pruning)
+    assert f'{fidelity(world)["scenes"]} scenes' in text_of(ROOT / 'docs' / 'evaluation.md')
+
+
+@pytest.mark.parametrize('name', ['real pixels', 'real pixels, natural features'])
+def test_real_pixels_are_the_committed_result(name):
+    file = 'real_pixels_natural.json' if 'natural' in name else 'real_pixels.json'
+    rows = json.loads((RESULTS / file).read_text(encoding='utf-8'))['rows']
+    columns = {'moving objects': 'moving', 'parked objects': 'parked', 'tokens of things': 'things'}
+    columns |= {'background tokens': 'background', 'kept twice': 'twice'}
+    shown = tables(name)
+    assert {row['method, at 10 %'] for row in shown} == {row['method'] for row in rows if row['keep'] == 0.1}
     for row in shown:
         method = row['method, at 10 %']
         [found] = [one for one in rows if one['method'] == method and one['keep'] == 0.1]
+        assert row['lift'] == f'{found["lift"]:.2f}', method
         for column, key in columns.items():
-            expected = 'n/a' if method in UNDEFINED_BELOW else f'{100 * found[key]:.0f}'
-            assert row[column] == expected, (method, column)
+            assert row[column] == f'{100 * found[key]:.0f}', (method, column)
 
 
 def test_hint_calibration_table_is_the_committed_result():
@@ -271,10 +267,13 @@ def test_hint_calibration_table_is_the_committed_result():
 
 
 def test_figures_of_readme_are_the_committed_result():
-    text = text_of(README)
-    assert f'{100 * fidelity()["st_prune_joint", 1.0, "all"]["accuracy"]:.1f} %' in text
-    assert f'{100 * fidelity()["st_prune_joint", 0.1, "all"]["accuracy"]:.1f} %' in text
-    assert f'{100 * fidelity()["blind", 1.0, "all"]["accuracy"]:.0f} %' in text
+    text, found = text_of(README), fidelity()
+    [default] = [
+        row for row in found['rows'] if (row['method'], row['keep'], row['kind']) == (found['default'], 0.1, 'all')
+    ]
+    assert f'| {100 * found["full"]:.1f} % |' in text
+    assert f'| {100 * found["blind"]:.0f} % |' in text
+    assert f'| {100 * default["accuracy"]:.1f} % |' in text
 
 
 def test_figures_of_the_gpu_are_those_of_the_committed_result():

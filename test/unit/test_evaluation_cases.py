@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,23 +20,19 @@ from stprune_ros.evaluation.fidelity import (
     FULL_TRIAL,
     EvaluationPlan,
     SceneEvaluator,
-    SceneResult,
-    Trial,
-    _count,
-    _rows,
-    to_markdown,
 )
+from stprune_ros.evaluation.hits import Asked, Trial
 from stprune_ros.evaluation.model_card import Score, by_kind_only, claims, evaluate_model, pruning_configs
 from stprune_ros.evaluation.ringworld_cases import (
     DESCRIPTION,
-    UNTOUCHED,
     ModelCardCases,
     RingworldCases,
     case_scene,
     question_form,
     ringworld_rig,
 )
-from stprune_ros.pruning.view_tokens import PruningConfig
+from stprune_ros.evaluation.variants import Variant
+from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.questions import HINT_QUESTION, describe, questions_about
 from stprune_ros.ringworld.renderer import RING
 from stprune_ros.ringworld.scenes import HELD_OUT, make_scene
@@ -45,6 +40,7 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Context
 
 GREY = (128, 128, 128)
+UNTOUCHED = HELD_OUT + 21_000
 
 
 def test_scenes_must_fit_their_rig() -> None:
@@ -146,6 +142,7 @@ class TwoScenes:
     """A data set that is not ringworld: three questions and a text about a scene, one more with frozen cameras."""
 
     scene_ids: tuple[int, ...] = (7, 8)
+    world: str = 'bright'
 
     def cases(self, scene_id: int) -> list[Case]:
         shown = scene(id=scene_id)
@@ -164,64 +161,49 @@ def evaluator(plan: EvaluationPlan) -> SceneEvaluator:
 def test_every_trial_of_a_scene_is_graded() -> None:
     plan = EvaluationPlan(('uniform', 'random'), (1.0, 0.5, 0.1), seeds=2)
     whole, frozen = evaluator(plan).evaluate(7)
-    assert whole.labels == [
-        ('all', 'perception', 'ego driving'),
-        ('all', 'motion', 'ego driving'),
-        ('all', 'perception', 'ego driving'),
+    assert whole.questions == [
+        Asked(7, 'perception', 'how bright?', 'ego driving'),
+        Asked(7, 'motion', 'how bright?', 'ego driving'),
+        Asked(7, 'perception', 'how bright?', 'ego driving'),
     ]
+    assert whole.questions[1].labels == ('all', 'motion', 'ego driving')
+    assert whole.tokens == frozen.tokens == 72
     right = [True, False, False]
     expected = dict.fromkeys(plan.trials(), right)
     assert whole.correct == {**expected, BLIND_TRIAL: [False, False, True]}  # grey is 128
     assert len(expected) == 1 + 2 + 4
-    assert frozen.labels == [(FROZEN_CAMERAS,)]
+    assert [question.labels for question in frozen.questions] == [(FROZEN_CAMERAS,)]
     tenths = [Trial('uniform', 0.1, 0), Trial('random', 0.1, 0), Trial('random', 0.1, 1)]
     assert list(frozen.correct) == [FULL_TRIAL, *tenths]
     assert (whole.scene_id, frozen.scene_id) == (7, 7)
 
 
+def test_what_keeps_a_whole_frame_is_not_asked_below_that() -> None:
+    """Of three frames a third holds one: EVS and DTD are undefined for less."""
+    plan = EvaluationPlan(('evs', 'dtd', 'uniform'), (0.34, 0.33, 0.1), seeds=1)
+    whole, frozen = evaluator(plan).evaluate(7)
+    ran = {(trial.method, trial.keep) for trial in whole.correct}
+    assert ran == {
+        ('none', 1.0),
+        ('blind', 1.0),
+        ('evs', 0.34),
+        ('dtd', 0.34),
+        *(('uniform', k) for k in (0.34, 0.33, 0.1)),
+    }
+    assert [trial.method for trial in frozen.correct] == ['none', 'uniform']
+
+
 def test_lots_are_drawn_anew_per_scene_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = []
-    config_of = fidelity.config_of
+    variant_of = fidelity.variant_of
 
-    def spy(method: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
+    def spy(method: str, keep: float, seed: int, settings: Settings) -> Variant:
         seeds.append((method, seed))
-        return config_of(method, keep, seed, settings)
+        return variant_of(method, keep, seed, settings)
 
-    monkeypatch.setattr(fidelity, 'config_of', spy)
+    monkeypatch.setattr(fidelity, 'variant_of', spy)
     evaluator(EvaluationPlan(('random',), (0.5,), seeds=2)).evaluate(8)
     assert {seed for method, seed in seeds if method == 'random'} == {8, 1_000_003 + 8}
-
-
-def test_rows_count_questions_by_label() -> None:
-    plan = EvaluationPlan(('uniform',), (1.0, 0.1), seeds=1)
-    counts: Any = fidelity.defaultdict(lambda: fidelity.defaultdict(fidelity.SceneCounts))
-    tenth = Trial('uniform', 0.1, 0)
-    for number in (1, 2):
-        labels = [('all', 'motion'), ('all', 'planning')]
-        correct = {FULL_TRIAL: [True, True], tenth: [number == 1, True], BLIND_TRIAL: [False, True]}
-        _count(counts, SceneResult(number, labels, correct))
-    rows = {(row['method'], row['keep'], row['kind']): row for row in _rows('uniform', plan, counts)}
-    assert set(rows) == {('uniform', keep, kind) for keep in (1.0, 0.1) for kind in ('all', 'motion', 'planning')}
-    row = rows['uniform', 0.1, 'all']
-    assert (row['questions'], row['accuracy'], row['relative']) == (4, 0.75, 0.75)
-    assert (row['lo'], row['hi'], row['relative_lo'], row['relative_hi']) == (0.5, 1.0, 0.5, 1.0)
-    assert rows['uniform', 0.1, 'motion']['accuracy'] == 0.5
-    assert rows['uniform', 1.0, 'all']['accuracy'] == 1.0
-    [blind] = [row for row in _rows('blind', plan, counts) if row['kind'] == 'all']
-    assert (blind['keep'], blind['accuracy'], blind['relative']) == (1.0, 0.5, 0.5)
-
-
-def test_a_table_shows_accuracy_and_its_share_of_full() -> None:
-    def row(method: str, keep: float, kind: str, accuracy: float, relative: float) -> dict[str, Any]:
-        return {'method': method, 'keep': keep, 'kind': kind, 'accuracy': accuracy, 'relative': relative}
-
-    rows = [row('uniform', 0.1, 'all', 0.6, 0.75), row('uniform', 1.0, 'all', 0.8, 1.0)]
-    others = [row('blind', 1.0, 'all', 0.3, 0.4), row('uniform', 1.0, 'motion', 0.5, 1.0)]
-    result = {'rows': rows + others}
-    assert to_markdown(result) == '\n'.join(
-        ['| method | 100% | 10% |', '|---|---|---|', '| uniform | 80.0 (100 %) | 60.0 (75 %) |']
-    )
-    assert to_markdown(result, 'motion').endswith('| uniform | 50.0 (100 %) |')
 
 
 def test_a_model_is_scored_by_kind_and_form() -> None:
@@ -286,7 +268,7 @@ def test_a_form_leaves_out_views_and_colours(text: str, form: str) -> None:
 
 
 def test_ringworld_yields_questions_and_frozen_cameras() -> None:
-    source = pickle.loads(pickle.dumps(RingworldCases(2)))
+    source = pickle.loads(pickle.dumps(RingworldCases(2, UNTOUCHED)))
     assert list(source.scene_ids) == [UNTOUCHED, UNTOUCHED + 1]
     cases = source.cases(UNTOUCHED)
     (whole, asked), (frozen, still) = by_scene(cases)

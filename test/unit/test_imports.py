@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
     ('init',),
     ('arguments', 'preflight'),
-    ('demo', 'check', 'cli'),
+    ('demo', 'check', 'export_command', 'cli'),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Beside the rule of the floors.
@@ -37,6 +37,7 @@ EXCEPTIONS = {
     ('bounded_yaml', 'errors'),
     ('cli', 'demo'),
     ('cli', 'check'),
+    ('cli', 'export_command'),
 }
 PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph', 'private_folder'}
 ROS = {

@@ -1,15 +1,21 @@
 """Joint pruning: values worked out by hand, and rings with missing frames against the reference."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
-from helpers.references import reference_st_prune_joint
-from helpers.token_rings import kept_of, ring, uneven_ring
+from helpers.references import reference_separability, reference_skewness, reference_st_prune_joint
+from helpers.token_rings import kept_of, prune, ring, uneven_ring
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stprune_ros.pruning import joint as joint_module
 from stprune_ros.pruning import pruner
-from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched
+from stprune_ros.pruning.baselines.uninformed import uniform_mask
+from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability, skewness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import prune_joint
+from stprune_ros.pruning.joint import prune_joint, trust_in
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.tensors import equal_groups
 from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens
@@ -30,21 +36,30 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
     return kept
 
 
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune_staged'])
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('skip_frozen', [False, True])
+@pytest.mark.parametrize('budget', ['view', 'ring'])
+@pytest.mark.parametrize('gauge', [False, True])
 @pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
-def test_any_ring_with_any_switches_equals_the_reference(views, seed, skip_frozen, scale):
+def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, budget, skip_frozen, scale, method):
     uneven = uneven_ring(views, seed)
     config = PruningConfig(
+        method,
         joint_volatility=0.9,
         joint_recency=0.5,
         joint_common=1.5,
+        joint_lattice=0.4,
+        gauge_commonness=gauge,
         keep_ratio=0.3,
+        budget=budget,
         skip_frozen=skip_frozen,
         multiplicative_bonus=scale,
     )
-    found = kept_of(SpatioTemporalPruner(config)(uneven, 4))
-    assert found == reference_st_prune_joint(uneven, 4, 0.3, (0.9, 0.5, 1.5), scale, skip_frozen)
+    found, first = kept_of(SpatioTemporalPruner(config)(uneven, 4)), 0.6 if method == 'st_prune_staged' else None
+    assert found == reference_st_prune_joint(
+        uneven, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first
+    )
 
 
 def test_recency_counts_the_slots_of_the_history():
@@ -88,6 +103,66 @@ def test_commonness_compares_what_was_taken_at_the_same_time():
     views = [tokens([0], [1]), tokens([1], [0]), torch.zeros(0, 1, 8)]
     assert [x.tolist() for x in commonness(views, [(0, 1), (0, 1), ()])] == [[0, 0], [0, 0], []]
     assert [x.tolist() for x in commonness(views, [(0, 1), (1, 2), ()])] == [[0, 1], [1, 0], []]
+
+
+def test_separability_of_known_distributions():
+    uniform = torch.arange(2000) / 2000
+    assert separability(uniform).item() == pytest.approx(0.75, abs=1e-3)
+    normal = torch.special.ndtri((torch.arange(20000) + 0.5) / 20000)
+    assert separability(normal).item() == pytest.approx(2 / math.pi, abs=5e-3)
+    assert separability(torch.tensor([0.2] * 7 + [0.9] * 2)).item() == pytest.approx(1.0)
+    for flat in (torch.full((5,), 0.3), torch.tensor([0.3]), torch.zeros(0)):
+        assert separability(flat).item() == 0.0
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12))
+def test_separability_is_the_best_split(values):
+    assert separability(torch.tensor(values)).item() == pytest.approx(reference_separability(values), abs=1e-4)
+
+
+@given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12))
+def test_skewness_is_the_third_moment(values):
+    assert skewness(torch.tensor(values)).item() == pytest.approx(reference_skewness(values), abs=1e-3)
+
+
+def test_commonness_is_trusted_where_a_few_are_far_below_the_rest():
+    """Few things among much that is alike but not equal: no two groups, and outliers all the same."""
+    rest = torch.arange(100) / 100
+    few = torch.cat([rest, torch.full((3,), -0.8)])
+    assert separability(few) < 0.72
+    assert -2.0 < skewness(few) < 0.0  # not yet
+    assert skewness(torch.cat([rest / 3, torch.full((3,), -0.8)])) < -2.0
+    assert trust_in([rest / 3, torch.full((3,), -0.8)]).item() == 1.0
+    assert trust_in([rest / 3, torch.full((3,), 1.2)]).item() < 0.9  # above the rest is no thing
+
+
+def test_commonness_is_trusted_where_it_falls_in_two_groups():
+    two, even = torch.tensor([0.1, 0.11, 0.9, 0.91]), torch.arange(100) / 100  # separability 0.9997 and 0.75
+    assert trust_in([two[:2], two[2:]]).item() == 1.0
+    assert trust_in([even[::2], even[1::2]]).item() == pytest.approx(0.5, abs=0.01)
+    assert trust_in([torch.zeros(3), torch.zeros(3)]).item() == 0.0
+    assert trust_in([two]).item() == 1.0  # one view has nothing to be compared with
+
+
+def test_where_nothing_stands_out_the_newest_frame_is_covered_evenly():
+    """Tokens of one view in all views: nothing is unlike the rest. With one view the lattice has no say."""
+    views = ring(views=3, frames=2, rows=4, columns=6)
+    alike = [replace(view, tokens=views[0].tokens) for view in views]
+    even = uniform_mask((1, 4, 6), 12).reshape(4, 6)
+    for mask in prune(alike, 2, 'st_prune_joint', 0.25, gauge_commonness=True, joint_lattice=5.0):
+        assert torch.equal(mask[-1], even)
+    for config in ({}, {'gauge_commonness': True, 'joint_lattice': 5.0}):
+        [alone] = prune(views[:1], 2, 'st_prune_joint', 0.25, **config)
+        assert int((alone[-1] & even).sum()) < 12
+
+
+def test_where_things_stand_out_the_gauge_changes_nothing():
+    """Half of every view repeats in all others, half is new: two groups far apart."""
+    views = ring(views=3, frames=2, rows=4, columns=6, dim=64)
+    for view in views:
+        view.tokens[:, :2] = views[0].tokens[:, :2]
+    plain, gauged = (prune(views, 2, 'st_prune_joint', 0.25, gauge_commonness=on) for on in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain, gauged))
 
 
 def groups_as_on_a_gpu(tensors, *also):

@@ -22,13 +22,16 @@ from stprune_ros.pruning.commonness import commonness, commonness_batched
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.pruning.greedy import greedy_plain
 from stprune_ros.pruning.pruner import METHODS, SpatioTemporalPruner, stage_budgets
-from stprune_ros.pruning.selection import greedy_max_min, multiply_by_bonus, select, token_budget
+from stprune_ros.pruning.selection import greedy_max_min, most_steps, multiply_by_bonus, select, token_budget
 from stprune_ros.pruning.similarity import cosine_similarities
 from stprune_ros.pruning.temporal import repeated_frames, temporal_volatility
 from stprune_ros.pruning.tensors import kept_indices, split_evenly
 from stprune_ros.pruning.view_tokens import ViewTokens, check_views, unit_rows
 
-WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their budget is that of the ring
+WHOLE_RING = (
+    *('divprune', 'dtd', 'dart', 'vidcom2_ring', 'mvpruner', 'mvpruner_view'),
+    *('coreset', 'newest_divprune', 'newest_vidcom2'),
+)
 
 
 @pytest.mark.parametrize('ratio', [0.1, 0.25, 0.5, 0.9])
@@ -36,7 +39,7 @@ WHOLE_RING = ('divprune', 'dtd', 'dart')  # methods that know no views: their bu
 @pytest.mark.parametrize('scale', [False, True])
 def test_equals_the_reference(ratio, seed, scale):
     views = ring(seed=seed)
-    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, multiplicative_bonus=scale))(views, 3)
+    masks = SpatioTemporalPruner(PruningConfig('st_prune', ratio, budget='view', multiplicative_bonus=scale))(views, 3)
     found = [mask.flatten().nonzero().flatten().tolist() for mask in masks]
     assert found == reference_st_prune(views, 3, ratio, scale=scale)
 
@@ -277,7 +280,7 @@ def test_every_method_has_a_name_and_the_parameter_table_offers_it():
 
 
 def test_unknown_method_names_the_known():
-    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, st_prune_joint"):
+    with pytest.raises(StpruneError, match="'fastest'; choose one of st_prune, st_prune_staged"):
         SpatioTemporalPruner(PruningConfig('fastest'))
 
 
@@ -319,7 +322,9 @@ def test_the_settings_of_pruning_need_no_torch():
 
 
 def test_the_defaults_of_the_settings():
-    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 0.7, 2.4)
+    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 1.0, 2.4, 0.7, 'ring')
+    assert PruningConfig().gauge_commonness
+    assert not PruningConfig(budget='view').ring_budget
     assert PruningConfig(joint_volatility=1, joint_recency=2, joint_common=3).joint_weights == (1, 2, 3)
 
 
@@ -341,7 +346,64 @@ def test_greedy_by_hand():
         assert select([similarity], [bonus], [count])[0].nonzero().flatten().tolist() == sorted(order[:count])
     for count in range(5):
         plain = greedy_plain(similarity[None], bonus[None], torch.tensor([count]), count)
-        assert plain[0].nonzero().flatten().tolist() == sorted(order[:count])
+        found = [math.inf, 1.1, 0.5, 0.1][:count]
+        for scores in (plain[0], greedy_max_min(similarity[None], bonus[None], [count])[0]):
+            assert scores[order[:count]].tolist() == pytest.approx(found)
+            assert scores[order[count:]].tolist() == [-math.inf] * (4 - count)
+
+
+def far_apart(*bonuses):
+    """A set of tokens that have nothing in common: each but the first scores 1 plus its bonus."""
+    return torch.eye(len(bonuses)), torch.tensor(bonuses, dtype=torch.float32)
+
+
+def shared(budgets, *sets):
+    return [mask.nonzero().flatten().tolist() for mask in select(*zip(*sets), budgets, ring_budget=True)]
+
+
+def test_one_budget_goes_to_the_best_tokens_of_the_ring():
+    low, high = far_apart(0.0, 0.1, 0.2, 0.3, 0.05), far_apart(0.5, 0.4, 0.6, 0.9, 0.8)
+    # Each keeps its two best; of the four that remain to be given away the other has three that are better.
+    assert shared([4, 4], low, high) == [[1, 2, 3], [0, 1, 2, 3, 4]]
+    assert shared([2, 2], low, high) == [[3], [2, 3, 4]]
+    assert shared([2, 2], high, low) == [[2, 3, 4], [3]]
+    assert shared([1, 1], low, high) == [[3], [3]]  # none is starved
+
+
+def test_views_of_one_ring_may_differ_in_size():
+    """The floor is half of what the view itself would keep: a small view gets no more for being one of few."""
+    large, small = far_apart(*[0.0] * 10), far_apart(1.0, 1.0)
+    assert shared([4, 1], large, small) == [[0, 1, 2], [0, 1]]
+    assert shared([5, 2], large, small) == [[0, 1, 2, 3, 4], [0, 1]]
+
+
+def test_ties_between_views_go_to_the_first():
+    same = far_apart(*[0.0] * 4)
+    assert shared([2, 2, 2], same, same, same) == [[0, 1, 2, 3], [0], [0]]
+    assert [most_steps([2, 2, 2], sizes) for sizes in ((9, 9, 9), (3, 9, 0))] == [[4, 4, 4], [3, 4, 0]]
+
+
+@given(rings(), st.sampled_from(['st_prune', 'st_prune_joint', 'mtp', 'rsp']), st.floats(0.01, 0.9), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_a_ring_keeps_the_same_total_and_half_of_every_share(views, method, ratio, one_copy):
+    alone, together = (
+        [int(mask.sum()) for mask in prune(views, 4, method, ratio, budget=budget, keep_one_copy=one_copy)]
+        for budget in ('view', 'ring')
+    )
+    assert sum(alone) == sum(together)
+    assert all(kept >= min(share, max(1, share // 2)) for share, kept in zip(alone, together))
+
+
+def test_a_view_full_of_new_things_keeps_more():
+    """In the first view nothing changes and all is alike; in the second every token is new."""
+    dull = torch.ones(2, 3, 4, 16) + 0.01 * ring(views=1)[0].tokens[:2]
+    views = [ViewTokens('dull', dull, (0, 1)), ViewTokens('busy', ring(views=1)[0].tokens[:2], (0, 1))]
+    for method in ('st_prune', 'st_prune_joint', 'mtp', 'rsp'):
+        alone, together = (
+            [int(mask.sum()) for mask in prune(views, 2, method, 0.5, budget=budget)] for budget in ('view', 'ring')
+        )
+        assert alone == [12, 12]
+        assert together[0] < 12 < together[1], method
 
 
 def test_a_bonus_may_multiply_the_distance():

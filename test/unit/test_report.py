@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -181,9 +182,10 @@ def test_latency_in_the_summary(rig: CameraRig):
 def test_summary_tells_views_and_counters_apart(rig: CameraRig):
     statistics = ReplayStatistics()
     off = ViewReport('front', CameraState.OK, 5, 1, 100, 13)
-    for each in (answer(views=(off,)), answer()):
+    more, less = replace(off, tokens_kept=18), replace(off, camera='right', tokens_kept=2)  # one budget for both
+    for each in (answer(views=(off,)), answer(views=(more, less)), answer()):
         statistics.add(each)
-    counters = {'sets_full': 2, 'ticks': 2, 'odometry': 7}
+    counters = {'sets_full': 3, 'ticks': 3, 'odometry': 7}
     summary = statistics.summary(Path('bag'), Settings(), rig, 'front', counters, {'images': {}, 'odometry': ''})
     assert summary['counters'] == {'odometry': 7}
     assert summary['tokens_off_budget_max'] == 3.0, 'the worst tick, not the last one'

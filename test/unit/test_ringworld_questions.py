@@ -10,8 +10,9 @@ import pytest
 from stprune_ros.core.types import Behavior
 from stprune_ros.evaluation.model_card import claims
 from stprune_ros.ringworld.questions import QUESTION_KINDS, describe, hint_question, questions_about
-from stprune_ros.ringworld.renderer import CLASSES, RING, VIEW_NAMES, render_view
+from stprune_ros.ringworld.renderer import RING, VIEW_NAMES, render_view
 from stprune_ros.ringworld.scenes import GRID, make_scene, model_image
+from stprune_ros.ringworld.shapes import CLASSES
 from stprune_ros.ringworld.training.tokenizer import vocabulary_words
 from stprune_ros.ringworld.truth import SceneTruth, scene_truth
 from stprune_ros.ringworld.world import World

@@ -10,21 +10,10 @@ import pytest
 
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.recording import truth_as_json
-from stprune_ros.ringworld.renderer import (
-    GREEN_LIGHT,
-    HEIGHT,
-    PEDESTRIAN,
-    POLE,
-    RED_LIGHT,
-    RING,
-    SKY,
-    VEHICLE,
-    WIDTH,
-    RenderedView,
-    render_view,
-)
+from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, RenderedView, render_view
 from stprune_ros.ringworld.route import LANE
 from stprune_ros.ringworld.scenes import draw_time, token_truth
+from stprune_ros.ringworld.shapes import GREEN_LIGHT, PEDESTRIAN, POLE, RED_LIGHT, SKY, VEHICLE
 from stprune_ros.ringworld.truth import (
     ATTENTIVE,
     INATTENTIVE,

@@ -111,7 +111,7 @@ def test_values_are_brought_to_the_type_of_the_table():
         ('pruning.keep_ratio', True, ['True']),
         ('pruning.seed', -1, ['[0, 2147483647]']),
         ('history.frames', 2.0, ['an integer in [1, 16]']),
-        ('pruning.method', 'fast', ["'fast'", 'st_prune, st_prune_joint']),
+        ('pruning.method', 'fast', ["'fast'", 'st_prune, st_prune_staged']),
         ('inference.describe', 1, ['true or false']),
         ('cameras.names', 'front', ["'front'", 'a list of strings']),
         ('cameras.names', ['front', ''], ['a list of strings']),

@@ -221,14 +221,14 @@ def test_off_the_cpu_the_host_reads_no_value():
         views = [a_view(str(i), [frames[n] for n in window]) for i, frames in enumerate(streams)]
         found = cache.attach([*views, a_view('gone', [])], with_commonness=True)
         assert [view.cached.similarity.shape for view in found] == [(24, 24)] * 3 + [(0, 0)]
-        masks = METHODS['st_prune_joint'](found, HISTORY, PruningConfig('st_prune_joint', 0.25))
+        masks = METHODS['st_prune_staged'](found, HISTORY, PruningConfig('st_prune_staged', 0.25))
         assert [mask.numel() for mask in masks] == [24, 24, 24, 0]
     assert cache.bytes > 0
     cache.clear()
     assert cache.bytes == 0
 
 
-@pytest.mark.parametrize('method', ['st_prune', 'st_prune_joint', 'evs'])
+@pytest.mark.parametrize('method', ['st_prune', 'st_prune_staged', 'evs'])
 def test_the_pruner_fills_its_cache_where_the_method_gains_from_it(method):
     cache = SimilarityCache()
     SpatioTemporalPruner(PruningConfig(method), cache)([a_view('a', [torch.randn(2, 2, 8)] * 2)], HISTORY)

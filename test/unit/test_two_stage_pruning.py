@@ -32,13 +32,13 @@ def spatial(tokens, budgets, **more):
     return kept_of(prune_spatial(views, [x @ x.T for x in views], budgets, 0.8, **more))
 
 
-SWITCHES = list(itertools.product([False, True], repeat=4))
+SWITCHES = list(itertools.product([False, True], repeat=5))
 
 
 @pytest.mark.parametrize('seed', range(3))
-@pytest.mark.parametrize(('scale', 'overlap', 'one_copy', 'skip_frozen'), SWITCHES)
+@pytest.mark.parametrize(('scale', 'overlap', 'one_copy', 'skip_frozen', 'share'), SWITCHES)
 @pytest.mark.parametrize('views', [2, 5, 6])
-def test_any_ring_with_any_switches_equals_the_reference(views, scale, overlap, one_copy, skip_frozen, seed):
+def test_any_ring_with_any_switches_equals_the_reference(views, scale, overlap, one_copy, skip_frozen, share, seed):
     ring = uneven_ring(views, seed)
     config = PruningConfig(
         'st_prune',
@@ -49,9 +49,10 @@ def test_any_ring_with_any_switches_equals_the_reference(views, scale, overlap, 
         keep_one_copy=one_copy,
         skip_frozen=skip_frozen,
         multiplicative_bonus=scale,
+        budget='ring' if share else 'view',
     )
     found = kept_of(SpatioTemporalPruner(config)(ring, 4))
-    assert found == reference_st_prune(ring, 4, 0.3, 0.9, 1.1, scale, overlap, one_copy, skip_frozen)
+    assert found == reference_st_prune(ring, 4, 0.3, 0.9, 1.1, scale, overlap, one_copy, skip_frozen, share)
 
 
 def test_both_stages_share_a_ratio_by_its_square_root():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from stprune_ros.pruning.baselines.scope import Choose
 from stprune_ros.pruning.tensors import split_evenly
 
 
@@ -15,6 +16,23 @@ def random_mask(count: int, keep: int, generator: torch.Generator) -> Tensor:
     mask = torch.zeros(count, dtype=torch.bool)
     mask[torch.randperm(count, generator=generator)[:keep]] = True
     return mask
+
+
+def even_lattice(images: Sequence[Tensor], keep: int) -> Tensor:
+    """`uniform_mask` over images (rows, columns, D) of one grid."""
+    rows, columns, _ = images[0].shape
+    return uniform_mask((len(images), rows, columns), keep).to(images[0].device)
+
+
+def random_choice(seed: int) -> Choose:
+    """`random_mask` of any images; one after another they draw from the same generator."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(images: Sequence[Tensor], keep: int) -> Tensor:
+        count = sum(image.shape[0] * image.shape[1] for image in images)
+        return random_mask(count, keep, generator).to(images[0].device)
+
+    return choose
 
 
 def uniform_mask(grid: Sequence[int], keep: int) -> Tensor:

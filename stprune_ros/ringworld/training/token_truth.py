@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stprune_ros.ringworld.renderer import CLASSES
 from stprune_ros.ringworld.scenes import Scene
+from stprune_ros.ringworld.shapes import CLASSES
 from stprune_ros.ringworld.training.probes import masked_cross_entropy, masked_mean
 
 KIND_WEIGHTS = (0.3, 1.0, 2.0, 2.0, 2.0)  # nothing, vehicle, pedestrian, red, green; most tokens show no actor

@@ -137,6 +137,13 @@ class TransformersBackend:
         """See `Backend.encode`."""
         return self._tower.encode(images)
 
+    def embed(self, text: str) -> torch.Tensor:
+        """See `TextEmbedder.embed`."""
+        ids = torch.tensor(self._chat.ids(text), device=self._device)
+        with torch.inference_mode():
+            embeddings: torch.Tensor = self._model.get_input_embeddings()(ids)
+        return embeddings
+
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
         """See `Backend.prefill`."""
         frames = [part for part in content if not isinstance(part, str)]

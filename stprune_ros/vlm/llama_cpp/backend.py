@@ -161,6 +161,11 @@ class LlamaCppBackend:
         """See `Backend.encode`."""
         return self._tower.encode(images)
 
+    def embed(self, text: str) -> torch.Tensor:
+        """See `TextEmbedder.embed`."""
+        rows = torch.from_numpy(self._embeddings[np.array(self._chat.ids(text), np.int64)])
+        return rows.to(self.info.device, self._model.base_model.visual.dtype)
+
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:
         """See `Backend.prefill`; contexts of earlier ones are used up."""
         frames = [part for part in content if not isinstance(part, str)]

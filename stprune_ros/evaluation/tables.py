@@ -1,0 +1,89 @@
+"""The tables that ``stprune eval`` and ``tune.py`` print and docs/evaluation.md shows, from their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stprune_ros.evaluation.hits import ALL
+from stprune_ros.results import table
+
+ALL_TOKENS, NO_PICTURES = 'none', 'blind'  # rows that are no method's
+KINDS_AT = 0.1  # keep ratio of the table by kind of question
+Row = Mapping[str, Any]
+
+
+def to_markdown(found: Row, default: str) -> str:
+    """All tables, each behind the comment that docs/evaluation.md finds it by."""
+    return '\n\n'.join(
+        f'<!-- fidelity {found["world"]}: {name} -->\n{text}'
+        for name, text in (
+            ('all', by_ratio(found, accuracy_cell)),
+            ('minus default', by_ratio(found, difference_cell, leave_out=default)),
+            ('flips', by_ratio(found, flips_cell)),
+            ('kinds', by_kind(found)),
+            ('things', by_detection(found['things'])),
+        )
+    )
+
+
+def by_ratio(found: Row, cell: Callable[[Row], str], kind: str = ALL, leave_out: str = '') -> str:
+    """Methods down, keep ratios across; 'n/a' where a method is not defined."""
+    rows = [row for row in found['rows'] if row['kind'] == kind and row['method'] not in (ALL_TOKENS, NO_PICTURES)]
+    keeps = sorted({row['keep'] for row in rows}, reverse=True)
+    cells = {(row['method'], row['keep']): cell(row) for row in rows if row['method'] != leave_out}
+    methods = dict.fromkeys(method for method, _ in cells)
+    lines = [(method, *(cells.get((method, keep), 'n/a') for keep in keeps)) for method in methods]
+    return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
+
+
+def by_kind(found: Row, keep: float = KINDS_AT) -> str:
+    """Per cent right at one keep ratio: methods down, kinds of question and states of the scene across."""
+    rows = {(row['method'], row['kind']): row for row in found['rows'] if row['keep'] in (keep, 1.0)}
+    kinds = list(dict.fromkeys(kind for _, kind in rows))
+    lines = [
+        (
+            method,
+            *(f'{100 * rows[method, kind]["accuracy"]:.1f}' if (method, kind) in rows else 'n/a' for kind in kinds),
+        )
+        for method in dict.fromkeys(method for method, _ in rows)
+    ]
+    return table((f'at {keep:.0%}', *kinds), lines)
+
+
+def by_knob(found: Row) -> str:
+    """What ``benchmark/tune.py`` found: methods down; the values tried with their accuracies, and the one chosen."""
+    lines = []
+    for method, knob in found['knobs'].items():
+        cells = [
+            f'{row["value"]:g}: ' + ', '.join(f'{100 * row[f"{keep:g}"]["accuracy"]:.1f}' for keep in found['keeps'])
+            for row in knob['tried']
+        ]
+        lines.append((method, knob['parameter'], '; '.join(cells), f'{knob["chosen"]:g}'))
+    head = ' and '.join(f'{keep:.0%}' for keep in found['keeps'])
+    return table(('method', 'knob', f"values, the authors' first: per cent right at {head}", 'chosen'), lines)
+
+
+def by_detection(things: Row) -> str:
+    """Areas under the curve for things: of commonness alone first, then of what each method keeps."""
+    areas = [(name, 'n/a' if area is None else f'{area:.2f}') for name, area in things['auc'].items()]
+    return table((f'{things["scenes"]} scenes', 'AUC for things'), areas)
+
+
+def accuracy_cell(row: Row) -> str:
+    """Per cent right, and the share recovered of what pictures add to guessing, where they do."""
+    share = '' if row['recovered'] is None else f' ({100 * row["recovered"]:.0f} %)'
+    return f'{100 * row["accuracy"]:.1f}{share}'
+
+
+def difference_cell(row: Row) -> str:
+    """Points against the default at the same ratio, with the paired interval."""
+    if row['minus_default'] is None:
+        return 'n/a'
+    value, low, high = (100 * row[name] for name in ('minus_default', 'minus_lo', 'minus_hi'))
+    return f'{value:+.1f} [{low:+.1f}, {high:+.1f}]'
+
+
+def flips_cell(row: Row) -> str:
+    """Per cent of the questions that turned wrong and that turned right against all tokens."""
+    return f'{100 * row["right_to_wrong"]:.1f} / {100 * row["wrong_to_right"]:.1f}'
