@@ -332,23 +332,17 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
+        from stprune_ros.bench import bench, engines, gpu, report
         from stprune_ros.results import write_json
 
         if options.gpu:
-            from stprune_ros.bench.gpu import bench_gpu, require_gpu, to_markdown
-
-            require_gpu()
-            result = bench_gpu()
+            gpu.require_gpu()
+            result, to_markdown = gpu.bench_gpu(), gpu.to_markdown
         elif options.engines:
-            from stprune_ros.bench.engines import bench_engines, to_markdown
-
-            result = bench_engines()
+            result, to_markdown = engines.bench_engines(), engines.to_markdown
         else:
-            from stprune_ros.bench.bench import bench
-            from stprune_ros.bench.report import to_markdown, write_plot
-
-            result = bench(options.quick, options.whole)
-            write_plot(result, options.output.with_suffix('.png'))
+            result, to_markdown = bench.bench(options.quick, options.whole), report.to_markdown
+            report.write_plot(result, options.output.with_suffix('.png'))
         write_json(options.output, result)
         print(to_markdown(result))
         return 0
