@@ -7,6 +7,7 @@ same history, and a tick has to encode only its own images while those of the ke
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from stprune_ros.core.ego import in_words
 from stprune_ros.core.types import FrameSet, Window
@@ -43,6 +44,12 @@ class FrameBuffer:
             raise ValueError('window() before the first frame set')
         history = [frame_set for frame_set in self._keyframes if frame_set.stamp_ns < self._current.stamp_ns]
         return Window((*history[max(len(history) - (self.frames - 1), 0) :], self._current), self.frames)
+
+    def forget(self, camera: str) -> None:
+        """Take the frames of one camera out of the history."""
+        for place, frame_set in enumerate(self._keyframes):
+            frames = {name: frame for name, frame in frame_set.frames.items() if name != camera}
+            self._keyframes[place] = replace(frame_set, frames=frames)
 
     def flush(self) -> None:
         """Forget everything."""

@@ -13,6 +13,7 @@ from stprune_ros.core.ego import EgoTrack
 from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.frozen_images import FrozenImages
 from stprune_ros.core.odometry import ToBase, nowhere
+from stprune_ros.core.publisher_turns import PublisherTurns, several_publishers
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stamps import impossible, stamp_of
 from stprune_ros.core.synchronizer import RingSynchronizer
@@ -22,6 +23,7 @@ from stprune_ros.errors import SettingsError, plain
 from stprune_ros.settings.settings import Settings, nanoseconds
 
 PATIENCE_NS = 1_000_000_000  # how much event time odometry has to show up at all
+ODOMETRY = ''  # among the inputs, whose other names are cameras
 MAX_WAITING = 64  # sets that wait for odometry: stamps that hardly move make nobody wait for ever
 
 
@@ -56,13 +58,23 @@ class SensorStream:
     """Synchroniser, ego track and history in a row.
 
     Sentences to log collect inside, each once: take them with `take_notes`. ``counters`` are the synchroniser's, plus
-    ``flushes``, ``frames_unstamped`` and ``ticks``; ``used`` counts the images that frame sets hold, by camera.
+    ``flushes``, ``frames_unstamped``, ``ticks``, and of the sets that became no tick ``sets_flushed`` (the clock jumped
+    or the stream ended while they waited for odometry) and ``sets_between`` (``inference.period_ms`` leaves them out).
+    ``used`` counts the images that frame sets hold, by camera.
     """
 
-    def __init__(self, settings: Settings, rig: CameraRig, to_base: ToBase = nowhere, no_odometry: str = '') -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rig: CameraRig,
+        to_base: ToBase = nowhere,
+        no_odometry: str = '',
+        counters: Counter[str] | None = None,
+    ) -> None:
         """``to_base`` gives the way from a frame that odometry names to ``cameras.base_frame``, None without one.
 
-        ``no_odometry`` says more than the usual sentence where no odometry comes at all.
+        ``no_odometry`` says more than the usual sentence where no odometry comes at all. ``counters`` are those of the
+        stream before, to go on with.
         """
         self.rig = rig
         self.used: Counter[str] = Counter()
@@ -82,6 +94,7 @@ class SensorStream:
             min_views=settings.sync.min_views,
             replaceable=self._replaceable,
             silent_ns=nanoseconds(settings.cameras.stale_after_ms),
+            counters=counters,
             **limits,
         )
         named = set(names) == set(rig.ring)
@@ -93,6 +106,8 @@ class SensorStream:
             settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
         )
         self._frozen = FrozenImages(nanoseconds(settings.cameras.frozen_after_ms))
+        self._turns = PublisherTurns()
+        self._mixed: frozenset[str] = frozenset()
         self._stale_ns = nanoseconds(settings.cameras.stale_after_ms)
         self._period_ns = nanoseconds(settings.inference.period_ms)
         self._tick_cell: int | None = None
@@ -108,7 +123,14 @@ class SensorStream:
     @property
     def odometry_fault(self) -> str:
         """Why the newest odometry, or the odometry of the last set, is not used; '' where it is."""
-        return self._ego.fault or self._tick_fault
+        return (
+            several_publishers('odometry messages') if ODOMETRY in self._mixed else self._ego.fault or self._tick_fault
+        )
+
+    @property
+    def mixed(self) -> frozenset[str]:
+        """Cameras whose images come from several publishers in turn."""
+        return self._mixed - {ODOMETRY}
 
     @property
     def odometry_refused(self) -> int:
@@ -125,18 +147,23 @@ class SensorStream:
         return notes
 
     def fault(self, camera: str) -> str | None:
-        """What is wrong with the stamps of a camera as long as it lasts, None where they are good."""
+        """What is wrong with the publishers or the stamps of a camera as long as it lasts, None where they are good."""
+        if camera in self._mixed:
+            return mixed_images(camera)
         if camera == self.roles.anchor and self._sync.anchor_fault:
             return self._sync.anchor_fault
         return self._timing.sentence(camera) if camera in self.rig.ring else None
 
-    def add_image(self, camera: str, message: Any, received_ns: int | None = None) -> list[Window]:
+    def add_image(
+        self, camera: str, message: Any, received_ns: int | None = None, publisher: bytes = b''
+    ) -> list[Window]:
         """Take a duck-typed Image or CompressedImage by reference; returns the windows that are due, oldest first.
 
         Those of the rig's unusable cameras are passed over. ``received_ns``, by any clock, only helps to say how far a
-        camera's own clock is off.
+        camera's own clock is off. ``publisher`` is an id of whoever sent it: images of several that take turns are left
+        out.
         """
-        if any(camera == unusable.name for unusable in self.rig.unusable):
+        if any(camera == unusable.name for unusable in self.rig.unusable) or self._is_mixed(camera, publisher):
             return []
         frame = frame_of(camera, message)
         if frame.stamp_ns == 0:
@@ -149,8 +176,10 @@ class SensorStream:
         self._close(self._sync.add(frame))
         return self._release()
 
-    def add_odometry(self, message: Any) -> list[Window]:
-        """Take a duck-typed Odometry; a set that waited for it may become due."""
+    def add_odometry(self, message: Any, publisher: bytes = b'') -> list[Window]:
+        """Take a duck-typed Odometry, unless several publishers take turns; a set that waited for it may become due."""
+        if self._is_mixed(ODOMETRY, publisher):
+            return []
         self._notes += self._ego.add(message)
         return self._release()
 
@@ -167,10 +196,27 @@ class SensorStream:
         self._frozen.reset()
         self._ego.clear()
         self._buffer.flush()
-        self._waiting.clear()
+        self.close()
         self._start_ns = self._tick_cell = None
         self._tick_fault = ''
         self._notes.append(f'history flushed: {reason}')
+
+    def close(self) -> None:
+        """Nothing will come any more: sets that still wait are dropped."""
+        self.counters['sets_flushed'] += len(self._waiting)
+        self._waiting.clear()
+
+    def _is_mixed(self, name: str, publisher: bytes) -> bool:
+        is_mixed = self._turns.saw(name, publisher)
+        if is_mixed and name not in self._mixed:
+            self._notes.append(several_publishers('odometry messages') if name == ODOMETRY else mixed_images(name))
+            if name == ODOMETRY:
+                self._ego.clear()
+            else:  # nobody knows whose these are
+                self._sync.forget(name)
+                self._buffer.forget(name)
+        self._mixed = self._turns.mixed
+        return is_mixed
 
     def _close(self, closed: list[FrameSet]) -> None:
         for frame_set in closed:
@@ -205,7 +251,8 @@ class SensorStream:
         ego = self._ego.at(frame_set.stamp_ns)
         self._tick_fault = '' if ego is not None else self._ego.reason(frame_set.stamp_ns)
         self._notes += self._ego.take_notes() if ego is not None else self._ego.why_none(frame_set.stamp_ns)
-        frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set))
+        mixed = self.mixed.intersection(frame_set.missing)
+        frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set), mixed=mixed)
         reason = self._buffer.add(frame_set)
         if reason is not None:
             self.counters['flushes'] += 1
@@ -214,6 +261,7 @@ class SensorStream:
         if self._period_ns:
             cell = frame_set.stamp_ns // self._period_ns
             if cell == self._tick_cell:
+                self.counters['sets_between'] += 1
                 return None
             self._tick_cell = cell
         self.counters['ticks'] += 1
@@ -225,6 +273,11 @@ class SensorStream:
             return newest is None or newest < frame_set.stamp_ns - self._stale_ns
 
         return frozenset(filter(silent, frame_set.missing))
+
+
+def mixed_images(camera: str) -> str:
+    """What to say about a camera whose images come from several publishers."""
+    return several_publishers(f"images of camera '{camera}'")
 
 
 def frame_of(camera: str, message: Any) -> CameraFrame:

@@ -33,7 +33,7 @@ class RingSynchronizer:
     from the anchor, ``max_spread_ns`` the largest span of a set, both after the offsets are taken off.
     The anchor is replaced only where it is ``replaceable``; ``silent_ns`` is how long it may send nothing.
     ``counters`` counts sets_full, sets_partial, sets_skipped, frames_late, frames_duplicate, frames_crowded and
-    clock_jumps.
+    clock_jumps, or goes on with those given.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class RingSynchronizer:
         min_views: int = 1,
         replaceable: bool = False,
         silent_ns: int = HORIZON_NS,
+        counters: Counter[str] | None = None,
     ) -> None:
         if anchor not in cameras:
             raise StpruneError(f"anchor camera '{anchor}' is not in the ring: {', '.join(cameras)}")
@@ -58,7 +59,7 @@ class RingSynchronizer:
         self.max_spread_ns = max_spread_ns
         self.offsets_ns = {camera: (offsets_ns or {}).get(camera, 0) for camera in cameras}
         self.min_views = min_views
-        self.counters: Counter[str] = Counter()
+        self.counters = Counter() if counters is None else counters
         self._sequence = 0
         self._frames: dict[str, list[CameraFrame]] = {camera: [] for camera in cameras}  # sorted by stamp
         self._newest: dict[str, int] = {}  # corrected stamp by camera
@@ -127,6 +128,11 @@ class RingSynchronizer:
         self._closed_ns = None
         for frames in self._frames.values():
             frames.clear()
+
+    def forget(self, camera: str) -> None:
+        """Forget the frames of one camera that no set holds yet, and the open sets that it has begun."""
+        self._frames[camera].clear()
+        self._pending = [anchor for anchor in self._pending if anchor.camera != camera]
 
     def _corrected(self, frame: CameraFrame) -> int:
         return frame.stamp_ns - self.offsets_ns[frame.camera]

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from statistics import median
+from statistics import median, median_low
 
 from stprune_ros.core.types import FrameSet
 
@@ -242,7 +242,7 @@ class TimingFaults:
         found, anchor = self._cameras[camera], self._cameras[self._anchor]
         if len(found.leads) < ENOUGH or not self._mostly_missing(list(self._sets), camera):
             return None
-        lead_ns, period_ns = median(found.leads), anchor.period_ns
+        lead_ns, period_ns = median_low(found.leads), anchor.period_ns  # no mean of before and after a clock is set
         if not period_ns > 0:
             return None
         expected = self._offsets_ns[camera] - self._offsets_ns[self._anchor]

@@ -129,7 +129,8 @@ class FrameSet:
 
     ``cameras`` lists every view of the rig in ring order; a view without an entry in ``frames`` is missing.
     ``stamp_ns`` is the acquisition time of the anchor frame, ``spread_ns`` the span of the offset-corrected stamps.
-    ``stale`` names the missing views that have been silent for longer than the stale limit.
+    ``stale`` names the missing views that have been silent for longer than the stale limit, ``mixed`` those whose
+    images come from several publishers in turn and are left out.
     """
 
     sequence: int
@@ -139,6 +140,7 @@ class FrameSet:
     spread_ns: int = 0
     ego: EgoState | None = None
     stale: frozenset[str] = frozenset()
+    mixed: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> tuple[str, ...]:

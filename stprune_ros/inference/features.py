@@ -12,7 +12,8 @@ import torch
 from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import CameraFrame, CameraState, EgoState, ViewReport, Window
+from stprune_ros.core.stream import mixed_images
+from stprune_ros.core.types import CameraFrame, CameraState, EgoState, FrameSet, ViewReport, Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.io.images import FAR_LARGER, DecodeLimits
@@ -103,6 +104,7 @@ class FeatureCache:
         known = {key: self._frames[key] for key in map(_key, frames) if key in self._frames}
         wanted = [frame for frame in newest_first if frame.camera in current and not frame.frozen]
         notes = [_frozen(frame) for frame in current.values() if frame.frozen]
+        notes += [mixed_images(camera) for camera in window.current.cameras if camera in window.current.mixed]
         with clock.stage('decode'):
             decoded = self._decode_new([frame for frame in wanted if _key(frame) not in known], known, notes)
         ordered = {key: decoded[key] for key in map(_key, frames) if key in decoded}
@@ -171,8 +173,7 @@ class FeatureCache:
     def _view(self, camera: str, window: Window, images: Mapping[FrameKey, np.ndarray]) -> ViewFeatures:
         frame = window.current.frames.get(camera)
         if frame is None:
-            stale = camera in window.current.stale
-            return ViewFeatures(camera, CameraState.STALE if stale else CameraState.MISSING)
+            return ViewFeatures(camera, _state_without_frame(camera, window.current))
         if frame.frozen:
             return ViewFeatures(camera, CameraState.FROZEN, frame.stamp_ns)
         current = self._frames[_key(frame)]
@@ -240,6 +241,12 @@ def view_tokens(
 def left_out(frame: CameraFrame, error: StpruneError) -> str:
     """What to say about an image that cannot be decoded."""
     return f"image of camera '{frame.camera}' is left out: {error}"
+
+
+def _state_without_frame(camera: str, current: FrameSet) -> CameraState:
+    if camera in current.mixed:
+        return CameraState.INVALID
+    return CameraState.STALE if camera in current.stale else CameraState.MISSING
 
 
 def _frozen(frame: CameraFrame) -> str:

@@ -201,6 +201,8 @@ class Pipeline:
         limit = self.settings.inference.max_new_tokens
         generated = self.backend.generate(context, self.prompt.describe_question, limit, deadline_s, cancel)
         text, status = clean_text(generated.text)
+        if generated.timed_out and not text:  # not a word yet, which is no fault of the model
+            status = Status.TIMEOUT
         if not self.backend.info.trained:
             status = Status.INVALID
         return Description(_status(status, degraded, generated.timed_out), text, truncated=not generated.finished)

@@ -38,6 +38,7 @@ CAMERA_STALE = 'stale'
 CAMERA_INVALID = 'images cannot be used'
 CAMERA_FROZEN = 'the same image again and again'
 CAMERA_MISCALIBRATED = 'camera_info is for other images'
+CAMERA_MIXED = 'images of several publishers'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 CAMERA_UNUSED = 'images come, but none is used'
 CAMERA_SLOW = 'far fewer images than expected'
@@ -178,6 +179,8 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
         return Report(name, ERROR, NO_IMAGES, values)
     if now - seen > settings.cameras.stale_after_ms / 1e3:
         return Report(name, ERROR, CAMERA_STALE, values)
+    if camera in health.mixed:
+        return Report(name, ERROR, CAMERA_MIXED, values)
     views = health.answer.views if health.answer is not None else ()
     states = [view.state for view in views if view.camera == camera]
     if CameraState.INVALID in states:

@@ -41,6 +41,7 @@ class Health:
     unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
+    mixed: frozenset[str] = frozenset()  # cameras whose images come from several publishers in turn
     model: Provenance | None = None  # of what is loaded
     answer: Answer | None = None  # as it was published
     answered: float | None = None  # when its hint went out
@@ -57,7 +58,7 @@ class Health:
     loading_s: float | None = None  # for how long the model has been loading, where it is
     loading_fault: str = ''  # why it could not be loaded
     clock_fault: str = ''  # why no age can be told
-    counters: Mapping[str, int] = field(default_factory=dict)  # of the sensor stream
+    counters: Counter[str] = field(default_factory=Counter)  # of the sensor streams since the node began
     spread_ms: float = math.nan  # span of the stamps in the newest set, offsets taken off
     rates: Rates = field(default_factory=Rates)
 

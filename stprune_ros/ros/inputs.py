@@ -20,7 +20,7 @@ from rclpy.event_handler import (
 )
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
-from rclpy.subscription import Subscription
+from rclpy.subscription import MessageInfo, Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -38,6 +38,7 @@ from stprune_ros.settings.topic_names import (
 )
 
 QUIET_S = 5.0  # an input without a message for so long is looked at
+Publisher = bytes  # its id, b'' where rclpy does not tell (before Kilted)
 IMAGE, CAMERA_INFO, ODOMETRY = 'image', 'camera_info', 'odometry'  # the parameters topics.* of the same name
 
 
@@ -50,7 +51,7 @@ class _Input:
     topic: str  # as remapped
     kind: str
     profile: QoSProfile
-    callback: Callable[[Any], None]
+    callback: Callable[[Any, Publisher], None]
     heard: float  # time.monotonic() seconds; before the first message: when it was subscribed to
     ever: bool = False
     asked: bool = False  # for what the publisher keeps
@@ -78,8 +79,10 @@ class Inputs:
         """
         template = camera_info_template(self._settings.topics)
         for camera in self._cameras:
-            topic, callback = expand(template, camera), partial(on_camera_info, camera)
-            self._listen(CAMERA_INFO, camera, CameraInfo, topic, callback, qos.SENSOR)
+            topic = expand(template, camera)
+            self._listen(
+                CAMERA_INFO, camera, CameraInfo, topic, partial(_passed_on, on_camera_info, camera), qos.SENSOR
+            )
         self._moving = self._subscribe(TFMessage, '/tf', on_moving, qos.SENSOR)
 
     def transforms(self, on_transforms: Callable[[TFMessage], None]) -> None:
@@ -93,8 +96,10 @@ class Inputs:
             self._node.destroy_subscription(self._moving)
             self._moving = None
 
-    def sensors(self, on_image: Callable[[str, Any], None], on_odometry: Callable[[Odometry], None]) -> None:
-        """Listen to images and odometry."""
+    def sensors(
+        self, on_image: Callable[[str, Any, Publisher], None], on_odometry: Callable[[Odometry, Publisher], None]
+    ) -> None:
+        """Listen to images and odometry, and to who sent them."""
         transport = self._settings.cameras.transport
         kind = Image if transport == 'raw' else CompressedImage
         template = image_template(self._settings.topics, transport)
@@ -145,7 +150,13 @@ class Inputs:
         return {key: sentence for key, sentence in sentences.items() if sentence is not None}
 
     def _listen(
-        self, what: str, camera: str, kind: Any, topic: str, callback: Callable[[Any], None], profile: QoSProfile
+        self,
+        what: str,
+        camera: str,
+        kind: Any,
+        topic: str,
+        callback: Callable[[Any, Publisher], None],
+        profile: QoSProfile,
     ) -> _Input:
         profile, resolved = qos.copy_of(profile), self._node.resolve_topic_name(topic)
         found = _Input(what, camera, resolved, topic_graph.type_name(kind), profile, callback, time.monotonic())
@@ -178,9 +189,9 @@ class Inputs:
         return subscription
 
     @staticmethod
-    def _heard(found: _Input, callback: Callable[[Any], None], message: Any) -> None:
+    def _heard(found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: MessageInfo) -> None:
         found.heard, found.ever = time.monotonic(), True
-        callback(message)
+        callback(message, (info.get('publisher_gid') or {}).get('data', b''))
 
     def _count_lost(self, camera: str, event: QoSMessageLostInfo) -> None:
         if self.lost is not None:
@@ -189,6 +200,10 @@ class Inputs:
     def _unfit(self, topic: str, event: QoSRequestedIncompatibleQoSInfo) -> None:
         policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
         self._warn(topic_graph.unfit_sentence(topic, policy))
+
+
+def _passed_on(callback: Callable[[str, Any], None], camera: str, message: Any, publisher: Publisher) -> None:
+    callback(camera, message)
 
 
 def camera_names(settings: Settings, rig: CameraRig | None) -> tuple[str, ...]:

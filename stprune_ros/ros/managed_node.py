@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -65,7 +66,8 @@ class StpruneNode(LifecycleNode):
         self._calibration: HintCalibration | None = None  # from configuring on
         self._perception: Perception | None = None
         self._transition_fault = self._transition_refused = self._loading_fault = ''
-        self._health = Health({})
+        self._counters: Counter[str] = Counter()  # of all streams
+        self._health = self._new_health()
         self._journal = Journal(self.get_logger())
         self._time = RosTime(self.get_clock())
         self._outputs = Outputs(self, self._time, self._journal)
@@ -194,7 +196,7 @@ class StpruneNode(LifecycleNode):
         self._cameras = self._journal.cameras = camera_names(self.settings, self._rig)
         require_model(self.settings)
         self._calibration = load_calibration(self.settings)
-        self._health = Health(dict.fromkeys(self._cameras))
+        self._health = self._new_health(self._cameras)
         self._loading, self._loading_fault = Loading(self.settings, self._say), ''
         self.get_logger().info('loading the model')
         self._worker.do(self._loading.run, slow=True)
@@ -206,7 +208,7 @@ class StpruneNode(LifecycleNode):
     def _begin(self, model: Model) -> None:
         from stprune_ros.ros.perception import Perception  # brings torch, which came with the model
 
-        self._health = health = Health(dict.fromkeys(self._cameras))
+        self._health = health = self._new_health(self._cameras)
         arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal.warn)
         self._perception = Perception(self, *arguments)
 
@@ -217,7 +219,7 @@ class StpruneNode(LifecycleNode):
         pipeline = perception.close() if perception is not None else None
         if pipeline is not None:
             self._worker.do(lambda: self._ticks.free(pipeline))
-        self._health = Health(dict.fromkeys(self._cameras))
+        self._health = self._new_health(self._cameras)
 
     def _cleanup(self) -> None:
         self._autostarts = False
@@ -226,7 +228,10 @@ class StpruneNode(LifecycleNode):
             held = [model]
             del model
             self._worker.do(lambda: self._forget(held))
-        self._health = Health({})
+        self._health = self._new_health()
+
+    def _new_health(self, cameras: Sequence[str] = ()) -> Health:
+        return Health(dict.fromkeys(cameras), counters=self._counters)
 
     def _forget(self, held: list[Model]) -> None:
         """On the worker's thread: free a model that nobody else holds any more."""

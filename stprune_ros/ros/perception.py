@@ -23,7 +23,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros.health import Health
-from stprune_ros.ros.inputs import Inputs
+from stprune_ros.ros.inputs import Inputs, Publisher
 from stprune_ros.ros.loading import Model
 from stprune_ros.ros.outputs import Outputs
 from stprune_ros.ros.ticks import Tick
@@ -73,6 +73,8 @@ class Perception:
         """Unsubscribe, drop what waits and cancel what runs; returns the pipeline whose caches are to be freed."""
         self._inputs.close()
         self._jump_handle.unregister()
+        if self._stream is not None:
+            self._stream.close()
         self._worker.drop()
         self._stream = None
         return self._pipeline
@@ -85,6 +87,7 @@ class Perception:
         self._health.unheard = self._inputs.unheard(time.monotonic())
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
+        self._health.mixed = self._stream.mixed if self._stream is not None else frozenset()
         self._health.lost = self._inputs.lost
 
     def _listen(self, rig: CameraRig | None) -> None:
@@ -97,13 +100,15 @@ class Perception:
         self._inputs.sensors(self._on_image, self._on_odometry)
 
     def _use_rig(self, rig: CameraRig) -> None:
-        stream = SensorStream(self._settings, rig, self._builder.to_base)
+        if self._stream is not None:
+            self._stream.close()
+        stream = SensorStream(self._settings, rig, self._builder.to_base, counters=self._health.counters)
         self._worker.drop()  # what was asked of another ring
         self._outputs.new_stream()
-        self._jumps = 0
+        self._jumps = stream.counters['clock_jumps']
         self._pipeline = Pipeline(self._settings, self._model.backend, rig, self._model.prompt, decode_for_model)
         self._stream = stream
-        self._health.counters, self._health.used = stream.counters, stream.used
+        self._health.used = stream.used
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
         self._node.get_logger().info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
         self._health.unusable = tuple(camera.reason for camera in rig.unusable)
@@ -157,18 +162,18 @@ class Perception:
                 self._use_rig(rig)
         pipeline.calibration_fault = self._health.outdated
 
-    def _on_image(self, camera: str, message: Image | CompressedImage) -> None:
+    def _on_image(self, camera: str, message: Image | CompressedImage, publisher: Publisher) -> None:
         self._health.cameras[camera] = time.monotonic()
         self._health.received[camera] += 1
         if self._stream is not None:
             now_ns = self._node.get_clock().now().nanoseconds
-            self._enqueue(self._stream, self._stream.add_image(camera, message, now_ns))
+            self._enqueue(self._stream, self._stream.add_image(camera, message, now_ns, publisher))
 
-    def _on_odometry(self, message: Odometry) -> None:
+    def _on_odometry(self, message: Odometry, publisher: Publisher) -> None:
         self._health.odometry = time.monotonic()
         self._health.odometry_received += 1
         if self._stream is not None:
-            self._enqueue(self._stream, self._stream.add_odometry(message))
+            self._enqueue(self._stream, self._stream.add_odometry(message, publisher))
 
     def _enqueue(self, stream: SensorStream, windows: Sequence[Window]) -> None:
         if stream.counters['clock_jumps'] != self._jumps:

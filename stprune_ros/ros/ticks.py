@@ -40,8 +40,11 @@ class Ticks:
         self._settings, self._time, self._outputs, self._journal = settings, ros_time, outputs, journal
         self._failures, self._description_failures = Episode(journal), Episode(journal)
 
-    def run(self, tick: Tick, cancel: Event) -> None:
-        """One tick; nothing is published once ``cancel`` is set. Raises what the backend raises up to the hint."""
+    def run(self, tick: Tick, cancel: Event) -> bool:
+        """One tick; returns whether its hint is out, and publishes nothing once ``cancel`` is set.
+
+        Raises what the backend raises up to the hint.
+        """
         settings, window, pipeline = self._settings(), tick.window, tick.pipeline
         pipeline.settings = settings
         tick.health.hint_is_out = False
@@ -66,13 +69,14 @@ class Ticks:
             if not hinted:
                 raise
             self._description_failed(tick, hinted[0][0], error, cancel)
-            return
+            return True
         if not hinted or cancel.is_set():
-            return
+            return bool(hinted)
         if with_images:
             self._attempt(lambda: self._outputs.mosaic(answer, settings), 'the mosaic could not be published')
         published = replace(described, hint=hinted[0][1].hint)  # with the times of the whole tick
         self._answered(tick.health, published.without_images())
+        return True
 
     def failed(self, tick: Tick, error: BaseException, cancel: Event) -> None:
         """There will be no hint: say so, unless nobody waits for it any more, and go on with empty caches."""

@@ -26,16 +26,16 @@ class Busy:
 
 
 class Worker(Generic[Item]):
-    """Calls ``work(item, cancel)`` on a thread of its own.
+    """Calls ``work(item, cancel)`` on a thread of its own, which returns whether its result is out all the same.
 
-    Whatever that raises goes to ``failed(item, error, cancel)``, and work goes on; where `failed` itself raises the
+    Whatever it raises goes to ``failed(item, error, cancel)``, and work goes on; where `failed` itself raises the
     thread ends, and ``fatal`` says with what. ``counts`` holds what became of the items that were put since the start:
-    done, failed, skipped (a newer one took their place), dropped (while they waited) and cancelled (while in work).
-    ``failures`` counts those in a row up to now.
+    done, failed, skipped (a newer one took their place), dropped (while they waited) and cancelled (while in work,
+    before there was a result). ``failures`` counts those in a row up to now.
     """
 
     def __init__(
-        self, work: Callable[[Item, Event], None], failed: Callable[[Item, BaseException, Event], None]
+        self, work: Callable[[Item, Event], bool], failed: Callable[[Item, BaseException, Event], None]
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.failures = 0
@@ -121,7 +121,7 @@ class Worker(Generic[Item]):
 
     def _attempt(self, item: Item, cancel: Event) -> None:
         try:
-            self._work(item, cancel)
+            is_out = self._work(item, cancel)
         except BaseException as error:  # SystemExit, too: no backend may end the thread
             self.failures += 1
             self.counts['cancelled' if cancel.is_set() else 'failed'] += 1
@@ -129,4 +129,4 @@ class Worker(Generic[Item]):
         else:
             if not cancel.is_set():
                 self.failures = 0
-            self.counts['cancelled' if cancel.is_set() else 'done'] += 1
+            self.counts['done' if is_out or not cancel.is_set() else 'cancelled'] += 1

@@ -1,18 +1,21 @@
 """The real node with a backend that fails as it is told: `python -m helpers.faulty_node`.
 
-What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS. Places
+What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS or, for
+what comes back from it, of RESULTS. Places
 are methods of the backend, its 'info', 'load', and 'activate', the transition. So a test starts and ends a fault by
-writing that file.
+writing that file; what hangs, does so until then.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,6 @@ from stprune_ros.vlm.backend import Backend
 
 ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
 METHODS = ('encode', 'prefill', 'score', 'generate', 'free')
-HANG_S = 3600.0
 
 
 def write_faults(file: Path, **faults: str) -> None:
@@ -43,6 +45,11 @@ def _hold_the_lock() -> None:
     re.match(r'(a+)+$', 'a' * 60 + 'b')  # takes years, in one call that keeps the interpreter's lock
 
 
+def _hang() -> None:
+    while 'hang' in _faults().values():
+        time.sleep(0.05)
+
+
 def _out_of_memory() -> None:
     import torch
 
@@ -52,17 +59,27 @@ def _out_of_memory() -> None:
 FAULTS: Mapping[str, Callable[[], None]] = {
     'raise': lambda: _raise(RuntimeError('CUDA error: device-side assert triggered')),
     'oom': _out_of_memory,
+    'memory': lambda: _raise(MemoryError('std::bad_alloc')),
     'exit': lambda: _raise(SystemExit(7)),
     'slow': lambda: time.sleep(1.5),
-    'hang': lambda: time.sleep(HANG_S),
+    'hang': _hang,
     'lock': _hold_the_lock,
 }
+# Results that are not what they should be, in place of those of the backend.
+RESULTS: Mapping[str, Callable[[Any], Any]] = {
+    'nan': lambda scores: [math.nan] * len(scores),
+    'mute': lambda generated: replace(generated, text=' \n\0'),
+}
+
+
+def _faults() -> dict[str, str]:
+    return dict(json.loads(Path(os.environ[ENVIRONMENT]).read_text(encoding='utf-8')))
 
 
 def meet_fault(place: str) -> None:
     """Do what the file says of this place."""
-    fault = json.loads(Path(os.environ[ENVIRONMENT]).read_text(encoding='utf-8')).get(place)
-    if fault is not None:
+    fault = _faults().get(place)
+    if fault in FAULTS:
         FAULTS[fault]()
 
 
@@ -81,7 +98,8 @@ class FaultyBackend:
 
         def guarded(*arguments: Any, **named: Any) -> Any:
             meet_fault(name)
-            return found(*arguments, **named)
+            result = found(*arguments, **named)
+            return RESULTS.get(_faults().get(name, ''), lambda result: result)(result)
 
         return guarded
 

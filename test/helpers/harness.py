@@ -86,6 +86,7 @@ class Listener:
         self.texts: list[SceneDescription] = []
         self.mosaics: list[CompressedImage] = []
         self.diagnostics: list[DiagnosticArray] = []
+        self._clients: dict[str, Any] = {}
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = Node('test', namespace=namespace, context=self._context)
@@ -151,7 +152,9 @@ class Listener:
 
     def call(self, kind: Any, service: str, request: Any, node: NodeProcess) -> Any:
         """The response of a service of the node."""
-        client = self.node.create_client(kind, f'{self.node_name}/{service}')
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, f'{self.node_name}/{service}')
+        client = self._clients[service]
         self.wait_until(client.service_is_ready, f'service {service}', node)
         future = client.call_async(request)
         self.wait_until(future.done, f'answer of {service}', node)
@@ -165,12 +168,13 @@ class Listener:
 
 
 class Vehicle(Listener):
-    """Also publishes what a vehicle would, ten frame sets a second while it waits.
+    """Also publishes what a vehicle would, a frame set each ``period_s`` while it waits.
 
     ``images`` makes the next image of each camera; a camera that it lacks is silent. No two of them are alike, as with
     every sensor, but those of ``frozen`` cameras. ``odometry`` may be None.
-    ``stamp_of`` changes the stamp in ns of a camera's images. ``image_topic`` and ``info_topic`` are topics with
-    ``{}`` for the camera, which ``called`` may name otherwise; ``latched`` camera_info is sent once and kept.
+    ``stamp_of`` changes the stamp in ns of a camera's images, or of the 'odometry'. ``image_topic`` and ``info_topic``
+    are topics with ``{}`` for the camera, which ``called`` may name otherwise; ``latched`` camera_info is sent once and
+    kept.
     """
 
     def __init__(
@@ -199,6 +203,7 @@ class Vehicle(Listener):
         self.stamps: set[int] = set()
         self.stamp_ns = 0  # of the last set
         self.behind_ns = 0  # how far the vehicle's clock is behind
+        self.period_s = PERIOD_NS / 1e9
         self._next = 0.0
         node, prefix = self.node, f'{self.node_name}/input'
         suffix = 'image' if transport is Image else 'image/compressed'
@@ -232,17 +237,34 @@ class Vehicle(Listener):
         """Publish the next frame set when it is due."""
         if time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + PERIOD_NS / 1e9
+        self._next = time.monotonic() + self.period_s
         self.stamp_ns = time.time_ns() - self.behind_ns
         self.stamps.add(self.stamp_ns)
         for camera, publisher in self._infos.items():
-            publisher.publish(self._stamped(_camera_info(camera)))
+            publisher.publish(self._stamped(self.camera_info(camera)))
         if self.odometry is not None:
-            self._odometry.publish(self._stamped(self.odometry))
+            at = self.stamp_of.get('odometry', int)(self.stamp_ns)
+            self.send_odometry(self._stamped(self.odometry, at))
         for camera, make in self.images.items():
             stamp_ns = self.stamp_of.get(camera, int)(self.stamp_ns)
             image = make() if camera in self.frozen else with_noise(make(), len(self.stamps))
-            self._image_publishers[camera].publish(self._stamped(image, stamp_ns))
+            self.send(camera, self._stamped(image, stamp_ns))
+
+    def send_odometry(self, message: Odometry) -> None:
+        """Publish odometry."""
+        self._odometry.publish(message)
+
+    def send(self, camera: str, image: Any) -> None:
+        """Publish an image of a camera."""
+        self._image_publishers[camera].publish(image)
+
+    def camera_info(self, camera: str) -> CameraInfo:
+        """The calibration of a camera, without a stamp."""
+        return _camera_info(camera)
+
+    def turn(self, camera: str, degrees: float) -> None:
+        """Send another static transform: the camera is turned by so much to the left."""
+        self._tf.publish(TFMessage(transforms=[_transform(camera, degrees)]))
 
     def _stamped(self, message: Any, stamp_ns: int | None = None) -> Any:
         stamp_ns = self.stamp_ns if stamp_ns is None else stamp_ns
@@ -332,8 +354,8 @@ def playing(bag: Path, listener: Listener, *options: str) -> Iterator[None]:
         player.wait(TIMEOUT_S)
 
 
-def stamp_ns(message: PlanningHint | SceneDescription) -> int:
-    """The stamp of an output."""
+def stamp_ns(message: Any) -> int:
+    """The stamp of a message with a header."""
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
@@ -358,9 +380,9 @@ def _camera_info(camera: str) -> CameraInfo:
     return message
 
 
-def _transform(camera: str) -> TransformStamped:
-    """base_link to the optical frame: turned by the azimuth, then z forward, x right, y down."""
-    half = np.radians(AZIMUTH_DEG[camera]) / 2
+def _transform(camera: str, degrees: float = 0.0) -> TransformStamped:
+    """base_link to the optical frame: turned by the azimuth and ``degrees``, then z forward, x right, y down."""
+    half = np.radians(AZIMUTH_DEG[camera] + degrees) / 2
     turn = np.array([0.0, 0.0, np.sin(half), np.cos(half)])
     optical = np.array([-0.5, 0.5, -0.5, 0.5])
     message = TransformStamped(child_frame_id=f'{camera}_optical')

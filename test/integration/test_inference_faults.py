@@ -48,32 +48,6 @@ def next_with(vehicle: Vehicle, node: NodeProcess, status: int) -> PlanningHint:
     return next(hint for hint in vehicle.hints[heard:] if hint.status == status)
 
 
-@pytest.mark.parametrize('fault', ['raise', 'exit', 'oom'])
-@pytest.mark.parametrize('place', ['encode', 'prefill', 'score'])
-def test_the_worker_outlives_what_a_backend_raises(model, vehicle, tmp_path, place, fault):
-    """And what freeing its caches raises on top of it."""
-    node = FaultyNode(tmp_path, vehicle, {**base_values(model), 'inference.max_failures': 0}, **{place: fault})
-    try:
-        node.fail(**{place: fault}, free='raise')
-        hint = next_with(vehicle, node, PlanningHint.ERROR)
-        assert hint.behavior == PlanningHint.BEHAVIOR_UNKNOWN and not hint.valid_for.sec
-        [note] = hint.info.notes
-        assert note.startswith('inference failed with ')
-        assert stamp_ns(hint) in vehicle.stamps
-        values = vehicle.wait_for_diagnostic('inference', diagnostics.FAILED, node)
-        assert int(values['failures']) > 0 and int(values['failed']) > 0
-        node.fail()
-        next_with(vehicle, node, PlanningHint.OK)
-        vehicle.wait_for_diagnostic('inference', diagnostics.ALL_WELL, node)
-    finally:
-        code = node.stop()
-    assert code == 0
-    said = node.output()
-    assert 'caches could not be freed: RuntimeError: CUDA error' in said
-    assert said.count('inference works again after ') == 1
-    assert 'Traceback' not in said
-
-
 def test_failures_in_a_row_end_the_process(model, vehicle, tmp_path):
     node = FaultyNode(tmp_path, vehicle, {**base_values(model), 'inference.max_failures': 12})
     next_with(vehicle, node, PlanningHint.OK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ pytest.importorskip('rclpy')
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from helpers.harness import FaultyNode, NodeProcess, Vehicle, base_values, stamp_ns
+from helpers.simulated_time import SimulatedTime
 from helpers.tiny_models import make_tiny_model
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rosgraph_msgs.msg import Clock
 
 from stprune_ros.msg import PlanningHint, SceneDescription
 from stprune_ros.ros import diagnostics
@@ -102,25 +101,6 @@ def test_images_of_the_future_give_no_hint(model, vehicle, tmp_path):
     assert {hint.status for hint in vehicle.hints} <= {PlanningHint.STALE, PlanningHint.NO_HINT}
     assert all(hint.valid_for.sec == hint.valid_for.nanosec == 0 for hint in vehicle.hints)
     assert 's ahead of the clock, and answers go out as STALE' in node.output()
-
-
-class SimulatedTime:
-    """A /clock that follows the vehicle's stamps as long as it runs; ``fixed_ns`` stands in their place."""
-
-    def __init__(self, vehicle: Vehicle, fixed_ns: int | None = None) -> None:
-        self.runs, self._fixed_ns = True, fixed_ns
-        self._vehicle, self._act, self._next = vehicle, vehicle.act, 0.0
-        self._publisher = vehicle.node.create_publisher(Clock, '/clock', 10)
-        vehicle.act = self.act  # type: ignore[method-assign]
-
-    def act(self) -> None:
-        self._act()
-        if self.runs and time.monotonic() >= self._next:
-            self._next = time.monotonic() + 0.05
-            now_ns = time.time_ns() - self._vehicle.behind_ns if self._fixed_ns is None else self._fixed_ns
-            message = Clock()
-            message.clock.sec, message.clock.nanosec = divmod(now_ns, 10**9)
-            self._publisher.publish(message)
 
 
 @pytest.mark.parametrize('clock', [None, 0], ids=['none', 'zero'])

@@ -104,6 +104,13 @@ def test_broken_images_are_an_error_of_that_camera():
     assert found(health)['camera back'] == (ERROR, diagnostics.CAMERA_INVALID)
 
 
+def test_a_camera_of_several_publishers_is_an_error_even_without_an_answer():
+    health = healthy()
+    health.mixed, health.answer = frozenset({'back'}), None
+    assert found(health)['camera back'] == (ERROR, diagnostics.CAMERA_MIXED)
+    assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)
+
+
 def test_a_wrong_camera_info_is_a_warning_of_that_camera_only():
     health = healthy()
     health.answer = answer(Status.DEGRADED, back=CameraState.MISCALIBRATED)

@@ -143,6 +143,17 @@ def test_a_frozen_side_camera_is_left_out(make):
     assert [view.frames for view in answer.views] == [3, 3, 2]  # what was frozen is no history
 
 
+def test_a_camera_of_several_publishers_is_invalid_and_named(make):
+    whole = frames(1500)
+    seen = {name: frame for name, frame in whole.frames.items() if name != 'LEFT'}
+    mixed = replace(whole, frames=seen, mixed=frozenset({'LEFT'}), stale=frozenset({'LEFT'}))
+    answer = make().run(Window((frames(1000), mixed), 4))
+    assert answer.hint.status == Status.DEGRADED
+    assert states(answer) == {'FRONT': OK, 'RIGHT': OK, 'LEFT': INVALID}
+    [note] = [note for note in answer.notes if 'LEFT' in note]
+    assert note.startswith("images of camera 'LEFT' come from several publishers in turn")
+
+
 @pytest.mark.parametrize('frozen', [('FRONT',), NAMES])
 def test_a_frozen_critical_camera_and_a_frozen_ring_give_no_hint(make, frozen):
     answer = make().run(Window((frames(1000, frozen=frozen),), 4))

@@ -542,6 +542,8 @@ def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
         ({'finished': True}, Status.OK, False),
         ({'finished': False}, Status.OK, True),
         ({'finished': False, 'timed_out': True}, Status.TIMEOUT, True),
+        ({'finished': False, 'timed_out': True, 'text': ''}, Status.TIMEOUT, True),
+        ({'finished': False, 'text': ''}, Status.INVALID, True),
     ],
 )
 def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, truncated):
@@ -550,7 +552,7 @@ def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, tru
     monkeypatch.setattr(
         pipeline.backend._backend,
         'generate',
-        lambda *arguments: replace(generate(*arguments), text='A quiet road.', **changes),
+        lambda *arguments: replace(generate(*arguments), **{'text': 'A quiet road.', **changes}),
     )
     description = pipeline.run(window(frame_set(1000))).description
     assert (description.status, description.truncated) == (status, truncated)

@@ -1,10 +1,13 @@
 """The front half of node and replay: which sets become ticks, with which history, ego motion and missing views."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace as Box
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import CameraRoles, SensorStream
@@ -174,6 +177,87 @@ def test_reset_forgets_everything(rig):
     [window] = feed(stream, (4000,))
     assert len(window.sets) == 1
     assert 'history flushed: the ROS clock jumped back' in stream.take_notes()
+
+
+STEPS = st.lists(st.sampled_from([-5000, -300, 0, 20, 100, 100, 100, 700, 3000, 'odometry', 'clock', 'anew']))
+
+
+@given(STEPS, st.sampled_from([0.0, 250.0]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_became_of_the_sets_adds_up_over_all_streams(rig, steps, period_ms):
+    given_settings = Settings.from_values({'inference.period_ms': period_ms})
+    counters, ms, windows = Counter(), 100_000, 0
+    stream = SensorStream(given_settings, rig, counters=counters)
+    for step in steps:
+        if step == 'odometry':
+            windows += len(stream.add_odometry(odometry(ms)))
+        elif step == 'clock':
+            stream.reset('the clock jumped')
+        elif step == 'anew':
+            stream.close()
+            stream = SensorStream(given_settings, rig, counters=counters)
+        else:
+            ms = max(ms + step, 1000)
+            windows += sum(len(stream.add_image(name, image(ms))) for name in NAMES)
+    stream.close()
+    assert counters is stream.counters and counters['ticks'] == windows
+    sets = counters['sets_full'] + counters['sets_partial']
+    assert counters['ticks'] + counters['sets_flushed'] + counters['sets_between'] == sets
+
+
+def test_a_camera_of_two_publishers_is_left_out_of_sets_and_history(rig):
+    stream = SensorStream(Settings.from_values({'history.stride_ms': 100.0}), rig)
+    windows, notes = [], []
+    for tick in range(60):
+        ms = 1000 + 100 * tick
+        stream.add_odometry(odometry(ms))
+        for name in NAMES:
+            windows += stream.add_image(name, image(ms), publisher=b'one')
+        if 10 <= tick < 20:
+            windows += stream.add_image('LEFT', image(ms + 30), publisher=b'other')
+            assert stream.mixed == (frozenset() if tick == 10 else {'LEFT'})
+        notes += stream.take_notes()
+    sets = {(window.current.stamp_ns // MS - 1000) // 100: window for window in windows}
+    said = "images of camera 'LEFT' come from several publishers in turn, and nobody knows which of them is meant"
+    assert [note.startswith(said) for note in notes if 'LEFT' in note] == [True]
+    assert not sets[9].current.mixed and sets[9].current.full
+    for tick in (12, 19, 30):
+        assert sets[tick].current.mixed == {'LEFT'} and sets[tick].current.missing == ('LEFT',)
+        assert all('LEFT' not in one.frames for one in sets[tick].sets)  # nobody knows whose they were
+    assert sets[55].current.full and not sets[55].current.mixed
+    assert stream.mixed == frozenset() and stream.fault('LEFT') is None
+
+
+def test_an_anchor_of_two_publishers_opens_no_sets(rig):
+    stream = SensorStream(Settings(), rig)
+    windows = []
+    for ms in range(1000, 3000, 100):
+        for publisher in (b'one', b'other'):
+            windows += stream.add_image('FRONT', image(ms + 7 * (publisher == b'other')), publisher=publisher)
+        for name in NAMES[1:]:
+            windows += stream.add_image(name, image(ms))
+    assert len(windows) <= 1
+    assert stream.mixed == {'FRONT'}
+    assert stream.fault('FRONT').startswith("images of camera 'FRONT' come from several publishers in turn")
+
+
+def test_odometry_of_two_publishers_is_not_used(rig):
+    stream = SensorStream(Settings(), rig)
+    windows = []
+    for ms in range(1000, 3000, 100):
+        stream.add_odometry(odometry(ms), b'one')
+        stream.add_odometry(odometry(ms + 20, speed=3.3), b'other')
+        for name in NAMES:
+            windows += stream.add_image(name, image(ms))
+    assert windows[-1].current.ego is None
+    assert stream.odometry_fault.startswith('odometry messages come from several publishers in turn')
+    assert stream.mixed == frozenset()
+    for ms in range(3000, 7000, 100):
+        stream.add_odometry(odometry(ms), b'one')
+        for name in NAMES:
+            windows += stream.add_image(name, image(ms))
+    assert windows[-1].current.ego.speed == pytest.approx(3.0)
+    assert stream.odometry_fault == ''
 
 
 def test_images_without_a_stamp_are_refused_once_in_words(rig):

@@ -115,6 +115,18 @@ def test_wrong_clock_is_no_offset(rig, shift, words, receipts):
     assert found.stream.fault('LEFT') == found.notes[0]
 
 
+@pytest.mark.parametrize('shift', [5000, -5000])
+def test_a_clock_that_is_set_while_it_runs_is_told_by_how_much_from_the_first(rig, shift):
+    before, after = (
+        frames(15),
+        changed(frames(15, start=11_500), 'LEFT', lambda received, stamp: (received, stamp + shift)),
+    )
+    found = run(rig, [*before, *after])
+    side = 'ahead of' if shift > 0 else 'behind'
+    assert found.notes[-1:] == [f"camera 'LEFT' is 5.0 s {side} the anchor: check the clocks"]
+    assert not [note for note in found.notes if 'check the clocks' in note and '5.0 s' not in note]
+
+
 def test_wrong_clock_is_exact_when_the_camera_speaks_before_the_anchor(rig):
     items = changed(frames(period=200), 'LEFT', lambda received, stamp: (received - 5, stamp + 5000))
     assert run(rig, items).notes == ["camera 'LEFT' is 5.0 s ahead of the anchor: check the clocks"]

@@ -91,6 +91,25 @@ def test_drop_cancels_what_runs_and_forgets_what_waits():
     assert worker.stop(TIMEOUT_S)
 
 
+@pytest.mark.parametrize(('is_out', 'count'), [(True, 'done'), (False, 'cancelled')])
+def test_an_item_whose_result_is_out_is_done_however_late_it_was_cancelled(is_out, count):
+    started, go_on = Event(), Event()
+
+    def work(item: int, cancel: Event) -> bool:
+        started.set()
+        go_on.wait(TIMEOUT_S)
+        return is_out
+
+    worker = Worker(work, lambda item, error, cancel: None)
+    worker.put(0)
+    assert started.wait(TIMEOUT_S)
+    worker.drop()
+    go_on.set()
+    wait_until_idle(worker)
+    assert worker.counts == {'dropped': 0, 'skipped': 0, count: 1}
+    assert worker.stop(TIMEOUT_S)
+
+
 def test_stop_ends_an_idle_worker():
     worker = Worker(lambda item, cancel: None, lambda item, error, cancel: None)
     assert worker.running
