@@ -122,7 +122,11 @@ def model_report(values: dict[str, object]) -> tuple[list[str], list[str]]:
     from stprune_ros.vlm.loading import inspect_model
 
     good = {name: value for name, value in good_values(values).items() if name.startswith('model.')}
-    return inspect_model(Settings.from_values(good))
+    try:
+        settings = Settings.from_values(good)
+    except SettingsError:  # two of them contradict each other, which is said elsewhere
+        return [], []
+    return inspect_model(settings)
 
 
 def _refusal(attempt: Callable[[], object]) -> list[str]:

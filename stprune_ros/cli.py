@@ -29,6 +29,7 @@ from stprune_ros.arguments import (
     with_host,
 )
 from stprune_ros.errors import StpruneError
+from stprune_ros.export_command import add_arguments as add_export_arguments
 from stprune_ros.preflight import require_file, require_folder, require_other
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import dds_profile
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _world(commands.add_parser('world', help='write a bag of the small synthetic world, with its truth'))
     _eval(commands.add_parser('eval', help='answers kept against tokens kept, for every pruning method'))
     _bench(commands.add_parser('bench', help='time and memory of selection and ticks, side by side in one run'))
+    add_export_arguments(commands.add_parser('export-gguf', help='write the language model of a folder as a GGUF file'))
     _init(commands.add_parser('init', help='write a parameter file for the rig that a bag or a running vehicle shows'))
     _check(commands.add_parser('check', help='check a parameter file'))
     return top
@@ -325,28 +327,23 @@ def _bench(command: argparse.ArgumentParser) -> None:
     extent.add_argument(
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
-    extent.add_argument(
-        '--gpu', action='store_true', help='minutes: percentiles of whole models in bfloat16 on a GPU; no plot'
-    )
+    extent.add_argument('--gpu', action='store_true', help='minutes: percentiles of whole models on a GPU; no plot')
+    extent.add_argument('--engines', action='store_true', help='minutes: a 0.6B model on every engine; no plot')
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
+        from stprune_ros.bench import bench, engines, gpu, report
         from stprune_ros.results import write_json
 
         if options.gpu:
-            from stprune_ros.bench import gpu
-
             gpu.require_gpu()
-            result = gpu.bench_gpu()
-            write_json(options.output, result)
-            print(gpu.to_markdown(result))
-            return 0
-        from stprune_ros.bench.bench import bench
-        from stprune_ros.bench.report import to_markdown, write_plot
-
-        result = bench(options.quick, options.whole)
+            result, to_markdown = gpu.bench_gpu(), gpu.to_markdown
+        elif options.engines:
+            result, to_markdown = engines.bench_engines(), engines.to_markdown
+        else:
+            result, to_markdown = bench.bench(options.quick, options.whole), report.to_markdown
+            report.write_plot(result, options.output.with_suffix('.png'))
         write_json(options.output, result)
-        write_plot(result, options.output.with_suffix('.png'))
         print(to_markdown(result))
         return 0
 

@@ -13,7 +13,7 @@ from stprune_ros.errors import SettingsError
 from stprune_ros.parameter import Parameter, parameter, parameters_of
 from stprune_ros.pruning.config import PruningConfig
 
-ENGINE_NAMES = ('transformers',)  # loaders of that name are in vlm/loading
+ENGINE_NAMES = ('transformers', 'llama.cpp')  # loaders of that name are in vlm/loading
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,13 @@ class ModelSettings:
 
     engine: str = parameter('transformers', 'what runs the model', choices=ENGINE_NAMES)
     path: str = parameter('', 'model folder, or a hub id; empty: the bundled ringworld model')
+    gguf: str = parameter('', 'GGUF file with the language model of that folder; with engine llama.cpp only')
+    engine_library: str = parameter(
+        '', 'libllama.so, such as a build with CUDA; empty: that of llama-cpp-python or xllamacpp, as installed'
+    )
+    context_tokens: int = parameter(
+        8192, 'tokens that the KV cache of engine llama.cpp holds: prompt, questions and text together', 256, 2**20
+    )
     revision: str = parameter('', 'hub revision; empty: the default one')
     allow_download: bool = parameter(False, 'let a hub id be downloaded; off: local files only')
     device: str = parameter('auto', 'torch device: auto, cpu, cuda, cuda:0 ...')

@@ -93,6 +93,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
         *_calibration_contradictions(groups['latency'], groups['prompt']),
         *_watchdog_contradictions(groups['inference']),
+        *_engine_contradictions(groups['model']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
@@ -136,6 +137,25 @@ def _calibration_contradictions(latency: LatencySettings, prompt: PromptSettings
         f"parameter 'prompt.calibration' is '{prompt.calibration}', which holds for one keep ratio, but"
         f" 'latency.target_ms', {latency.target_ms:g}, lets it follow the machine: set one of them to '' or 0"
     ]
+
+
+def _engine_contradictions(model: ModelSettings) -> list[str]:
+    if model.engine != 'llama.cpp':
+        return [
+            f"parameter 'model.{name}' is '{given}', but 'model.engine' is '{model.engine}', which does not use it: set"
+            " the engine to 'llama.cpp', or remove it"
+            for name, given in (('gguf', model.gguf), ('engine_library', model.engine_library))
+            if given
+        ]
+    problems = []
+    if not model.gguf:
+        problems.append("parameter 'model.engine' is 'llama.cpp', but 'model.gguf' names no file: give it a GGUF file")
+    if model.quantization != 'none':
+        problems.append(
+            f"parameter 'model.quantization' is '{model.quantization}', but with 'model.engine' 'llama.cpp' weights are"
+            " as 'model.gguf' has them: set it to 'none'"
+        )
+    return problems
 
 
 def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:

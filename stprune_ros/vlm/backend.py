@@ -72,6 +72,8 @@ class VisualFrame:
 class Context:
     """A prefilled prompt; ``state`` belongs to the backend and may be used for any number of questions.
 
+    Until the next prefill, at least: an engine with one KV cache refuses an older context with a ModelError.
+
     ``tokens_text`` and ``tokens_visual`` count what was prefilled; extra tokens of images count as text, see
     `ImageFeatures`: ``tokens_visual`` is what the keep masks hold.
     """

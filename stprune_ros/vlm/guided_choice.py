@@ -14,8 +14,9 @@ No engine in here: whoever can run the path of each branch gets log-probabilitie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -72,6 +73,12 @@ class GuidedChoice:
                 float(np.logaddexp.reduce([sum(float(steps[b][t]) for b, t in answer) for answer in forms]))
                 for forms in self._steps
             ]
+
+
+def log_probabilities(choices: Sequence[GuidedChoice], logits: Iterable[Sequence[float]]) -> list[list[float]]:
+    """Those of every choice, from the logits of the branches of all of them in order."""
+    rows = iter(logits)
+    return [choice.log_probabilities(list(islice(rows, len(choice.branches)))) for choice in choices]
 
 
 def guided_choice(

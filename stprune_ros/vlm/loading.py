@@ -104,14 +104,35 @@ def _load_transformers(settings: Settings, say: Say) -> Backend:
     )
 
 
+def _load_llama_cpp(settings: Settings, say: Say) -> Backend:
+    from stprune_ros.vlm.llama_cpp.backend import LlamaCppBackend
+
+    return LlamaCppBackend.load(
+        model_path(settings),
+        settings.model.gguf,
+        library=settings.model.engine_library,
+        context_tokens=settings.model.context_tokens,
+        device=settings.model.device,
+        dtype=settings.model.dtype,
+        revision=settings.model.revision,
+        allow_download=settings.model.allow_download,
+        max_image_pixels=settings.model.max_image_pixels,
+        say=say,
+    )
+
+
 # Loaders by the name of their engine; a library is imported only when its engine is asked for.
-ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {'transformers': _load_transformers}
+ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {
+    'transformers': _load_transformers,
+    'llama.cpp': _load_llama_cpp,
+}
 
 
 def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
 
-    Imports neither torch nor transformers.
+    With engine llama.cpp also with the GGUF file, the library, and between all three. Imports neither torch nor
+    transformers.
     """
     try:
         folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
@@ -120,6 +141,10 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     faults, notes = inspect_folder(folder)
     if not faults:
         faults = packing_fault(folder, packed_bits(folder), settings.model.quantization)
+    if not faults and settings.model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.pairing import engine_faults
+
+        faults = engine_faults(settings.model.gguf, settings.model.engine_library, folder)
     return faults, notes
 
 
@@ -134,6 +159,12 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     path, model = model_path(settings), settings.model
     prompt = Prompt.load(settings.prompt.file or prompt_file(path, model.revision))
     calibration.require_prompt(prompt.id, prompt.behaviors)
+    if model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.pairing import revision_of
+
+        folder = locate_model(path, model.revision, model.allow_download)
+        calibration.require_model(folder.model_id, revision_of(folder.weights, model.gguf, say))
+        return
     folder = find_model(path, model.revision, model.allow_download, say)
     calibration.require_model(folder.model_id, folder.revision)
 
@@ -161,7 +192,14 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
     dtype = dtype_name(find_dtype(settings.model.dtype, device))
     ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
-    found = memory_estimate(folder, config, parts.processor.to_dict(), settings, ring, dtype)
+    sizes = (folder, config, parts.processor.to_dict())
+    if settings.model.engine == 'llama.cpp':
+        from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
+        from stprune_ros.vlm.llama_cpp.memory import engine_memory
+
+        found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
+    else:
+        found = memory_estimate(*sizes, settings, ring, dtype)
     memory = free_memory(device)
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free

@@ -34,6 +34,16 @@ class TokenTree:
             raise ValueError('a path has at least one token')
         return row
 
+    def leaves(self) -> list[list[int]]:
+        """For each row the numbers of the leaves that it leads to, which count from 0 in the order of their rows."""
+        inner = {before for before, _ in self._rows}
+        ends = [row for row in range(len(self.ids)) if row not in inner]
+        found: list[list[int]] = [[] for _ in self.ids]
+        for number, end in enumerate(ends):
+            for row in self._sees[end]:
+                found[row].append(number)
+        return found
+
     def visible(self, prefix: int) -> torch.Tensor:
         """Who sees whom, bool (n, prefix + n): everybody sees the whole prefix."""
         visible = torch.zeros(len(self.ids), prefix + len(self.ids), dtype=torch.bool)

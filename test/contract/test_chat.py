@@ -152,7 +152,7 @@ def test_a_tokenizer_may_be_longer_than_the_vocabulary(backend: TransformersBack
 
 def test_questions_and_candidates_hold_words_only(backend: TransformersBackend) -> None:
     context = backend.prefill(SYSTEM, content_of(frames_of(backend)))
-    mark, end = backend._chat._image_text, backend._tokenizer.convert_ids_to_tokens(backend._chat.end_id)
+    mark, end = backend._chat._image_text, backend._chat._tokenizer.convert_ids_to_tokens(backend._chat.end_id)
     for question, candidates, token in (
         (f'What {mark} now?', ['stop', 'none'], mark),
         (QUESTION, ['stop', f'none{mark}'], mark),

@@ -285,8 +285,8 @@ def test_the_end_that_the_template_writes_ends_answers_also_without_generation_c
     change_json(folder / 'config.json', lambda tree: tree['text_config'].update(eos_token_id=None))
     (folder / 'generation_config.json').unlink()
     backend = TransformersBackend.load(folder, device='cpu')
-    end = backend._tokenizer.convert_tokens_to_ids('<end_of_utterance>')
-    assert backend._chat.end_id == end != backend._tokenizer.eos_token_id
+    end = backend._chat._tokenizer.convert_tokens_to_ids('<end_of_utterance>')
+    assert backend._chat.end_id == end != backend._chat._tokenizer.eos_token_id
     context = backend.prefill('', ['Left.\n'])
     ended = []
     for sign in (1, -1):  # with one of them, the end is what the model wants most

@@ -40,7 +40,7 @@ def context_of(backend: TransformersBackend, ratio: float = 0.5, seed: int = 3) 
 
 def again(backend: TransformersBackend) -> TransformersBackend:
     """The same model without memory of its own yet."""
-    parts = (backend._model, backend._tokenizer, backend._tower._processor, backend._family, backend.info)
+    parts = (backend._model, backend._chat._tokenizer, backend._tower._processor, backend._family, backend.info)
     return TransformersBackend(*parts)
 
 
@@ -84,7 +84,7 @@ def test_a_step_takes_nothing_from_the_host(backend: TransformersBackend) -> Non
     """On a device that knows shapes only, whatever needs a value fails; nor may anything be copied to it on the way."""
     prefix = context_of(backend).state
     layers = tuple((keys.to('meta'), values.to('meta')) for keys, values in prefix.layers)
-    parts = (backend._tokenizer, backend._tower._processor, backend._family, replace(backend.info, device='meta'))
+    parts = (backend._chat._tokenizer, backend._tower._processor, backend._family, replace(backend.info, device='meta'))
     writer = TransformersBackend(deepcopy(backend._model).to('meta'), *parts)
     host = HostTensors()
     held: list[Tensor] = []

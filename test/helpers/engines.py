@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from helpers.plain_models import STYLES, Plain, PlainModel
-from helpers.tiny_models import FAMILIES
+from helpers.tiny_gguf import make_tiny_gguf
+from helpers.tiny_models import FAMILIES, make_tiny_model
 
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, VisualFrame
+from stprune_ros.vlm.llama_cpp.library import PACKAGES
 from stprune_ros.vlm.loading import ENGINES, load_engine
 
 # A further engine names its families here, and the contract tests run on it.
-RUNS = {'transformers': FAMILIES}
-CASES = [(engine, family) for engine in ENGINES for family in RUNS[engine]]
+RUNS = {'transformers': FAMILIES, 'llama.cpp': ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl', 'thinking', 'ringworld')}
+ONE_CONTEXT = ('llama.cpp',)  # engines in which a prefill uses the contexts before it up
+EPS_UNREAD = ('qwen2_vl', 'qwen2_5_vl')  # llama.cpp takes 0 for their rms_norm_eps
+HAS_LLAMA = find_spec('gguf') is not None and any(find_spec(name) for name in PACKAGES)
+needs_llama = pytest.mark.skipif(not HAS_LLAMA, reason="llama.cpp: pip install 'stprune_ros[llama]'")
+CASES = [
+    pytest.param((engine, family), marks=needs_llama if engine == 'llama.cpp' else (), id=f'{engine}-{family}')
+    for engine in ENGINES
+    for family in RUNS[engine]
+]
 
 SYSTEM = 'You look through the cameras of a car.'
 QUESTION = 'What should the driver do?'
@@ -27,9 +40,23 @@ CANDIDATES = ['stop', 'stop now', 'slow down', 'none', 'increase the gap']  # of
 SIZES = [(90, 160), (90, 160), (60, 200), (100, 100)]
 
 
+def make_tiny(engine: str, path: Path, family: str) -> Path:
+    """A tiny model of ``family`` at ``path`` that ``engine`` can run to the last digit."""
+    make_tiny_model(path, family)
+    if engine == 'llama.cpp' and family in EPS_UNREAD:
+        config = path / 'config.json'
+        tree = json.loads(config.read_text())
+        tree['text_config']['rms_norm_eps'] = 0.0
+        config.write_text(json.dumps(tree))
+    return path
+
+
 def load_tiny(engine: str, folder: Path, **model: Any) -> Backend:
     """The model of ``folder`` on the CPU; ``model`` holds further parameters below 'model.'."""
     values = {'path': str(folder), 'device': 'cpu', **model}
+    if engine == 'llama.cpp' and 'gguf' not in model:
+        values['gguf'] = str(make_tiny_gguf(folder, folder.with_suffix('.gguf')))
+    values['engine'] = engine
     return load_engine(engine, Settings.from_values({f'model.{name}': value for name, value in values.items()}))
 
 

@@ -2,15 +2,17 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import jsonschema
 import pytest
 import torch
 import transformers
 from helpers import references
+from helpers.engines import needs_llama
 
 from stprune_ros import cli
-from stprune_ros.bench import gpu, selection, ticks
+from stprune_ros.bench import engines, gpu, selection, ticks
 from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
 from stprune_ros.bench.bench import growth_exponents, judge_aims, log_log_slope
 from stprune_ros.bench.costs import DEVICES, LLAMA_8B, QWEN3_VL_2B, LanguageShape, lower_bounds
@@ -348,3 +350,35 @@ def test_a_small_bench_from_end_to_end(size, tmp_path, monkeypatch, capsys):
     assert to_markdown(result) in printed
     assert 'tiny (3 of 4 layers, vision 2 of 24)' in printed
     assert 'narrow (2 of 2 layers, vision 2 of 32)' in printed
+
+
+def test_bytes_that_a_token_reads_by_the_type_of_the_weights():
+    shape = LanguageShape('small', 4, 64, 2, 1, 32, 128, 1000)
+    layers, vocabulary = 4 * (2 * 64 * 3 * 32 + 3 * 64 * 128), 64_000
+    assert engines.token_bytes(shape, 'F16') == 2 * (layers + vocabulary) == shape.weight_bytes()
+    assert engines.token_bytes(shape, 'Q8_0') == (layers + vocabulary) // 32 * 34
+    assert engines.token_bytes(shape, 'Q4_0') == layers // 32 * 18 + vocabulary // 32 * 34
+    finer = 4 * 64 * (128 + 32) // 2
+    assert engines.token_bytes(shape, 'Q4_K_M') == ((layers - finer) * 144 + (finer + vocabulary) * 210) / 256
+
+
+@needs_llama
+def test_engines_side_by_side_on_llama_cpp_and_transformers(tmp_path, monkeypatch, capsys):
+    small = LanguageShape('small', 4, 64, 1, 1, 128, 64, 300)
+    monkeypatch.setattr(engines, 'bench_engines', partial(engines.bench_engines, small, 1, 2))
+    output = tmp_path / 'engines.json'
+    assert cli.main(['bench', '--output', str(output), '--engines']) == 0
+    result = json.loads(output.read_text())
+    rows = result['engines']
+    assert [(row['engine'], row['weights']) for row in rows] == [
+        ('transformers', 'float32'),
+        ('transformers', 'bfloat16'),
+        *(('llama.cpp', kind) for kind in ('F16', 'Q8_0', 'Q4_0')),
+    ]
+    assert len({row['prefilled'] for row in rows}) == 1
+    assert rows[0]['prefilled'] > engines.EDGE_TOKENS**2
+    assert all(0 < row['written'] <= 3 for row in rows)
+    assert all(min(row['cpu_ms'][stage], row['wall_ms'][stage]) > 0 for row in rows for stage in ('encode', 'prefill'))
+    assert [row['token_bytes'] for row in rows] == [engines.token_bytes(small, row['weights']) for row in rows]
+    assert '| llama.cpp | Q4_0 |' in capsys.readouterr().out
+    assert not list(tmp_path.glob('*.png'))

@@ -299,3 +299,17 @@ def test_figures_of_the_gpu_are_those_of_the_committed_result():
     for aim in result['aims']:
         assert f'{aim["found"]:.1f}' in page, aim['aim']
     assert [aim['holds'] for aim in result['aims']] == [False] * len(result['aims']), 'as the page says of all'
+
+
+def test_engines_table_is_the_committed_result():
+    result = json.loads((RESULTS / 'bench_engines.json').read_text())
+    shown = tables('engines', 'engines.md')
+    assert len(shown) == len(result['engines'])
+    for cells, row in zip(shown, result['engines']):
+        expected = {stage: f'{cpu:.0f} ({row["wall_ms"][stage]:.0f})' for stage, cpu in row['cpu_ms'].items()}
+        expected |= {'engine': row['engine'], 'weights': row['weights'], 'MiB': f'{row["token_bytes"] / 2**20:.0f}'}
+        assert cells == expected
+    token = {row['weights']: row['cpu_ms']['token'] for row in result['engines']}
+    assert f'{token["float32"] / token["Q4_0"]:.1f} times cheaper' in text_of(ROOT / 'docs' / 'engines.md')
+    for cells, row in zip(tables('engines: computed', 'engines.md'), result['computed'], strict=True):
+        assert cells == {'model': row.pop('model'), **{kind: f'{size / 2**30:.2f}' for kind, size in row.items()}}

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
     ('init',),
     ('arguments', 'preflight'),
-    ('demo', 'check', 'cli'),
+    ('demo', 'check', 'export_command', 'cli'),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Beside the rule of the floors.
@@ -37,6 +37,7 @@ EXCEPTIONS = {
     ('bounded_yaml', 'errors'),
     ('cli', 'demo'),
     ('cli', 'check'),
+    ('cli', 'export_command'),
 }
 PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph', 'private_folder'}
 ROS = {
@@ -59,6 +60,7 @@ ALONE = {
     'mcap': ('io/',),
     'transformers': ('vlm/hf/', 'ringworld/training/'),
     'huggingface_hub': ('vlm/hf/',),
+    'gguf': ('vlm/llama_cpp/',),
     'numba': ('pruning/greedy_numba.py',),
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
@@ -75,6 +77,11 @@ TORCH_FREE = (
     'vlm/hf/weight_faults.py',
     'vlm/hf/model_folder.py',
     'vlm/hf/weight_digest.py',
+    'vlm/llama_cpp/gguf_file.py',
+    'vlm/llama_cpp/language_model.py',
+    'vlm/llama_cpp/layouts.py',
+    'vlm/llama_cpp/library.py',
+    'vlm/llama_cpp/pairing.py',
     'evaluation/variants.py',
     'pruning/__init__.py',
     'pruning/config.py',

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stprune_ros.vlm.hf.family import Family, pair, value
+from stprune_ros.vlm.hf.family import Family, pair
+from stprune_ros.vlm.hf.files import value
 
 CHANNELS = 3
 FLOAT32 = 4

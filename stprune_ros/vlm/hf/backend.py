@@ -6,8 +6,6 @@ import gc
 import inspect
 import time
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -21,8 +19,9 @@ from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
-from stprune_ros.vlm.guided_choice import GuidedChoice, guided_choice
-from stprune_ros.vlm.hf.chat import Chat
+from stprune_ros.vlm.greedy_text import write
+from stprune_ros.vlm.guided_choice import log_probabilities
+from stprune_ros.vlm.hf.answers import Answers
 from stprune_ros.vlm.hf.family import Family
 from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.gpu_tower import adapt_tower
@@ -35,7 +34,6 @@ from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.token_tree import TokenTree
 
 NONE = torch.empty(0, dtype=torch.int64)
-KNOWN_CHOICES = 64  # questions whose candidates need not be tokenised again
 
 
 class TransformersBackend:
@@ -45,7 +43,6 @@ class TransformersBackend:
         self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
     ) -> None:
         self._model = model
-        self._tokenizer = tokenizer
         self._family = family
         self._device = torch.device(info.device)
         if self._device.type != 'cpu':
@@ -53,21 +50,15 @@ class TransformersBackend:
         self._image_id: int = model.config.image_token_id
         self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
         self.model_pixels = self._tower.model_pixels
-        stops = model.generation_config.eos_token_id
-        self._chat = Chat(tokenizer, family, self._image_id, model.config.text_config.vocab_size)
-        self.info = replace(info, notes=(*info.notes, *self._chat.notes(info.model_id)))
-        # What the template writes after an answer ends one, also where no file says so.
-        self._stop_ids = {tokenizer.eos_token_id, self._chat.end_id, *(stops if isinstance(stops, list) else [stops])}
-        self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
+        self._answers = Answers(model, tokenizer, family, info)
+        self._chat = self._answers.chat
+        self.info = self._answers.info
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
         self._kv_cache: StaticKVCache | None = None  # what the last text was written in
         self._recorder = capture_graph if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
-        penalty = model.generation_config.repetition_penalty
-        # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
-        self._penalty = float(penalty or 1.0)
 
     @classmethod
     def load(
@@ -186,7 +177,7 @@ class TransformersBackend:
 
     def check_candidates(self, question: str, candidates: Sequence[str]) -> None:
         """See `Backend.check_candidates`."""
-        self._new_choice(question, '', tuple(candidates))
+        self._answers.check(question, candidates)
 
     def score(self, context: Context, question: str, candidates: Sequence[str]) -> list[float]:
         """See `Backend.score`."""
@@ -200,10 +191,10 @@ class TransformersBackend:
         or candidates share is run twice, and what follows the last branch is not run at all.
         """
         prefix: Prefix = context.state
-        choices = [self._choice(question, prefix.question_suffix, tuple(candidates)) for question, candidates in asked]
+        choices = self._answers.choices(asked, prefix.question_suffix)
         branches = [branch for choice in choices for branch in choice.branches]
         if not branches:
-            return [choice.log_probabilities([]) for choice in choices]
+            return log_probabilities(choices, [])
         token_tree = TokenTree()
         rows = [token_tree.grow(branch.path) for branch in branches]
         # Only there is anything read: other rows need not go through the vocabulary.
@@ -219,10 +210,7 @@ class TransformersBackend:
         index = {row: number for number, row in enumerate(needed)}
         wanted = [(index[row], token) for row, branch in zip(rows, branches) for token in branch.tokens]
         found = iter(logits[tuple(torch.tensor(wanted, device=self._device).T)].float().tolist())
-        return [
-            choice.log_probabilities([list(islice(found, len(branch.tokens))) for branch in choice.branches])
-            for choice in choices
-        ]
+        return log_probabilities(choices, [list(islice(found, len(branch.tokens))) for branch in branches])
 
     def generate(
         self,
@@ -239,24 +227,18 @@ class TransformersBackend:
         prefix: Prefix = context.state
         asked = self._chat.text_ids(question + prefix.question_suffix)
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
-        step, position = torch.tensor(asked), prefix.next_position
-        seen = self._seen([*prefix.ids, *asked])
-        written: list[int] = []
-        finished = timed_out = False
-        while len(written) < max_new_tokens and not finished:
-            timed_out = deadline is not None and time.monotonic() >= deadline
-            if timed_out or (cancel is not None and cancel.is_set()):
-                break
-            logits = cache.step(step, torch.arange(position, position + len(step)))
-            token = int(self._penalised(logits[-1], seen).argmax())
+        position = prefix.next_position
+        seen = self._seen(prefix.ids)
+
+        def next_token(step: Sequence[int]) -> int:
+            nonlocal position
+            ids = torch.tensor(step)
+            logits = cache.step(ids, torch.arange(position, position + len(step)))
             position += len(step)
-            step = torch.tensor([token])
-            finished = token in self._stop_ids
-            if not finished:
-                written.append(token)
-                seen[token] = True
-        text = self._tokenizer.decode(written, skip_special_tokens=True)
-        return Generated(text, len(written), finished, timed_out)
+            seen.index_fill_(0, ids.to(self._device, non_blocking=True), True)
+            return int(self._penalised(logits[-1], seen).argmax())
+
+        return self._answers.generated(write(next_token, asked, self._answers.ends, max_new_tokens, deadline, cancel))
 
     def free(self) -> None:
         """See `Backend.free`: contexts that are still held keep their memory."""
@@ -273,25 +255,11 @@ class TransformersBackend:
 
     def _penalised(self, logits: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Logits (vocabulary,) with the model's repetition penalty on the tokens in ``seen``."""
-        if self._penalty == 1.0:
+        penalty = self._answers.penalty
+        if penalty == 1.0:
             return logits
         logits = logits.float()
-        return torch.where(seen, torch.where(logits < 0, logits * self._penalty, logits / self._penalty), logits)
-
-    def _new_choice(self, question: str, suffix: str, candidates: tuple[str, ...]) -> GuidedChoice:
-        """The choice among ``candidates`` behind ``question`` and its ``suffix``, what the template writes after it.
-
-        Raises ModelError for candidates that a trained model cannot tell apart, or has no tokens for.
-        """
-        for text in (question, *candidates):
-            self._chat.require_words(text)
-        unknown = self._tokenizer.unk_token_id
-        for text in candidates if self.info.trained and unknown is not None else ():
-            if unknown in self._chat.ids(text):
-                raise ModelError(
-                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
-                )
-        return guided_choice(candidates, question + suffix, self._chat.answer_prefix, self._chat.ids, self._chat.end_id)
+        return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
     def _forward(
         self,

@@ -15,7 +15,8 @@ import torch
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair, value
+from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair
+from stprune_ros.vlm.hf.files import value
 from stprune_ros.vlm.hf.folder_faults import ARCHITECTURES
 from stprune_ros.vlm.token_tree import additive_mask
 

@@ -15,6 +15,7 @@ import torch
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
+from stprune_ros.vlm.hf.files import value
 from stprune_ros.vlm.token_tree import additive_mask
 
 Size = tuple[int, int]  # height, width
@@ -173,16 +174,6 @@ class Family:
         before; None asks for the model's own mask.
         """
         return None if visible is None else additive_mask(visible, dtype)
-
-
-def value(config: Mapping[str, Any], *keys: str) -> Any:
-    """The entry under ``keys``. Raises ModelError naming it where there is none."""
-    found: Any = config
-    for key in keys:
-        found = found.get(key) if isinstance(found, Mapping) else None
-    if found is None:
-        raise ModelError(f"the model's configuration has no '{'.'.join(keys)}'")
-    return found
 
 
 def pair(config: Mapping[str, Any], *keys: str) -> Size:

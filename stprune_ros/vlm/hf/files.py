@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from stprune_ros.errors import ModelError, one_line, plain, word
 
 INDEX = 'model.safetensors.index.json'
 PROCESSOR = 'processor_config.json'  # may hold image processor and chat template, which have files of their own, too
+# Number types of safetensors by torch's names; others are not converted when weights are loaded.
+NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}
+TOWER = re.compile(r'(?:model\.)?visual\.(.+)')  # a tensor of Qwen's vision towers, as published and as saved
 LFS_POINTER = b'version https://git-lfs'
 MAX_JSON = 2**22  # bytes of a configuration or an index
 MAX_TOKENIZER = 2**26  # bytes of tokenizer.json; that of Gemma has 33 million
@@ -77,6 +81,16 @@ def tensors(path: Path) -> Iterator[Tensor]:
             f"weights file '{path}' is cut short or damaged: it has {held} bytes, its header says {needed}; fetch it"
             ' again'
         )
+
+
+def value(config: Mapping[str, Any], *keys: str) -> Any:
+    """The entry under ``keys``. Raises ModelError naming it where there is none."""
+    found: Any = config
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if found is None:
+        raise ModelError(f"the model's configuration has no '{'.'.join(keys)}'")
+    return found
 
 
 def gib(size: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import ModelError
@@ -15,15 +16,14 @@ from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import Memory
 from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
-from stprune_ros.vlm.hf.family import Family, Size, value
-from stprune_ros.vlm.hf.files import Tensor, gib, tensors
+from stprune_ros.vlm.hf.family import Family, Size
+from stprune_ros.vlm.hf.files import NUMBERS, Tensor, gib, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
 TEXT_TOKENS = 768  # of a prompt around its images, with its questions, generously
-NUMBERS = {'F64': 'float64', 'F32': 'float32', 'BF16': 'bfloat16', 'F16': 'float16'}  # others are not converted
 BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 
@@ -60,6 +60,7 @@ class MemoryEstimate:
     encode: int
     kept_prefill: int
     full_prefill: int
+    context: int = 0  # tokens of a KV cache that is made at once and holds one prompt; 0: it grows, see above
 
     @property
     def kept(self) -> int:
@@ -91,10 +92,14 @@ def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
 
 def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
     """Raises ModelError where the weights, as `weight_bytes` counts them, are larger than the free memory."""
-    need, kind = weight_bytes(folder, dtype, quantization)
+    require_room(folder.path, *weight_bytes(folder, dtype, quantization), memory)
+
+
+def require_room(path: Path, need: int, kind: str, memory: Memory) -> None:
+    """Raises ModelError where ``need`` bytes of weights as ``kind`` are more than the free memory."""
     if memory.free is not None and need > memory.free:
         raise ModelError(
-            f"weights of '{folder.path}' take {gib(need)} as {kind}, {gib(memory.free)} are free ({memory.source});"
+            f"weights of '{path}' take {gib(need)} as {kind}, {gib(memory.free)} are free ({memory.source});"
             ' set model.dtype or model.quantization, or take a smaller model'
         )
 
@@ -159,12 +164,16 @@ def memory_estimate(
 
 def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
     """The estimate as a table for people; ``ratio`` is the keep ratio that it was made for."""
+
+    def cached(tokens: int) -> str:
+        return f'{tokens} tokens of {found.context}' if found.context else f'{tokens} tokens, three times'
+
     rows = [
         ('weights', found.weights, found.dtype),
         ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
         ('similarities', found.similarities, 'of all views'),
-        (f'KV cache, {ratio:g} kept', found.kept_kv, f'{found.kept_tokens} tokens, three times'),
-        ('KV cache, all kept', found.full_kv, f'{found.full_tokens} tokens, three times'),
+        (f'KV cache, {ratio:g} kept', found.kept_kv, cached(found.kept_tokens)),
+        ('KV cache, all kept', found.full_kv, cached(found.full_tokens)),
         ('encoding', found.encode, f'activations of {found.images} images at once'),
         (f'prefill, {ratio:g} kept', found.kept_prefill, 'activations; not held together with those of encoding'),
         ('prefill, all kept', found.full_prefill, ''),

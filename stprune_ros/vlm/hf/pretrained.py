@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from stprune_ros.vlm.device import DTYPES
 from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.files import NUMBERS, TOWER, Tensor, tensors
 from stprune_ros.vlm.hf.library import transformers
 from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
 from stprune_ros.vlm.hf.model_folder import ModelFolder, image_processor_name, processor_template
@@ -80,6 +83,46 @@ def load_pretrained(
     check_weights(folder, report)
     with error_context('model', folder):
         return model.eval() if packed else model.to(device).eval()  # a packed model is where it belongs
+
+
+def load_tower(folder: ModelFolder, config: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
+    """The model of ``folder`` with the weights of its vision tower only: those of the rest are shapes without memory.
+
+    Its generation settings are those of the folder; ``dtype`` None is that of the tower's weights.
+    Raises ModelError where weights of the tower are missing, broken or of another shape.
+    """
+    held = {found[1]: tensor for tensor in _tensors(folder) if (found := TOWER.match(tensor.name))}
+    with error_context('model', folder):
+        with torch.device('meta'):
+            model = supported_class(folder.family, transformers)._from_config(config)
+        if (folder.path / 'generation_config.json').is_file():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder.path, **LOCAL)
+        own = DTYPES.get(NUMBERS.get(next(iter(held.values())).kind, ''), torch.float32) if held else None
+        tower = type(model.base_model.visual)._from_config(config.vision_config, dtype=dtype or own)
+    weights = dict(tower.named_parameters())
+    shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+    report = {
+        'missing_keys': shapes.keys() - held.keys(),
+        'unexpected_keys': held.keys() - shapes.keys(),
+        'mismatched_keys': [
+            (tensor.name, tensor.shape, shapes[name])
+            for name, tensor in held.items()
+            if tensor.shape != shapes.get(name, tensor.shape)
+        ],
+    }
+    check_weights(folder, report)
+    places = {tensor.name: weights[name] for name, tensor in held.items() if name in weights}
+    for path in folder.weights:
+        with error_context('model', folder), torch.no_grad(), safe_open(path, 'pt') as file:
+            for name in places.keys() & set(file.keys()):
+                places[name].copy_(file.get_tensor(name))
+    model.base_model.visual = tower.to(device)
+    return model.eval()
+
+
+def _tensors(folder: ModelFolder) -> Iterator[Tensor]:
+    for path in folder.weights:
+        yield from tensors(path)
 
 
 def random_model(

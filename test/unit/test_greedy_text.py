@@ -1,0 +1,69 @@
+"""Greedy text without an engine, and which leaves of a token tree a row leads to."""
+
+from __future__ import annotations
+
+import time
+from threading import Event
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stprune_ros.vlm.greedy_text import write
+from stprune_ros.vlm.token_tree import TokenTree
+
+
+def told(tokens):
+    """A next-token function that says ``tokens`` in turn, and the steps that it was given."""
+    steps, left = [], iter(tokens)
+
+    def next_token(step):
+        steps.append(list(step))
+        return next(left)
+
+    return next_token, steps
+
+
+def test_each_token_is_the_next_step():
+    next_token, steps = told([7, 8, 9])
+    written = write(next_token, [1, 2], {0}, 3, None, None)
+    assert (written.tokens, written.finished, written.timed_out) == ([7, 8, 9], False, False)
+    assert steps == [[1, 2], [7], [8]]
+
+
+def test_an_end_is_no_part_of_the_text():
+    next_token, steps = told([7, 0, 9])
+    assert write(next_token, [1], {0, 5}, 3, None, None).tokens == [7]
+    assert len(steps) == 2
+    assert write(told([5])[0], [1], {0, 5}, 3, None, None).finished
+
+
+@pytest.mark.parametrize(('late', 'timed_out'), [(True, True), (False, False)])
+def test_a_step_that_was_cut_short_ends_the_text(late, timed_out, monkeypatch):
+    """Whether by the deadline or by the event, the clock tells."""
+    clock = [0.0]
+    monkeypatch.setattr(time, 'monotonic', lambda: clock[0])
+
+    def cut(step):
+        clock[0] = 10.0 if late else 1.0
+        return
+
+    written = write(cut, [1], {0}, 3, 5.0, Event())
+    assert (written.tokens, written.finished, written.timed_out) == ([], False, timed_out)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=8))
+def test_rows_lead_to_the_leaves_behind_them(paths):
+    token_tree = TokenTree()
+    ends = [token_tree.grow(path) for path in paths]
+    leaves = token_tree.leaves()
+    assert len(leaves) == len(token_tree.ids)
+    whole = {tuple(path) for path in paths}
+    longest = [path for path in whole if not any(other[: len(path)] == path != other for other in whole)]
+    assert {leaf for row in leaves for leaf in row} == set(range(len(longest)))
+    for path, end in zip(paths, ends):
+        assert len(leaves[end]) == sum(other[: len(path)] == tuple(path) for other in longest)
+    visible = token_tree.visible(0)
+    for row, seen in enumerate(visible):  # who shares a leaf with a later row is seen by it
+        for other in range(row):
+            assert bool(seen[other]) == (set(leaves[row]) <= set(leaves[other]))
