@@ -256,7 +256,6 @@ class SensorStream:
         reason = self._buffer.add(frame_set)
         if reason is not None:
             self.counters['flushes'] += 1
-            self._tick_cell = None
             self._notes.append(f'history flushed: {reason}')
         if self._period_ns:
             cell = frame_set.stamp_ns // self._period_ns

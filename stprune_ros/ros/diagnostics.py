@@ -62,6 +62,7 @@ TRANSITION_FAILED = 'the last transition failed'
 TWIN = 'another node has the same name'
 NO_TIME = 'the age of answers cannot be told'
 AHEAD = 'images are ahead of the clock'
+JUMPING = 'time goes back again and again'
 NO_SETS = 'no frame sets'
 FEW_VIEWS = 'most frame sets have too few views'
 NOT_FULL = 'most frame sets lack cameras'
@@ -75,6 +76,7 @@ PATIENCE_S = 5.0  # without an answer, a set or an image that is used
 ROUNDS = 3  # ticks or periods that answers may take besides
 HEARTBEATS = 2  # without an answer between them
 FEW = 1 / 3  # of the images or answers that are expected
+AGAIN = 2  # jumps within the ten seconds of the rates; a bag that is played in a loop makes one now and then
 ENOUGH = 5  # frame sets or messages to judge by
 
 
@@ -156,6 +158,9 @@ def _ros_time(health: Health, settings: Settings) -> Report:
     ahead_s = -health.latency_s
     if ahead_s > settings.output.max_ahead_ms / 1e3:
         return Report(CLOCK, WARN, AHEAD, {'ahead_s': f'{ahead_s:.3f}'})
+    jumps = health.rates.grown(counted.CLOCK_JUMPS)
+    if jumps >= AGAIN:
+        return Report(CLOCK, WARN, JUMPING, {'jumps': str(jumps)})
     return Report(CLOCK, OK, ALL_WELL)
 
 

@@ -20,6 +20,7 @@ ODOMETRY_RECEIVED, ODOMETRY_REFUSED = 'odometry_received', 'odometry_refused'
 VALID, NOT_VALID = 'valid', 'not_valid'  # hints, as they were published
 # What became of the windows (`Worker.counts`).
 DONE, FAILED, SKIPPED, DROPPED, CANCELLED = FATES = ('done', 'failed', 'skipped', 'dropped', 'cancelled')
+CLOCK_JUMPS = 'clock_jumps'  # of the sensor stream, as are the next
 SETS_FULL, SETS_PARTIAL, SETS_SKIPPED, CROWDED = 'sets_full', 'sets_partial', 'sets_skipped', 'frames_crowded'
 
 

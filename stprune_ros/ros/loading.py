@@ -35,11 +35,12 @@ class Loading:
     done: Event = field(default_factory=Event)
     model: Model | None = None
     fault: str = ''
+    abandoned: bool = False  # nobody wants the model any more: what has not begun need not
 
     def run(self) -> None:
         """Load; whatever goes wrong is put into one sentence."""
         try:
-            self.model = self._load()
+            self.model = None if self.abandoned else self._load()
         except BaseException as error:  # of libraries that may do anything, SystemExit included
             known = isinstance(error, StpruneError)
             self.fault = str(error) if known else f'loading failed with {type(error).__name__}: {one_line(error)}'

@@ -200,7 +200,7 @@ class StpruneNode(LifecycleNode):
         self._calibration = load_calibration(self.settings)
         self._health = self._new_health(self._cameras)
         self._loading, self._loading_fault = Loading(self.settings, self._say), ''
-        self.get_logger().info('loading the model')
+        self._journal.info('loading the model')
         self._worker.do(self._loading.run, slow=True)
 
     def _activate(self) -> None:
@@ -211,7 +211,7 @@ class StpruneNode(LifecycleNode):
         from stprune_ros.ros.perception import Perception  # brings torch, which came with the model
 
         self._health = health = self._new_health(self._cameras)
-        arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal.warn)
+        arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal)
         self._perception = Perception(self, *arguments)
 
     def _deactivate(self) -> None:
@@ -225,6 +225,8 @@ class StpruneNode(LifecycleNode):
 
     def _cleanup(self) -> None:
         self._autostarts = False
+        if self._loading is not None:
+            self._loading.abandoned = True
         model, self._model, self._loading, self._calibration = self._model, None, None, None
         if model is not None:
             held = [model]
@@ -252,7 +254,7 @@ class StpruneNode(LifecycleNode):
         self.settings = settings
 
     def _say(self, sentence: str) -> None:
-        self.get_logger().info(sentence)
+        self._journal.info(sentence)
 
     # On timers.
 
@@ -280,7 +282,7 @@ class StpruneNode(LifecycleNode):
         host = f'{info.family}, {info.device}, {info.dtype}'
         calibration = model.prompt.calibration
         applied = f', hint calibration {calibration.id}' if calibration is not None else ''
-        self.get_logger().info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}{applied}")
+        self._journal.info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}{applied}")
         for note in info.notes:
             self._journal.warn(note)
         if self._state == ACTIVE:  # it was told so meanwhile

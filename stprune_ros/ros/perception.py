@@ -6,7 +6,7 @@ On the executor's thread, which only stores references; decoding and inference r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nav_msgs.msg import Odometry
 from rclpy.clock import JumpThreshold, TimeJump
@@ -24,6 +24,7 @@ from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.images import decode_for_model
 from stprune_ros.ros.health import Health
 from stprune_ros.ros.inputs import Inputs, Publisher
+from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.loading import Model
 from stprune_ros.ros.outputs import Outputs
 from stprune_ros.ros.ticks import Tick
@@ -35,7 +36,7 @@ from stprune_ros.settings.topic_names import expand, image_template
 class Perception:
     """Subscriptions, calibration and frame sets of one activation; its windows go to ``worker``, facts to ``health``.
 
-    ``rig`` is that of the rig file, None where calibration comes over topics. ``warn`` takes a sentence to log.
+    ``rig`` is that of the rig file, None where calibration comes over topics.
     """
 
     def __init__(
@@ -47,11 +48,11 @@ class Perception:
         worker: Worker[Tick],
         outputs: Outputs,
         health: Health,
-        warn: Callable[[str], None],
+        journal: Journal,
     ) -> None:
         """Subscribe; raises StpruneError where the ring cannot be, and nothing is then left behind."""
         self._node, self._settings, self._model, self._worker = node, settings, model, worker
-        self._outputs, self._health, self._warn = outputs, health, warn
+        self._outputs, self._health, self._journal, self._warn = outputs, health, journal, journal.warn
         self._cameras = tuple(health.cameras)
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
@@ -60,7 +61,7 @@ class Perception:
         template = image_template(settings.topics, settings.cameras.transport)
         images = {camera: node.resolve_topic_name(expand(template, camera)) for camera in self._cameras}
         self._builder = RigBuilder(settings.cameras, rectified_cameras(settings.cameras, images))
-        self._inputs = Inputs(node, settings, self._cameras, warn)
+        self._inputs = Inputs(node, settings, self._cameras, journal.warn)
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True)
         self._jump_handle = node.get_clock().create_jump_callback(back, post_callback=self._clock_jumped)
         try:
@@ -110,7 +111,7 @@ class Perception:
         self._stream = stream
         self._health.used = stream.used
         ring = ', '.join(f'{camera} ({rig.direction(camera)})' for camera in rig.ring)
-        self._node.get_logger().info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
+        self._journal.info(f'ring, clockwise: {ring}; anchor {stream.roles.anchor}')
         self._health.unusable = tuple(camera.reason for camera in rig.unusable)
         for note in rig.notes:
             self._warn(note)

@@ -108,6 +108,14 @@ def test_another_node_of_the_same_name_is_a_warning():
     assert found(health)['lifecycle'] == (WARN, diagnostics.TWIN)
 
 
+def test_a_clock_that_goes_back_again_and_again_is_a_warning():
+    health = healthy()
+    for jumps, expected in ((1, (OK, diagnostics.ALL_WELL)), (2, (WARN, diagnostics.JUMPING))):
+        health.counters['clock_jumps'] = jumps
+        health.sample(20.0 + jumps)
+        assert found(health)['clock'] == expected
+
+
 def test_stale_camera_is_an_error_of_that_camera_only():
     health = healthy()
     health.cameras['back'] = NOW - 1.5

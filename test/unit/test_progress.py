@@ -122,3 +122,15 @@ def test_the_node_says_it_in_its_log(monkeypatch):
     attempt = Loading(Settings(), said.append)
     attempt.run()
     assert (said, attempt.fault) == (['loading for long'], 'that is enough')
+
+
+def test_what_nobody_wants_any_more_is_not_loaded(monkeypatch):
+    """Transitions may come faster than models load."""
+    pytest.importorskip('rclpy')
+    from stprune_ros.ros.loading import Loading
+
+    monkeypatch.setattr(loading, 'load_model', lambda settings, say: pytest.fail('it was loaded'))
+    attempt = Loading(Settings())
+    attempt.abandoned = True
+    attempt.run()
+    assert attempt.done.is_set() and attempt.model is None and not attempt.fault

@@ -66,6 +66,19 @@ def test_every_set_is_a_tick_unless_a_period_is_set(rig):
     assert [w.current.stamp_ns // MS for w in windows] == [1000, 1500, 2000, 2500]
 
 
+def test_a_camera_that_flushes_the_history_all_the_time_makes_no_more_ticks(rig):
+    stream = SensorStream(Settings.from_values({'inference.period_ms': 500.0}), rig)
+    windows = []
+    for number, ms in enumerate(range(1000, 3000, 100)):
+        for name in NAMES:
+            message = image(ms)
+            message.encoding = ('rgb8', 'bgr8')[number % 2] if name == NAMES[-1] else 'rgb8'
+            windows += stream.add_image(name, message)
+        windows += stream.add_odometry(odometry(ms))
+    assert stream.counters['flushes'] > 15
+    assert [w.current.stamp_ns // MS for w in windows + stream.finish()] == [1000, 1500, 2000, 2500]
+
+
 def test_ticks_and_history_do_not_depend_on_when_one_joins(rig):
     settings = Settings.from_values({'inference.period_ms': 500.0})
     early = feed(SensorStream(settings, rig), range(1000, 6000, 70))
