@@ -46,7 +46,7 @@ QUICK = {
 class Expected:
     """What hints say while a fault lasts: their status, at least these states of cameras, a status on /diagnostics.
 
-    ``said`` is in the log. What is not ``steady`` may have another status in between. ``text`` is the status of descriptions.
+    ``said`` is in the log. What is not ``steady`` may have another status in between. ``text`` is that of descriptions.
     """
 
     status: Status
@@ -140,7 +140,7 @@ def odometry() -> dict[str, Expected]:
     return {
         'odometry stops': Expected(DEGRADED, {}, {'odometry': (WARN, diagnostics.NO_ODOMETRY)}, 'no usable odometry'),
         'odometry leaps': Expected(OK, {}, {}, 'odometry leaps from', steady=False),  # two may follow one another
-        'the position jumps': Expected(OK),
+        'the position jumps': Expected(OK, steady=False),  # refused for as long as its window
         **{f'odometry {what}': Expected(DEGRADED, {}, refused, sentence) for what, sentence in said.items()},
     }
 
