@@ -9,8 +9,8 @@ from reprlib import Repr
 MAX_REASON = 200  # characters of a foreign error's text
 MAX_NAME = 100  # characters of a name or a word that somebody else chose
 
-# Numbers, but not those in something quoted, which is a name, nor in a word.
-NUMBER = re.compile(r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\d+(?:[.x]\d+)*(?:e[-+]?\d+)?")
+# Numbers with their unit of time, but not those in something quoted, which is a name, nor in a word.
+NUMBER = re.compile(r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\d+(?:[.x]\d+)*(?:e[-+]?\d+)?(?: (?:ms|s|days)\b)?")
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = MAX_NAME

@@ -59,6 +59,7 @@ LOADING = 'loading'
 LOADING_FAILED = 'loading failed'
 NOT_ACTIVE = 'not active: nothing is inferred'
 TRANSITION_FAILED = 'the last transition failed'
+TWIN = 'another node has the same name'
 NO_TIME = 'the age of answers cannot be told'
 AHEAD = 'images are ahead of the clock'
 NO_SETS = 'no frame sets'
@@ -72,6 +73,7 @@ MAX_VALUE = 1000  # characters of a value
 ODOMETRY_SILENT_S = 1.0
 PATIENCE_S = 5.0  # without an answer, a set or an image that is used
 ROUNDS = 3  # ticks or periods that answers may take besides
+HEARTBEATS = 2  # without an answer between them
 FEW = 1 / 3  # of the images or answers that are expected
 ENOUGH = 5  # frame sets or messages to judge by
 
@@ -128,6 +130,8 @@ def _rig(health: Health) -> Report:
     values = {str(number): sentence for number, sentence in enumerate([*health.waiting, *unheard])}
     if health.waiting:
         return Report(RIG, WARN, WAITING, values)
+    if health.listening_since is None:
+        return Report(RIG, WARN, NOT_ACTIVE)
     if health.unusable:
         return Report(RIG, WARN, INCOMPLETE, {str(number): why for number, why in enumerate(health.unusable)})
     return Report(RIG, WARN, OUTDATED, {'0': health.outdated}) if health.outdated else Report(RIG, OK, ALL_WELL)
@@ -139,6 +143,8 @@ def _lifecycle(health: Health) -> Report:
         values['refused'] = health.transition_refused
     if health.transition_fault:
         return Report(LIFECYCLE, ERROR, TRANSITION_FAILED, {**values, 'reason': health.transition_fault})
+    if health.twin:
+        return Report(LIFECYCLE, WARN, TWIN, values)
     if health.state != ACTIVE:
         return Report(LIFECYCLE, WARN, NOT_ACTIVE, values)
     return Report(LIFECYCLE, OK, ALL_WELL, values)
@@ -175,6 +181,8 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
         **_camera_counts(camera, health),
         **{key: sentence for key, sentence in said.items() if sentence is not None},
     }
+    if health.listening_since is None:
+        return Report(name, WARN, NOT_ACTIVE, values)
     if seen is None:
         return Report(name, ERROR, NO_IMAGES, values)
     if now - seen > settings.cameras.stale_after_ms / 1e3:
@@ -291,8 +299,12 @@ def _is_overdue(health: Health, settings: Settings, now: float) -> bool:
     """Whether there should have been an answer by now, if the node listens at all."""
     if health.listening_since is None:
         return False
-    tick_ms = health.answer.timing.tick_ms if health.answer is not None else 0.0
-    patience_s = max(PATIENCE_S, ROUNDS * tick_ms / 1e3, ROUNDS * settings.inference.period_ms / 1e3)
+    answer, period_s = health.answer, settings.inference.period_ms / 1e3
+    if answer is None:
+        patience_s = max(PATIENCE_S, ROUNDS * period_s)
+    else:  # then heartbeats go out, and say that there is no hint
+        usual_s = max(answer.timing.tick_ms / 1e3, period_s, min(health.gap_s, PATIENCE_S / ROUNDS))
+        patience_s = max(HEARTBEATS * settings.output.heartbeat_ms / 1e3, ROUNDS * usual_s)
     return now - max(health.answered or 0.0, health.listening_since) > patience_s
 
 
@@ -333,7 +345,7 @@ def _synchronisation(health: Health, now: float) -> Report:
         return Report(SYNCHRONISATION, WARN, CROWDED, values)
     if skipped > full + partial:
         return Report(SYNCHRONISATION, WARN, FEW_VIEWS, values)
-    if not full + partial:
+    if now - max(health.set_closed or 0.0, begun) > PATIENCE_S:
         return Report(SYNCHRONISATION, WARN, NO_SETS, values)
     if partial > full:
         return Report(SYNCHRONISATION, WARN, NOT_FULL, values)

@@ -45,6 +45,8 @@ class Health:
     model: Provenance | None = None  # of what is loaded
     answer: Answer | None = None  # as it was published
     answered: float | None = None  # when its hint went out
+    gap_s: float = 0.0  # between that and the one before
+    set_closed: float | None = None  # when the last frame set was seen
     hints: Counter[str] = field(default_factory=Counter)  # those that went out, VALID and NOT_VALID
     latency_s: float = float('nan')
     failures: int = 0  # since the last answer
@@ -54,6 +56,7 @@ class Health:
     ticks: Mapping[str, int] = field(default_factory=dict)  # what became of the windows, see Worker.counts
     state: str = ACTIVE  # of the managed node
     transition_fault: str = ''  # why its last transition failed
+    twin: bool = False  # another node has the same name
     transition_refused: str = ''  # what was asked of it last that its state does not allow
     loading_s: float | None = None  # for how long the model has been loading, where it is
     loading_fault: str = ''  # why it could not be loaded
@@ -64,12 +67,16 @@ class Health:
 
     def published(self, answer: Answer) -> None:
         """A hint went out."""
-        self.answer, self.answered = answer, time.monotonic()
+        now = time.monotonic()
+        self.gap_s = now - self.answered if self.answered is not None else 0.0
+        self.answer, self.answered = answer, now
         self.hints[VALID if answer.hint.status.is_valid else NOT_VALID] += 1
 
     def sample(self, now: float) -> None:
         """Let the rates know where all counts stand."""
         self.rates.sample(now, self.counts())
+        if self.rates.grown_last(SETS_FULL) or self.rates.grown_last(SETS_PARTIAL):
+            self.set_closed = now
 
     def counts(self) -> dict[Key, int]:
         """Everything that is counted."""

@@ -21,7 +21,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Provenance, Status
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.ros import diagnostics, parameters, transitions
+from stprune_ros.ros import diagnostics, parameters, topic_graph, transitions
 from stprune_ros.ros.health import ACTIVE, Health
 from stprune_ros.ros.inputs import camera_names
 from stprune_ros.ros.journal import Journal
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 NODE_NAME = 'stprune_node'
 SUPERVISE_S = 0.1
 INPUTS = 'inputs'  # a source of the journal
+TWIN_AFTER_S = 30.0  # one that was killed stays in the graph for the 20 s of DDS's lease
 LAST_WORDS_S = 0.2  # for readers of the outputs, at the end
 STILL_LOADING = 'the model is still loading'
 INACTIVE = 'the node is not active: activate it (ros2 lifecycle set, or lifecycle.autostart)'
@@ -66,6 +67,7 @@ class StpruneNode(LifecycleNode):
         self._calibration: HintCalibration | None = None  # from configuring on
         self._perception: Perception | None = None
         self._transition_fault = self._transition_refused = self._loading_fault = ''
+        self._alone = time.monotonic()  # when there was no other node of this name last
         self._counters: Counter[str] = Counter()  # of all streams
         self._health = self._new_health()
         self._journal = Journal(self.get_logger())
@@ -305,6 +307,8 @@ class StpruneNode(LifecycleNode):
         """A heartbeat where one is due, or ``at_once``; ERROR where inference hangs or the process is about to end."""
         health = self._health
         notes = [*self._state_notes(), *self._input_faults()]
+        if not notes and health.answered is not None:
+            notes = [f'no answer for {time.monotonic() - health.answered:.1f} s']
         broken = Status.ERROR if health.hang_s or (self.ending and self.ending.code) else Status.NO_HINT
         # The hint of a tick whose description hangs is out, and stays what it is.
         hint = Status.NO_HINT if health.hang_s and health.hint_is_out else broken
@@ -346,11 +350,20 @@ class StpruneNode(LifecycleNode):
             self._perception.look()
             self._input_faults()
         now = time.monotonic()
+        self._look_for_twin(now)
         health.sample(now)
         self._journal.look()
         found = diagnostics.reports(health, self.settings, now)
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics.to_array(self.get_fully_qualified_name(), found, stamp))
+
+    def _look_for_twin(self, now: float) -> None:
+        name = self.get_fully_qualified_name()
+        if topic_graph.nodes_called(self, name) < 2:
+            self._alone = now
+        self._health.twin = now - self._alone > TWIN_AFTER_S
+        found = f"another node is called '{name}', and outputs and diagnostics of both mix: stop one, or rename it"
+        self._journal.holds(diagnostics.TWIN, [found] if self._health.twin else [])
 
     @property
     def _state(self) -> str:

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 
+from stprune_ros.ros.watchdog import stop_signals
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node until it is told to end; returns the exit code, see docs/ros_interface.md."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, lambda *_: os._exit(0))  # there is nothing yet to clean up
     from stprune_ros.ros.process import run  # takes a second to import, in which a signal may come
 

@@ -7,16 +7,18 @@ import re
 import signal
 import sys
 import time
+from contextlib import suppress
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import SettingsError, StpruneError, plain
 from stprune_ros.ros.managed_node import NODE_NAME, StpruneNode
 from stprune_ros.ros.supervisor import CANNOT_START, INFERENCE_FAILED, INFERENCE_HANGS, Ending
-from stprune_ros.ros.watchdog import STOP_S, Watchdog
+from stprune_ros.ros.watchdog import STOP_S, Watchdog, stop_signals, tell
 
 SOURCE_PLACE = re.compile(r', at [^ ,]+:\d+')  # rcl names its own source lines
 SPIN_S = 0.2
@@ -31,14 +33,15 @@ def run(arguments: list[str] | None) -> int:
     Returns the exit code only where there was nothing to run.
     """
     stopped: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, lambda number, _: stopped.append(number))
     try:
+        _refuse_words(sys.argv if arguments is None else arguments)
         # rclpy's own handlers would pull the context away from under the worker.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = StpruneNode()
     except (StpruneError, rclpy_implementation.RCLError) as error:
-        print(f'{NODE_NAME}: {_reason(error)}', file=sys.stderr)
+        tell(f'{NODE_NAME}: {_reason(error)}')
         return CANNOT_START
     watchdog = Watchdog(NODE_NAME)
     executor = SingleThreadedExecutor()
@@ -48,14 +51,25 @@ def run(arguments: list[str] | None) -> int:
     if ending.sentence:
         if ending.code != CANNOT_START:
             node.get_logger().fatal(ending.sentence)
-        print(f'{NODE_NAME}: {ending.sentence}', file=sys.stderr, flush=True)
+        tell(f'{NODE_NAME}: {ending.sentence}')
     node.close(WORKER_STOPS_S)
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     # The interpreter's own end takes seconds on a busy machine, and would crash with a thread inside a native call.
     os._exit(ending.code)
+
+
+def _refuse_words(arguments: list[str]) -> None:
+    """Raise SettingsError for arguments that ROS would pass over: parameters among them would be left out silently."""
+    words = remove_ros_args(args=arguments)[1:]
+    if words:
+        raise SettingsError(
+            f"argument '{plain(words[0])}' is not known; parameters and remaps go behind --ros-args, as in --ros-args"
+            ' --params-file FILE'
+        )
 
 
 def _reason(error: Exception) -> str:

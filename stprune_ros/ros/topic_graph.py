@@ -31,6 +31,12 @@ def published(node: Node) -> dict[str, set[str]]:
     return {plain(name, MAX_NAME): set(map(plain, found)) for name, found in types.items() if found}
 
 
+def nodes_called(node: Node, name: str) -> int:
+    """How many nodes in the graph have this fully qualified name."""
+    names = [f'{space.rstrip("/")}/{base}' for base, space in node.get_node_names_and_namespaces()]
+    return names.count(name)
+
+
 def subscribed(node: Node) -> dict[str, set[str]]:
     """Types by topic that anybody subscribes to."""
     names = [name for name, _ in node.get_topic_names_and_types()]

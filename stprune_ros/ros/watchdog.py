@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SIGNAL = signal.SIGALRM  # what ends the node: its exit code is -14, 142 in a shell
@@ -51,7 +52,7 @@ class Watchdog:
         except BlockingIOError:  # it reads late; there are beats enough in the pipe
             pass
         except BrokenPipeError:
-            print(f'{self._name}: the process that watches over it had ended and is started anew', file=sys.stderr)
+            tell(f'{self._name}: the process that watches over it had ended and is started anew')
             signal.set_wakeup_fd(-1)
             os.close(self._beats)
             os.close(self._signals)
@@ -77,6 +78,18 @@ class Watchdog:
         signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What tells the node to end. A lost terminal does, too, unless whoever started it (nohup) said otherwise."""
+    hangs_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *[signal.SIGHUP] * hangs_up]
+
+
+def tell(sentence: str) -> None:
+    """Write to stderr; whoever read it may be gone, which is no reason to end."""
+    with suppress(OSError):
+        print(sentence, file=sys.stderr, flush=True)
+
+
 def watch(name: str, node: int, beats: int, signals: int) -> None:
     """Until the process ``node`` has ended: read its beats and its signals, and end it where it is stuck."""
     for number in IGNORED:
@@ -100,7 +113,7 @@ def watch(name: str, node: int, beats: int, signals: int) -> None:
             due = limit_s and now + limit_s
         if signals in ready and not stop_due:
             numbers = os.read(signals, 65536)
-            if signal.SIGINT in numbers or signal.SIGTERM in numbers:
+            if set(numbers) & {*IGNORED}:
                 stop_due = now + STOP_S
         if due and now > due:
             _end(name, node, f'the process has stood still for {limit_s:g} s')
@@ -111,7 +124,7 @@ def watch(name: str, node: int, beats: int, signals: int) -> None:
 
 
 def _end(name: str, node: int, reason: str) -> None:
-    print(f'{name}: {reason}: it is ended by signal {SIGNAL.value}', file=sys.stderr, flush=True)
+    tell(f'{name}: {reason}: it is ended by signal {SIGNAL.value}')
     for number in (SIGNAL, signal.SIGKILL):
         if os.getppid() != node:  # gone; the number may be another process by now
             return

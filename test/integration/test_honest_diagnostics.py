@@ -364,3 +364,22 @@ def test_hints_that_all_expire_and_a_target_that_is_missed_are_not_well(model, d
         code = node.stop()
         car.close()
     assert code == 0
+
+
+@pytest.mark.slow  # half a minute passes before anything is said
+def test_two_nodes_of_one_name_are_told_of(model, domain_id, tmp_path):
+    car = Car(domain_id, '/twins')
+    (tmp_path / 'twin').mkdir()
+    node = NodeProcess(tmp_path, car, base_values(model))
+    twin = NodeProcess(tmp_path / 'twin', car, {**base_values(model), 'lifecycle.autostart': False})
+    try:
+        car.wait_until(
+            lambda: all("another node is called '" in one.output() for one in (node, twin)), 'word of both', node
+        )
+        assert twin.stop() == 0
+        wait_for(car, node, OK, lifecycle=diagnostics.ALL_WELL)
+        car.wait_until(lambda: 'over after' in node.output(), 'the end', node)
+    finally:
+        codes = node.stop(), twin.stop()
+        car.close()
+    assert codes == (0, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.msg import PlanningHint
 from stprune_ros.ros import diagnostics
-from stprune_ros.ros.supervisor import INFERENCE_HANGS
+from stprune_ros.ros.supervisor import CANNOT_START, INFERENCE_HANGS
 from stprune_ros.ros.watchdog import SIGNAL
 
 BOTH = pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -74,6 +76,24 @@ def test_a_node_that_stopped_is_gone_from_the_graph(model, vehicle, tmp_path):
     code, _ = stop(node, signal.SIGINT)
     vehicle.listen_until(lambda: not is_known(), LEASE_S / 2)
     assert code == 0 and not is_known()
+
+
+def test_a_lost_terminal_is_a_stop(model, vehicle, tmp_path):
+    node = NodeProcess(tmp_path, vehicle, base_values(model))
+    vehicle.wait_until(lambda: 'ring, clockwise' in node.output(), 'the ring', node)
+    code, took_s = stop(node, signal.SIGHUP)
+    assert code == 0 and took_s < STOPS_S
+
+
+@pytest.mark.parametrize('words', [['my.param.yaml'], ['--params-file', 'my.param.yaml'], ['--help', '--ros-args']])
+def test_arguments_that_ros_would_pass_over_are_refused(words):
+    command = [sys.executable, '-m', 'stprune_ros.ros.node', *words]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == CANNOT_START
+    assert found.stderr == (
+        f"stprune_node: argument '{words[0]}' is not known; parameters and remaps go behind --ros-args, as in"
+        ' --ros-args --params-file FILE\n'
+    )
 
 
 @BOTH

@@ -41,6 +41,7 @@ def run(health: Health, seconds: int, back_hz: int = 10, **per_second: int) -> N
     health.lost = dict(health.lost or {'back': 0})
     health.counters, health.ticks, health.used = (Counter(one) for one in (health.counters, health.ticks, health.used))
     health.rates = health.rates if health.received else Rates()
+    before = health.set_closed
     for _ in range(seconds):
         health.received.update(front=10, back=back_hz)
         health.used.update(front=10, back=grow['used_back'])
@@ -51,6 +52,11 @@ def run(health: Health, seconds: int, back_hz: int = 10, **per_second: int) -> N
         health.odometry_received += 50
         health.odometry_refused += grow['odometry_refused']
         health.sample(health.odometry_received / 50)
+    # The rates count from 0, everything else ends NOW.
+    if health.set_closed == before:
+        health.set_closed = before and before - seconds
+    elif health.set_closed is not None:
+        health.set_closed += NOW - health.odometry_received / 50
 
 
 def answer(status: Status = Status.OK, trained: bool = True, back: CameraState = CameraState.OK) -> Answer:
@@ -71,7 +77,7 @@ def test_all_is_well():
 
 
 def test_before_the_first_answer_nothing_is_claimed():
-    health = Health({'front': None}, waiting=("no camera_info for camera 'front' yet",))
+    health = Health({'front': None}, waiting=("no camera_info for camera 'front' yet",), listening_since=NOW - 1.0)
     says = found(health)
     assert says['rig'] == (WARN, diagnostics.WAITING)
     assert says['camera front'] == (ERROR, diagnostics.NO_IMAGES)
@@ -87,6 +93,19 @@ def test_before_the_first_answer_nothing_is_claimed():
         **dict.fromkeys(('received', 'used', 'skipped'), '0'),
     }
     assert values['odometry'] == {'age_s': 'n/a', 'received': '0', 'refused': '0', 'received_hz': 'n/a'}
+
+
+def test_a_node_that_does_not_listen_says_nothing_of_cameras_and_calibration():
+    health = Health({'front': None}, state='inactive')
+    says = found(health)
+    for name in ('lifecycle', 'rig', 'camera front'):
+        assert says[name] == (WARN, diagnostics.NOT_ACTIVE)
+
+
+def test_another_node_of_the_same_name_is_a_warning():
+    health = healthy()
+    health.twin = True
+    assert found(health)['lifecycle'] == (WARN, diagnostics.TWIN)
 
 
 def test_stale_camera_is_an_error_of_that_camera_only():
@@ -416,16 +435,39 @@ def test_no_answer_is_well_for_a_moment_only(waited, level):
 
 def test_answers_that_stopped_are_a_warning_however_good_the_last_one_was():
     health = healthy()
-    health.answered = NOW - 4.9
+    health.answered = NOW - 1.9  # two heartbeats of a second
     assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
-    health.answered = NOW - 5.1
+    health.answered = NOW - 2.1
     assert found(health)['inference'] == (WARN, diagnostics.NO_ANSWER)
+    health.gap_s = 0.8  # the usual time between two, as with slow cameras
+    assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
+    health.gap_s, health.answered = 60.0, NOW - 5.1  # the first answer after a pause makes no pause usual
+    assert found(health)['inference'] == (WARN, diagnostics.NO_ANSWER)
+    health.gap_s = 0.0
     health.answer = make_answer(stage_ms={'prefill': 3000.0})  # where each takes three seconds they may
     assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
     slow = Settings.from_values({'inference.period_ms': 3000.0})
     health.answer = answer()
     [inference] = [one for one in reports(health, slow, NOW) if one.name == 'inference']
     assert inference.level == OK
+
+
+@pytest.mark.parametrize(
+    ('waited_s', 'says'), [(4.9, (OK, diagnostics.NOTHING_YET)), (5.1, (WARN, diagnostics.NO_ANSWER))]
+)
+def test_the_first_answer_may_take_longer(waited_s, says):
+    health = healthy()
+    health.answer, health.answered, health.listening_since = None, None, NOW - waited_s
+    assert found(health)['inference'] == says
+
+
+def test_sets_that_stopped_are_a_warning_at_once():
+    """Not only when they are out of the ten seconds over which rates are."""
+    health = healthy()
+    run(health, 4, sets_full=0)
+    assert found(health)['synchronisation'] == (OK, diagnostics.ALL_WELL)
+    run(health, 2, sets_full=0)
+    assert found(health)['synchronisation'] == (WARN, diagnostics.NO_SETS)
 
 
 @pytest.mark.parametrize('status', [Status.STALE, Status.INVALID])

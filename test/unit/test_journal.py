@@ -43,6 +43,7 @@ def made() -> tuple[Journal, Log]:
     ('one', 'other'),
     [
         ("camera 'camera0' is silent for 2 s", "camera 'camera0' is silent for 17 s"),
+        ('odometry is 420 ms behind the images', 'odometry is 1.1 s behind the images'),
         ('image of 64x48 pixels, 1.5e-3 of 7', 'image of 30001x30001 pixels, 2.5 of 99'),
         (
             "images of '0' come 5 ms later than the anchor's, '1', at 3",

@@ -143,3 +143,20 @@ os._exit(0)
     process = start(program)
     out, said = finish(process)
     assert (out, said) == ('told\nNone\n', '')
+
+
+def test_nobody_ends_for_want_of_a_reader():
+    """stderr is a pipe whose other end is closed, as with `| head -1`."""
+    code = 'from stprune_ros.ros.watchdog import tell; tell("a word"); tell("another"); import os; os._exit(7)'
+    process = subprocess.Popen([sys.executable, '-c', code], stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(TIMEOUT_S) == 7
+
+
+def test_a_lost_terminal_ends_the_node_unless_that_was_ruled_out():
+    code = 'from stprune_ros.ros.watchdog import stop_signals; print(*(number.name for number in stop_signals()))'
+    for setting, expected in (('SIG_DFL', 'SIGINT SIGTERM SIGHUP'), ('SIG_IGN', 'SIGINT SIGTERM')):
+        program = f'import signal; signal.signal(signal.SIGHUP, signal.{setting}); {code}'
+        said = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert said.stdout.strip() == expected
