@@ -12,6 +12,7 @@ fault or does not become OK after it.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -211,6 +212,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0, help='of the faults, their order and times')
     parser.add_argument('--rate', type=float, default=5.0, help='frame sets per second')
     given = parser.parse_args(words)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and take the node along
     with tempfile.TemporaryDirectory(prefix='stprune_soak_') as folder:
         soak, wrong, code = Soak(Path(folder), given.seed, given.rate), [], 1
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import inf, nan
+from math import ceil, inf, nan
 from random import Random
 from typing import Any
 
@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage
 
 HOUR_NS = 3600 * 10**9
+LATE_S = 0.3
 Undo = Callable[[], None]
 
 
@@ -87,7 +88,7 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} repeats a stamp', 'camera', _repeats(camera), 1.0, shown),
             Fault(f'{camera} is an hour ahead', 'camera', _stamped(camera, lambda ns: ns + HOUR_NS), 1.0, shown),
             Fault(f'{camera} is an hour behind', 'camera', _stamped(camera, lambda ns: ns - HOUR_NS), 1.0, shown),
-            Fault(f'{camera} comes late', 'camera', lambda scene, camera=camera: _late(scene, camera, 2), 1.0, shown),
+            Fault(f'{camera} comes late', 'camera', lambda scene, camera=camera: _late(scene, camera), 1.0, shown),
             Fault(f'{camera} comes in wrong order', 'camera', lambda scene, camera=camera: _swaps(scene, camera)),
             Fault(f'{camera} sends every third image', 'camera', _rare(camera), inf, shown),
             Fault(f'{camera} has another size', 'camera', _shows(camera, lambda: compressed_image(jpeg(scale=2)))),
@@ -105,7 +106,7 @@ def _camera_faults() -> list[Fault]:
         Fault('all cameras freeze', 'camera', lambda scene: _freezes(scene, AZIMUTH_DEG), 2.0, 'camera left'),
         Fault('both sides die', 'camera', lambda scene: _dies(scene, ('left', 'right')), 0.5, 'camera left'),
         Fault('left has another shape', 'camera', _shows('left', tall_image), 0.5, 'camera left'),
-        Fault('front comes late', 'camera', lambda scene: _late(scene, 'front', 2)),
+        Fault('front comes late', 'camera', lambda scene: _late(scene, 'front')),
         Fault('front is an hour behind', 'camera', _stamped('front', lambda ns: ns - HOUR_NS), 1.0, 'camera front'),
         Fault('front is an hour ahead', 'camera', _stamped('front', ahead), 1.0, alone=True),
         Fault('all cameras are an hour ahead', 'camera', everywhere, 1.0, 'clock', alone=True),
@@ -130,6 +131,9 @@ def _odometry_faults() -> list[Fault]:
     def leap(message: Odometry, random: Random) -> None:
         message.twist.twist.linear.x += 60.0 * (random.random() < 0.2)
 
+    def jump(message: Odometry, _: Random) -> None:
+        message.pose.pose.position.x += 100.0 * (message.pose.pose.position.x // 10.0)  # every two seconds
+
     def contradict(message: Odometry, _: Random) -> None:
         message.pose.pose.position.x *= 4.0
 
@@ -148,6 +152,7 @@ def _odometry_faults() -> list[Fault]:
         Fault('odometry is an hour behind', 'odometry', _stamped('odometry', behind), 1.0, shown),
         Fault('odometry contradicts itself', 'odometry', says(contradict), 2.0, shown),
         Fault('odometry leaps', 'odometry', says(leap)),
+        Fault('the position jumps', 'odometry', says(jump)),
         Fault('odometry has two publishers', 'odometry', _doubled('odometry'), 1.5, shown),
         Fault('odometry has no stamps', 'odometry', _stamped('odometry', lambda ns: 0), 1.0, shown),
     ]
@@ -172,6 +177,10 @@ def _backend_faults() -> list[Fault]:
             Fault(f'{place}: slow', 'backend', fails(**{place: 'slow'})),
             Fault(f'{place} and free: raise', 'backend', both, 1.0, 'inference'),
         ]
+    found += [
+        Fault(f'score: raise, free: {how}', 'backend', fails(score='raise', free=how), 1.0, 'inference')
+        for how in ('slow', 'hang')
+    ]
     found += [
         Fault(f'generate: {how}', 'backend', fails(generate=how), inf, 'inference')
         for how in ('raise', 'oom', 'memory', 'exit', 'hang')
@@ -287,8 +296,8 @@ def _freezes(scene: Scene, cameras: Any) -> Undo:
     return _changed(scene.vehicle, 'frozen', set(cameras))
 
 
-def _late(scene: Scene, camera: str, images: int) -> Undo:
-    scene.vehicle.delayed[camera] = images
+def _late(scene: Scene, camera: str) -> Undo:
+    scene.vehicle.delayed[camera] = ceil(LATE_S / scene.vehicle.period_s)
     return scene.vehicle.delayed.clear
 
 

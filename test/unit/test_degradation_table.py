@@ -161,7 +161,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     'pose and twist tell different motions': faults('odometry contradicts itself'),
     'more than 100 m/s': faults('odometry is too fast'),
-    'one sample far from those before it': faults('odometry leaps'),
+    'one sample far from those before it': faults('odometry leaps', 'the position jumps'),
     'neither twist nor motion of the pose is given': (
         'unit/test_odometry_check.py::test_neither_twist_nor_pose_is_nothing',
     ),
@@ -204,6 +204,7 @@ TESTS: Mapping[str, Sequence[str]] = {
         *faults('encode: raise', 'encode: oom', 'encode: memory', 'encode: exit', 'encode and free: raise'),
         *faults('prefill: raise', 'prefill: oom', 'prefill: memory', 'prefill: exit', 'prefill and free: raise'),
         *faults('score: raise', 'score: oom', 'score: memory', 'score: exit', 'score and free: raise'),
+        *faults('score: raise, free: slow'),
     ),
     'the same `inference.max_failures` times in a row': (
         'integration/test_inference_faults.py::test_failures_in_a_row_end_the_process',
@@ -214,7 +215,7 @@ TESTS: Mapping[str, Sequence[str]] = {
         'integration/test_inference_faults.py::test_a_description_that_fails_leaves_the_hint_alone',
     ),
     'a tick takes longer than `inference.watchdog_ms`': (
-        *faults('encode: hang', 'prefill: hang', 'score: hang', 'generate: hang'),
+        *faults('encode: hang', 'prefill: hang', 'score: hang', 'generate: hang', 'score: raise, free: hang'),
         'integration/test_inference_faults.py::test_the_answer_of_a_hang_is_dropped',
         'integration/test_inference_faults.py::test_a_description_that_hangs_leaves_the_hint_alone',
     ),
