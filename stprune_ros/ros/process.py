@@ -36,9 +36,9 @@ def run(arguments: list[str] | None) -> int:
     for number in stop_signals():
         signal.signal(number, lambda number, _: stopped.append(number))
     try:
-        _refuse_words(sys.argv if arguments is None else arguments)
         # rclpy's own handlers would pull the context away from under the worker.
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        _refuse_words(sys.argv if arguments is None else arguments)
         node = StpruneNode()
     except (StpruneError, rclpy_implementation.RCLError) as error:
         tell(f'{NODE_NAME}: {_reason(error)}')

@@ -121,8 +121,7 @@ def test_a_node_that_waits_says_for_what(tiny, domain_id, tmp_path, values, topi
     try:
         vehicle.wait_until(says(vehicle, sentence), sentence, node)
         assert vehicle.hints[-1].status == PlanningHint.NO_HINT
-        vehicle.wait_until(lambda: status(vehicle, 'rig') is not None, 'rig', node)
-        assert status(vehicle, 'rig').message == 'waiting for calibration'
+        vehicle.wait_for_diagnostic('rig', 'waiting for calibration', node)
     finally:
         code = node.stop()
         vehicle.close()
