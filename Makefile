@@ -33,7 +33,7 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 
 test: lint
-	$(PYTEST) test -m 'not slow' -x
+	$(PYTEST) test -m 'not slow'
 
 test-all: test
 	$(PYTEST) test -m slow

@@ -57,13 +57,20 @@ def raw_image(encoding: str = 'rgb8', step: int = WIDTH * 3, height: int = HEIGH
 
 
 def with_noise(message: Any, number: int) -> Any:
-    """The same picture in other bytes: ``number`` in a comment of the JPEG, or in the lowest bit of raw pixels."""
+    """The same picture in other bytes: ``number`` in a comment of a JPEG, behind a PNG, or in the first raw pixels.
+
+    Whatever is no image has another last byte each time: a broken camera is not to pass for a frozen one.
+    """
     data = message.data.tobytes()
     if isinstance(message, Image):
         spread = [index for index in range(min(8, len(data))) if number >> index & 1]
         message.data = array('B', bytes(value ^ (index in spread) for index, value in enumerate(data[:8])) + data[8:])
     elif data.startswith(b'\xff\xd8'):
         message.data = array('B', data[:2] + b'\xff\xfe\0\x06' + number.to_bytes(4, 'big') + data[2:])
+    elif data.startswith(b'\x89PNG'):
+        message.data = array('B', data + number.to_bytes(4, 'big'))
+    elif data:
+        message.data = array('B', data[:-1] + bytes([data[-1] ^ number & 0xFF]))
     return message
 
 
