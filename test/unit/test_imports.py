@@ -85,6 +85,7 @@ TORCH_FREE = (
     'evaluation/variants.py',
     'pruning/__init__.py',
     'pruning/config.py',
+    'pruning/reason.py',
     'vlm/__init__.py',
     'vlm/parsing.py',
     'inference/stages.py',
