@@ -120,7 +120,7 @@ def reference(views, masks, config, history):
                 above = [0.0 if math.isnan(one) else one - mean for one, mean in zip(term, means)]
                 reasons[t, p] = KEPT_REASONS[above.index(max(above))]
                 continue
-            best = {reason: -math.inf for reason in DROPPED_REASONS}
+            best = dict.fromkeys(DROPPED_REASONS, -math.inf)
             others = (
                 range(len(views)) if config.method == 'st_prune_joint' else ((v - 1) % len(views), (v + 1) % len(views))
             )
