@@ -11,6 +11,7 @@ import yaml
 from helpers.engines import needs_llama
 
 from stprune_ros import cli
+from stprune_ros.commands.world import DEMO_SEED
 from stprune_ros.demo import read_hints
 from stprune_ros.ringworld.recording import record_world
 
@@ -27,7 +28,7 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('world') / 'world'
-    record_world(path, cli.DEMO_SEED, 3.0, 5.0)
+    record_world(path, DEMO_SEED, 3.0, 5.0)
     return path
 
 

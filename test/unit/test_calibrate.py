@@ -17,7 +17,7 @@ from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.calibrate import drives
 from stprune_ros.calibrate.drives import DriveScorer, ScoredDrive
-from stprune_ros.calibrate.report import LISTED, write
+from stprune_ros.calibrate.report import LISTED, content, write
 from stprune_ros.calibrate.result import calibrate as calibrate_drives
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, ConfidenceSource
@@ -340,7 +340,7 @@ def test_a_file_of_very_many_drives_can_still_be_read(tmp_path: Path):
     ]  # fmt: skip
     result = calibrate_drives(many[:4990], many[4990:], (Behavior.NONE, Behavior.STOP))
     info = ModelInfo('tiny', 'abc', 'qwen3_vl', True, 'cpu', 'float32')
-    write(tmp_path / 'c.yaml', result, settings, info, 'driving-1')
+    write(tmp_path / 'c.yaml', result, content(result, settings, info, 'driving-1'))
     found = HintCalibration.load(tmp_path / 'c.yaml')
     found.require_settings(settings)
     found.require_model('tiny', 'abc')

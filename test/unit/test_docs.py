@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stprune_ros.cli import UNTOUCHED
+from stprune_ros.commands.evaluate import UNTOUCHED
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import to_markdown
