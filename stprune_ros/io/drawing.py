@@ -88,21 +88,21 @@ def _blank(height: int = TILE_HEIGHT + FOOTER_HEIGHT, width: int = TILE_WIDTH) -
 
 def _tile(view: ViewReport, overlap: np.ndarray | None) -> np.ndarray:
     """One view: its current frame with the tokens, and below it name, counts and the masks of its history."""
-    tile = _blank()
+    tile, text = _blank(), f'{view.camera}  {view.tokens_kept}/{view.tokens_full}'
     if view.image is None or not view.tokens_full:
         _write(tile, f'no frame: {view.state.name.lower()}', (12, TILE_HEIGHT // 2), SOFT, 0.5)
     else:
         tile[:TILE_HEIGHT] = cv2.resize(view.image, (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)
         if view.keep is not None and len(view.keep):
             reasons = np.zeros_like(view.keep, np.uint8) if view.reasons is None else view.reasons
-            _draw_tokens(tile[:TILE_HEIGHT], view.keep[-1], reasons[-1])
-            _draw_history(tile[TILE_HEIGHT:], view.keep, reasons)
+            if not view.keep.all():
+                _draw_tokens(tile[:TILE_HEIGHT], view.keep[-1], reasons[-1])
+            _draw_history(tile[TILE_HEIGHT:], view.keep, reasons, TILE_WIDTH - 12 - _text_width(text, 0.4))
     if overlap is not None:
         pixels = np.arange(TILE_WIDTH)
         shared = overlap[pixels * len(overlap) // TILE_WIDTH]
         stripes = np.where((pixels // OVERLAP_STRIPE % 2)[:, None], INK, (0, 0, 0)).astype(np.uint8)
         tile[:OVERLAP_HEIGHT, shared] = stripes[shared]
-    text = f'{view.camera}  {view.tokens_kept}/{view.tokens_full}'
     _write(tile[TILE_HEIGHT:], text, (4, FOOTER_HEIGHT - 8), INK, 0.4)
     return tile
 
@@ -129,12 +129,11 @@ def _draw_tokens(picture: np.ndarray, keep: np.ndarray, reasons: np.ndarray) -> 
             cv2.line(picture, (middle[0], middle[1] - quarter[1]), (middle[0], middle[1] + quarter[1]), COLOURS[reason])
 
 
-def _draw_history(footer: np.ndarray, keep: np.ndarray, reasons: np.ndarray) -> None:
-    """The kept tokens of every frame, oldest first, at the right end; frames that find no room are left out."""
+def _draw_history(footer: np.ndarray, keep: np.ndarray, reasons: np.ndarray, room: int) -> None:
+    """The kept tokens of every frame, oldest first, in ``room`` pixels at the right; the oldest may not fit."""
     height = FOOTER_HEIGHT - 4
     width = max(1, round(height * keep.shape[2] / keep.shape[1]))
-    shown = min(len(keep), (TILE_WIDTH // 2) // (width + 2))
-    for age in range(shown):
+    for age in range(min(len(keep), room // (width + 2))):
         colours = np.array([COLOURS[Reason(value)] for value in reasons[-1 - age].ravel()], np.uint8)
         cells = np.where(keep[-1 - age][..., None], colours.reshape(*keep.shape[1:], 3), DROPPED_COLOUR)
         right = TILE_WIDTH - 2 - age * (width + 2)

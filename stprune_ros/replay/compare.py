@@ -25,9 +25,9 @@ def compare(folders: Sequence[Path], output: Path) -> dict[str, Any]:
 
     Raises StpruneError for folders that are none of replays, of different bags, or without a common tick.
     """
-    read = [read_run(folder, letter) for folder, letter in zip(folders, LETTERS)]
     if len(folders) > len(LETTERS):
         raise SettingsError(f'{len(folders)} replays are too many to compare: name at most {len(LETTERS)}')
+    read = [read_run(folder, letter) for folder, letter in zip(folders, LETTERS)]
     refuse_different_bags(read)
     common = sorted(set.intersection(*(set(run.ticks) for run in read)))
     if not common:
@@ -113,7 +113,7 @@ def _run(run: Run, common: Sequence[int], right: Mapping[int, str]) -> dict[str,
         'tokens_kept': round(sum(run.ticks[stamp].kept for stamp in common) / len(common), 3),
         'stage_ms': run.summary['stage_ms'],
         'ticks': len(run.ticks),
-        'ticks_only_here_or_not_in_all': len(run.ticks) - len(common),
+        'ticks_not_in_all': len(run.ticks) - len(common),
         'known': len(known),
         'hits': sum(run.ticks[stamp].said == right[stamp] for stamp in known),
     }

@@ -16,7 +16,14 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.results import HINT_TOPIC, OVERLAY_TOPIC, SCENE_TOPIC
 
 MAX_BYTES = 2**26  # of summary.json
-NEEDED: Mapping[str, Any] = {'bag': str, 'bag_id': str, 'method': str, 'keep_ratio': (int, float), 'model_id': str, 'stage_ms': dict}
+NEEDED: Mapping[str, Any] = {
+    'bag': str,
+    'bag_id': str,
+    'method': str,
+    'keep_ratio': (int, float),
+    'model_id': str,
+    'stage_ms': dict,
+}
 
 
 @dataclass(frozen=True, slots=True)
