@@ -81,9 +81,7 @@ def test_slider_goes_by_keyboard_and_shows_each_tick(demo: Path, browser):
     page.keyboard.press('Home')
     for tick in range(3):
         assert page.input_value('#slider') == str(tick)
-        assert (
-            opened.text('#stamp') == f'1700000000.{tick}00000000'.replace('.1', '.2').replace('.2', f'.{2 * tick}')[:20]
-        )
+        assert opened.text('#stamp') == f'1700000000.{2 * tick}00000000'
         assert f'tick {tick + 1} of {TICKS}' in page.get_attribute('#slider', 'aria-valuetext')
         assert opened.text('#command').count(opened.text('#stamp')) == 3
         page.keyboard.press('ArrowRight')

@@ -27,6 +27,7 @@ ROSDEP_KEYS = {
     'PIL': 'python3-pil',
     'cv2': 'python3-opencv',
     'hypothesis': 'python3-hypothesis',
+    'jinja2': 'python3-jinja2',
     'jsonschema': 'python3-jsonschema',
     'matplotlib': 'python3-matplotlib',
     'numpy': 'python3-numpy',
@@ -36,7 +37,7 @@ ROSDEP_KEYS = {
 }
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
-WITH_THOSE = {'jinja2', 'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
+WITH_THOSE = {'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
 OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'shtab'}
 
 
