@@ -82,7 +82,7 @@ def test_every_page_and_picture_is_used():
     index = text_of(ROOT / 'docs' / 'README.md')
     assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'{page.name})' not in index] == []
     pages = ''.join(map(text_of, PAGES))
-    assert [path.name for path in (ROOT / 'docs').glob('*.png') if path.name not in pages] == []
+    assert [path.name for path in (ROOT / 'docs').glob('*.[jp][pn]g') if path.name not in pages] == []
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
