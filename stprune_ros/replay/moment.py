@@ -72,12 +72,17 @@ class Moments:
         )
 
 
+def plain_values(settings: Settings) -> dict[str, Any]:
+    """Every parameter by its dotted name, as JSON and YAML have it: lists in place of tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.values().items()}
+
+
 def parameter_text(settings: Settings) -> str:
     """A parameter file with what differs from the defaults, and the method of pruning in any case."""
-    defaults = Settings().values()
+    defaults = plain_values(Settings())
     groups: dict[str, dict[str, Any]] = {}
-    for name, value in settings.values().items():
+    for name, value in plain_values(settings).items():
         if value != defaults[name] or name in ('pruning.method', 'pruning.keep_ratio'):
             group, _, leaf = name.partition('.')
-            groups.setdefault(group, {})[leaf] = list(value) if isinstance(value, tuple) else value
+            groups.setdefault(group, {})[leaf] = value
     return yaml.safe_dump({'/**': {'ros__parameters': groups}}, sort_keys=False, allow_unicode=True)

@@ -23,7 +23,7 @@ from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth
 from stprune_ros.replay.album import Album
-from stprune_ros.replay.moment import EVERYTHING, PARAMETER_FILE, Moments, Span, parameter_text
+from stprune_ros.replay.moment import EVERYTHING, PARAMETER_FILE, Moments, Span, parameter_text, plain_values
 from stprune_ros.replay.records import TickRecord
 from stprune_ros.replay.report import report_page
 from stprune_ros.replay.results import ResultsFile
@@ -128,7 +128,7 @@ class _Replay:
             ),
             'bag_id': bag_identity(windows.bag, windows.topics.images),
             'span': self._span.summary(self._nearest_ns),
-            'parameters': self._settings.values(),
+            'parameters': plain_values(self._settings),
             'versions': versions(),
         }
 

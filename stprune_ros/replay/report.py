@@ -9,7 +9,7 @@ from typing import Any
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.replay.album import Album, Event
-from stprune_ros.replay.moment import STAMP, Moments
+from stprune_ros.replay.moment import STAMP, Moments, plain_values
 from stprune_ros.replay.page import picture_data, render
 from stprune_ros.replay.records import TickRecord, columns, words
 from stprune_ros.settings.settings import Settings
@@ -38,7 +38,7 @@ def report_page(
         'command': moments.command(),
         'stamp_word': STAMP,
     }
-    defaults = Settings().values()
+    defaults = plain_values(Settings())
     parameters = [
         (name, value, value != defaults[name]) for name, value in sorted(summary.get('parameters', {}).items())
     ]

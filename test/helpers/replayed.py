@@ -14,7 +14,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer
 from stprune_ros.io.ground_truth import TickTruth
 from stprune_ros.replay.album import Album
-from stprune_ros.replay.moment import EVERYTHING, Moments
+from stprune_ros.replay.moment import EVERYTHING, Moments, plain_values
 from stprune_ros.replay.records import TickRecord
 from stprune_ros.replay.report import report_page
 from stprune_ros.replay.results import ResultsFile
@@ -35,7 +35,7 @@ def summary_of(answers: Sequence[Answer], rig: CameraRig, bag: str = 'bag', trut
         statistics.errors.add(error, answers[-1].stamp_ns)
     counters, topics = {'sets_full': len(answers)}, {'images': {}, 'odometry': ''}
     found = statistics.summary(Path(bag), Settings(), rig, rig.ring[0], counters, topics)
-    given = {'bag_id': 'same', 'span': EVERYTHING.summary(None), 'parameters': Settings().values(), 'versions': {}}
+    given = {'bag_id': 'same', 'span': EVERYTHING.summary(None), 'parameters': plain_values(Settings()), 'versions': {}}
     return {**found, **given, **more}
 
 

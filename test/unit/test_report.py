@@ -21,7 +21,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
 from stprune_ros.io.ground_truth import TickTruth
 from stprune_ros.replay.album import Album, Event, events_of
-from stprune_ros.replay.moment import Moments
+from stprune_ros.replay.moment import Moments, plain_values
 from stprune_ros.replay.records import TickRecord, columns, stamp_text
 from stprune_ros.replay.report import report_page
 from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles
@@ -198,7 +198,7 @@ def test_what_was_warned_says_when(rig: CameraRig):
 
 
 def test_parameters_that_differ_are_marked_and_versions_stand_there(rig: CameraRig):
-    values = {**Settings().values(), 'pruning.keep_ratio': 0.25}
+    values = {**plain_values(Settings()), 'pruning.keep_ratio': 0.25}
     html = page_of(drive(Behavior.STOP), rig, parameters=values, versions={'torch': '9.8.7'})
     assert re.findall(r'<dt><b>(.*?) \*</b></dt><dd>(.*?)</dd>', html) == [('pruning.keep_ratio', '0.25')]
     assert html.count('<dt>pruning.') == sum(name.startswith('pruning.') for name in values) - 1
