@@ -14,6 +14,7 @@ from helpers.viewers import foxglove_paths, rviz_topics
 from stprune_ros.replay.results import PROBABILITY
 from stprune_ros.resources import resource_path
 
+NAMESPACE = '/car'  # the layouts are of a node without one
 TYPES = {
     '/diagnostics': 'diagnostic_msgs/msg/DiagnosticArray',
     '/rosout': 'rcl_interfaces/msg/Log',
@@ -29,17 +30,18 @@ def test_every_topic_of_the_layouts_comes_from_the_node_or_only_from_replays(tmp
     asked |= {f'/{topic}' for _, topic, _ in rviz_topics(resource_path('config/rviz/stprune.rviz'))}
     assert asked == TYPES.keys()
     values = {'cameras.names': ['left', 'front', 'right'], 'lifecycle.autostart': False}
-    listener = Listener(domain_id, '')
+    listener = Listener(domain_id, NAMESPACE)
     node = NodeProcess(tmp_path, listener, values)
     try:
 
         def offered() -> dict[str, list[str]]:
             # Not those of this process, which has a /rosout of its own.
-            return dict(listener.node.get_publisher_names_and_types_by_node('stprune_node', '/'))
+            found = listener.node.get_publisher_names_and_types_by_node('stprune_node', NAMESPACE)
+            return {topic.removeprefix(NAMESPACE): kinds for topic, kinds in found}
 
         def is_there() -> bool:
             known = listener.node.get_node_names_and_namespaces()
-            return ('stprune_node', '/') in known and offered().keys() >= asked
+            return ('stprune_node', NAMESPACE) in known and offered().keys() >= asked
 
         listener.wait_until(is_there, 'every topic', node)
         assert {topic: kinds for topic, kinds in offered().items() if topic in asked} == {
