@@ -189,7 +189,9 @@ class Inputs:
         return subscription
 
     @staticmethod
-    def _heard(found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: Mapping[str, Any]) -> None:
+    def _heard(
+        found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: Mapping[str, Any]
+    ) -> None:
         found.heard, found.ever = time.monotonic(), True
         # Jazzy's rclpy does not tell who published: all are one to it.
         callback(message, (info.get('publisher_gid') or {}).get('data', b''))
