@@ -82,13 +82,13 @@ def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig)
 
 
 def test_three_replays_and_pairs_of_them(tmp_path: Path, rig: CameraRig):
-    runs = ((STOP, NONE), (STOP, STOP), (STOP, STOP))
+    runs = ((STOP, NONE, NONE), (STOP, STOP, NONE), (STOP, STOP, STOP))
     folders = [write_run(tmp_path / str(i), drive(*said), rig) for i, said in enumerate(runs)]
     found = compare(folders, tmp_path / 'out')
-    assert found['agree'] == {'AB': 1, 'AC': 1, 'BC': 2}
+    assert found['agree'] == {'AB': 2, 'AC': 1, 'BC': 2}
     assert list(found['differing'][0]['runs']) == ['A', 'B', 'C']
     text = to_text(found, tmp_path / 'out')
-    assert 'differ  in 1 of 2 ticks\n        1700000000.100000000  A NONE  B STOP  C STOP' in text
+    assert 'differ  in 2 of 3 ticks\n        1700000000.100000000  A NONE  B STOP  C STOP' in text
 
 
 def test_only_common_ticks_count(tmp_path: Path, rig: CameraRig):

@@ -306,6 +306,7 @@ def test_reasons_come_on_demand_after_the_tick_and_once(make):
         assert replace(found, views=answer.views) == answer
         assert pipeline.explained(answer) is answer, 'what it takes is not kept any longer'
         assert plain.explained(expected) is expected
+    pipeline.run(window(*sets), with_images=True)
     without = pipeline.run(window(*sets, frame_set(2500, without=('FRONT',))), with_images=True)
     assert pipeline.explained(without) is without, 'not the tokens of the tick before'
 
