@@ -109,6 +109,20 @@ def test_pip_installs_what_rosdep_does_not_know():
     assert set(re.findall(r'^  "([\w-]+)', listed, re.MULTILINE)) >= FROM_PYPI
 
 
+def test_what_is_no_python_is_installed_with_the_package():
+    text = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+    listed = re.findall(
+        r'"([^"]+)"', text.partition('[tool.setuptools.package-data]\nstprune_ros = [')[2].partition(']')[0]
+    )
+    package = ROOT / 'stprune_ros'
+    found = {path for path in package.rglob('*') if path.is_file() and path.suffix not in ('.py', '.so')}
+    files = {path for path in found if '__pycache__' not in path.parts}
+    assert files == {path for pattern in listed for path in package.glob(pattern)} != set()
+    manifest = (ROOT / 'MANIFEST.in').read_text(encoding='utf-8')
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in files}
+    assert all(f'graft {folder}\n' in manifest for folder in folders)
+
+
 def cmake_list(start: str) -> list[str]:
     """Words that follow ``start`` in CMakeLists.txt up to the end of the command."""
     text = (ROOT / 'CMakeLists.txt').read_text(encoding='utf-8')
