@@ -299,7 +299,7 @@ def test_offsets_belong_to_names(rig):
 
 
 def test_roles_are_checked_against_the_ring(rig):
-    assert CameraRoles.from_settings(Settings(), rig) == CameraRoles('FRONT', ('FRONT',))
+    assert CameraRoles.from_settings(Settings(), rig) == CameraRoles('FRONT', ('FRONT',), ('RIGHT', 'LEFT'))
     assert CameraRoles.from_settings(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
     with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
         CameraRoles.from_settings(Settings.from_values({'cameras.critical': ['REAR']}), rig)
