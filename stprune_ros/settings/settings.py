@@ -94,7 +94,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
         *_calibration_contradictions(groups['latency'], groups['prompt']),
         *_watchdog_contradictions(groups['inference']),
         *_engine_contradictions(groups['model']),
-        *_pixel_contradictions(groups['model']),
+        *_side_contradictions(groups['cameras'], groups['model']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
@@ -120,11 +120,6 @@ def _camera_contradictions(cameras: CameraSettings, sync: SyncSettings) -> list[
         problems.append(
             f"parameter 'sync.min_views' is {sync.min_views}, but 'cameras.names' has only {len(cameras.names)}:"
             ' every set would be skipped'
-        )
-    if cameras.refresh_ms > cameras.stale_after_ms:
-        problems.append(
-            f"parameter 'cameras.refresh_ms' is {cameras.refresh_ms:g}, more than 'cameras.stale_after_ms',"
-            f' {cameras.stale_after_ms:g}: views would be shown that are older than what counts as stale'
         )
     offset = max(map(abs, cameras.offsets_ms), default=0.0)
     if sync.max_wait_ms < sync.tolerance_ms + offset:
@@ -164,13 +159,30 @@ def _engine_contradictions(model: ModelSettings) -> list[str]:
     return problems
 
 
-def _pixel_contradictions(model: ModelSettings) -> list[str]:
-    if not 0 < model.max_image_pixels < model.side_image_pixels:
-        return []
-    return [
-        f"parameter 'model.side_image_pixels' is {model.side_image_pixels}, more than 'model.max_image_pixels',"
-        f' {model.max_image_pixels}: side cameras would have more pixels than the critical ones; set it to 0 or lower'
-    ]
+def _side_contradictions(cameras: CameraSettings, model: ModelSettings) -> list[str]:
+    problems = []
+    if cameras.refresh_ms > cameras.stale_after_ms:
+        problems.append(
+            f"parameter 'cameras.refresh_ms' is {cameras.refresh_ms:g}, more than 'cameras.stale_after_ms',"
+            f' {cameras.stale_after_ms:g}: views would be shown that are older than what counts as stale'
+        )
+    if 0 < model.max_image_pixels < model.side_image_pixels:
+        problems.append(
+            f"parameter 'model.side_image_pixels' is {model.side_image_pixels}, more than 'model.max_image_pixels',"
+            f' {model.max_image_pixels}: side cameras would have more pixels than the critical ones; lower it or set it'
+            ' to 0'
+        )
+    if cameras.names and not set(cameras.names) - {cameras.anchor, *cameras.critical}:
+        problems += [
+            f"parameter '{name}' is {given:g}, but every camera in 'cameras.names' is the anchor or critical: it is for"
+            ' the others; set it to 0'
+            for name, given in (
+                ('cameras.refresh_ms', cameras.refresh_ms),
+                ('model.side_image_pixels', model.side_image_pixels),
+            )
+            if given
+        ]
+    return problems
 
 
 def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:
