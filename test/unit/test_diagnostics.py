@@ -89,7 +89,9 @@ def test_before_the_first_answer_nothing_is_claimed():
     assert inference.values['output_latency_s'] == diagnostics.NOT_AVAILABLE
     values = {name: values for name, values in all_values(health).items() if name in ('camera front', 'odometry')}
     assert values['camera front'] == {
-        **dict.fromkeys(('age_s', 'view_age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE),
+        **dict.fromkeys(
+            ('age_s', 'view_age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE
+        ),
         **dict.fromkeys(('received', 'used', 'skipped'), '0'),
     }
     assert values['odometry'] == {'age_s': 'n/a', 'received': '0', 'refused': '0', 'received_hz': 'n/a'}

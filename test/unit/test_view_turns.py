@@ -59,7 +59,12 @@ def test_without_a_period_the_set_stays_what_it_is():
 def test_a_camera_that_lacks_its_turn_takes_it_with_its_next_frame():
     turns = ViewTurns(('A',), 1000 * MS)
     found = shown(
-        turns, frame_set(10_900), frame_set(11_000, without='A'), frame_set(11_300), frame_set(11_900), frame_set(12_000)
+        turns,
+        frame_set(10_900),
+        frame_set(11_000, without='A'),
+        frame_set(11_300),
+        frame_set(11_900),
+        frame_set(12_000),
     )
     assert [ages.get('A') for ages in found] == [0, None, 0, 600, 0]
 
