@@ -110,8 +110,8 @@ class FeatureCache:
         current = sets[-1]
         # Also of a camera that is silent just now: it will come back. And of a frame that is broken as long as it is
         # held: it is not tried again.
-        held = [held.frame for frame_set in window.sets for held in frame_set.held.values()]
-        known = {key: self._frames[key] for key in map(_key, frames + held) if key in self._frames}
+        all_held = [held.frame for frame_set in window.sets for held in frame_set.held.values()]
+        known = {key: self._frames[key] for key in map(_key, frames + all_held) if key in self._frames}
         newest_first = {_key(held.frame): held.frame for shown in reversed(sets) for held in shown.values()}
         wanted = [frame for frame in newest_first.values() if frame.camera in current and not frame.frozen]
         notes = [_frozen(held.frame) for held in current.values() if held.frame.frozen]

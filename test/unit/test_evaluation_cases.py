@@ -152,11 +152,12 @@ def test_side_cameras_have_fewer_pixels_where_that_is_asked() -> None:
 def test_trials_that_encode_less_are_graded_beside_the_others() -> None:
     class Timed(TwoScenes):
         def cases(self, scene_id: int) -> list[Case]:
-            return [case(scene(id=scene_id, egos=seconds()))]
+            shown = scene(id=scene_id, egos=seconds())
+            return [Case(shown, 'how bright?', ('21', '22'), '22', 'perception', 'how bright?')]
 
-    values = {'cameras.refresh_ms': 1000.0, 'cameras.stale_after_ms': 2000.0, 'model.side_image_pixels': 512}
+    values = {'cameras.refresh_ms': 2000.0, 'cameras.stale_after_ms': 2000.0, 'model.side_image_pixels': 512}
     graded = evaluator(EvaluationPlan(('uniform', 'uniform+refresh', 'uniform+side'), (0.5,), seeds=1))
-    graded.source, graded.settings = Timed(), Settings.from_values({**values, 'cameras.refresh_ms': 2000.0})
+    graded.source, graded.settings = Timed(), Settings.from_values(values)
     [result] = graded.evaluate(7)
     # The brightest image, 22, is that of the left camera, whose turn it is not.
     assert result.correct[Trial('uniform', 0.5, 0)] == result.correct[Trial('uniform+side', 0.5, 0)] == [True]

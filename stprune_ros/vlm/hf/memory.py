@@ -140,6 +140,7 @@ def memory_estimate(
     side_views = ring.side if model.side_image_pixels else 0
     views = ((ring.views - side_views, image), (side_views, side))  # so many, with images of so many tokens
     images = ring.views * ring.frames
+    cached = ring.frames * sum(count * tokens for count, tokens in views)
     around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
     patches = [(count, ring.frames * (tokens - family.extra_tokens)) for count, tokens in views]
     pruned = settings.pruning.method != 'none'
@@ -157,11 +158,7 @@ def memory_estimate(
         images=images,
         image_tokens=image,
         side_tokens=side if side_views else 0,
-        features=ring.frames
-        * sum(count * tokens for count, tokens in views)
-        * (1 + family.deepstack(config))
-        * hidden
-        * width,
+        features=cached * (1 + family.deepstack(config)) * hidden * width,
         similarities=4 * sum(count * each * (each + hidden) for count, each in patches) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
