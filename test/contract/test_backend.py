@@ -368,8 +368,8 @@ def test_views_of_different_grids_stand_in_one_prompt(case: tuple[str, str], fol
     if STYLES[plain.model.config.model_type] is not QWEN:
         pytest.skip('every image of this family is one size')
     both = load_tiny(case[0], folder, side_image_pixels=2048)
-    features = [*both.encode(images(1)), *both.encode(both.prepare(images(1), side=True))]
-    assert features[0].grid != features[1].grid
+    features = [*both.encode(images(2)), *both.encode(both.prepare(images(2), side=True))]
+    assert features[0].grid != features[2].grid
     frames = [VisualFrame(one, torch.ones(len(one.tokens), dtype=torch.bool)) for one in features]
     context = both.prefill(SYSTEM, content_of(frames))
     assert context.tokens_visual == sum(len(one.tokens) for one in features)

@@ -179,14 +179,16 @@ def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
     def cached(tokens: int) -> str:
         return f'{tokens} tokens of {found.context}' if found.context else f'{tokens} tokens, three times'
 
-    side = f', side cameras {found.side_tokens}' if found.side_tokens else ''
+    side, at_once = '', f'{found.images} images at once'
+    if found.side_tokens:
+        side, at_once = f', side cameras {found.side_tokens}', 'the larger of two groups of images'
     rows = [
         ('weights', found.weights, found.dtype),
         ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens{side}'),
         ('similarities', found.similarities, 'of all views'),
         (f'KV cache, {ratio:g} kept', found.kept_kv, cached(found.kept_tokens)),
         ('KV cache, all kept', found.full_kv, cached(found.full_tokens)),
-        ('encoding', found.encode, f'activations of {found.images} images at once'),
+        ('encoding', found.encode, f'activations of {at_once}'),
         (f'prefill, {ratio:g} kept', found.kept_prefill, 'activations; not held together with those of encoding'),
         ('prefill, all kept', found.full_prefill, ''),
         (f'together, {ratio:g} kept', found.kept, ''),
