@@ -156,7 +156,7 @@ def test_a_broken_frame_is_not_held(cache):
         later = frame_set(ms)
         held = HeldFrame(broken.frames['RIGHT'], broken.ego)
         later = FrameSet(ms, ms * MS, NAMES, later.frames, ego=later.ego, held={'RIGHT': held})
-        views, notes = cache.update(window(broken, later), StageClock())
+        views, notes = cache.update(window(later), StageClock())
         assert notes == []  # it is not decoded again
         assert views[1].state == CameraState.OK
         assert (views[1].stamp_ns // MS, views[1].slots) == (ms, (3,))
