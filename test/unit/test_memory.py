@@ -43,6 +43,8 @@ def weights(tmp_path: Path) -> ModelFolder:
         ('float16', 'none', 2, 2, 'float16'),
         ('', '8bit', 1, 2, 'bfloat16'),
         ('float32', '4bit', 0.5625, 4, 'float32'),
+        ('float32', 'int4', 0.625, 4, 'float32'),
+        ('', 'int4', 0.5625, 2, 'bfloat16'),
     ],
 )
 def test_weights_by_number_type(

@@ -19,7 +19,7 @@ from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_s
 from stprune_ros.vlm.hf.family import Family, Size
 from stprune_ros.vlm.hf.files import NUMBERS, Tensor, gib, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
-from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
+from stprune_ros.vlm.hf.quantization import BITSANDBYTES_BYTES, packed_bytes
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
@@ -74,25 +74,28 @@ class MemoryEstimate:
         return self.weights + self.features + self.full_kv + max(self.encode, self.full_prefill)
 
 
-def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
+def weight_bytes(folder: ModelFolder, dtype: str, quantization: str, on_gpu: bool = False) -> tuple[int, str]:
     """Bytes of the loaded weights and their dtype; ``dtype`` is '' for the files' own."""
     found = [tensor for path in folder.weights for tensor in tensors(path)]
     sizes: dict[str, int] = {}
     for tensor in found:
         sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
     own = max(sizes, key=lambda kind: sizes[kind], default='F32')
-    return round(sum(_loaded(tensor, dtype, quantization) for tensor in found)), dtype or NUMBERS.get(own, own)
+    kind = dtype or NUMBERS.get(own, own)
+    loaded = (_loaded(tensor, dtype, quantization, BYTES.get(kind, 2), on_gpu) for tensor in found)
+    return round(sum(loaded)), kind
 
 
-def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
-    if quantization in BYTES_PER_WEIGHT and is_packed(tensor.name, tensor.shape):
-        return tensor.count * BYTES_PER_WEIGHT[quantization]
+def _loaded(tensor: Tensor, dtype: str, quantization: str, width: int, on_gpu: bool) -> float:
+    packed = packed_bytes(tensor.name, tensor.shape, quantization, width, on_gpu)
+    if packed is not None:
+        return packed
     return tensor.count * BYTES[dtype] if dtype and tensor.kind in NUMBERS else tensor.size
 
 
-def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
+def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory, on_gpu: bool = False) -> None:
     """Raises ModelError where the weights, as `weight_bytes` counts them, are larger than the free memory."""
-    require_room(folder.path, *weight_bytes(folder, dtype, quantization), memory)
+    require_room(folder.path, *weight_bytes(folder, dtype, quantization, on_gpu), memory)
 
 
 def require_room(path: Path, need: int, kind: str, memory: Memory) -> None:
@@ -124,13 +127,14 @@ def memory_estimate(
     settings: Settings,
     ring: Ring,
     dtype: str,
+    on_gpu: bool = False,
 ) -> MemoryEstimate:
     """What a checked model folder takes of memory.
 
     ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
     family: Family = folder.family
-    weights, kind = weight_bytes(folder, dtype, settings.model.quantization)
+    weights, kind = weight_bytes(folder, dtype, settings.model.quantization, on_gpu)
     width = BYTES.get(kind, 2)
     image = family.image_tokens(config, processor, ring.size, settings.model.max_image_pixels)
     images = ring.views * ring.frames
@@ -140,7 +144,7 @@ def memory_estimate(
     ratio = settings.pruning.keep_ratio if pruned else 1.0
     kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
-    packed = bool(folder.packed) or settings.model.quantization in BYTES_PER_WEIGHT
+    packed = bool(folder.packed) or settings.model.quantization in BITSANDBYTES_BYTES
     # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
     kept_prefill, full_prefill = (
         prefill_bytes(family, config, tokens, width, around >= STATIC_SHARE * tokens, packed) for tokens in (kept, full)
