@@ -17,6 +17,7 @@ from stprune_ros.arguments import (
     count,
     demo_values,
     load_settings,
+    memory,
     names,
     positive,
     ratio,
@@ -382,12 +383,20 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
     )
+    command.add_argument(
+        '--memory',
+        type=memory,
+        metavar='SIZE',
+        help='with --model: for a machine with so much free memory, as 15GiB; its device and library need not be here',
+    )
 
     def run(options: argparse.Namespace) -> int:
+        if options.memory is not None and not options.model:
+            command.error('--memory says what is free for a model: give --model, too')
         from stprune_ros.check import check
 
         width, height = options.image
-        return check(options.file, options.model, (height, width))
+        return check(options.file, options.model, (height, width), options.memory)
 
     command.set_defaults(run=run)
 

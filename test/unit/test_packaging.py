@@ -175,6 +175,7 @@ def test_makefile_knows_every_file_that_is_compiled():
 SHIPPED = (
     'config/prompts/driving.yaml',
     'config/dds/fastdds_shm.xml',
+    'config/profiles/orin_nx.param.yaml',
     'models/ringworld/config.json',
     'msg/PlanningHint.msg',
 )

@@ -38,7 +38,7 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
+    """Bytes and tokens of one tick; ``kept`` at the keep ratio of `largest_ratio`, ``full`` without pruning.
 
     Activations count where they are largest: while all ``images`` are encoded at once, as after a failure or where a
     tick takes longer than the history's stride, or during the prefill.
@@ -120,6 +120,13 @@ def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads, head_dim
 
 
+def largest_ratio(settings: Settings) -> float:
+    """The keep ratio that memory must be enough for: with a latency target, the highest that it may lead to."""
+    if settings.pruning.method == 'none':
+        return 1.0
+    return settings.latency.keep_max if settings.latency.target_ms else settings.pruning.keep_ratio
+
+
 def memory_estimate(
     folder: ModelFolder,
     config: Mapping[str, Any],
@@ -141,8 +148,7 @@ def memory_estimate(
     around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
     patches = ring.frames * (image - family.extra_tokens)
     pruned = settings.pruning.method != 'none'
-    ratio = settings.pruning.keep_ratio if pruned else 1.0
-    kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
+    kept, full = (ring.views * final_budget(share, patches) + around for share in (largest_ratio(settings), 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
     packed = bool(folder.packed) or settings.model.quantization in BITSANDBYTES_BYTES
     # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
@@ -198,6 +204,6 @@ def tight(found: MemoryEstimate, memory: Memory) -> str:
         return ''
     return (
         f'only {gib(memory.free - found.kept)} of {gib(memory.free)} are left for the runtime and for what its'
-        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames, pruning.keep_ratio or'
-        ' model.max_image_pixels, or quantize it'
+        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames,'
+        ' pruning.keep_ratio, latency.keep_max or model.max_image_pixels, or quantize it'
     )
