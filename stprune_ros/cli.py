@@ -384,19 +384,14 @@ def _check(command: argparse.ArgumentParser) -> None:
         '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
     )
     command.add_argument(
-        '--memory',
-        type=memory,
-        metavar='SIZE',
-        help='with --model: for a machine with so much free memory, as 15GiB; its device and library need not be here',
+        '--memory', type=memory, metavar='SIZE', help='as --model, but for another machine with so much free, as 15GiB'
     )
 
     def run(options: argparse.Namespace) -> int:
-        if options.memory is not None and not options.model:
-            command.error('--memory says what is free for a model: give --model, too')
         from stprune_ros.check import check
 
         width, height = options.image
-        return check(options.file, options.model, (height, width), options.memory)
+        return check(options.file, options.model or options.memory is not None, (height, width), options.memory)
 
     command.set_defaults(run=run)
 

@@ -243,7 +243,7 @@ def test_a_model_is_checked_for_another_machine(tmp_path: Path, capsys: pytest.C
     file = params(
         tmp_path / 'p.yaml', **{'model.device': 'cuda:7', 'latency.target_ms': 500.0, 'latency.keep_max': 0.4}
     )
-    assert main(['check', file, '--model', '--image', '320x192', '--memory', '1.5GiB']) == 0
+    assert main(['check', file, '--memory', '1.5GiB', '--image', '320x192']) == 0
     said = capsys.readouterr().out
     assert 'on cuda:7: 6 views of 4 frames' in said
     assert 'together, 0.4 kept' in said
@@ -253,10 +253,9 @@ def test_a_model_is_checked_for_another_machine(tmp_path: Path, capsys: pytest.C
     assert main(['check', file, '--model']) == 1
     assert "'model.device' is 'cuda:7', unusable here" in capsys.readouterr().err
     for arguments, sentence in (
-        (('--memory', '1GiB'), '--memory says what is free for a model: give --model, too'),
-        (('--model', '--memory', '15'), "'15' is not a size of the form 15GiB or 512MiB"),
-        (('--model', '--memory', 'xGiB'), "'xGiB' is not a size of the form 15GiB or 512MiB"),
-        (('--model', '--memory', '0GiB'), '0 is not a number above 0'),
+        (('--memory', '15'), "'15' is not a size of the form 15GiB or 512MiB"),
+        (('--memory', 'xGiB'), "'xGiB' is not a size of the form 15GiB or 512MiB"),
+        (('--memory', '0GiB'), '0 is not a number above 0'),
     ):
         with pytest.raises(SystemExit) as caught:
             main(['check', file, *arguments])
