@@ -1,6 +1,6 @@
 """What int4 weights of torchao cost and weigh on a CPU beside float32 and bfloat16, one random model in one run.
 
-    python benchmark/int4.py [--layers 4]
+    python benchmark/int4.py [--layers 2]
 
 The shape is that of `stprune bench --engines` with fewer layers; milliseconds are CPU (wall), medians of two rounds.
 """
@@ -26,7 +26,7 @@ VARIANTS = (('float32', 'none'), ('bfloat16', 'none'), ('float32', 'int4'), ('bf
 def main() -> None:
     """Measure each variant and print a table."""
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument('--layers', type=int, default=4)
+    options.add_argument('--layers', type=int, default=2)
     shape = replace(SHAPE, layers=options.parse_args().layers)
     torch.set_num_threads(1)
     rows = []
