@@ -112,10 +112,11 @@ def test_an_evaluation_on_llama_cpp_finds_what_the_folder_answers(gguf: Path, tm
 
 
 def test_a_calibration_on_llama_cpp_is_for_its_weights(world: Path, gguf: Path, tmp_path: Path) -> None:
-    longer = tmp_path / 'longer'
-    record_world(longer, cli.DEMO_SEED, 6.0, 4.0)  # slows down before it stops
+    drives = {'fit': cli.DEMO_SEED, 'held_out': 77}  # both slow down before they stop
+    for name, seed in drives.items():
+        record_world(tmp_path / name, seed, 6.0, 5.0)
     file, output = params(tmp_path / 'p.yaml', gguf), tmp_path / 'calibration.yaml'
-    bags = (str(longer), '--held-out', str(world))
+    bags = (str(tmp_path / 'fit'), '--held-out', str(tmp_path / 'held_out'), '--content-free')
     assert cli.main(['calibrate', *bags, '--params', file, '--output', str(output)]) == 0
     calibrated = params(tmp_path / 'q.yaml', gguf, prompt__calibration=str(output))
     assert cli.main(['check', calibrated, '--model']) == 0
