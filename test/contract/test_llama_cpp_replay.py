@@ -111,6 +111,7 @@ def test_an_evaluation_on_llama_cpp_finds_what_the_folder_answers(gguf: Path, tm
     assert any(False in answered for result in results for answered in result.correct.values()), 'not all are right'
 
 
+@pytest.mark.slow
 def test_a_calibration_on_llama_cpp_is_for_its_weights(world: Path, gguf: Path, tmp_path: Path) -> None:
     drives = {'fit': cli.DEMO_SEED, 'held_out': 77}  # both slow down before they stop
     for name, seed in drives.items():
