@@ -16,6 +16,9 @@ from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 from stprune_ros.settings.topic_names import replay_only
 
+# Parameters that a calibration holds for, and what contradicts them.
+GROUPS_OF_CALIBRATION = ('pruning.', 'history.', 'model.', 'cameras.refresh_ms', 'cameras.stale_after_ms')
+
 
 def check(file: Path, model: bool, size: tuple[int, int], memory: int | None = None) -> int:
     """Print every problem of a parameter file on stderr, each behind the file's name; returns 0 without any, else 1.
@@ -83,7 +86,7 @@ def problems_of_named_files(values: dict[str, object]) -> list[str]:
         from stprune_ros.vlm.loading import load_calibration
 
         # Without the groups that could contradict each other, which is said elsewhere.
-        bound = {name: value for name, value in good.items() if name.startswith(('pruning.', 'history.', 'model.'))}
+        bound = {name: value for name, value in good.items() if name.startswith(GROUPS_OF_CALIBRATION)}
         bound['prompt.calibration'] = good['prompt.calibration']
         problems += _refusal(lambda: load_calibration(Settings.from_values(bound)))
     return problems

@@ -55,7 +55,8 @@ class Pipeline:
         )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
-        self._features = FeatureCache(backend, rig, decode, settings.cameras)
+        side = self.roles.side if settings.model.side_image_pixels else ()
+        self._features = FeatureCache(backend, rig, decode, settings.cameras, side)
         self._similarities = SimilarityCache()
         self._governor = Governor()
         self._synchronize = synchronizer(backend.info.device)

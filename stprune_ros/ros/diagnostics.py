@@ -13,7 +13,7 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from stprune_ros.core.types import CameraState, Status
+from stprune_ros.core.types import Answer, CameraState, Status
 from stprune_ros.errors import plain
 from stprune_ros.ros import health as counted
 from stprune_ros.ros import inputs
@@ -183,6 +183,7 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
     said = {'topic': health.unheard.get((inputs.IMAGE, camera)), 'timing': health.timing.get(camera)}
     values = {
         'age_s': NOT_AVAILABLE if seen is None else f'{now - seen:.3f}',
+        'view_age_s': _view_age(camera, health.answer),
         **_camera_counts(camera, health),
         **{key: sentence for key, sentence in said.items() if sentence is not None},
     }
@@ -212,6 +213,14 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
     if rates.is_full and rates.hz(counted.RECEIVED, camera) < FEW * expected:
         return Report(name, WARN, CAMERA_SLOW, {**values, 'expected_hz': _hz(expected)})
     return Report(name, OK, ALL_WELL, values)
+
+
+def _view_age(camera: str, answer: Answer | None) -> str:
+    """How much older than the anchor's stamp the frame is that the last answer shows of a camera."""
+    if answer is None:
+        return NOT_AVAILABLE
+    stamps = [view.stamp_ns for view in answer.views if view.camera == camera and view.state.has_frame]
+    return f'{(answer.stamp_ns - stamps[0]) / 1e9:.3f}' if stamps else NOT_AVAILABLE
 
 
 def _camera_counts(camera: str, health: Health) -> dict[str, str]:

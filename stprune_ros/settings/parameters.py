@@ -65,6 +65,13 @@ class CameraSettings:
         0.0,
         600000.0,
     )
+    refresh_ms: float = parameter(
+        0.0,
+        'event time in which each camera that is neither the anchor nor critical is encoded once, one after another; in'
+        ' between its view shows the earlier frame, whose stamp is in CameraStatus; 0: every camera in every tick',
+        0.0,
+        60000.0,
+    )
     frozen_after_ms: float = parameter(
         1000.0,
         'a camera that sends the very same image under new stamps for longer than this is frozen; 0: never, as for'
@@ -167,6 +174,12 @@ class ModelSettings:
     )
     max_image_pixels: int = parameter(
         0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24
+    )
+    side_image_pixels: int = parameter(
+        0,
+        'the same for images of cameras that are neither the anchor nor critical; 0: as model.max_image_pixels says',
+        0,
+        2**24,
     )
     load_timeout_ms: float = parameter(
         600000.0, 'loading that takes longer ends the process; 0: it may take for ever', 0.0, 86400000.0

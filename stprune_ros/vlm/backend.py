@@ -98,9 +98,12 @@ class Backend(Protocol):
 
     info: ModelInfo
     model_pixels: int  # larger images are reduced to this many pixels before the model sees them; 0: never
+    side_pixels: int  # the same for those of side cameras
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """Bring RGB images, uint8 (height, width, 3), into the form that `encode` takes; they may differ in size.
+
+        With ``side`` they are of side cameras and get the pixels of those.
 
         This is the part of encoding that the CPU does, whatever the device is: resize, scale, cut into patches.
         Raises StpruneError for an image of another type or shape, or too oblong for the model.

@@ -99,6 +99,7 @@ def _load_transformers(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         quantization=settings.model.quantization,
         say=say,
     )
@@ -117,6 +118,7 @@ def _load_llama_cpp(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         say=say,
     )
 
@@ -184,6 +186,7 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
     from stprune_ros.vlm.device import Memory, dtype_name, find_device, find_dtype, free_memory
+    from stprune_ros.vlm.hf.family import SIDE_IMAGE_PIXELS
     from stprune_ros.vlm.hf.memory import Ring, largest_ratio, memory_estimate, summary_text, tight
     from stprune_ros.vlm.hf.pretrained import read_parts
 
@@ -191,8 +194,10 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
+    folder.family.image_options(config, parts.processor, settings.model.side_image_pixels, SIDE_IMAGE_PIXELS)
     dtype = dtype_name(find_dtype(settings.model.dtype, device))
-    ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
+    views = len(settings.cameras.names) or DEFAULT_VIEWS
+    ring = Ring(views, settings.history.frames, size, side=views - min(front_views(settings), views))
     sizes = (folder, config, parts.processor.to_dict())
     if settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
@@ -205,6 +210,11 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
     return f'{head}\n{summary_text(found, memory, largest_ratio(settings))}', fits, tight(found, memory)
+
+
+def front_views(settings: Settings) -> int:
+    """How many cameras are no side cameras, at most: an anchor that is not named may be one of the critical ones."""
+    return len({settings.cameras.anchor, *settings.cameras.critical})
 
 
 def model_path(settings: Settings) -> str:

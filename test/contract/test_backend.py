@@ -33,7 +33,7 @@ from helpers.plain_models import QWEN, STYLES, PlainModel
 from tokenizers import Tokenizer, processors
 
 from stprune_ros.errors import ModelError, StpruneError
-from stprune_ros.vlm.backend import Backend, TextEmbedder
+from stprune_ros.vlm.backend import Backend, TextEmbedder, VisualFrame
 
 TOKENS = 24
 PRUNED = [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,)), (0.0, ())]
@@ -345,6 +345,36 @@ def test_pixels_can_be_capped(case: tuple[str, str], folder: Path, backend: Back
     full, small = backend.encode(images(1))[0], half.encode(images(1))[0]
     assert full.grid != backend.encode(images())[2].grid, 'the grid follows the size of the image'
     assert 0 < len(small.tokens) < len(full.tokens)
+
+
+def test_pixels_of_side_cameras_can_be_capped(case: tuple[str, str], folder: Path, backend: Backend) -> None:
+    if STYLES[backend.info.family] is not QWEN:
+        with pytest.raises(StpruneError, match=r"'model.side_image_pixels' is 2048, but family .* set it to 0"):
+            load_tiny(case[0], folder, side_image_pixels=2048)
+        return
+    capped, both = load_tiny(case[0], folder, max_image_pixels=2048), load_tiny(case[0], folder, side_image_pixels=2048)
+    assert (both.model_pixels, both.side_pixels) == (backend.model_pixels, 2048)
+    assert (capped.model_pixels, capped.side_pixels) == (2048, 2048)
+    for found, expected in (
+        (both.encode(both.prepare(images(), side=True)), capped.encode(images())),
+        (both.encode(both.prepare(images())), backend.encode(images())),
+        (capped.encode(capped.prepare(images(), side=True)), capped.encode(images())),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.grid == other.grid and torch.equal(one.tokens, other.tokens)
+
+
+def test_views_of_different_grids_stand_in_one_prompt(case: tuple[str, str], folder: Path, plain: PlainModel) -> None:
+    if STYLES[plain.model.config.model_type] is not QWEN:
+        pytest.skip('every image of this family is one size')
+    both = load_tiny(case[0], folder, side_image_pixels=2048)
+    features = [*both.encode(images(2)), *both.encode(both.prepare(images(2), side=True))]
+    assert features[0].grid != features[2].grid
+    frames = [VisualFrame(one, torch.ones(len(one.tokens), dtype=torch.bool)) for one in features]
+    context = both.prefill(SYSTEM, content_of(frames))
+    assert context.tokens_visual == sum(len(one.tokens) for one in features)
+    scores = both.score(context, QUESTION, CANDIDATES)
+    assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_wrong_images_are_named(backend: Backend) -> None:

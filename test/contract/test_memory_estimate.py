@@ -23,7 +23,7 @@ from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import families, quantization
 from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
 from stprune_ros.vlm.hf.backend import TransformersBackend
-from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, Ring, memory_estimate
+from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, MemoryEstimate, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -198,6 +198,32 @@ def test_weights_that_the_device_cannot_run_are_refused_before_they_are_loaded(
         f"bitsandbytes cannot run {bits} weights on 'cpu': Error named symbol not found at line 233 in file"
         ' /src/csrc/ops.cu; install a build of it that is made for this device, or take weights that are not packed'
     )
+
+
+def test_images_of_side_cameras_count_with_their_own_tokens(folder: Path) -> None:
+    model = locate_model(folder)
+    parts = read_parts(model)
+    if model.family.position_rows == 1:
+        pytest.skip('every image of this family is one size')
+    config, processor = parts.config.to_dict(), parts.processor.to_dict()
+
+    def estimate(views: int, side: int = 0, **values: int) -> MemoryEstimate:
+        settings = Settings.from_values({'pruning.keep_ratio': 0.25, **values})
+        ring = Ring(views, FRAMES, (HEIGHT, WIDTH), side)
+        return memory_estimate(model, config, processor, settings, ring, 'float32')
+
+    few = {'model.side_image_pixels': 2048}
+    front, side, mixed = estimate(1), estimate(2, **{'model.max_image_pixels': 2048}), estimate(3, 2, **few)
+    assert side.image_tokens < front.image_tokens
+    assert (mixed.image_tokens, mixed.side_tokens) == (front.image_tokens, side.image_tokens)
+    assert mixed.features == front.features + side.features
+    assert mixed.similarities == front.similarities + side.similarities
+    around = TEXT_TOKENS + 64
+    assert mixed.full_tokens - around == front.full_tokens + side.full_tokens - 2 * around
+    assert mixed.kept_tokens - around == front.kept_tokens + side.kept_tokens - 2 * around
+    assert mixed.encode == max(front.encode, side.encode)
+    assert estimate(3, 2) == estimate(3)  # all alike without a number for side cameras
+    assert estimate(3, 2).side_tokens == 0
 
 
 def size_of(parts: list[torch.Tensor]) -> int:

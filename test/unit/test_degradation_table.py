@@ -37,6 +37,12 @@ TESTS: Mapping[str, Sequence[str]] = {
         'integration/test_honest_diagnostics.py::test_zero_stamps_of_the_anchor_leave_nothing_well',
     ),
     'side camera silent longer than': faults('left dies', 'right dies'),
+    'side camera whose turn it is not': (
+        'unit/test_encoding_less.py::test_a_view_whose_turn_it_is_not_costs_nothing_and_keeps_its_stamp',
+        'unit/test_encoding_less.py::test_a_silent_camera_is_missing_whatever_it_showed_before',
+        'unit/test_diagnostics.py::test_the_age_of_a_view_is_that_of_what_the_last_answer_shows',
+    ),
+    'image that cannot be used at the turn of': ('unit/test_encoding_less.py::test_a_broken_frame_is_not_held',),
     'camera never sent an image': (
         'integration/test_inputs.py::test_topics_that_nobody_publishes_are_named_with_those_that_are',
     ),

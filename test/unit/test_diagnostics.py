@@ -89,7 +89,9 @@ def test_before_the_first_answer_nothing_is_claimed():
     assert inference.values['output_latency_s'] == diagnostics.NOT_AVAILABLE
     values = {name: values for name, values in all_values(health).items() if name in ('camera front', 'odometry')}
     assert values['camera front'] == {
-        **dict.fromkeys(('age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE),
+        **dict.fromkeys(
+            ('age_s', 'view_age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE
+        ),
         **dict.fromkeys(('received', 'used', 'skipped'), '0'),
     }
     assert values['odometry'] == {'age_s': 'n/a', 'received': '0', 'refused': '0', 'received_hz': 'n/a'}
@@ -583,3 +585,16 @@ def test_rates_are_compared_over_a_whole_window_only(seconds, level):
     health.received, health.odometry_received = Counter(), 0
     run(health, seconds, back_hz=1)
     assert found(health)['camera back'][0] == level
+
+
+def test_the_age_of_a_view_is_that_of_what_the_last_answer_shows():
+    health = healthy()
+    views = (
+        ViewReport('front', CameraState.OK, health.answer.stamp_ns - 250_000_000, 1, 100, 10),
+        ViewReport('back', CameraState.STALE),
+    )
+    health.answer = replace(health.answer, views=views)
+    values = all_values(health)
+    assert values['camera front']['view_age_s'] == '0.250'
+    assert values['camera back']['view_age_s'] == diagnostics.NOT_AVAILABLE
+    assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)

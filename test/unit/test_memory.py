@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,6 +162,9 @@ def test_table() -> None:
     text = summary_text(found, Memory(2**33, 'MemAvailable'), 0.1)
     assert 'weights' in text and '2.00 GiB  bfloat16' in text
     assert '24 images of 60 tokens' in text
+    assert 'side cameras' not in text
+    side = summary_text(replace(found, side_tokens=28), Memory(2**33, 'MemAvailable'), 0.1)
+    assert '24 images of 60 tokens, side cameras 28' in side and 'the larger of two groups of images' in side
     lines = {line[:22].strip(): line[22:].split()[:2] for line in text.splitlines()}
     assert lines['KV cache, 0.1 kept'] == ['3.00', 'MiB']
     assert lines['KV cache, all kept'] == ['8.00', 'MiB']

@@ -93,6 +93,32 @@ def test_two_runs_differ_in_times_only(tmp_path: Path, params: Path):
     assert without_times(first) == without_times(second)
 
 
+def test_views_take_turns_alike_in_every_run(tmp_path: Path, params: Path):
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters']['cameras.refresh_ms'] = 4 * PERIOD_NS / 1e6
+    params.write_text(json.dumps(values))
+    bag = write_bag(tmp_path / 'bag', drive(10))
+    first, second = (run(bag, tmp_path / name, params) for name in ('first', 'second'))
+    assert without_times(first) == without_times(second)
+    with Bag(tmp_path / 'first' / 'results.mcap') as results:
+        hints = [record.message() for record in results.messages([HINT_TOPIC])]
+    ages = [
+        [(h.header.stamp.sec - c.stamp.sec) * 10**9 + h.header.stamp.nanosec - c.stamp.nanosec for c in h.info.cameras]
+        for h in hints
+    ]
+    assert all(age[0] == 0 for age in ages)
+    cells = {
+        camera: [(START_NS + n * PERIOD_NS + camera * 2 * PERIOD_NS) // (4 * PERIOD_NS) for n in range(10)]
+        for camera in (0, 1)
+    }
+    for place, cell in cells.items():
+        since = [n - cell.index(one) for n, one in enumerate(cell)]
+        assert [age[1 + place] for age in ages] == [n * PERIOD_NS for n in since]
+    assert max(max(age) for age in ages) == 3 * PERIOD_NS
+    assert first['status'] == {'OK': 10}
+    assert 'data:image' in (tmp_path / 'first' / 'report.html').read_text()
+
+
 @pytest.mark.parametrize(
     ('method', 'keep', 'share'), [('none', '0.5', 1.0), ('uniform', '0.5', 0.5), ('st_prune', '1.0', 1.0)]
 )

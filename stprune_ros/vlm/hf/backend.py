@@ -40,7 +40,14 @@ class TransformersBackend:
     """Implements `backend.Backend`; make one with ``load``. One thread at a time."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
+        self,
+        model: Any,
+        tokenizer: Any,
+        processor: Any,
+        family: Family,
+        info: ModelInfo,
+        max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
     ) -> None:
         self._model = model
         self._family = family
@@ -48,8 +55,8 @@ class TransformersBackend:
         if self._device.type != 'cpu':
             adapt_tower(model)
         self._image_id: int = model.config.image_token_id
-        self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
-        self.model_pixels = self._tower.model_pixels
+        self._tower = VisionTower(model, processor, family, self._device, max_image_pixels, side_image_pixels)
+        self.model_pixels, self.side_pixels = self._tower.model_pixels, self._tower.side_pixels
         self._answers = Answers(model, tokenizer, family, info)
         self._chat = self._answers.chat
         self.info = self._answers.info
@@ -70,15 +77,16 @@ class TransformersBackend:
         revision: str = '',
         allow_download: bool = False,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
         quantization: str = 'none',
         say: Say = say_nothing,
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
-        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading, 'int4' with torchao. ``say`` gets a
-        line about what takes long.
+        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says), those of side cameras to
+        ``side_image_pixels`` (0: the same). ``quantization`` '4bit' or '8bit' packs the language model's matrices with
+        bitsandbytes while loading, 'int4' with torchao. ``say`` gets a line about what takes long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
@@ -107,7 +115,7 @@ class TransformersBackend:
             domain=folder.domain,
             notes=folder.notes,
         )
-        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
+        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels, side_image_pixels)
 
     @classmethod
     def untrained(
@@ -130,9 +138,9 @@ class TransformersBackend:
         info = ModelInfo(name, '', family.model_type, False, str(device), dtype)
         return cls(model, parts.tokenizer, parts.processor, family, info)
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """See `Backend.prepare`."""
-        return self._tower.prepare(images)
+        return self._tower.prepare(images, side)
 
     def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
         """See `Backend.encode`."""

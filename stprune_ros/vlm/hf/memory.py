@@ -29,11 +29,12 @@ BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What the model looks at: so many views, frames of each, and an image's (height, width)."""
+    """What the model looks at: so many views, ``side`` of them of side cameras, frames of each, (height, width)."""
 
     views: int
     frames: int
     size: Size
+    side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class MemoryEstimate:
     kept_prefill: int
     full_prefill: int
     context: int = 0  # tokens of a KV cache that is made at once and holds one prompt; 0: it grows, see above
+    side_tokens: int = 0  # of an image of a side camera; 0: as many as of any other
 
     @property
     def kept(self) -> int:
@@ -143,12 +145,20 @@ def memory_estimate(
     family: Family = folder.family
     weights, kind = weight_bytes(folder, dtype, settings.model.quantization, on_gpu)
     width = BYTES.get(kind, 2)
-    image = family.image_tokens(config, processor, ring.size, settings.model.max_image_pixels)
+    model = settings.model
+    image = family.image_tokens(config, processor, ring.size, model.max_image_pixels)
+    side = family.image_tokens(config, processor, ring.size, model.side_image_pixels or model.max_image_pixels)
+    side_views = ring.side if model.side_image_pixels else 0
+    views = ((ring.views - side_views, image), (side_views, side))  # so many, with images of so many tokens
     images = ring.views * ring.frames
+    cached = ring.frames * sum(count * tokens for count, tokens in views)
     around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
-    patches = ring.frames * (image - family.extra_tokens)
+    patches = [(count, ring.frames * (tokens - family.extra_tokens)) for count, tokens in views]
     pruned = settings.pruning.method != 'none'
-    kept, full = (ring.views * final_budget(share, patches) + around for share in (largest_ratio(settings), 1.0))
+    kept, full = (
+        sum(count * final_budget(share, each) for count, each in patches) + around
+        for share in (largest_ratio(settings), 1.0)
+    )
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
     packed = bool(folder.packed) or settings.model.quantization in BITSANDBYTES_BYTES
     # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
@@ -160,13 +170,17 @@ def memory_estimate(
         weights=weights,
         images=images,
         image_tokens=image,
-        features=images * image * (1 + family.deepstack(config)) * hidden * width,
-        similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
+        side_tokens=side if side_views else 0,
+        features=cached * (1 + family.deepstack(config)) * hidden * width,
+        similarities=4 * sum(count * each * (each + hidden) for count, each in patches) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
         kept_kv=kv_bytes(*shape, 3 * kept + MOST_SPARE, width),
         full_kv=kv_bytes(*shape, 3 * full + MOST_SPARE, width),
-        encode=encode_bytes(vision_shape(family, config, image), images, width),
+        # The two groups are encoded one after the other.
+        encode=max(
+            encode_bytes(vision_shape(family, config, tokens), count * ring.frames, width) for count, tokens in views
+        ),
         kept_prefill=kept_prefill,
         full_prefill=full_prefill,
     )
@@ -178,13 +192,16 @@ def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
     def cached(tokens: int) -> str:
         return f'{tokens} tokens of {found.context}' if found.context else f'{tokens} tokens, three times'
 
+    side, at_once = '', f'{found.images} images at once'
+    if found.side_tokens:
+        side, at_once = f', side cameras {found.side_tokens}', 'the larger of two groups of images'
     rows = [
         ('weights', found.weights, found.dtype),
-        ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
+        ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens{side}'),
         ('similarities', found.similarities, 'of all views'),
         (f'KV cache, {ratio:g} kept', found.kept_kv, cached(found.kept_tokens)),
         ('KV cache, all kept', found.full_kv, cached(found.full_tokens)),
-        ('encoding', found.encode, f'activations of {found.images} images at once'),
+        ('encoding', found.encode, f'activations of {at_once}'),
         (f'prefill, {ratio:g} kept', found.kept_prefill, 'activations; not held together with those of encoding'),
         ('prefill, all kept', found.full_prefill, ''),
         (f'together, {ratio:g} kept', found.kept, ''),

@@ -68,6 +68,7 @@ class LlamaCppBackend:
         language: LanguageModel,
         embeddings: EmbeddingTable,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
     ) -> None:
         self._model = model
         self._family = family
@@ -75,8 +76,8 @@ class LlamaCppBackend:
         if device.type != 'cpu':
             adapt_tower(model)
         self._image_id: int = model.config.image_token_id
-        self._tower = VisionTower(model, processor, family, device, max_image_pixels)
-        self.model_pixels = self._tower.model_pixels
+        self._tower = VisionTower(model, processor, family, device, max_image_pixels, side_image_pixels)
+        self.model_pixels, self.side_pixels = self._tower.model_pixels, self._tower.side_pixels
         self._answers = Answers(model, tokenizer, family, info)
         self._chat = self._answers.chat
         self.info = self._answers.info
@@ -98,6 +99,7 @@ class LlamaCppBackend:
         revision: str = '',
         allow_download: bool = False,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
         say: Say = say_nothing,
     ) -> LlamaCppBackend:
         """Load the vision tower of a model folder or hub id, and the language model of the file ``gguf``.
@@ -151,11 +153,11 @@ class LlamaCppBackend:
         )
         embeddings = EmbeddingTable(file, EMBEDDINGS)
         parts_of = (parts.tokenizer, parts.processor, family, info, language, embeddings)
-        return cls(model, *parts_of, max_image_pixels)
+        return cls(model, *parts_of, max_image_pixels, side_image_pixels)
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """See `Backend.prepare`."""
-        return self._tower.prepare(images)
+        return self._tower.prepare(images, side)
 
     def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
         """See `Backend.encode`."""
