@@ -74,7 +74,8 @@ class StpruneNode(LifecycleNode):
         self._time = RosTime(self.get_clock())
         self._outputs = Outputs(self, self._time, self._journal)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._ticks = Ticks(lambda: self.settings, self._time, self._outputs, self._journal)
+        newer_waits = lambda: self._worker.has_waiting  # noqa: E731
+        self._ticks = Ticks(lambda: self.settings, self._time, self._outputs, self._journal, newer_waits)
         self._worker: Worker[Tick] = Worker(self._ticks.run, self._ticks.failed)
         self._supervisor = Supervisor(self._worker, self._journal)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not

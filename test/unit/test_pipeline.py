@@ -673,9 +673,9 @@ class Lying(Counting):
         self._device.pending_ms += self._ms['hint']
         return self._backend.score(*given)
 
-    def generate(self, *given):
+    def begin(self, *given):
         self._device.pending_ms += self._ms['describe']
-        return self._backend.generate(*given)
+        return self._backend.begin(*given)
 
 
 def test_what_a_device_has_yet_to_do_counts_in_the_stage_that_asked_for_it(loaded, rig, monkeypatch):
