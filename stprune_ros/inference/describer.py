@@ -21,7 +21,7 @@ from stprune_ros.settings.settings import Settings, nanoseconds
 from stprune_ros.vlm.backend import Backend, Context, Generated, Text
 from stprune_ros.vlm.parsing import clean_text
 
-# What became of descriptions: begun, and then written (cut short, too), dropped (cancelled, or of another time) or failed.
+# What became of descriptions: begun, then written (those cut short, too), dropped (cancelled, of another time), failed.
 BEGUN, WRITTEN, DROPPED, FAILED = FATES = ('begun', 'written', 'dropped', 'failed')
 # Of the time for which a description is valid: by then it is there, which leaves the other half for the last tick.
 VALID_SHARE = 0.5
@@ -30,12 +30,12 @@ Leave = Callable[[], bool]  # whether a newer set waits
 
 
 def is_due(stamp_ns: int, begun_ns: int | None, period_ns: int) -> bool:
-    """Whether a set may be described where the last one that was has the stamp ``begun_ns``; time may have gone back."""
+    """Whether a set may be described where the last that was has the stamp ``begun_ns``; time may have gone back."""
     return begun_ns is None or stamp_ns - begun_ns >= period_ns or stamp_ns < begun_ns
 
 
 def tokens_owed(limit: int, since_ns: int, span_ns: int) -> int:
-    """How many of ``limit`` tokens should be there ``since_ns`` after a text's own set; all of them from ``span_ns`` on.
+    """How many of ``limit`` tokens should be there ``since_ns`` after a text's own set; all from ``span_ns`` on.
 
     A text that is shorter than ``limit`` is there earlier.
     """
@@ -73,7 +73,10 @@ class Describer:
         return settings.inference.describe and is_due(stamp_ns, self._begun_ns, period_ns)
 
     def begin(self, answer: Answer, context: Context, degraded: bool, spent_ms: float, settings: Settings) -> None:
-        """Begin the text of an answer whose hint is out, in place of one in progress. Raises what the backend raises."""
+        """Begin the text of an answer whose hint is out, in place of one in progress.
+
+        ``spent_ms`` is the processing time of its tick so far. Raises what the backend raises.
+        """
         self.drop()
         self._begun_ns = answer.stamp_ns
         self.counts[BEGUN] += 1

@@ -44,7 +44,8 @@ from stprune_ros.vlm.prompt import Prompt, View
 class Pipeline:
     """Encodes what is new, prunes, asks the model for a hint and then for a description. One thread at a time.
 
-    ``describer`` holds a description that was left for a newer tick. ``settings`` may be replaced between ticks (dynamic parameters).
+    ``describer`` holds a description that was left for a newer tick. ``settings`` may be replaced between ticks
+    (dynamic parameters).
     """
 
     def __init__(self, settings: Settings, backend: Backend, rig: CameraRig, prompt: Prompt, decode: Decode) -> None:
@@ -80,8 +81,8 @@ class Pipeline:
         inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too. ``with_images`` leaves the pictures that
         were decoded in the answer's views.
         With ``inference.describe_period_ms`` not every set is described, and a text is left while ``leave`` says that a
-        newer set waits; later ticks go on with it. ``on_text`` gets each answer whose description is there, in the order
-        of their stamps: that of this set, or of an earlier one.
+        newer set waits; later ticks go on with it. ``on_text`` gets each answer whose description is there, in the
+        order of their stamps: that of this set, or of an earlier one.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock = StageClock(self._synchronize)

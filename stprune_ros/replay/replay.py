@@ -59,7 +59,8 @@ def replay(
     finally:
         summary = run.summary()
         summary['interrupted'] = interrupted
-        summary['times'] = {'wall_s': round(time.monotonic() - started, 3)}
+        wall_s = round(time.monotonic() - started, 3)
+        summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
         write_json(output / 'summary.json', summary)
         page = render(summary, run.timeline, run.shown.kept, windows.rig)
         (output / 'report.html').write_text(page, encoding='utf-8')
@@ -133,9 +134,7 @@ class _Replay:
         described: list[Answer] = []
         wanted = self.shown.wants_next()
         try:
-            answer = self._pipeline.run(
-                window, on_hint=hinted.append, on_text=described.append, with_images=wanted
-            )
+            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=wanted)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'

@@ -90,6 +90,12 @@ class ReplayStatistics:
             self._choices.append(timing.choice)
             self._met += timing.source_to_hint_ms <= timing.choice.target_ms
 
+    @property
+    def ticks_per_s(self) -> float | None:
+        """How many ticks the machine makes in a second of processing, descriptions included; None without one."""
+        spent_ms = sum(self._tick_ms)
+        return round(1e3 * self.ticks / spent_ms, 3) if spent_ms else None
+
     def add_description(self, description: Description) -> None:
         """Count one description."""
         self._descriptions[description.status.name] += 1
@@ -105,8 +111,7 @@ class ReplayStatistics:
     ) -> dict[str, Any]:
         """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees.
 
-        ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included where there is one;
-        ``ticks_per_s`` how many of them the machine makes in a second.
+        ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included where there is one.
         """
         last = self._provenance
         views = {camera: self._view(camera, rig) for camera in rig.ring}
@@ -145,7 +150,6 @@ class ReplayStatistics:
             'stage_ms': {stage: quantiles(values) for stage, values in self._stage_ms.items()},
             'hint_ms': quantiles(self._hint_ms) if self._hint_ms else None,
             'tick_ms': quantiles(self._tick_ms) if self._tick_ms else None,
-            'ticks_per_s': round(1e3 * self.ticks / sum(self._tick_ms), 3) if sum(self._tick_ms) else None,
             'latency': self._latency(),
         }
 

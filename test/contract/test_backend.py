@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import time
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -328,19 +326,6 @@ def test_a_text_goes_on_word_for_word_while_newer_prompts_are_run(backend: Backe
         if number % 2 == 0:
             assert scores == pytest.approx(alone, rel=0, abs=1e-4), 'nor does the text show in them'
     assert text.write() == whole
-
-
-def test_a_text_that_is_left_does_not_hold_its_context(case: tuple[str, str], backend: Backend) -> None:
-    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5)))
-    held = weakref.ref(context)
-    text = backend.begin(context, OTHER, TOKENS)
-    layers = [] if case[0] in ONE_CONTEXT else [weakref.ref(layer[0]) for layer in context.state.layers]
-    del context
-    assert text.write(pause=lambda written: written >= 2) is None
-    gc.collect()
-    assert held() is None
-    assert [layer() for layer in layers] == [None] * len(layers), 'its memory is counted once'
-    assert text.write() is not None
 
 
 def test_a_text_that_has_ended_does_not_go_on(backend: Backend) -> None:

@@ -58,7 +58,9 @@ def test_a_step_that_was_cut_short_ends_the_text(late, timed_out, monkeypatch):
     assert (written.tokens, written.finished, written.timed_out) == ([], False, timed_out)
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.lists(st.integers(0, 12), max_size=6), st.integers(1, 12))
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=12), st.lists(st.integers(0, 12), max_size=6), st.integers(1, 12)
+)
 def test_pauses_change_no_word(tokens, pauses, limit):
     """What is asked goes in once, each token once, and after a pause it goes on where it was."""
     says = [*tokens, 0]

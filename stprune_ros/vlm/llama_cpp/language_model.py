@@ -1,8 +1,8 @@
 """A language model on llama.cpp: its weights, and one KV cache in which prompts, questions and texts are run.
 
-Sequence 0 holds the prompt; the paths of a token tree are sequences of their own that share its cells, and so is a text:
-it keeps them when sequence 0 gets another prompt, as long as there is room for both. Positions are those of M-RoPE,
-(time, row, column); a token's may jump ahead of the one before, never back.
+Sequence 0 holds the prompt; the paths of a token tree are sequences of their own that share its cells, and so is a
+text: it keeps them when sequence 0 gets another prompt, as long as there is room for both. Positions are those of
+M-RoPE, (time, row, column); a token's may jump ahead of the one before, never back.
 """
 
 from __future__ import annotations
