@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from stprune_ros.vlm import loading
 from stprune_ros.vlm.backend import Backend, Generated
 
 ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
+CRAWL = 'crawl'  # of 'generate': a text is left after each token, whether or not a newer set waits
 METHODS = ('encode', 'prefill', 'score', 'free')
 
 
@@ -111,9 +113,12 @@ class FaultyBackend:
 
 def _write(write: Callable[..., Generated | None], *arguments: Any) -> Generated | None:
     meet_fault('generate')
+    fault = _faults().get('generate', '')
+    if fault == CRAWL:
+        looks = count()
+        arguments = (*arguments[:2], lambda tokens: next(looks) > 0)
     written = write(*arguments)
-    changed = RESULTS.get(_faults().get('generate', ''), lambda result: result)
-    return None if written is None else changed(written)
+    return None if written is None else RESULTS.get(fault, lambda result: result)(written)
 
 
 def _load(settings: Settings, say: Say) -> Any:
