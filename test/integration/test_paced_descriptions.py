@@ -22,7 +22,7 @@ from stprune_ros.ros import diagnostics
 
 PERIOD_NS = 1_500_000_000
 ONCE = {'inference.describe_period_ms': 600000.0}
-LONG = {**ONCE, 'inference.max_new_tokens': 1000, 'output.heartbeat_ms': 500.0}
+LONG = {**ONCE, 'inference.max_new_tokens': 200, 'output.heartbeat_ms': 500.0}
 
 
 @pytest.fixture(scope='module')
