@@ -184,16 +184,23 @@ def test_a_long_decode_of_llama_cpp_is_cut_short(backend: Any, monkeypatch: pyte
     assert backend.generate(context, OTHER, 4) == whole, 'nothing is left of them'
 
 
+def used(context: Context) -> int:
+    return context.tokens_text + context.tokens_visual
+
+
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
 def test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt(folder: Path) -> None:
     """Where there is no room for both: the tick does not fail, the text ends as it is, and that is said."""
     small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
-    content, room = content_of(frames_of(small, 0.3)), 'A long road. ' * 16
+    content, room = content_of(frames_of(small, 0.3)), ''
+    while used(small.prefill(SYSTEM, [*content, room])) < 200:  # of 256; two of them share the system text only
+        room += 'A long road. '
+    content = [*content, room]
     whole = small.generate(small.prefill(SYSTEM, content), OTHER, 24)
-    alone = small.score(small.prefill(SYSTEM, [*content, room]), QUESTION, CANDIDATES)
+    alone = small.score(small.prefill(SYSTEM, content), QUESTION, CANDIDATES)
     text = small.begin(small.prefill(SYSTEM, content), OTHER, 24)
     assert text.write(pause=lambda written: written >= 3) is None
-    newer = small.prefill(SYSTEM, [*content, room])
+    newer = small.prefill(SYSTEM, content)
     assert small.score(newer, QUESTION, CANDIDATES) == pytest.approx(alone, rel=0, abs=TOLERANCE)
     cut = text.write()
     assert (cut.tokens, cut.finished, cut.timed_out) == (3, False, False)
