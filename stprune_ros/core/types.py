@@ -230,11 +230,15 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A text about the scene, written after the hint is out; ``truncated`` where the deadline or the limit cut it."""
+    """A text about the scene, written after the hint is out; ``truncated`` where the deadline or the limit cut it.
+
+    ``note`` is a sentence about what else cut it, '' where nothing did.
+    """
 
     status: Status
     text: str = ''
     truncated: bool = False
+    note: str = ''
 
     @property
     def has_text(self) -> bool:

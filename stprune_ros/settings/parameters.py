@@ -207,12 +207,20 @@ class InferenceSettings:
     period_ms: float = parameter(0.0, 'event time between ticks; 0: every frame set', 0.0, 60000.0)
     deadline_ms: float = parameter(
         0.0,
-        'processing time after which the text is cut and an unfinished hint dropped; 0: none',
+        'processing time of a set after which its text is cut and an unfinished hint dropped; 0: none',
         0.0,
         60000.0,
         dynamic=True,
     )
     describe: bool = parameter(True, 'write a scene description after the hint', dynamic=True)
+    describe_period_ms: float = parameter(
+        0.0,
+        'event time between frame sets that are described; their texts go on between ticks; 0: every set is, and the'
+        ' next one waits for the text',
+        0.0,
+        600000.0,
+        dynamic=True,
+    )
     max_new_tokens: int = parameter(64, 'longest description in tokens', 1, 1024, dynamic=True)
     max_failures: int = parameter(
         20, 'inference that fails this many times in a row ends the process; 0: it never does', 0, 1000000, dynamic=True

@@ -311,6 +311,49 @@ def test_cancel_stops_generation(backend: Backend, count: int) -> None:
     assert whole.text.startswith(cut.text.rstrip('\ufffd'))
 
 
+@pytest.mark.parametrize('slices', [(0, 1, 2, 3, 5, 8), (0, 0, 7), (TOKENS - 1,)])
+def test_a_text_goes_on_word_for_word_while_newer_prompts_are_run(backend: Backend, slices: tuple[int, ...]) -> None:
+    """A prompt without images first: what is kept of an answer's static part moves, too."""
+    first, other = content_of(frames_of(backend, 0.5)), content_of(frames_of(backend, 0.3))
+    whole = backend.generate(backend.prefill(SYSTEM, first), OTHER, TOKENS)
+    alone = backend.score_all(backend.prefill(SYSTEM, other), [(QUESTION, CANDIDATES)])[0]
+    context = backend.prefill(SYSTEM, first)
+    text = backend.begin(context, OTHER, TOKENS)
+    for number, tokens in enumerate(slices):
+        assert text.write(pause=lambda written, enough=tokens: written >= enough) is None
+        newer = backend.prefill(SYSTEM, other) if number % 2 == 0 else backend.prefill('', ['No image at all.\n'])
+        scores = backend.score_all(newer, [(QUESTION, CANDIDATES)])[0]
+        if number % 2 == 0:
+            assert scores == pytest.approx(alone, rel=0, abs=1e-4), 'nor does the text show in them'
+    assert text.write() == whole
+
+
+def test_a_text_that_has_ended_does_not_go_on(backend: Backend) -> None:
+    context, over = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5))), 'a text was to go on that had ended'
+    whole = backend.generate(context, OTHER, TOKENS)
+    left = backend.begin(context, OTHER, TOKENS)
+    assert left.write(pause=lambda written: written >= 2) is None
+    assert backend.generate(context, OTHER, TOKENS) == whole, 'there is one at a time'
+    with pytest.raises(ModelError, match=over):
+        left.write()
+    closed, freed = backend.begin(context, OTHER, TOKENS), backend.begin(context, QUESTION, TOKENS)
+    closed.close()
+    assert freed.write(pause=lambda written: written >= 1) is None, 'closing what is over harms nothing'
+    backend.free()
+    with pytest.raises(ModelError, match=over):
+        freed.write()
+
+
+def test_deadline_and_cancel_end_a_text_that_was_left(backend: Backend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5)))
+    for stop, timed_out in (({'deadline': 0.0}, True), ({'cancel': Looks(set_at=0)}, False)):
+        text = backend.begin(context, OTHER, TOKENS)
+        assert text.write(pause=lambda written: written >= 3) is None
+        cut = text.write(**stop)
+        assert cut is not None
+        assert (cut.tokens, cut.finished, cut.timed_out, cut.note) == (3, False, timed_out, '')
+
+
 def test_end_of_turn_finishes(case: tuple[str, str], folder: Path, plain: PlainModel, tmp_path: Path) -> None:
     """A token that ends a turn ends the text, is no part of it, and is not counted."""
     written = plain_prompt(plain, QUESTION).generate(4)

@@ -452,6 +452,26 @@ def test_results_hold_the_hint_as_it_went_out_and_descriptions_only_where_wanted
         assert all('describe' not in hint.message().info.stage_names for hint in hints)
 
 
+def test_descriptions_come_at_the_pace_of_the_bag_s_stamps(tmp_path: Path, params: Path):
+    """However fast it is replayed, the same ones each time; and each says what it says where every set is described."""
+    values = json.loads(params.read_text())
+    bag, texts, summaries = write_bag(tmp_path / 'bag', drive(7)), [], []
+    for number, periods in enumerate((0.0, 2.5, 2.5)):
+        values['/**']['ros__parameters']['inference.describe_period_ms'] = periods * PERIOD_NS / 1e6
+        params.write_text(json.dumps(values))
+        summaries.append(run(bag, tmp_path / str(number), params))
+        with Bag(tmp_path / str(number) / 'results.mcap') as results:
+            found = [(one.receive_ns, one.message()) for one in results.messages([SCENE_TOPIC])]
+        texts.append({(at_ns - START_NS) // PERIOD_NS: message.description for at_ns, message in found})
+    assert list(texts[0]) == list(range(7)) and any(texts[0].values())
+    assert texts[1] == {number: texts[0][number] for number in (0, 3, 6)}
+    assert texts[2] == texts[1]
+    assert [sum(summary['descriptions'].values()) for summary in summaries] == [7, 3, 3]
+    for summary in summaries:
+        assert summary['ticks'] == 7 and summary['tick_ms']['p50'] > 0
+        assert 0 < summary['times']['ticks_per_s'] < 1e4
+
+
 def test_report_shows_pictures_and_speed(tmp_path: Path, params: Path):
     run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
     html = (tmp_path / 'out' / 'report.html').read_text()

@@ -19,7 +19,7 @@ from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
-from stprune_ros.vlm.greedy_text import write
+from stprune_ros.vlm.greedy_text import GreedyText
 from stprune_ros.vlm.guided_choice import log_probabilities
 from stprune_ros.vlm.hf.answers import Answers
 from stprune_ros.vlm.hf.family import Family
@@ -62,7 +62,8 @@ class TransformersBackend:
         self.info = self._answers.info
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
-        self._kv_cache: StaticKVCache | None = None  # what the last text was written in
+        self._kv_cache: StaticKVCache | None = None  # what the last text is written in
+        self._text: GreedyText | None = None  # the last one
         self._recorder = capture_graph if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
@@ -221,20 +222,15 @@ class TransformersBackend:
         found = iter(logits[tuple(torch.tensor(wanted, device=self._device).T)].float().tolist())
         return log_probabilities(choices, [list(islice(found, len(branch.tokens))) for branch in branches])
 
-    def generate(
-        self,
-        context: Context,
-        question: str,
-        max_new_tokens: int,
-        deadline: float | None = None,
-        cancel: Event | None = None,
-    ) -> Generated:
-        """See `Backend.generate`; the same tokens as the model's own greedy ``generate``.
+    def begin(self, context: Context, question: str, max_new_tokens: int) -> GreedyText:
+        """See `Backend.begin`; the same tokens as the model's own greedy ``generate``.
 
         That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
+        The text has a KV cache of its own, into which the context was copied: it does not hold the context.
         """
         prefix: Prefix = context.state
         asked = self._chat.text_ids(question + prefix.question_suffix)
+        self._end_text()
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         position = prefix.next_position
         seen = self._seen(prefix.ids)
@@ -247,15 +243,32 @@ class TransformersBackend:
             seen.index_fill_(0, ids.to(self._device, non_blocking=True), True)
             return int(self._penalised(logits[-1], seen).argmax())
 
-        return self._answers.generated(write(next_token, asked, self._answers.ends, max_new_tokens, deadline, cancel))
+        self._text = GreedyText(next_token, asked, self._answers.ends, max_new_tokens, self._answers.generated)
+        return self._text
+
+    def generate(
+        self,
+        context: Context,
+        question: str,
+        max_new_tokens: int,
+        deadline: float | None = None,
+        cancel: Event | None = None,
+    ) -> Generated:
+        """See `Backend.generate`."""
+        return self.begin(context, question, max_new_tokens).write_out(deadline, cancel)
 
     def free(self) -> None:
         """See `Backend.free`: contexts that are still held keep their memory."""
         self._static_prefix = (), ()
+        self._end_text()
         self._kv_cache = None
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _end_text(self) -> None:
+        if self._text is not None:
+            self._text.close()
 
     def _seen(self, ids: Sequence[int]) -> torch.Tensor:
         """Which tokens of the vocabulary are among ``ids``: bool (vocabulary,), on the device, where it stays."""
