@@ -12,7 +12,7 @@ import sys
 import termios
 import time
 
-LIMIT_S = 300.0
+LIMIT_S = 240.0
 COLUMNS = 120
 
 
