@@ -66,8 +66,9 @@ def replay(
     page = render(summary, run.timeline, run.shown.kept, windows.rig)
     (output / 'report.html').write_text(page, encoding='utf-8')
     if isinstance(stopped_by, KeyboardInterrupt):
-        sentence = f"interrupted after {summary['ticks']} ticks: what was finished is in '{output / 'report.html'}'"
-        raise Interrupted(sentence, summary) from None
+        raise Interrupted(
+            f"interrupted after {summary['ticks']} ticks: what was finished is in '{output / 'report.html'}'", summary
+        ) from None
     if stopped_by is not None:
         raise stopped_by
     return summary
