@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import runpy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -277,19 +277,22 @@ def sentences_in(node: ast.expr) -> set[str]:
 
 @cache
 def brought_by_name() -> dict[str, set[str]]:
-    """The sentences that a function returns or yields, or that a name stands for, by its name."""
+    """The sentences that a function returns or yields, or that a constant is, by its name where only one has that."""
     found: dict[str, set[str]] = defaultdict(set)
+    holders: Counter[str] = Counter()
     for _, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
+                holders[node.name] += 1
                 for inner in ast.walk(node):
                     if isinstance(inner, ast.Return | ast.Yield) and inner.value is not None:
                         found[node.name] |= sentences_in(inner.value)
             elif isinstance(node, ast.Assign):
                 for target in node.targets:
                     if isinstance(target, ast.Name) and target.id.isupper():
+                        holders[target.id] += 1
                         found[target.id] |= sentences_in(node.value)
-    return found
+    return {name: sentences for name, sentences in found.items() if holders[name] == 1}
 
 
 def test_sentences_that_functions_and_constants_bring_are_on_the_troubleshooting_page():

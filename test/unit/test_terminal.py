@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from helpers.answers import make_answer
+from helpers.reports import SCHEMA, report_in
 from helpers.small_bags import drive, write_bag
 from helpers.terminal import Terminal
 from helpers.tiny_models import make_tiny_model
@@ -29,7 +30,6 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import loading_text
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = json.loads((ROOT / 'config' / 'schema' / 'command.schema.json').read_text())
 
 
 @pytest.fixture(scope='module')
@@ -47,10 +47,8 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report_of(capsys: pytest.CaptureFixture[str], command: str) -> dict[str, Any]:
     """The one object on stdout, which must fit the schema, with what was on stderr under 'stderr'."""
     told = capsys.readouterr()
-    [line] = told.out.splitlines()
-    report = json.loads(line)
-    jsonschema.validate(report, SCHEMA)
-    assert (report['command'], report['version']) == (command, version())
+    report = report_in(told.out, command)
+    assert report['version'] == version()
     return {**report, 'stderr': told.err}
 
 
