@@ -161,8 +161,9 @@ class ModelSettings:
     dtype: str = parameter('auto', 'weights and activations', choices=('auto', 'float32', 'bfloat16', 'float16'))
     quantization: str = parameter(
         'none',
-        "packs the language model's weights while loading; needs bitsandbytes and accelerate",
-        choices=('none', '4bit', '8bit'),
+        "packs the language model's weights while loading: 4bit and 8bit with bitsandbytes, int4 with torchao; each"
+        ' needs accelerate, too',
+        choices=('none', '4bit', '8bit', 'int4'),
     )
     max_image_pixels: int = parameter(
         0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24

@@ -131,11 +131,11 @@ ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {
 }
 
 
-def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
+def inspect_model(settings: Settings, here: bool = True) -> tuple[list[str], list[str]]:
     """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
 
-    With engine llama.cpp also with the GGUF file, the library, and between all three. Imports neither torch nor
-    transformers.
+    With engine llama.cpp also with the GGUF file, the library, and between all three; a library that will not run
+    ``here`` is not looked at. Imports neither torch nor transformers.
     """
     try:
         folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
@@ -147,7 +147,7 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     if not faults and settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.pairing import engine_faults
 
-        faults = engine_faults(settings.model.gguf, settings.model.engine_library, folder)
+        faults = engine_faults(settings.model.gguf, settings.model.engine_library if here else None, folder)
     return faults, notes
 
 
@@ -184,10 +184,11 @@ class MemoryCheck(NamedTuple):
     figures: Mapping[str, Any]
 
 
-def check_memory(settings: Settings, size: tuple[int, int]) -> MemoryCheck:
+def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> MemoryCheck:
     """What the model of ``model.*`` takes of its device's memory.
 
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    With ``free`` bytes given, the device is that of another machine.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
@@ -197,11 +198,11 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> MemoryCheck:
     )
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
-    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text, tight
+    from stprune_ros.vlm.device import Memory, dtype_name, find_device, find_dtype, free_memory
+    from stprune_ros.vlm.hf.memory import Ring, largest_ratio, memory_estimate, summary_text, tight
     from stprune_ros.vlm.hf.pretrained import read_parts
 
-    device = find_device(settings.model.device)
+    device = find_device(settings.model.device, here=free is None)
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
@@ -214,11 +215,11 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> MemoryCheck:
 
         found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
     else:
-        found = memory_estimate(*sizes, settings, ring, dtype)
-    memory = free_memory(device)
+        found = memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda')
+    memory = free_memory(device) if free is None else Memory(free, '--memory')
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    text = f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}'
+    text = f'{head}\n{summary_text(found, memory, largest_ratio(settings))}'
     figures = {**asdict(found), 'kept': found.kept, 'full': found.full, 'free': memory.free}
     return MemoryCheck(text, fits, tight(found, memory), figures)
 

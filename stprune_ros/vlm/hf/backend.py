@@ -77,8 +77,8 @@ class TransformersBackend:
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
         are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading. ``say`` gets a line about what takes
-        long.
+        '8bit' packs the language model's matrices with bitsandbytes while loading, 'int4' with torchao. ``say`` gets a
+        line about what takes long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
@@ -88,7 +88,8 @@ class TransformersBackend:
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
-        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
+        on_gpu = torch_device.type == 'cuda'
+        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device), on_gpu)
         start, size = time.monotonic(), gib(sum(path.stat().st_size for path in folder.weights))
         with said_while_slow(
             say,

@@ -19,7 +19,7 @@ from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_s
 from stprune_ros.vlm.hf.family import Family, Size
 from stprune_ros.vlm.hf.files import NUMBERS, Tensor, gib, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
-from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
+from stprune_ros.vlm.hf.quantization import BITSANDBYTES_BYTES, packed_bytes
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
@@ -38,7 +38,7 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
+    """Bytes and tokens of one tick; ``kept`` at the keep ratio of `largest_ratio`, ``full`` without pruning.
 
     Activations count where they are largest: while all ``images`` are encoded at once, as after a failure or where a
     tick takes longer than the history's stride, or during the prefill.
@@ -74,25 +74,28 @@ class MemoryEstimate:
         return self.weights + self.features + self.full_kv + max(self.encode, self.full_prefill)
 
 
-def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
+def weight_bytes(folder: ModelFolder, dtype: str, quantization: str, on_gpu: bool = False) -> tuple[int, str]:
     """Bytes of the loaded weights and their dtype; ``dtype`` is '' for the files' own."""
     found = [tensor for path in folder.weights for tensor in tensors(path)]
     sizes: dict[str, int] = {}
     for tensor in found:
         sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
     own = max(sizes, key=lambda kind: sizes[kind], default='F32')
-    return round(sum(_loaded(tensor, dtype, quantization) for tensor in found)), dtype or NUMBERS.get(own, own)
+    kind = dtype or NUMBERS.get(own, own)
+    loaded = (_loaded(tensor, dtype, quantization, BYTES.get(kind, 2), on_gpu) for tensor in found)
+    return round(sum(loaded)), kind
 
 
-def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
-    if quantization in BYTES_PER_WEIGHT and is_packed(tensor.name, tensor.shape):
-        return tensor.count * BYTES_PER_WEIGHT[quantization]
+def _loaded(tensor: Tensor, dtype: str, quantization: str, width: int, on_gpu: bool) -> float:
+    packed = packed_bytes(tensor.name, tensor.shape, quantization, width, on_gpu)
+    if packed is not None:
+        return packed
     return tensor.count * BYTES[dtype] if dtype and tensor.kind in NUMBERS else tensor.size
 
 
-def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
+def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory, on_gpu: bool = False) -> None:
     """Raises ModelError where the weights, as `weight_bytes` counts them, are larger than the free memory."""
-    require_room(folder.path, *weight_bytes(folder, dtype, quantization), memory)
+    require_room(folder.path, *weight_bytes(folder, dtype, quantization, on_gpu), memory)
 
 
 def require_room(path: Path, need: int, kind: str, memory: Memory) -> None:
@@ -117,6 +120,13 @@ def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads, head_dim
 
 
+def largest_ratio(settings: Settings) -> float:
+    """The keep ratio that memory must be enough for: with a latency target, the highest that it may lead to."""
+    if settings.pruning.method == 'none':
+        return 1.0
+    return settings.latency.keep_max if settings.latency.target_ms else settings.pruning.keep_ratio
+
+
 def memory_estimate(
     folder: ModelFolder,
     config: Mapping[str, Any],
@@ -124,23 +134,23 @@ def memory_estimate(
     settings: Settings,
     ring: Ring,
     dtype: str,
+    on_gpu: bool = False,
 ) -> MemoryEstimate:
     """What a checked model folder takes of memory.
 
     ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
     family: Family = folder.family
-    weights, kind = weight_bytes(folder, dtype, settings.model.quantization)
+    weights, kind = weight_bytes(folder, dtype, settings.model.quantization, on_gpu)
     width = BYTES.get(kind, 2)
     image = family.image_tokens(config, processor, ring.size, settings.model.max_image_pixels)
     images = ring.views * ring.frames
     around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
     patches = ring.frames * (image - family.extra_tokens)
     pruned = settings.pruning.method != 'none'
-    ratio = settings.pruning.keep_ratio if pruned else 1.0
-    kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
+    kept, full = (ring.views * final_budget(share, patches) + around for share in (largest_ratio(settings), 1.0))
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
-    packed = bool(folder.packed) or settings.model.quantization in BYTES_PER_WEIGHT
+    packed = bool(folder.packed) or settings.model.quantization in BITSANDBYTES_BYTES
     # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
     kept_prefill, full_prefill = (
         prefill_bytes(family, config, tokens, width, around >= STATIC_SHARE * tokens, packed) for tokens in (kept, full)
@@ -194,6 +204,6 @@ def tight(found: MemoryEstimate, memory: Memory) -> str:
         return ''
     return (
         f'only {gib(memory.free - found.kept)} of {gib(memory.free)} are left for the runtime and for what its'
-        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames, pruning.keep_ratio or'
-        ' model.max_image_pixels, or quantize it'
+        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames,'
+        ' pruning.keep_ratio, latency.keep_max or model.max_image_pixels, or quantize it'
     )
