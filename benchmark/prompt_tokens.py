@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stprune_ros.cli import size
+from stprune_ros.arguments import size
 from stprune_ros.core.types import EgoState
 from stprune_ros.results import table
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame

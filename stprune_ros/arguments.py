@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
+from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import resource_path
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
@@ -86,6 +87,13 @@ def remap(text: str) -> tuple[str, str]:
     if not (separator and source and target):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form /from:=/to")
     return source, target
+
+
+def add_pruning(command: argparse.ArgumentParser) -> None:
+    """Declare what `changed_settings` reads."""
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, as for the node')
+    command.add_argument('--keep', type=ratio, metavar='R', help='share of visual tokens that the model sees')
+    command.add_argument('--method', choices=METHOD_NAMES, help='how tokens are selected')
 
 
 def load_settings(path: Path | None) -> Settings:

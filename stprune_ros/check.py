@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stprune_ros.errors import SettingsError, StpruneError
+from stprune_ros.results import Show
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
@@ -20,10 +21,10 @@ from stprune_ros.settings.topic_names import replay_only
 GROUPS_OF_CALIBRATION = ('pruning.', 'history.', 'model.', 'cameras.refresh_ms', 'cameras.stale_after_ms')
 
 
-def check(file: Path, model: bool, size: tuple[int, int], memory: int | None = None) -> int:
+def check(file: Path, model: bool, size: tuple[int, int], memory: int | None, show: Show) -> int:
     """Print every problem of a parameter file on stderr, each behind the file's name; returns 0 without any, else 1.
 
-    With ``model`` the model folder is checked too, and what it takes of memory printed, for images of ``size`` =
+    With ``model`` the model folder is checked too, and what it takes of memory shown, for images of ``size`` =
     (height, width); with ``memory`` for another machine, which has so many bytes free. Raises StpruneError where the
     file cannot be read, the model does not fit, or the calibration is for another one.
     """
@@ -38,18 +39,19 @@ def check(file: Path, model: bool, size: tuple[int, int], memory: int | None = N
     for problem in problems:
         print(f'{file}: {problem}', file=sys.stderr)
     if problems:
+        show('', {'file': file, 'problems': problems, 'notes': found.notes})
         return 1
-    print(f'{file}: all parameters are known and in range')
     settings = Settings.from_values(found.values)
-    for note in (*replay_only(settings.cameras, settings.topics), *model_notes):
-        print(f'{file}: {note}')
+    notes = (*replay_only(settings.cameras, settings.topics), *model_notes)
+    told = '\n'.join(f'{file}: {note}' for note in ('all parameters are known and in range', *notes))
+    show(told, {'file': file, 'problems': [], 'notes': [*found.notes, *notes]})
     if not model:
         return 0
     from stprune_ros.vlm.loading import check_memory, require_calibration
 
     require_calibration(settings, lambda sentence: print(f'{file}: {sentence}', file=sys.stderr))
-    text, fits, warning = check_memory(settings, size, memory)
-    print(text)
+    text, fits, warning, figures = check_memory(settings, size, memory)
+    show(text, {'memory': {'fits': fits, 'warning': warning, **figures}})
     if not fits:
         raise StpruneError(
             'the model does not fit: lower history.frames, pruning.keep_ratio, latency.keep_max or'

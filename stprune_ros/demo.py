@@ -27,7 +27,7 @@ from stprune_ros.io.bag_windows import BagTopics
 from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.replay import command
 from stprune_ros.resources import dds_profile
-from stprune_ros.results import write_json
+from stprune_ros.results import Show, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import require_model
 
@@ -42,8 +42,8 @@ TOPICS = {
 READY_S, DRAIN_S, END_S = 180.0, 3.0, 20.0
 
 
-def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] | None = None) -> int:
-    """Run everything into the folder ``output`` and print what came of it; returns 0.
+def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] | None = None, show: Show) -> int:
+    """Run everything into the folder ``output`` and show what came of it; returns 0.
 
     ``values`` are parameters by dotted name for both halves.
     Raises StpruneError where the live half or the replay did not work.
@@ -56,13 +56,13 @@ def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] |
     print(f'live    node, player and recorder over DDS, {seconds:g} s in real time ...', flush=True)
     live(bag, output, seconds, values)
     print('replay  the same bag, as fast as it goes ...', flush=True)
-    command.run(bag, output, Settings.from_values(values))
+    command.run(bag, output, Settings.from_values(values), show)
     found = compare(output / 'live.mcap', output / 'results.mcap', GroundTruth.beside(bag))
     write_json(output / 'live.json', found)
-    print(
-        f'live    {found["valid"]} hints in {found["messages"]} messages; {found["hits"]} of {found["known"]} are right'
-    )
-    print(f'agree   {found["agreed"]} of {found["compared"]} live hints equal the replayed hint of the same stamp')
+    written = [output / name for name in ('report.html', 'summary.json', 'results.mcap', 'live.json', 'live.mcap')]
+    live_line = f'{found["valid"]} hints in {found["messages"]} messages; {found["hits"]} of {found["known"]} are right'
+    agree_line = f'{found["agreed"]} of {found["compared"]} live hints equal the replayed hint of the same stamp'
+    show(f'live    {live_line}\nagree   {agree_line}', {'files': written, 'live': found})
     if not found['compared']:
         raise StpruneError(
             f'no live hint can be compared with the replay: {found["messages"]} messages arrived,'

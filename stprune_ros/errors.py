@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from reprlib import Repr
+from typing import Any
 
 MAX_REASON = 200  # characters of a foreign error's text
 MAX_NAME = 100  # characters of a name or a word that somebody else chose
@@ -31,6 +32,14 @@ class BagError(StpruneError):
 
 class ModelError(StpruneError):
     """A model folder, a prompt file or a calibration file is missing, broken, unsupported or for another model."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after what was finished has been written: the text says where, ``result`` is what it was."""
+
+    def __init__(self, sentence: str, result: Mapping[str, Any]) -> None:
+        super().__init__(sentence)
+        self.result = result
 
 
 def plain(text: str, limit: int = MAX_NAME) -> str:

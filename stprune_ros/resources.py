@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from stprune_ros.errors import StpruneError
@@ -26,6 +27,12 @@ def resource_path(relative: str) -> Path:
         places = ', '.join(str(root) for root in roots)
         raise StpruneError(f"'{relative}' of {NAME} is not installed; looked in {places}")
     return found[0]
+
+
+def version() -> str:
+    """The version of this package, as its package.xml has it: colcon installs no metadata of pip's."""
+    found = ElementTree.parse(resource_path('package.xml')).getroot().findtext('version')
+    return found or 'unknown'
 
 
 def dds_profile() -> tuple[str, str]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Takes what a command found: a text for people, and the same as JSON data, whose keys are added to those before.
+Show = Callable[[str, Mapping[str, Any]], None]
 
 
 @contextmanager
@@ -34,3 +38,18 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = ['| ' + ' | '.join(str(cell) for cell in line) + ' |' for line in (head, *rows)]
     lines.insert(1, '|---' * len(head) + '|')
     return '\n'.join(lines)
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """``content`` as one line of strict JSON: what is not finite becomes null, a path its text."""
+    return json.dumps(_strict(content), ensure_ascii=False, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

@@ -51,7 +51,8 @@ Judge = Callable[[str, float | None, Callable[[float], bool]], None]  # aim, fig
 def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
     """Run `stprune bench`; returns the content of its JSON file: measured rows, what was not measured and why, aims.
 
-    ``quick`` runs fewer sizes and one small model; ``whole`` adds models of full depth, one tick per cell.
+    ``quick`` runs fewer sizes and one small model; ``whole`` adds models of full depth, one tick per cell. Where it is
+    interrupted the result has the rows so far, and says ``interrupted``.
     """
     started = time.monotonic()
     gpu = torch.cuda.is_available()
@@ -70,15 +71,19 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
     cells += len(ticks.tick_cells(keep_ratios)) * sum(len(models) for models, _, _ in groups)
     selection_rows: list[Row] = []
     tick_rows: list[Row] = []
-    with tqdm(total=cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
-        for found in selection.measure_selections(sizes, limits):
-            selection_rows += found
-            bar.update(len(found))
-        for models, deadline, rounds in groups:
-            for number, model in enumerate(models):
-                # What is left of the time is shared: the last model gets all that remains.
-                until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
-                tick_rows += ticks.measure_ticks(model, until, keep_ratios, rounds, bar.update)
+    interrupted = False
+    try:
+        with tqdm(total=cells, unit='cell', disable=not sys.stderr.isatty()) as bar:
+            for found in selection.measure_selections(sizes, limits):
+                selection_rows += found
+                bar.update(len(found))
+            for models, deadline, rounds in groups:
+                for number, model in enumerate(models):
+                    # What is left of the time is shared: the last model gets all that remains.
+                    until = time.monotonic() + (deadline - time.monotonic()) / (len(models) - number)
+                    tick_rows += ticks.measure_ticks(model, until, keep_ratios, rounds, bar.update)
+    except KeyboardInterrupt:
+        interrupted = True
     selections, whole_ticks = ([row for row in rows if 'reason' not in row] for rows in (selection_rows, tick_rows))
     not_measured = [row for row in (*selection_rows, *tick_rows) if 'reason' in row]
     run = {row['model'] for row in tick_rows}
@@ -91,6 +96,7 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'versions': package_versions(),
         'quick': quick,
+        'interrupted': interrupted,
         'seconds': round(time.monotonic() - started, 1),
         'selection': selections,
         'growth': growth_exponents(selections),

@@ -13,8 +13,9 @@ from stprune_ros.errors import BagError, SettingsError, StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.ground_truth import EVERY_BAG, GroundTruth, read_truth
+from stprune_ros.results import Show
 from stprune_ros.settings.settings import Settings, nanoseconds
-from stprune_ros.vlm.loading import load_model, require_model
+from stprune_ros.vlm.loading import load_model, loading_text, require_model
 
 HELD_OUT_SHARE = 3  # of so many bags one is held out, where none are named
 
@@ -55,8 +56,8 @@ class CalibrationPlan:
         return self.bags[:-count], self.bags[-count:]
 
 
-def run(plan: CalibrationPlan, settings: Settings) -> int:
-    """Calibrate, print what came of it and write the file with its plot; returns 0.
+def run(plan: CalibrationPlan, settings: Settings, show: Show) -> int:
+    """Calibrate, show what came of it and write the file with its plot; returns 0.
 
     Raises StpruneError where nothing can be fitted, or where the calibration makes the log loss on the bags to judge on
     worse; nothing is written then.
@@ -72,8 +73,9 @@ def run(plan: CalibrationPlan, settings: Settings) -> int:
     truths = truth_by_bag(plan.truth, (*fitted, *judged))
     messages = _require_bags((*fitted, *judged), settings)
     require_model(settings)
+    _say(loading_text(settings))
     from stprune_ros.calibrate.drives import DriveScorer  # brings torch, for which a refusal need not wait
-    from stprune_ros.calibrate.report import summary_text, write
+    from stprune_ros.calibrate.report import content, interruption, summary_text, write
     from stprune_ros.calibrate.result import calibrate
 
     backend, prompt = load_model(settings, _say)
@@ -82,11 +84,17 @@ def run(plan: CalibrationPlan, settings: Settings) -> int:
     for bag, truth in truths.items():
         _require_candidates(bag, truth, [behavior.name for behavior in prompt.behaviors])
     scorer = DriveScorer(settings, backend, prompt, nanoseconds(plan.tolerance_ms), plan.content_free, _say)
-    with tqdm(total=messages, unit='msg', disable=not sys.stderr.isatty()) as progress:
-        drives = {bag: scorer.score(bag, truth, progress.update) for bag, truth in truths.items()}
+    drives = {}
+    try:
+        with tqdm(total=messages, unit='msg', dynamic_ncols=True, disable=not sys.stderr.isatty()) as progress:
+            for bag, truth in truths.items():
+                drives[bag] = scorer.score(bag, truth, progress.update)
+    except KeyboardInterrupt:
+        raise interruption(plan.output, list(drives.values()), len(truths), prompt.behaviors) from None
     _require_own_truth(truths, {bag: drive.matched for bag, drive in drives.items()}, plan.truth)
     result = calibrate([drives[bag] for bag in fitted], [drives[bag] for bag in judged], prompt.behaviors)
-    print(summary_text(result))
+    report = content(result, settings, backend.info, prompt.id)
+    show(summary_text(result), {'calibration': report, 'files': []})
     before, after = result.judged.before.log_loss, result.judged.after.log_loss
     if after > before:
         raise StpruneError(
@@ -99,8 +107,9 @@ def run(plan: CalibrationPlan, settings: Settings) -> int:
             f'on the {len(judged)} held-out bags the expected calibration error rises, {before:.4f} to {after:.4f}:'
             ' they are too few, or unlike those that were fitted on'
         )
-    write(plan.output, result, settings, backend.info, prompt.id)
-    print(f"wrote   '{plan.output}' and '{plan.output.with_suffix('.png')}'")
+    write(plan.output, result, report)
+    plot = plan.output.with_suffix('.png')
+    show(f"wrote   '{plan.output}' and '{plot}'", {'files': [plan.output, plot]})
     return 0
 
 

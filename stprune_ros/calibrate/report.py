@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from stprune_ros.calibrate.drives import ScoredDrive
 from stprune_ros.calibrate.quality import Quality
 from stprune_ros.calibrate.result import Calibrated, DriveSet
-from stprune_ros.results import replaced_at_once
+from stprune_ros.core.types import Behavior
+from stprune_ros.errors import Interrupted
+from stprune_ros.results import replaced_at_once, write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ModelInfo
 from stprune_ros.vlm.hint_calibration import bound_parameters
@@ -48,13 +52,39 @@ def summary_text(result: Calibrated) -> str:
     return '\n'.join(lines)
 
 
-def write(output: Path, result: Calibrated, settings: Settings, model: ModelInfo, prompt_id: str) -> None:
-    """Write the calibration file and, beside it as PNG, the reliability plot; files of these names are replaced."""
+def write(output: Path, result: Calibrated, tree: Mapping[str, Any]) -> None:
+    """Write the calibration file with the ``tree`` of `content` and, beside it as PNG, the reliability plot.
+
+    Files of these names are replaced.
+    """
     with replaced_at_once(output.with_suffix('.png')) as part:
         _plot(result.judged, part)
-    tree = content(result, settings, model, prompt_id)
     with replaced_at_once(output) as part:
-        part.write_text(HEAD + yaml.safe_dump(tree, sort_keys=False, width=120), encoding='utf-8')
+        part.write_text(HEAD + yaml.safe_dump(dict(tree), sort_keys=False, width=120), encoding='utf-8')
+
+
+def interruption(output: Path, drives: Sequence[ScoredDrive], bags: int, behaviors: Sequence[Behavior]) -> Interrupted:
+    """Write the scores of the ``drives`` that were finished of ``bags`` beside ``output``: they are no calibration."""
+    if not drives:
+        return Interrupted(f'interrupted before the first of {bags} bags was finished: nothing is written', {})
+    partial = output.with_suffix('.partial.json')
+    names = [behavior.name for behavior in behaviors]
+    write_json(partial, {'candidates': names, 'drives': [_scores(drive, names) for drive in drives]})
+    return Interrupted(
+        f"interrupted after {len(drives)} of {bags} bags: their scores are in '{partial}', and no calibration is"
+        ' written',
+        {'files': [partial]},
+    )
+
+
+def _scores(drive: ScoredDrive, names: Sequence[str]) -> dict[str, Any]:
+    """A drive as JSON data: for each tick its stamp, the log-probabilities of the candidates, and what was right."""
+    return {
+        'bag': str(drive.bag),
+        'stamp_ns': drive.stamps.tolist(),
+        'log_probabilities': drive.scores.round(DIGITS).tolist(),
+        'truth': [names[index] for index in drive.truth],
+    }
 
 
 def content(result: Calibrated, settings: Settings, model: ModelInfo, prompt_id: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The model always sees the same features and the same questions; only the keep ma
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import Interrupted, StpruneError
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
@@ -186,15 +187,36 @@ def ask_all(
         hits.results = {scene: found.results[scene] for scene in source.scene_ids if scene in found.results}
     open_scenes = [scene for scene in source.scene_ids if scene not in hits.results]
     saved = time.monotonic()
-    with get_context('spawn').Pool(workers, SceneEvaluator.prepare, (source, plan, settings)) as pool:
-        scenes = pool.imap(SceneEvaluator.run, open_scenes)
-        for scene, results in zip(open_scenes, tqdm(scenes, total=len(open_scenes), unit='scene', disable=None)):
-            hits.add(scene, results)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                hits.save(hits_file)
-                saved = time.monotonic()
+    try:
+        with get_context('spawn').Pool(workers, _start_worker, (source, plan, settings)) as pool:
+            scenes = pool.imap(SceneEvaluator.run, open_scenes)
+            for scene, results in zip(open_scenes, tqdm(scenes, total=len(open_scenes), unit='scene', disable=None)):
+                hits.add(scene, results)
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    hits.save(hits_file)
+                    saved = time.monotonic()
+    except KeyboardInterrupt:
+        raise _interruption(hits, hits_file, len(source.scene_ids)) from None
     hits.save(hits_file)
     return hits
+
+
+def _start_worker(source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
+    """Ctrl-C reaches every process of a terminal: workers leave it to the one that started them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    SceneEvaluator.prepare(source, plan, settings)
+
+
+def _interruption(hits: Hits, file: Path, scenes: int) -> Interrupted:
+    """Save the answers so far, and say where they are."""
+    if not hits.results:
+        return Interrupted(f'interrupted before the first of {scenes} scenes was finished: nothing is written', {})
+    hits.save(file)
+    return Interrupted(
+        f"interrupted after {len(hits.results)} of {scenes} scenes: their answers are in '{file}', where --resume goes"
+        ' on',
+        {'files': [file]},
+    )
 
 
 def _check(variant: Variant, backend: Backend) -> None:

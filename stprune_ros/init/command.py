@@ -9,25 +9,26 @@ from stprune_ros.init.parameter_text import parameter_text
 from stprune_ros.init.proposal import Proposal, propose
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.survey import RigSurvey, survey_bag
+from stprune_ros.results import Show
 
 
-def init_from_bag(path: Path, output: Path) -> int:
+def init_from_bag(path: Path, output: Path, show: Show) -> int:
     """Write a parameter file for the rig that a bag shows; returns 0. Raises StpruneError."""
     require_new(output)
     with Bag(path) as bag:
         survey = survey_bag(bag)
         notes = list(bag.notes)
-    return write(survey, f"'{path}'", output, notes, f'stprune replay {path} --output out --params {output}')
+    return write(survey, f"'{path}'", output, notes, f'stprune replay {path} --output out --params {output}', show)
 
 
-def init_live(seconds: float, output: Path) -> int:
+def init_live(seconds: float, output: Path, show: Show) -> int:
     """Write a parameter file for the rig whose topics are on the network; returns 0. Raises StpruneError."""
     require_new(output)
     from stprune_ros.ros.live_survey import survey_live
 
     survey = survey_live(seconds)
     next_step = f'ros2 bag record -a, then: stprune replay BAG --output out --params {output}'
-    return write(survey, f'{seconds:g} s of the running vehicle', output, [], next_step)
+    return write(survey, f'{seconds:g} s of the running vehicle', output, [], next_step, show)
 
 
 def require_new(output: Path) -> None:
@@ -44,13 +45,21 @@ def rig_path(output: Path) -> Path:
     return output.with_name(f'{output.name.removesuffix(".yaml").removesuffix(".param")}.rig.yaml').absolute()
 
 
-def write(survey: RigSurvey, source: str, output: Path, notes: list[str], next_step: str) -> int:
-    """Write what is proposed for a survey and print what came of it; returns 0."""
+def write(survey: RigSurvey, source: str, output: Path, notes: list[str], next_step: str, show: Show) -> int:
+    """Write what is proposed for a survey and show what came of it; returns 0."""
     proposal = propose(survey, rig_path(output))
     output.write_text(parameter_text(source, proposal.values, proposal.comments), encoding='utf-8')
     if proposal.rig_file:
         rig_path(output).write_text(proposal.rig_file, encoding='utf-8')
-    print(summary_text(proposal, output, notes, next_step))
+    files = [output, *([rig_path(output)] if proposal.rig_file else [])]
+    found = {
+        'files': files,
+        'parameters': dict(proposal.values),
+        'no_view': list(proposal.passed_over),
+        'unsure': [*proposal.doubts, *notes],
+        'to_be_filled_in': bool(proposal.rig_file),
+    }
+    show(summary_text(proposal, output, notes, next_step), found)
     return 0
 
 

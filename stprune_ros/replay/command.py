@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,33 +10,44 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stprune_ros.core.types import Status
-from stprune_ros.errors import BagError
+from stprune_ros.core.types import Answer, Status
+from stprune_ros.errors import BagError, Interrupted
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.results import Show
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.loading import load_model, require_model
+from stprune_ros.vlm.loading import load_model, loading_text, require_model
 
 # A model with random weights, or one that is too slow, has inferred all the same.
 NOTHING_INFERRED = {Status.ERROR.name, Status.NO_HINT.name}
 
 
-def run(path: Path, output: Path, settings: Settings) -> int:
-    """Replay the bag at ``path`` into the folder ``output`` and print a summary; returns 0.
+def run(path: Path, output: Path, settings: Settings, show: Show) -> int:
+    """Replay the bag at ``path`` into the folder ``output`` and show a summary; returns 0.
 
     Raises StpruneError where nothing can be run, no frame set came about, or nothing could be inferred in any of them.
     """
     with Bag(path) as bag:
         windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
         require_model(settings)
+        _say(loading_text(settings))
         from stprune_ros.replay.replay import replay  # brings torch, for which a refusal need not wait
 
         backend, prompt = load_model(settings, _say)
         for note in backend.info.notes:
             _say(note)
-        with tqdm(total=windows.message_count, unit='msg', disable=not sys.stderr.isatty()) as progress:
-            summary = replay(windows, backend, prompt, output, say=_say, on_message=progress.update)
-    print(summary_text(summary, output))
+        with _progress(windows.message_count) as bar:
+
+            def on_answer(answer: Answer) -> None:
+                bar.set_postfix_str(answer_text(answer), refresh=False)
+
+            try:
+                summary = replay(windows, backend, prompt, output, say=_say, on_message=bar.update, on_answer=on_answer)
+            except Interrupted as stop:
+                bar.close()
+                show(summary_text(stop.result, output), found(stop.result, output))
+                raise
+    show(summary_text(summary, output), found(summary, output))
     if not summary['ticks']:
         raise BagError(f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}")
     if set(summary['status']) <= NOTHING_INFERRED:
@@ -43,6 +55,21 @@ def run(path: Path, output: Path, settings: Settings) -> int:
             f"nothing could be inferred in any of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
         )
     return 0
+
+
+def found(summary: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """A replay as `Show` takes it."""
+    files = [output / name for name in ('report.html', 'summary.json', 'results.mcap')]
+    return {'files': files, 'summary': summary}
+
+
+def answer_text(answer: Answer) -> str:
+    """The last hint, the share of visual tokens that was kept and the time up to the hint, for the line of progress."""
+    hint, timing = answer.hint, answer.timing
+    said = f'{hint.behavior.name} {hint.confidence:.2f}' if hint.status.is_valid else hint.status.name
+    kept = f'{answer.tokens_kept / answer.tokens_full:.1%}' if answer.tokens_full else 'n/a'
+    took = 'n/a' if math.isnan(timing.hint_ms) else f'{timing.hint_ms:.0f} ms'
+    return f'{said}, {kept} kept, hint in {took}'
 
 
 def summary_text(summary: Mapping[str, Any], output: Path) -> str:
@@ -72,6 +99,11 @@ def summary_text(summary: Mapping[str, Any], output: Path) -> str:
     if not summary['model_trained'] and summary['ticks']:
         lines.append('model   NOT TRAINED: its weights are random, nothing it says means anything')
     return '\n'.join([*lines, f'report  {output / "report.html"}'])
+
+
+def _progress(total: int) -> tqdm[Any]:
+    """A bar with rate and time left on a terminal, nothing in a log."""
+    return tqdm(total=total, unit='msg', dynamic_ncols=True, disable=not sys.stderr.isatty())
 
 
 def _say(sentence: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.types import Answer, CameraFrame, Status, ViewReport, Window
-from stprune_ros.errors import StpruneError, one_line
+from stprune_ros.errors import Interrupted, StpruneError, one_line
 from stprune_ros.inference.features import left_out
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.provenance import provenance_of
@@ -42,28 +42,36 @@ def replay(
     *,
     say: Callable[[str], object] = lambda sentence: None,
     on_message: Callable[[], object] = lambda: None,
+    on_answer: Callable[[Answer], object] = lambda answer: None,
 ) -> dict[str, Any]:
     """Replay a bag into the folder ``output``: results.mcap, summary.json, report.html. Loads and prints nothing.
 
-    ``say`` gets each new sentence about what went wrong, ``on_message`` is called after each message of the bag.
+    ``say`` gets each new sentence about what went wrong, ``on_message`` is called after each message of the bag,
+    ``on_answer`` with the answer of each tick.
     Returns the content of summary.json. Where it is interrupted the exception goes on to the caller after everything
-    so far has been written.
+    so far has been written: as Interrupted, with that content, where somebody asked it to stop.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    run = _Replay(windows, backend, prompt, say)
-    interrupted = True
+    run = _Replay(windows, backend, prompt, say, on_answer)
+    stopped_by: BaseException | None = None
     try:
         run.run(output / 'results.mcap', on_message)
-        interrupted = False
-    finally:
-        summary = run.summary()
-        summary['interrupted'] = interrupted
-        wall_s = round(time.monotonic() - started, 3)
-        summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
-        write_json(output / 'summary.json', summary)
-        page = render(summary, run.timeline, run.shown.kept, windows.rig)
-        (output / 'report.html').write_text(page, encoding='utf-8')
+    except BaseException as error:
+        stopped_by = error
+    summary = run.summary()
+    summary['interrupted'] = stopped_by is not None
+    wall_s = round(time.monotonic() - started, 3)
+    summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
+    write_json(output / 'summary.json', summary)
+    page = render(summary, run.timeline, run.shown.kept, windows.rig)
+    (output / 'report.html').write_text(page, encoding='utf-8')
+    if isinstance(stopped_by, KeyboardInterrupt):
+        raise Interrupted(
+            f"interrupted after {summary['ticks']} ticks: what was finished is in '{output / 'report.html'}'", summary
+        ) from None
+    if stopped_by is not None:
+        raise stopped_by
     return summary
 
 
@@ -92,7 +100,14 @@ class EvenSampler:
 class _Replay:
     """One pass over a bag: pipeline, writers and counters."""
 
-    def __init__(self, windows: BagWindows, backend: Backend, prompt: Prompt, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        windows: BagWindows,
+        backend: Backend,
+        prompt: Prompt,
+        say: Callable[[str], object],
+        on_answer: Callable[[Answer], object],
+    ) -> None:
         self.statistics = ReplayStatistics()
         self.timeline: list[TimelinePoint] = []
         self.shown = EvenSampler(SHOWN_TICKS)
@@ -102,6 +117,7 @@ class _Replay:
         self._provenance = provenance_of(windows.settings, backend.info, prompt)
         self._truth = GroundTruth.beside(windows.bag.path)
         self._say = say
+        self._on_answer = on_answer
         self._first_ns: int | None = None
         self._store = message_store()
         self._types = messages.store_types(self._store)
@@ -155,6 +171,7 @@ class _Replay:
         seconds = (window.current.stamp_ns - self._first_ns) / 1e9
         self.timeline.append(TimelinePoint.from_answer(answer, seconds, truth.behavior))
         self.shown.add(self._report_tick(window, answer, seconds, truth) if wanted else None)
+        self._on_answer(answer)
 
     def _decode(self, frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
         try:

@@ -9,6 +9,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,15 @@ class BagPlayer:
             publisher.wait_for_all_acked(Duration(seconds=1))
 
 
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What was played: messages, how long that took, and what was said on the way."""
+
+    messages: int
+    seconds: float
+    notes: tuple[str, ...]
+
+
 def play(
     path: Path,
     *,
@@ -243,8 +253,8 @@ def play(
     loops: int = 1,
     wait_s: float = 0.0,
     settings: Settings | None = None,
-) -> str:
-    """Play the bag at ``path`` ``loops`` times and return one sentence about it; notes go to stderr.
+) -> Played:
+    """Play the bag at ``path`` ``loops`` times; notes go to stderr.
 
     With ``settings`` cameras and odometry go where a node with these settings listens, unless ``remaps`` say otherwise.
     Raises StpruneError for a bad bag or where nothing in it can be played.
@@ -268,7 +278,7 @@ def play(
         finally:
             node.destroy_node()
             rclpy.shutdown()
-    return f"played {count} messages of '{path}' in {time.monotonic() - started:.1f} s"
+    return Played(count, time.monotonic() - started, (*player.notes, *bag.notes))
 
 
 def _tell(note: str) -> None:

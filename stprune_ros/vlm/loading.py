@@ -6,14 +6,16 @@ A new engine is a folder beside ``hf/`` that implements `Backend`, and an entry 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.progress import Say, say_nothing
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
+from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.folder_faults import packed_bits
 from stprune_ros.vlm.hf.model_folder import (
     find_model,
@@ -23,6 +25,7 @@ from stprune_ros.vlm.hf.model_folder import (
     locate_model,
     packing_fault,
 )
+from stprune_ros.vlm.hf.weight_faults import weight_names
 from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.prompt import Prompt
 
@@ -171,8 +174,20 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     calibration.require_model(folder.model_id, folder.revision)
 
 
-def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> tuple[str, bool, str]:
-    """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
+class MemoryCheck(NamedTuple):
+    """What a model takes of its device's memory: in words, whether that fits, a warning or '', and the figures.
+
+    ``figures`` are bytes and tokens of the estimate by name, and ``free``, None where nobody knows it.
+    """
+
+    text: str
+    fits: bool
+    warning: str
+    figures: Mapping[str, Any]
+
+
+def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> MemoryCheck:
+    """What the model of ``model.*`` takes of its device's memory.
 
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
     With ``free`` bytes given, the device is that of another machine.
@@ -209,7 +224,18 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     memory = free_memory(device) if free is None else Memory(free, '--memory')
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, largest_ratio(settings))}', fits, tight(found, memory)
+    text = f'{head}\n{summary_text(found, memory, largest_ratio(settings))}'
+    figures = {**asdict(found), 'kept': found.kept, 'full': found.full, 'free': memory.free}
+    return MemoryCheck(text, fits, tight(found, memory), figures)
+
+
+def loading_text(settings: Settings) -> str:
+    """What to say before `load_model`: which model, and how many bytes are read. Raises ModelError."""
+    folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
+    files = [folder / name for name in weight_names(folder)]
+    if settings.model.gguf:
+        files.append(Path(settings.model.gguf))
+    return f"loading the model '{folder}', {gib(sum(file.stat().st_size for file in files))} ..."
 
 
 def front_views(settings: Settings) -> int:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from helpers.engines import needs_llama
+from helpers.reports import report_in
 
 from stprune_ros import cli
+from stprune_ros.commands.world import DEMO_SEED
 from stprune_ros.demo import read_hints
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.ringworld.recording import record_world
@@ -21,14 +25,16 @@ pytestmark = needs_llama
 @pytest.fixture(scope='module')
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('gguf') / 'ringworld.gguf'
-    assert cli.main(['export-gguf', '--output', str(path)]) == 0
+    command = [sys.executable, '-m', 'stprune_ros.cli', 'export-gguf', '--output', str(path), '--json']
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert report_in(done.stdout, 'export-gguf')['result']['files'] == [str(path)]
     return path
 
 
 @pytest.fixture(scope='module')
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('world') / 'world'
-    record_world(path, cli.DEMO_SEED, 3.0, 5.0)
+    record_world(path, DEMO_SEED, 3.0, 5.0)
     return path
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers.small_bags import START_NS, Item, drive, odometry, write_bag
 
-from stprune_ros.cli import DEMO_SEED, main
+from stprune_ros.cli import main
+from stprune_ros.commands.world import DEMO_SEED
 from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.ringworld.scenes import HELD_OUT
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.reports import report_in
 from helpers.token_rings import ring
 
 from stprune_ros import cli
@@ -393,8 +394,10 @@ def test_a_small_examination_in_each_world(tmp_path, capsys):
     chosen = ['--methods', 'st_prune_joint,uniform', '--keep', '0.1', '--scenes', '3', '--first-seed', '1010000']
     for world in ('ringworld', 'hard'):
         chosen_here = [*chosen, '--world', world, '--host', 'ringworld', '--workers', '1']
-        assert cli.main(['eval', '--output', str(output), *chosen_here]) == 0
-        assert '| commonness |' in capsys.readouterr().out
+        assert cli.main(['eval', '--output', str(output), *chosen_here, '--json']) == 0
+        told = capsys.readouterr()
+        assert report_in(told.out, 'eval')['result']['table'] == json.loads(output.read_text())['tables'][-1]
+        assert '| commonness |' in told.err
         assert beside(output, 'ringworld', world, '.png').exists()
     tables = {table['world']: table for table in json.loads(output.read_text())['tables']}
     assert list(tables) == ['ringworld', 'hard']

@@ -27,7 +27,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
     ('init',),
     ('arguments', 'preflight'),
-    ('demo', 'check', 'export_command', 'cli'),
+    ('demo', 'check'),
+    ('commands',),
+    ('cli',),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Beside the rule of the floors.
@@ -35,9 +37,6 @@ EXCEPTIONS = {
     ('parameter', 'errors'),
     ('resources', 'errors'),
     ('bounded_yaml', 'errors'),
-    ('cli', 'demo'),
-    ('cli', 'check'),
-    ('cli', 'export_command'),
 }
 PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph', 'private_folder'}
 ROS = {

@@ -37,7 +37,7 @@ ROSDEP_KEYS = {
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
 WITH_THOSE = {'jinja2', 'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
-OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'torchao'}
+OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'}
 
 
 def pyproject(key: str) -> str:

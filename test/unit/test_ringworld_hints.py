@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stprune_ros.cli import DEMO_SEED
+from stprune_ros.commands.world import DEMO_SEED
 from stprune_ros.demo import HZ
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
