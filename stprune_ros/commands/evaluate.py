@@ -28,8 +28,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--methods',
         type=names,
         metavar='A,B',
-        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8) or the question '
-        '(dart+text); default: every method, every switch alone and all together, all questions, all that was tuned',
+        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8), the question '
+        '(dart+text), or fewer images and pixels, as --params gives them (uniform+refresh, uniform+side); default: '
+        'every method, every switch alone and all together, all questions, all that was tuned',
     )
     command.add_argument(
         '--keep',

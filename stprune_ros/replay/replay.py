@@ -64,13 +64,15 @@ def replay(
         stopped_by = error
     summary = run.summary()
     summary['interrupted'] = stopped_by is not None
-    summary['times'] = {'wall_s': round(time.monotonic() - started, 3)}
+    wall_s = round(time.monotonic() - started, 3)
+    summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
     write_json(output / 'summary.json', summary)
     page = report_page(summary, run.records, run.album, windows.rig, Moments(windows.bag.path, output))
     (output / 'report.html').write_text(page, encoding='utf-8')
     if isinstance(stopped_by, KeyboardInterrupt):
-        sentence = f"interrupted after {summary['ticks']} ticks: what was finished is in '{output / 'report.html'}'"
-        raise Interrupted(sentence, summary) from None
+        raise Interrupted(
+            f"interrupted after {summary['ticks']} ticks: what was finished is in '{output / 'report.html'}'", summary
+        ) from None
     if stopped_by is not None:
         raise stopped_by
     return summary
@@ -134,20 +136,24 @@ class _Replay:
 
     def _tick(self, window: Window, file: ResultsFile) -> None:
         hinted: list[Answer] = []
+        described: list[Answer] = []
         try:
-            answer = self._pipeline.run(window, on_hint=hinted.append, with_images=True)
+            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=True)
             answer = self._pipeline.explained(answer)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'
             answer = Answer.without_result(Status.ERROR, window, self._provenance, notes=[note])
+            described = [answer] if self._settings.inference.describe else []
             self._error(note, answer.stamp_ns)
         for note in answer.notes:
             self._note(note, answer.stamp_ns)
         views = answer.views or tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in window.current.cameras)
         overlaps = drawing.overlap_columns(self._windows.rig, views)
         picture = drawing.encode_jpeg(drawing.ring_picture(replace(answer, views=views), overlaps))
-        file.write(hinted[0] if hinted else answer, answer, views, picture)
+        file.write(hinted[0] if hinted else answer, described, answer, views, picture)
+        for each in described:
+            self.statistics.add_description(each.description)
         truth = self._truth.at(answer.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)
         ego = window.current.ego

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,11 +46,18 @@ class ResultsFile:
         for topic, msgtype in ((HINT_TOPIC, HINT), (SCENE_TOPIC, SCENE)):
             self._add_topic(topic, msgtype)
 
-    def write(self, hinted: Answer, answer: Answer, views: tuple[ViewReport, ...], picture: bytes) -> None:
-        """A tick: the hint as it went out, what the whole tick came to, its views even of none, its picture as JPEG."""
+    def write(
+        self,
+        hinted: Answer,
+        described: Sequence[Answer],
+        answer: Answer,
+        views: tuple[ViewReport, ...],
+        picture: bytes,
+    ) -> None:
+        """A tick: the hint as it went out, the texts that came, what it came to, its views even of none, its JPEG."""
         self._put(HINT_TOPIC, messages.planning_hint(hinted, self._settings, self._types), answer)
-        if self._settings.inference.describe:
-            self._put(SCENE_TOPIC, messages.scene_description(answer, self._settings, self._types), answer)
+        for each in described:
+            self._put(SCENE_TOPIC, messages.scene_description(each, self._settings, self._types), each)
         stamp = messages.header(answer, self._settings, self._types)
         pixels = np.frombuffer(picture, np.uint8)
         self._put(OVERLAY_TOPIC, self._store.types[IMAGE](header=stamp, format='jpeg', data=pixels), answer)

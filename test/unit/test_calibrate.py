@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers.reports import report_in
 from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
@@ -83,8 +84,10 @@ def calibrate(bags: list[Path], output: Path, params: Path, *more: Any) -> int:
 
 def test_a_calibration_is_fitted_written_and_used(bags, tmp_path: Path, params: Path, capsys):
     truth, output = write_truth(tmp_path / 'truth.csv', bags), tmp_path / 'c.yaml'
-    assert calibrate(bags[:2], output, params, '--held-out', *bags[2:], '--truth', truth) == 0
-    said = capsys.readouterr().out.splitlines()
+    assert calibrate(bags[:2], output, params, '--held-out', *bags[2:], '--truth', truth, '--json') == 0
+    told = capsys.readouterr()
+    result = report_in(told.out, 'calibrate')['result']
+    said = [line for line in told.err.splitlines() if not line.startswith('stprune: ')]
     assert said[0].startswith('fit       2 bags, 12 of 12 ticks: NONE 4, STOP 8 (0 ticks without a hint, 0 without')
     assert said[1].startswith('held out  2 bags, 12 of 12 ticks: NONE 4, STOP 8 (')
     assert said[3] == (
@@ -96,6 +99,7 @@ def test_a_calibration_is_fitted_written_and_used(bags, tmp_path: Path, params: 
     assert not list(tmp_path.glob('*.part'))
 
     tree, settings = yaml.safe_load(output.read_text()), load_settings(params)
+    assert result == {'calibration': tree, 'files': [str(output), str(tmp_path / 'c.png')]}
     backend, prompt = load_model(settings)
     assert tree['model'] == {'id': 'tiny', 'revision': backend.info.revision}
     assert tree['prompt'] == prompt.id

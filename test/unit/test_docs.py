@@ -5,19 +5,25 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from stprune_ros.commands.evaluate import UNTOUCHED
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import to_markdown
 from stprune_ros.evaluation.variants import name_of
+from stprune_ros.resources import version
+from stprune_ros.settings import parameter_file
 from stprune_ros.settings.settings import Settings
 
 try:
@@ -28,12 +34,12 @@ except ImportError:
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / 'stprune_ros'
 README = ROOT / 'README.md'
-PAGES = [README, ROOT / 'SECURITY.md', *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [README, ROOT / 'SECURITY.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
 ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
-ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError'}
+ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError', 'Interrupted'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
 
@@ -82,7 +88,66 @@ def test_every_page_and_picture_is_used():
     index = text_of(ROOT / 'docs' / 'README.md')
     assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'{page.name})' not in index] == []
     pages = ''.join(map(text_of, PAGES))
-    assert [path.name for path in (ROOT / 'docs').glob('*.[jp][pn]g') if path.name not in pages] == []
+    pictures = [path for ending in ('png', 'jpg', 'webp') for path in (ROOT / 'docs').glob(f'*.{ending}')]
+    assert len(pictures) > 5 and [path.name for path in pictures if path.name not in pages] == []
+
+
+def test_the_first_screen_of_readme_moves():
+    head = '\n'.join(text_of(README).splitlines()[:15])
+    [path] = re.findall(r'!\[[^\]]+\]\(([^)]+\.webp)\)', head)
+    with Image.open(ROOT / path) as picture:
+        assert picture.n_frames > 10
+        assert picture.width <= 900
+    assert (ROOT / path).stat().st_size < 1e6
+
+
+def test_the_site_shows_every_page():
+    text = text_of(ROOT / 'mkdocs.yml')
+    listed = re.findall(r'^ +- (\w+\.md)$', text.partition('\nnav:\n')[2], re.MULTILINE)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / 'docs').glob('*.md'))
+    assert '\nstrict: true\n' in text
+
+
+def test_links_out_of_the_site_lead_to_the_repository():
+    links = runpy.run_path(str(ROOT / 'docs' / 'tools' / 'links.py'))
+    config = SimpleNamespace(repo_url='https://forge/us')
+    page = '[a](../README.md#purpose), [b](models.md), ![c](demo.webp)'
+    assert links['on_page_markdown'](page, config=config, page=None, files=None) == (
+        '[a](https://forge/us/blob/main/README.md#purpose), [b](models.md), ![c](demo.webp)'
+    )
+
+
+RECIPES = re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', text_of(ROOT / 'docs' / 'recipes.md'), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(('stack', 'recipe'), RECIPES, ids=[stack for stack, _ in RECIPES])
+def test_recipes_are_parameter_files_and_say_what_was_not_run(stack, recipe, tmp_path):
+    assert [name for name, _ in RECIPES] == ['Autoware', 'nuScenes', 'CARLA', 'AWSIM', 'Gazebo']
+    [block] = re.findall(r'^```yaml\n(.*?)^```', recipe, re.MULTILINE | re.DOTALL)
+    file = tmp_path / 'my.param.yaml'
+    file.write_text(block)
+    settings = parameter_file.settings_of(parameter_file.ParameterFile.read(file), '')
+    assert len(settings.cameras.names) == 6 and '{camera}' in settings.topics.image
+    rows = dict(re.findall(r'^\| ([\w ]+) \| (.*) \|$', recipe, re.MULTILINE))
+    assert set(rows) == {'images', 'calibration', 'odometry', 'vehicle frame', 'not run'}
+    assert f'`{settings.cameras.base_frame}`' in rows['vehicle frame']
+    assert f'`{settings.topics.odometry}`' in rows['odometry']
+
+
+def test_citation_is_of_this_version():
+    citation = yaml.safe_load(text_of(ROOT / 'CITATION.cff'))
+    assert citation['version'] == version()
+    assert citation['license'] == 'Apache-2.0'
+    assert citation['references'][0]['identifiers'][0]['value'] == 'arXiv:2604.19145'
+
+
+def test_code_on_the_page_of_consumers_is_that_of_the_examples():
+    blocks = re.findall(r'^```(python|cpp)\n(.*?)^```', text_of(ROOT / 'docs' / 'consuming_hints.md'),
+                        re.MULTILINE | re.DOTALL)  # fmt: skip
+    files = {'python': 'hint_consumer.py', 'cpp': 'hint_rule.hpp'}
+    assert [kind for kind, _ in blocks] == ['python', 'cpp']
+    for kind, code in blocks:
+        assert code in text_of(ROOT / 'examples' / files[kind])
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -188,6 +253,63 @@ def test_every_sentence_for_users_is_on_the_troubleshooting_page():
     keys = {normal(re.sub(r'<[^<>]*>', VARIABLE, key)) for key in headings()}
     said = set(shown_to_users())
     assert len(said) > 80
+    assert sorted((file, text) for file, text in said if text not in keys) == []
+
+
+def branches(node: ast.expr) -> Iterator[ast.expr]:
+    """The parts of which an expression is one, or which it joins."""
+    if isinstance(node, ast.IfExp):
+        parts = [node.body, node.orelse]
+    elif isinstance(node, ast.BinOp):
+        parts = [node.left, node.right]
+    elif isinstance(node, ast.List | ast.Tuple):
+        parts = node.elts
+    else:
+        yield node
+        return
+    for part in parts:
+        yield from branches(part)
+
+
+def sentences_in(node: ast.expr) -> set[str]:
+    return {found for part in branches(node) if (found := sentence(part)) is not None and ' ' in found}
+
+
+@cache
+def brought_by_name() -> dict[str, set[str]]:
+    """The sentences that a function returns or yields, or that a constant is, by its name where only one has that."""
+    found: dict[str, set[str]] = defaultdict(set)
+    holders: Counter[str] = Counter()
+    for _, tree in trees():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                holders[node.name] += 1
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Return | ast.Yield) and inner.value is not None:
+                        found[node.name] |= sentences_in(inner.value)
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    if isinstance(target, ast.Name) and target.id.isupper():
+                        holders[target.id] += 1
+                        found[target.id] |= sentences_in(node.value)
+    return {name: sentences for name, sentences in found.items() if holders[name] == 1}
+
+
+def test_sentences_that_functions_and_constants_bring_are_on_the_troubleshooting_page():
+    """What is raised, noted or logged need not stand where that is done."""
+    keys = {normal(re.sub(r'<[^<>]*>', VARIABLE, key)) for key in headings()}
+    said = set()
+    for path, tree in trees():
+        inside = path.relative_to(PACKAGE)
+        if len(inside.parts) > 1 and inside.parts[0] not in ROOMS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and node.args and is_said(node.func):
+                for part in branches(node.args[0]):
+                    function = part.func if isinstance(part, ast.Call) else part
+                    name = getattr(function, 'id', getattr(function, 'attr', ''))
+                    said |= {(str(inside), text) for text in brought_by_name().get(name, ())}
+    assert len(said) > 10
     assert sorted((file, text) for file, text in said if text not in keys) == []
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.reports import report_in
 from helpers.token_rings import ring
 
 from stprune_ros import cli
@@ -29,7 +30,7 @@ from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.evaluation.tables import accuracy_cell, by_kind, by_ratio, difference_cell, flips_cell, to_markdown
-from stprune_ros.evaluation.variants import FLAGS, VARIANTS, variant_of
+from stprune_ros.evaluation.variants import FLAGS, VARIANTS, WHOLE, Encoding, variant_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
@@ -262,6 +263,23 @@ def test_knobs_and_questions_by_name():
     assert config_of('st_prune+lambda_spatial=0.4', 0.1, 0, Settings()).lambda_spatial == 0.4
 
 
+def test_what_is_encoded_by_name():
+    settings = Settings.from_values({'cameras.refresh_ms': 700.0, 'model.side_image_pixels': 9})
+    plain = variant_of('dart+pivots=8', 0.1, 0, settings)
+    assert plain.encoding == WHOLE == Encoding(0, False)
+    for name, encoding in (
+        ('dart+pivots=8+refresh', Encoding(700_000_000, False)),
+        ('dart+side+pivots=8', Encoding(0, True)),
+        ('dart+refresh+pivots=8+side', Encoding(700_000_000, True)),
+    ):
+        found = variant_of(name, 0.1, 0, settings)
+        assert found.encoding == encoding
+        assert (found.config, found.options) == (plain.config, plain.options)
+    for switch, parameter in (('refresh', 'cameras.refresh_ms'), ('side', 'model.side_image_pixels')):
+        with pytest.raises(StpruneError, match=f"'\\+{switch}' in 'dart\\+{switch}' follows {parameter}, which is 0"):
+            variant_of(f'dart+{switch}', 0.1, 0, Settings())
+
+
 @pytest.mark.parametrize('method', KNOBS)
 def test_every_value_of_a_knob_has_a_name_and_reaches_its_formula(method):
     knob = KNOBS[method]
@@ -376,8 +394,10 @@ def test_a_small_examination_in_each_world(tmp_path, capsys):
     chosen = ['--methods', 'st_prune_joint,uniform', '--keep', '0.1', '--scenes', '3', '--first-seed', '1010000']
     for world in ('ringworld', 'hard'):
         chosen_here = [*chosen, '--world', world, '--host', 'ringworld', '--workers', '1']
-        assert cli.main(['eval', '--output', str(output), *chosen_here]) == 0
-        assert '| commonness |' in capsys.readouterr().out
+        assert cli.main(['eval', '--output', str(output), *chosen_here, '--json']) == 0
+        told = capsys.readouterr()
+        assert report_in(told.out, 'eval')['result']['table'] == json.loads(output.read_text())['tables'][-1]
+        assert '| commonness |' in told.err
         assert beside(output, 'ringworld', world, '.png').exists()
     tables = {table['world']: table for table in json.loads(output.read_text())['tables']}
     assert list(tables) == ['ringworld', 'hard']
