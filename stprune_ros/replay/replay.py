@@ -57,7 +57,8 @@ def replay(
     finally:
         summary = run.summary()
         summary['interrupted'] = interrupted
-        summary['times'] = {'wall_s': round(time.monotonic() - started, 3)}
+        wall_s = round(time.monotonic() - started, 3)
+        summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
         write_json(output / 'summary.json', summary)
         page = render(summary, run.timeline, run.shown.kept, windows.rig)
         (output / 'report.html').write_text(page, encoding='utf-8')
@@ -122,17 +123,21 @@ class _Replay:
 
     def _tick(self, window: Window, file: ResultsFile) -> None:
         hinted: list[Answer] = []
+        described: list[Answer] = []
         wanted = self.shown.wants_next()
         try:
-            answer = self._pipeline.run(window, on_hint=hinted.append, with_images=True)
+            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=True)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'
             answer = Answer.without_result(Status.ERROR, window, self._provenance, notes=[note])
+            described = [answer] if self._settings.inference.describe else []
             self._error(note)
         for note in answer.notes:
             self._note(note)
-        file.write(window, hinted[0] if hinted else answer, answer)
+        file.write(window, hinted[0] if hinted else answer, answer, described)
+        for each in described:
+            self.statistics.add_description(each.description)
         truth = self._truth.at(window.current.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)
         if self._first_ns is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,12 +46,12 @@ class ResultsFile:
         for topic, msgtype in ((HINT_TOPIC, HINT), (SCENE_TOPIC, SCENE)):
             self._add_topic(topic, msgtype)
 
-    def write(self, window: Window, hinted: Answer, answer: Answer) -> None:
-        """A tick: the hint as it went out, and what the whole tick came to, with the pictures in its views."""
+    def write(self, window: Window, hinted: Answer, answer: Answer, described: Sequence[Answer] = ()) -> None:
+        """A tick: hint and descriptions as they went out, and the whole tick with the pictures in its views."""
         views = answer.views or tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in window.current.cameras)
         self._put(HINT_TOPIC, messages.planning_hint(hinted, self._settings, self._types), answer)
-        if self._settings.inference.describe:
-            self._put(SCENE_TOPIC, messages.scene_description(answer, self._settings, self._types), answer)
+        for each in described:
+            self._put(SCENE_TOPIC, messages.scene_description(each, self._settings, self._types), each)
         self._put(OVERLAY_TOPIC, self._overlay(answer, views), answer)
         self._put(DIAGNOSTICS_TOPIC, self._diagnostics(answer, tick_statuses(answer, views)), answer)
         for topic, value in numbers(answer).items():

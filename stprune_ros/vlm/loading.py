@@ -99,6 +99,7 @@ def _load_transformers(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         quantization=settings.model.quantization,
         say=say,
     )
@@ -117,6 +118,7 @@ def _load_llama_cpp(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         say=say,
     )
 
@@ -128,11 +130,11 @@ ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {
 }
 
 
-def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
+def inspect_model(settings: Settings, here: bool = True) -> tuple[list[str], list[str]]:
     """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
 
-    With engine llama.cpp also with the GGUF file, the library, and between all three. Imports neither torch nor
-    transformers.
+    With engine llama.cpp also with the GGUF file, the library, and between all three; a library that will not run
+    ``here`` is not looked at. Imports neither torch nor transformers.
     """
     try:
         folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
@@ -144,7 +146,7 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     if not faults and settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.pairing import engine_faults
 
-        faults = engine_faults(settings.model.gguf, settings.model.engine_library, folder)
+        faults = engine_faults(settings.model.gguf, settings.model.engine_library if here else None, folder)
     return faults, notes
 
 
@@ -169,10 +171,11 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     calibration.require_model(folder.model_id, folder.revision)
 
 
-def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:
+def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> tuple[str, bool, str]:
     """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
 
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
+    With ``free`` bytes given, the device is that of another machine.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
     folder = locate_model(
@@ -182,16 +185,19 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
     )
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
-    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text, tight
+    from stprune_ros.vlm.device import Memory, dtype_name, find_device, find_dtype, free_memory
+    from stprune_ros.vlm.hf.family import SIDE_IMAGE_PIXELS
+    from stprune_ros.vlm.hf.memory import Ring, largest_ratio, memory_estimate, summary_text, tight
     from stprune_ros.vlm.hf.pretrained import read_parts
 
-    device = find_device(settings.model.device)
+    device = find_device(settings.model.device, here=free is None)
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
+    folder.family.image_options(config, parts.processor, settings.model.side_image_pixels, SIDE_IMAGE_PIXELS)
     dtype = dtype_name(find_dtype(settings.model.dtype, device))
-    ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
+    views = len(settings.cameras.names) or DEFAULT_VIEWS
+    ring = Ring(views, settings.history.frames, size, side=views - min(front_views(settings), views))
     sizes = (folder, config, parts.processor.to_dict())
     if settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
@@ -199,11 +205,16 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
 
         found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
     else:
-        found = memory_estimate(*sizes, settings, ring, dtype)
-    memory = free_memory(device)
+        found = memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda')
+    memory = free_memory(device) if free is None else Memory(free, '--memory')
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
+    return f'{head}\n{summary_text(found, memory, largest_ratio(settings))}', fits, tight(found, memory)
+
+
+def front_views(settings: Settings) -> int:
+    """How many cameras are no side cameras, at most: an anchor that is not named may be one of the critical ones."""
+    return len({settings.cameras.anchor, *settings.cameras.critical})
 
 
 def model_path(settings: Settings) -> str:
