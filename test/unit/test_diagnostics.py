@@ -8,6 +8,7 @@ pytest.importorskip('rclpy')
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
