@@ -27,6 +27,7 @@ ARGUMENTS = {
     ),
     'camera_info_topic': ('', "the bag's camera_info topics; empty: topics.camera_info, or found in the bag"),
     'odometry_topic': ('', "the bag's odometry topic; empty: topics.odometry, or found in the bag"),
+    'rviz': ('false', 'show the kept tokens and the cameras in RViz'),
 }
 
 
@@ -39,6 +40,7 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={
             'use_sim_time': 'true',
             'autostart': 'true',
+            'rviz': LaunchConfiguration('rviz'),
             **{name: LaunchConfiguration(name) for name in passed_on},
         }.items(),
     )
@@ -50,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
         cmd=[stprune, 'play', LaunchConfiguration('bag'), *options],
         output='screen',
     )
-    over = RegisterEventHandler(OnProcessExit(on_exit=[EmitEvent(event=Shutdown())]))  # whichever of the two ends
+    over = RegisterEventHandler(OnProcessExit(on_exit=[EmitEvent(event=Shutdown())]))  # whichever ends, RViz too
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()

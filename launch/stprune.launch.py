@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -12,7 +13,11 @@ from stprune_ros.resources import resource_path
 
 SWITCH = ['true', 'false', 'True', 'False']
 LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'fatal']
-CHOICES = {'use_sim_time': SWITCH, 'use_respawn': SWITCH, 'autostart': ['', *SWITCH], 'log_level': LOG_LEVELS}
+CHOICES = {
+    **dict.fromkeys(('use_sim_time', 'use_respawn', 'rviz'), SWITCH),
+    'autostart': ['', *SWITCH],
+    'log_level': LOG_LEVELS,
+}
 ARGUMENTS = {
     'namespace': ('', 'namespace of the node'),
     'params_file': (str(resource_path('config/stprune.param.yaml')), 'parameter file; names the cameras'),
@@ -23,6 +28,7 @@ ARGUMENTS = {
     'image_topic': ('', "in place of the parameter topics.image: image topics with {camera} for a camera's name"),
     'camera_info_topic': ('', 'in place of the parameter topics.camera_info'),
     'odometry_topic': ('', 'in place of the parameter topics.odometry'),
+    'rviz': ('false', 'show the kept tokens and the cameras in RViz'),
 }
 
 
@@ -57,7 +63,29 @@ def start_node(context: LaunchContext) -> list[Node]:
         output='screen',
         emulate_tty=True,
     )
-    return [node]
+    return [node, *start_rviz(values)]
+
+
+def start_rviz(values: dict[str, str]) -> list[Node]:
+    """RViz beside the node and in its namespace, where the argument ``rviz`` asks for it."""
+    if values['rviz'].lower() != 'true':
+        return []
+    try:
+        get_package_prefix('rviz2')
+    except PackageNotFoundError:
+        raise RuntimeError(
+            'rviz:=true needs RViz, which is not installed: sudo apt install ros-$ROS_DISTRO-rviz2'
+            ' ros-$ROS_DISTRO-compressed-image-transport'
+        ) from None
+    rviz = Node(
+        package='rviz2',
+        executable='rviz2',
+        name='stprune_rviz',
+        namespace=values['namespace'],
+        arguments=['-d', str(resource_path('config/rviz/stprune.rviz'))],
+        parameters=[{'use_sim_time': values['use_sim_time'].lower() == 'true'}],
+    )
+    return [rviz]
 
 
 def generate_launch_description() -> LaunchDescription:

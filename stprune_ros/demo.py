@@ -26,6 +26,7 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagTopics
 from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.replay import command
+from stprune_ros.replay.results import HINT_TOPIC
 from stprune_ros.resources import dds_profile
 from stprune_ros.results import Show, write_json
 from stprune_ros.settings.settings import Settings
@@ -193,8 +194,6 @@ def compare(live_file: Path, replayed: Path, truth: GroundTruth | None) -> dict[
 
 def read_hints(file: Path) -> list[tuple[int, tuple[Status, Behavior]]]:
     """(stamp in ns, (status, behavior)) of every planning hint in a results file."""
-    from stprune_ros.replay.replay import HINT_TOPIC  # brings torch, for which a refusal need not wait
-
     hints = []
     with Bag(file) as bag:
         for record in bag.messages([HINT_TOPIC]):

@@ -18,19 +18,17 @@ from stprune_ros.errors import Interrupted, StpruneError, one_line
 from stprune_ros.inference.features import left_out
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.io import images, messages
-from stprune_ros.io.bag_reader import message_store
+from stprune_ros.io import images
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
 from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth, TickTruth
-from stprune_ros.io.mcap_writer import McapWriter
 from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
+from stprune_ros.replay.results import ResultsFile
 from stprune_ros.replay.summary import ReplayStatistics
 from stprune_ros.results import write_json
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt
 
-HINT_TOPIC, SCENE_TOPIC = '/stprune_node/output/planning_hint', '/stprune_node/output/scene_description'
 SHOWN_TICKS = 12
 
 
@@ -119,19 +117,13 @@ class _Replay:
         self._say = say
         self._on_answer = on_answer
         self._first_ns: int | None = None
-        self._store = message_store()
-        self._types = messages.store_types(self._store)
 
     def run(self, results: Path, on_message: Callable[[], object]) -> None:
         """Everything; the results are on disk after each tick."""
-        with McapWriter(results) as writer:
-            for topic, kind in ((HINT_TOPIC, 'PlanningHint'), (SCENE_TOPIC, 'SceneDescription')):
-                msgtype = f'stprune_ros/msg/{kind}'
-                definition, _ = self._store.generate_msgdef(msgtype, ros_version=2)
-                writer.add_topic(topic, msgtype, definition, self._store.hash_rihs01(msgtype))
+        with ResultsFile(results, self._settings) as file:
             for window in self._windows.read(on_message):
                 self._say_what_the_bag_said()
-                self._tick(window, writer)
+                self._tick(window, file)
             self._say_what_the_bag_said()
 
     def summary(self) -> dict[str, Any]:
@@ -145,12 +137,12 @@ class _Replay:
             self._windows.topics.summary(),
         )
 
-    def _tick(self, window: Window, writer: McapWriter) -> None:
+    def _tick(self, window: Window, file: ResultsFile) -> None:
         hinted: list[Answer] = []
         described: list[Answer] = []
         wanted = self.shown.wants_next()
         try:
-            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=wanted)
+            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=True)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'
@@ -159,11 +151,9 @@ class _Replay:
             self._error(note)
         for note in answer.notes:
             self._note(note)
-        self._write(writer, HINT_TOPIC, messages.planning_hint, hinted[0] if hinted else answer)
+        file.write(window, hinted[0] if hinted else answer, answer, described)
         for each in described:
-            self._write(writer, SCENE_TOPIC, messages.scene_description, each)
             self.statistics.add_description(each.description)
-        writer.flush()
         truth = self._truth.at(window.current.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)
         if self._first_ns is None:
@@ -179,10 +169,6 @@ class _Replay:
         except StpruneError as error:
             self._error(left_out(frame, error))  # as the answer's note will say
             raise
-
-    def _write(self, writer: McapWriter, topic: str, convert: Callable[..., Any], answer: Answer) -> None:
-        message = convert(answer, self._settings, self._types)
-        writer.write(topic, answer.stamp_ns, bytes(self._store.serialize_cdr(message, message.__msgtype__)))
 
     def _report_tick(self, window: Window, answer: Answer, seconds: float, truth: TickTruth) -> ReportTick:
         ego = window.current.ego

@@ -16,6 +16,25 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from stprune_ros.core.types import Answer, CameraState, Status
 from stprune_ros.errors import plain
 from stprune_ros.inference import describer
+from stprune_ros.io.tick_diagnostics import (
+    ALL_WELL,
+    CAMERA_FROZEN,
+    CAMERA_INVALID,
+    CAMERA_MISCALIBRATED,
+    CAMERA_STALE,
+    DESCRIPTION_NOT_VALID,
+    FAILED,
+    INFERENCE,
+    MODEL,
+    NOT_AVAILABLE,
+    NOT_VALID,
+    UNTRAINED,
+    camera_status,
+    model_values,
+    time_text,
+    timing_values,
+    tokens_text,
+)
 from stprune_ros.ros import health as counted
 from stprune_ros.ros import inputs
 from stprune_ros.ros.health import ACTIVE, Health
@@ -24,21 +43,15 @@ from stprune_ros.settings.settings import Settings
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
 # Names of statuses; of a camera: `camera_status`.
-LIFECYCLE, RIG, MODEL, ODOMETRY, INFERENCE = 'lifecycle', 'rig', 'model', inputs.ODOMETRY, 'inference'
+LIFECYCLE, RIG, ODOMETRY = 'lifecycle', 'rig', inputs.ODOMETRY
 LATENCY, CLOCK, SYNCHRONISATION = 'latency', 'clock', 'synchronisation'
 
 # Messages.
-ALL_WELL = 'ok'
 WAITING = 'waiting for calibration'
 OUTDATED = 'calibration changed, the ring did not'
 INCOMPLETE = 'cameras without usable calibration are left out'
 NOT_LOADED = 'no model is loaded'
-UNTRAINED = 'random weights: answers mean nothing'
 NO_IMAGES = 'no images'
-CAMERA_STALE = 'stale'
-CAMERA_INVALID = 'images cannot be used'
-CAMERA_FROZEN = 'the same image again and again'
-CAMERA_MISCALIBRATED = 'camera_info is for other images'
 CAMERA_MIXED = 'images of several publishers'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 CAMERA_UNUSED = 'images come, but none is used'
@@ -47,15 +60,12 @@ NO_ODOMETRY = 'no odometry'
 ODOMETRY_NOT_USED = 'odometry is not used'
 SKIPPING = 'slower than the cameras: frame sets are skipped'
 FEW_ANSWERS = 'few frame sets are answered'
-FAILED = 'inference failed'
 NOTHING_YET = 'no answer yet'
 NO_ANSWER = 'no answer for too long'
-NOT_VALID = 'the last answer was not valid'
 TOO_SLOW = 'the latency target is out of reach at the lowest keep ratio'
 TARGET_MISSED = 'the latency target was missed'
 HANGS = 'inference hangs'
 DESCRIPTION_FAILED = 'the description failed'
-DESCRIPTION_NOT_VALID = 'the last description was not valid'
 NO_DESCRIPTION = 'no description for too long'
 LOADING = 'loading'
 LOADING_FAILED = 'loading failed'
@@ -70,7 +80,6 @@ FEW_VIEWS = 'most frame sets have too few views'
 NOT_FULL = 'most frame sets lack cameras'
 CROWDED = 'more images than can be held'
 
-NOT_AVAILABLE = 'n/a'  # a value that does not exist yet
 MAX_VALUE = 1000  # characters of a value
 
 ODOMETRY_SILENT_S = 1.0
@@ -90,11 +99,6 @@ class Report:
     level: bytes
     message: str
     values: Mapping[str, str] = field(default_factory=dict)
-
-
-def camera_status(camera: str) -> str:
-    """The name of a camera's status."""
-    return f'camera {camera}'
 
 
 def reports(health: Health, settings: Settings, now: float) -> list[Report]:
@@ -174,9 +178,7 @@ def _model(health: Health) -> Report:
     found = health.model
     if found is None:
         return Report(MODEL, OK, NOT_LOADED)
-    values = {'id': found.model_id, 'revision': found.model_revision, 'prompt': found.prompt_id}
-    if found.hint_calibration_id:
-        values['hint_calibration'] = found.hint_calibration_id
+    values = model_values(found)
     return Report(MODEL, OK, ALL_WELL, values) if found.model_trained else Report(MODEL, WARN, UNTRAINED, values)
 
 
@@ -306,13 +308,9 @@ def _inference_values(health: Health) -> dict[str, str]:
         'description': health.description.name if health.description is not None else NOT_AVAILABLE,
         'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
         'status': answer.hint.status.name if answer is not None else NOT_AVAILABLE,
-        'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
+        'tokens': tokens_text(answer.tokens_kept, answer.tokens_full) if answer is not None else NOT_AVAILABLE,
     }
-    if answer is not None:
-        timing = answer.timing
-        values.update({f'{stage}_ms': f'{spent:.1f}' for stage, spent in timing.stage_ms.items()})
-        values.update(wait_ms=f'{timing.wait_ms:.1f}', up_to_hint_ms=_ms(timing.hint_ms), tick_ms=_ms(timing.tick_ms))
-    return values
+    return {**values, **timing_values(answer)} if answer is not None else values
 
 
 def _is_overdue(health: Health, settings: Settings, now: float) -> bool:
@@ -349,8 +347,8 @@ def _latency(health: Health, settings: Settings) -> Report:
     choice = timing.choice if timing is not None else None
     values = {
         'target_ms': f'{target_ms:g}',
-        'expected_ms': _ms(choice.expected_ms if choice is not None else math.nan),
-        'source_to_hint_ms': _ms(timing.source_to_hint_ms if timing is not None else math.nan),
+        'expected_ms': time_text(choice.expected_ms if choice is not None else math.nan),
+        'source_to_hint_ms': time_text(timing.source_to_hint_ms if timing is not None else math.nan),
         'keep_ratio': f'{choice.ratio:.4g}' if choice is not None else NOT_AVAILABLE,
     }
     if timing is None:
@@ -370,7 +368,7 @@ def _synchronisation(health: Health, now: float) -> Report:
     values = {
         **{key: str(total) for key, total in sorted(health.counters.items())},
         **{f'{what}_hz': _hz(rates.hz(what)) for what in (counted.SETS_FULL, counted.SETS_PARTIAL)},
-        'spread_ms': _ms(health.spread_ms),
+        'spread_ms': time_text(health.spread_ms),
     }
     if begun is None or now - begun <= PATIENCE_S:
         return Report(SYNCHRONISATION, OK, NOTHING_YET if not full + partial else ALL_WELL, values)
@@ -383,10 +381,6 @@ def _synchronisation(health: Health, now: float) -> Report:
     if partial > full:
         return Report(SYNCHRONISATION, WARN, NOT_FULL, values)
     return Report(SYNCHRONISATION, OK, ALL_WELL, values)
-
-
-def _ms(time_ms: float) -> str:
-    return NOT_AVAILABLE if math.isnan(time_ms) else f'{time_ms:.1f}'
 
 
 def _hz(rate: float) -> str:

@@ -6,7 +6,7 @@ Which topics these are stands in settings/topic_names.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from rclpy.event_handler import (
 )
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, qos_policy_name_from_kind
-from rclpy.subscription import MessageInfo, Subscription
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
@@ -189,8 +189,11 @@ class Inputs:
         return subscription
 
     @staticmethod
-    def _heard(found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: MessageInfo) -> None:
+    def _heard(
+        found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: Mapping[str, Any]
+    ) -> None:
         found.heard, found.ever = time.monotonic(), True
+        # Jazzy's rclpy does not tell who published: all are one to it.
         callback(message, (info.get('publisher_gid') or {}).get('data', b''))
 
     def _count_lost(self, camera: str, event: QoSMessageLostInfo) -> None:

@@ -23,6 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from stprune_ros.io.bag_reader import message_store
 from stprune_ros.io.mcap_writer import McapWriter
+from stprune_ros.io.message_definitions import message_definition
 from stprune_ros.ros.player import message_class
 
 OUTPUTS = {
@@ -37,7 +38,7 @@ def subscribe(node: Node, writer: McapWriter, source: str) -> list[str]:
     topics = []
     for name, msgtype in OUTPUTS.items():
         topic = f'{source}/{name}'
-        writer.add_topic(topic, msgtype, store.generate_msgdef(msgtype, ros_version=2)[0], store.hash_rihs01(msgtype))
+        writer.add_topic(topic, msgtype, message_definition(store, msgtype), store.hash_rihs01(msgtype))
 
         def write(data: bytes, topic: str = topic) -> None:
             writer.write(topic, time.time_ns(), data)

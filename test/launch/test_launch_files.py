@@ -27,7 +27,8 @@ def description(name: str) -> LaunchDescription:
 @pytest.mark.parametrize('name', LAUNCH_FILES)
 def test_arguments_have_descriptions(name):
     arguments = [entity for entity in description(name).entities if isinstance(entity, DeclareLaunchArgument)]
-    assert {'params_file', 'image_topic', 'camera_info_topic', 'odometry_topic'} <= {item.name for item in arguments}
+    names = {'params_file', 'image_topic', 'camera_info_topic', 'odometry_topic', 'rviz'}
+    assert names <= {item.name for item in arguments}
     assert all(argument.description for argument in arguments)
 
 
@@ -87,6 +88,7 @@ def test_autostart_stands_above_the_parameter_file(tmp_path: Path, given: str):
         ({'use_respawn': 'yes'}, 'use_respawn'),
         ({'use_sim_time': '1'}, 'use_sim_time'),
         ({'autostart': 'on'}, 'autostart'),
+        ({'rviz': 'yes'}, 'rviz'),
         ({'log_level': 'loud'}, 'log_level'),
     ],
 )

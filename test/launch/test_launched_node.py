@@ -156,6 +156,22 @@ def faulty_install(folder: Path, **faults: str) -> Path:
     return prefix
 
 
+def viewer_install(folder: Path) -> Path:
+    """An install prefix whose rviz2 writes down the words that it is started with, and the files that they name."""
+    prefix = folder / 'viewer'
+    index, programs = prefix / 'share/ament_index/resource_index/packages', prefix / 'lib/rviz2'
+    for path in (index, programs):
+        path.mkdir(parents=True)
+    (index / 'rviz2').touch()
+    program = programs / 'rviz2'
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > "{folder}/words"\n'
+        f'for word; do if [ -f "$word" ]; then cat "$word"; fi; done > "{folder}/read"\n'
+    )
+    program.chmod(0o755)
+    return prefix
+
+
 def wait_for_hint(listener: Listener, launch: Launch) -> None:
     """Wait for a valid one."""
     heard = len(listener.hints)
@@ -173,6 +189,20 @@ def test_launch_passes_the_exit_of_the_node_on(tmp_path: Path, domain_id: int):
     assert "model folder '/nowhere' does not exist" in said
     assert '/car/stprune_node' in said or 'car.stprune_node' in said
     assert 'exit code 1' in said
+
+
+@pytest.mark.parametrize('asked', ['true', 'false'])
+def test_rviz_shows_the_node_of_the_namespace_where_it_is_asked_for(tmp_path: Path, domain_id: int, asked: str):
+    words = ('namespace:=car', f'rviz:={asked}', 'use_sim_time:=true')
+    with launched(tmp_path, domain_id, NO_MODEL, *words, prefix=viewer_install(tmp_path)) as launch:
+        launch.wait()
+    if asked == 'false':
+        assert not (tmp_path / 'words').exists()
+        return
+    given = (tmp_path / 'words').read_text().splitlines()
+    assert given[:2] == ['-d', str(resource_path('config/rviz/stprune.rviz'))]
+    assert '__ns:=/car' in given and '__node:=stprune_rviz' in given
+    assert 'use_sim_time: true' in (tmp_path / 'read').read_text()
 
 
 @pytest.mark.parametrize('code', [1, 4])
@@ -259,6 +289,7 @@ def test_six_cameras_with_topics_remaps_and_parameters_from_outside(tmp_path: Pa
         (['use_respawn:=maybe'], 'Argument "use_respawn" provided value "maybe" is not valid'),
         (['image_topics:=/camera'], "there is no launch argument 'image_topics': write image_topic:=..."),
         (['image_topic:=/camera'], '{camera}'),
+        (['rviz:=true'], 'rviz:=true needs RViz, which is not installed: sudo apt install ros-$ROS_DISTRO-rviz2'),
         (['params_file:=/nowhere.yaml'], '/nowhere.yaml'),
     ],
 )

@@ -24,7 +24,7 @@ from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, ConfidenceSource
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.ground_truth import GroundTruth, TickTruth
-from stprune_ros.replay.replay import HINT_TOPIC
+from stprune_ros.replay.results import HINT_TOPIC
 from stprune_ros.settings.parameter_file import load_settings
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ModelInfo

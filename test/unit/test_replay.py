@@ -20,7 +20,8 @@ from stprune_ros.core.types import Behavior, CameraState, Status
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
-from stprune_ros.replay.replay import HINT_TOPIC, SCENE_TOPIC, replay
+from stprune_ros.replay.replay import replay
+from stprune_ros.replay.results import HINT_TOPIC, SCENE_TOPIC
 from stprune_ros.settings.parameter_file import load_settings
 from stprune_ros.vlm.loading import load_model
 
