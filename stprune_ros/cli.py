@@ -332,14 +332,14 @@ def _bench(command: argparse.ArgumentParser) -> None:
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
-        from stprune_ros.bench import bench, engines, gpu, report
+        from stprune_ros.bench import bench, engine_report, engines, gpu, report
         from stprune_ros.results import write_json
 
         if options.gpu:
             gpu.require_gpu()
             result, to_markdown = gpu.bench_gpu(), gpu.to_markdown
         elif options.engines:
-            result, to_markdown = engines.bench_engines(), engines.to_markdown
+            result, to_markdown = engines.bench_engines(), engine_report.to_markdown
         else:
             result, to_markdown = bench.bench(options.quick, options.whole), report.to_markdown
             report.write_plot(result, options.output.with_suffix('.png'))

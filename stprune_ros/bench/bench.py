@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import sys
 import time
@@ -16,15 +17,9 @@ import torch
 from tqdm import tqdm
 
 from stprune_ros.bench import selection, ticks
-from stprune_ros.bench.costs import (
-    DEVICES,
-    LLAMA_8B,
-    QWEN3_VL_2B,
-    QWEN3_VL_4B,
-    QWEN25_VL_3B,
-    LanguageShape,
-    lower_bounds,
-)
+from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B
+from stprune_ros.bench.bounds import DEVICES, lower_bounds
+from stprune_ros.bench.costs import LanguageShape
 from stprune_ros.bench.selection import (
     FLOOR,
     GROWING,
@@ -40,7 +35,7 @@ from stprune_ros.bench.selection import (
 
 DEFAULT_S, QUICK_S = 700.0, 55.0  # of a run on two idle cores
 FULL_DEPTH_S = 3000.0  # for models of full depth after it
-PAPER_SHAPES = (QWEN3_VL_2B, QWEN25_VL_3B, QWEN3_VL_4B, LLAMA_8B)
+PUBLISHED = (QWEN3_2B, QWEN25_3B, QWEN3_4B)
 EXPONENT_TOLERANCE = 0.05  # growth exponents are fitted to a few points
 JUDGED_METHODS = (JOINT, JOINT_REUSE, 'st_prune', REUSE)
 
@@ -83,9 +78,11 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
     not_measured = [row for row in (*selection_rows, *tick_rows) if 'reason' in row]
     run = {row['model'] for row in tick_rows}
     not_measured += [
-        {'model': shape.name, 'reason': _full_depth_reason(shape)} for shape in PAPER_SHAPES if shape.name not in run
+        {'model': each.language.name, 'reason': _full_depth_reason(each.language)}
+        for each in PUBLISHED
+        if each.language.name not in run
     ]
-    views, per_view = MAIN_SIZE.views, MAIN_SIZE.tokens // MAIN_SIZE.views
+    image_tokens = MAIN_SIZE.rows * MAIN_SIZE.columns
     return {
         'device': device_description(),
         'date': datetime.now(timezone.utc).isoformat(timespec='seconds'),
@@ -96,7 +93,7 @@ def bench(quick: bool = False, whole: bool = False) -> dict[str, Any]:
         'growth': growth_exponents(selections),
         'ticks': whole_ticks,
         'not_measured': not_measured,
-        'computed': lower_bounds(PAPER_SHAPES, DEVICES, views, per_view, ticks.KEEP_RATIOS),
+        'computed': lower_bounds(PUBLISHED, DEVICES, MAIN_SIZE.views, MAIN_SIZE.frames, image_tokens),
         'aims': judge_aims(selections, [] if quick else whole_ticks),  # a quick run's model has no model's size
     }
 
@@ -107,15 +104,16 @@ def _full_depth_reason(shape: LanguageShape) -> str:
 
 
 def device_description() -> dict[str, Any]:
-    """Kind and name of the device that torch runs on, and the number of CPU threads."""
+    """Kind and name of the device that torch runs on, the number of CPU threads, and the load average of a minute."""
+    load = round(os.getloadavg()[0], 1)
     if torch.cuda.is_available():
-        return {'kind': 'cuda', 'name': torch.cuda.get_device_name(), 'threads': torch.get_num_threads()}
+        return {'kind': 'cuda', 'name': torch.cuda.get_device_name(), 'threads': torch.get_num_threads(), 'load': load}
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         name = next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return {'kind': 'cpu', 'name': name, 'threads': torch.get_num_threads()}
+    return {'kind': 'cpu', 'name': name, 'threads': torch.get_num_threads(), 'load': load}
 
 
 def package_versions() -> dict[str, str]:

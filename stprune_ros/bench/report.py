@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.bench.bounds import to_table
 from stprune_ros.bench.selection import FLOOR, MAIN_SIZE, ST_PRUNE, TIMED_METHODS
 from stprune_ros.results import table
 
@@ -40,7 +41,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         ]
     parts += [
         'Computed, not measured: lower bounds at full use of the assumed peak rates\n',
-        _lower_bounds(result['computed']),
+        to_table(result['computed']),
     ]
     parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
     return '\n\n'.join(part.rstrip('\n') for part in parts if part)
@@ -113,22 +114,6 @@ def _prefill(rows: Sequence[Row]) -> str:
         lines.append((row['model'], f'{row["keep"]:.0%}', tokens, flops, found, predicted, kv, peak))
     head = ('model', 'kept', 'visual + text tokens', 'TFLOP', 'prefill of full', 'by FLOPs', 'KV MiB', 'peak GiB')
     return table(head, lines)
-
-
-def _lower_bounds(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            f'{row["device"]} ({row["assumed_tflops"]:g} TFLOPS, {row["assumed_gb_s"]:g} GB/s)',
-            row['model'],
-            f'{row["keep"]:.0%}',
-            f'{row["prefill_flops"] / 1e12:.3g}',
-            f'{row["kv_bytes"] / 2**20:.0f}',
-            f'{row["prefill_ms_at_best"]:.0f}',
-            f'{row["token_ms_at_best"]:.1f}',
-        )
-        for row in rows
-    ]
-    return table(('device (assumed)', 'model', 'kept', 'TFLOP', 'KV MiB', 'prefill ms', 'ms per written token'), lines)
 
 
 def _aim(row: Row) -> str:
