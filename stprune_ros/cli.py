@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from stprune_ros.arguments import (
     changed_settings,
@@ -328,23 +329,41 @@ def _bench(command: argparse.ArgumentParser) -> None:
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
     extent.add_argument('--gpu', action='store_true', help='minutes: percentiles of whole models on a GPU; no plot')
-    extent.add_argument('--engines', action='store_true', help='minutes: a 0.6B model on every engine; no plot')
+    extent.add_argument('--engines', action='store_true', help='minutes: ticks of one model on every engine; no plot')
+    extent.add_argument(
+        '--selection', action='store_true', help='a minute: selections in turn, against DivPrune; no plot'
+    )
+    extent.add_argument(
+        '--memory', action='store_true', help='minutes: what is counted for a 3B model, and what it takes; no plot'
+    )
+    command.add_argument(
+        '--page', type=Path, nargs='+', default=[], metavar='FILE', help='pages whose marked tables are written anew'
+    )
 
     def run(options: argparse.Namespace) -> int:
         require_file(options.output)
-        from stprune_ros.bench import bench, engine_report, engines, gpu, report
+        from stprune_ros.bench import bench, engine_report, engines, gpu, memory, page, report, selection_report
         from stprune_ros.results import write_json
 
+        for path in options.page:
+            page.require_page(path)
+        shown_by: ModuleType = report
         if options.gpu:
             gpu.require_gpu()
-            result, to_markdown = gpu.bench_gpu(), gpu.to_markdown
+            result, shown_by = gpu.bench_gpu(), gpu
         elif options.engines:
-            result, to_markdown = engines.bench_engines(), engine_report.to_markdown
+            result, shown_by = engines.bench_engines(), engine_report
+        elif options.selection:
+            result, shown_by = selection_report.bench_selection(), selection_report
+        elif options.memory:
+            result, shown_by = memory.bench_memory(), memory
         else:
-            result, to_markdown = bench.bench(options.quick, options.whole), report.to_markdown
+            result = bench.bench(options.quick, options.whole)
             report.write_plot(result, options.output.with_suffix('.png'))
         write_json(options.output, result)
-        print(to_markdown(result))
+        print(shown_by.to_markdown(result))
+        for path in options.page:
+            page.write_page(path, shown_by.blocks(result))
         return 0
 
     command.set_defaults(run=run)

@@ -66,7 +66,7 @@ class Architecture:
         4 n w h: all of them, or a window's in layers that are not among ``layer_indexes``.
         """
         vision = self.config(1, vision_layers)['vision_config']
-        patches, width = image_tokens * MERGE_SIZE**2, vision['hidden_size']
+        patches, width = image_tokens * MERGE_SIZE**2, self._vision_width
         window = (vision['window_size'] // self.patch_size) ** 2 if 'window_size' in vision else patches
         whole = len(vision[self.layer_indexes[0]]) if 'window_size' in vision else vision_layers
         seen = whole * patches + (vision_layers - whole) * min(window, patches)
@@ -75,7 +75,7 @@ class Architecture:
 
     def vision_weights(self, vision_layers: int) -> int:
         """Number of weights in the matrices of a tower of so many layers."""
-        width = self.vision_config['hidden_size']
+        width = self._vision_width
         return self.patch_values * width + vision_layers * self._vision_layer_weights + self._mergers(vision_layers)
 
     @property
@@ -84,13 +84,17 @@ class Architecture:
         return 3 * 2 * self.patch_size**2
 
     @property
+    def _vision_width(self) -> int:
+        return int(self.vision_config['hidden_size'])
+
+    @property
     def _vision_layer_weights(self) -> int:
-        width, inner = self.vision_config['hidden_size'], self.vision_config['intermediate_size']
+        width, inner = self._vision_width, int(self.vision_config['intermediate_size'])
         return 4 * width**2 + (3 if self.gated_vision else 2) * width * inner
 
     def _mergers(self, vision_layers: int) -> int:
         """Weights of what makes tokens of patches: at the end, and where layers' outputs go deeper into the model."""
-        wide = MERGE_SIZE**2 * int(self.vision_config['hidden_size'])
+        wide = MERGE_SIZE**2 * self._vision_width
         key, _ = self.layer_indexes
         deep = len(self.config(1, vision_layers)['vision_config'][key]) if key.startswith('deepstack') else 0
         return (1 + deep) * (wide**2 + wide * self.language.hidden_size)

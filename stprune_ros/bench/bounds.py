@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stprune_ros.bench.architectures import Architecture
+from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, QWEN25_3B, Architecture
 from stprune_ros.bench.costs import FLOAT16_BYTES, TEXT_TOKENS, LanguageShape
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.results import table
@@ -30,6 +30,7 @@ BYTES = {
     'Q4_0': 18 / 32,
 }
 KINDS = ('F16', 'Q4_K_M')  # of the weights in the table
+PUBLISHED = (QWEN3_2B, QWEN25_3B, QWEN3_4B)
 CELLS = ((1.0, False), (0.1, True))  # keep ratio, and whether features of earlier frames are cached
 
 Row = dict[str, Any]
@@ -90,6 +91,11 @@ def lower_bounds(
         for kind in KINDS
         for keep, cached in CELLS
     ]
+
+
+def published_bounds() -> list[Row]:
+    """The bounds of published models on Jetsons, for six views of four images of 196 tokens."""
+    return lower_bounds(PUBLISHED, DEVICES, 6, 4, 196)
 
 
 def _row(

@@ -7,6 +7,7 @@ from typing import Any
 
 from stprune_ros.bench.bounds import KINDS, token_bytes
 from stprune_ros.bench.costs import QWEN3_VL_2B, QWEN3_VL_4B, QWEN25_VL_3B
+from stprune_ros.bench.report import aims_table
 from stprune_ros.results import table
 
 TICKS_PER_TEXT = 10  # where descriptions are paced: one in 5 s at two hints a second
@@ -111,15 +112,6 @@ def _engines(result: dict[str, Any]) -> str:
 def _cell(row: Row, column: str) -> str:
     limit = row['limit_ms'].get(column)
     return f'{row["cpu_ms"][column]:.0f}' + ('' if limit is None else f' ({limit:.0f})')
-
-
-def aims_table(rows: Sequence[Row]) -> str:
-    """Aims with what was found, the limit by formula, and the verdict."""
-    lines = [
-        (row['aim'], f'{row["found"]:.2f}', f'{row["limit"]:.2f}', 'holds' if row['holds'] else '**does not hold**')
-        for row in rows
-    ]
-    return table(('aim', 'found', 'limit', ''), lines)
 
 
 def _bytes() -> str:

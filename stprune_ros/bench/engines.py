@@ -1,8 +1,8 @@
 """`stprune bench --engines`: whole ticks of one random model on every engine and weight type, side by side in one run.
 
-The language model has the shape of Qwen3-0.6B at full depth behind 8 of the 24 layers of Qwen3-VL's vision tower, which
-is about the share that the whole tower has beside the 2B language model that it was published with. CPU milliseconds
-are those of all threads of the process, so that others on the machine count little.
+The language model is half of Qwen3-0.6B's layers behind 4 of the 24 of Qwen3-VL's vision tower: about the share that
+the whole tower has beside the 2B language model that it was published with. CPU milliseconds are those of all threads
+of the process, so that others on the machine count little.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from stprune_ros.vlm.llama_cpp.library import find_library
 from stprune_ros.vlm.loading import BUNDLED_MODEL, load_engine
 
 SHAPE = LanguageShape('Qwen3-0.6B', 28, 1024, 16, 8, 128, 3072, 151936)
-MODEL = TickModel(replace(QWEN3_2B, language=SHAPE), SHAPE.layers, 8)
+MODEL = TickModel(replace(QWEN3_2B, language=SHAPE), 14, 4)
 ROUNDS = 2
 CONTEXT_TOKENS = 8192
 WHOLE, PRUNED = TickCell(1.0, False), TickCell(0.1, True)

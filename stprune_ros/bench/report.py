@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.bench.bounds import to_table
+from stprune_ros.bench.aims import judge_ticks
+from stprune_ros.bench.bounds import published_bounds, to_table
 from stprune_ros.bench.selection import FLOOR, MAIN_SIZE, ST_PRUNE, TIMED_METHODS
 from stprune_ros.results import table
 
@@ -43,8 +44,35 @@ def to_markdown(result: dict[str, Any]) -> str:
         'Computed, not measured: lower bounds at full use of the assumed peak rates\n',
         to_table(result['computed']),
     ]
-    parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
+    parts += ['Aims\n', aims_table(result['aims'])]
     return '\n\n'.join(part.rstrip('\n') for part in parts if part)
+
+
+def blocks(result: dict[str, Any]) -> dict[str, str]:
+    """The parts of a page, by name."""
+    return {
+        'ticks': _tick_seconds(result['ticks']),
+        'tick aims': aims_table(judge_ticks(result['ticks'])),
+        'growth': _growth(result['growth']),
+        'orin': to_table(published_bounds()),
+    }
+
+
+def _tick_seconds(rows: Sequence[Row]) -> str:
+    """The cells that the aims compare, in seconds; preparing counts as encoding."""
+    lines = []
+    for row in sorted(rows, key=lambda row: (row['feature_cache'], -row['keep'])):
+        if row['keep'] not in (1.0, 0.1) or (row['keep'] < 1 and not row['feature_cache']):
+            continue
+        ms = {stage: values['median'] for stage, values in row['stage_ms'].items()}
+        encode = ms['encode'] + ms.get('prepare', 0.0)
+        cells = (encode, ms['prune'], ms['prefill'], ms['hint'], ms['describe'], row['tick_ms']['median'])
+        share = f'{row["keep"]:.0%}' + ('' if row['feature_cache'] else ', no feature cache')
+        peak = 'n/a' if row['peak_bytes'] is None else f'{row["peak_bytes"] / 2**30:.1f}'
+        lines.append((row['model'], share, *(f'{cell / 1e3:.{2 if cell < 1e3 else 1}f}' for cell in cells), peak))
+    lines.sort(key=lambda line: list(dict.fromkeys(row['model'] for row in rows)).index(line[0]))
+    head = ('model', 'kept', 'encode', 'prune', 'prefill', 'hint', 'describe', 'tick', 'peak GiB')
+    return table(head, lines)
 
 
 def format_range(values: dict[str, float]) -> str:
@@ -116,9 +144,15 @@ def _prefill(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def _aim(row: Row) -> str:
-    verdict = {True: 'holds', False: 'DOES NOT HOLD', None: 'not measured'}[row['holds']]
-    return f'- {row["aim"]}: {verdict}' + ('' if row['found'] is None else f' ({row["found"]:g})')
+def aims_table(rows: Sequence[Row]) -> str:
+    """Aims with what was found, the limit that a formula sets where there is one, and the verdict."""
+    verdicts = {True: 'holds', False: '**does not hold**', None: 'not measured'}
+    lines = [(row['aim'], _number(row['found']), _number(row['limit']), verdicts[row['holds']]) for row in rows]
+    return table(('aim', 'found', 'limit', ''), lines)
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.3g}'
 
 
 def _cell_name(row: Row) -> str:

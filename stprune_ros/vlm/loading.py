@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.progress import Say, say_nothing
@@ -16,6 +17,7 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.folder_faults import packed_bits
 from stprune_ros.vlm.hf.model_folder import (
+    ModelFolder,
     find_model,
     hub_snapshot,
     inspect_folder,
@@ -25,6 +27,9 @@ from stprune_ros.vlm.hf.model_folder import (
 )
 from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.prompt import Prompt
+
+if TYPE_CHECKING:  # they import torch
+    from stprune_ros.vlm.hf.memory import MemoryEstimate, Ring
 
 BUNDLED_MODEL = 'models/ringworld'
 DEFAULT_PROMPT = 'config/prompts/driving.yaml'
@@ -172,9 +177,29 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
 def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:
     """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
 
+    See `estimate_memory`.
+    """
+    from stprune_ros.vlm.device import find_device, free_memory
+    from stprune_ros.vlm.hf.memory import summary_text, tight
+
+    found, ring, folder = _estimate(settings, size)
+    device = find_device(settings.model.device)
+    memory = free_memory(device)
+    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
+    fits = memory.free is None or found.kept <= memory.free
+    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
+
+
+def estimate_memory(settings: Settings, size: tuple[int, int]) -> MemoryEstimate:
+    """What the model of ``model.*`` takes of its device's memory.
+
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
+    return _estimate(settings, size)[0]
+
+
+def _estimate(settings: Settings, size: tuple[int, int]) -> tuple[MemoryEstimate, Ring, ModelFolder]:
     folder = locate_model(
         model_path(settings),
         settings.model.revision,
@@ -182,8 +207,8 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
     )
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
-    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-    from stprune_ros.vlm.hf.memory import Ring, memory_estimate, summary_text, tight
+    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype
+    from stprune_ros.vlm.hf.memory import Ring, memory_estimate
     from stprune_ros.vlm.hf.pretrained import read_parts
 
     device = find_device(settings.model.device)
@@ -197,13 +222,8 @@ def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, 
         from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
         from stprune_ros.vlm.llama_cpp.memory import engine_memory
 
-        found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
-    else:
-        found = memory_estimate(*sizes, settings, ring, dtype)
-    memory = free_memory(device)
-    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
-    fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
+        return engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype), ring, folder
+    return memory_estimate(*sizes, settings, ring, dtype), ring, folder
 
 
 def model_path(settings: Settings) -> str:
