@@ -15,7 +15,7 @@ FIRST, LATER = (2.0, 10.0), (0.7, 20.0)
 TICK_SPEEDUP = 8.0
 
 Row = dict[str, Any]
-Judge = Callable[..., None]  # aim, figure found, whether such a figure holds, limit=
+Judge = Callable[..., None]  # aim, figure found, whether such a figure holds, computed=
 
 
 def growth_exponents(rows: Sequence[Row]) -> list[Row]:
@@ -59,14 +59,20 @@ def judge_aims(selections: Sequence[Row], whole_ticks: Sequence[Row]) -> list[Ro
         for other in WHOLE_DIVPRUNE:
             faster = _ratio(ms.get(other), ms.get(name))
             judge(f'{name}: times faster than {other}, at least {least:g}', faster, lambda x, n=least: x >= n)
-    exponents = {(row['method'], row['along']): row['exponent'] for row in growth_exponents(selections)}
+    return [*judged, *judge_growth(growth_exponents(selections)), *judge_ticks(whole_ticks)]
+
+
+def judge_growth(exponents: Sequence[Row]) -> list[Row]:
+    """Whether our selections grow no faster than the bare product, from what `growth_exponents` returns."""
+    judged, judge = _judge()
+    found = {(row['method'], row['along']): row['exponent'] for row in exponents}
     for name in OWN_METHODS:
         for along in ('frames', 'views'):
-            own, floor = exponents.get((name, along)), exponents.get((FLOOR, along))
+            own, floor = found.get((name, along)), found.get((FLOOR, along))
             more = None if own is None or floor is None else own - floor
-            aim = f'{name}: growth exponent by {along} minus that of the product'
+            aim = f'{name}: growth exponent by {along} minus that of the product, at most {EXPONENT_TOLERANCE:g}'
             judge(aim, more, lambda x: x <= EXPONENT_TOLERANCE)
-    return [*judged, *judge_ticks(whole_ticks)]
+    return judged
 
 
 def judge_ticks(whole_ticks: Sequence[Row]) -> list[Row]:
@@ -82,16 +88,16 @@ def _judge() -> tuple[list[Row], Judge]:
     """A list of verdicts, and a function that appends to it."""
     judged: list[Row] = []
 
-    def judge(aim: str, figure: float | None, holds: Callable[[float], bool], limit: float | None = None) -> None:
+    def judge(aim: str, figure: float | None, holds: Callable[[float], bool], computed: float | None = None) -> None:
         found, verdict = (None, None) if figure is None else (round(figure, 3), holds(figure))
-        bound = None if limit is None else round(limit, 3)
-        judged.append({'aim': aim, 'found': found, 'limit': bound, 'holds': verdict})
+        formula = None if computed is None else round(computed, 3)
+        judged.append({'aim': aim, 'found': found, 'computed': formula, 'holds': verdict})
 
     return judged, judge
 
 
 def _judge_model(model: str, cells: dict[tuple[float, bool], Row], judge: Judge) -> None:
-    """The limit of a speed-up: encoding falls to the frames that are new, prefill to its share of the FLOPs."""
+    """By formula encoding falls to the frames that are new, and prefill to its share of the FLOPs."""
     full, pruned, uncached = cells.get((1.0, True)), cells.get((0.1, True)), cells.get((1.0, False))
     cost = deviation = None
     if full and pruned:
@@ -100,15 +106,15 @@ def _judge_model(model: str, cells: dict[tuple[float, bool], Row], judge: Judge)
         deviation = 100 * ((after / before) / (pruned['prefill_flops'] / full['prefill_flops']) - 1)
     judge(f'{model}: selection in per cent of the prefill that it saves, below 1', cost, lambda x: 0 <= x < 1)
     for part, skipped in (('tick', ()), ('tick up to the hint', ('describe',))):
-        speedup = limit = None
+        speedup = computed = None
         if uncached and pruned:
             slow, fast = (
                 row['tick_ms']['median'] - sum(row['stage_ms'][stage]['median'] for stage in skipped)
                 for row in (uncached, pruned)
             )
-            speedup, limit = slow / fast, slow / _least(uncached, pruned, skipped)
+            speedup, computed = slow / fast, slow / _least(uncached, pruned, skipped)
         aim = f'{model}: {part} at 10 % against all tokens without feature cache, at least {TICK_SPEEDUP:g} times'
-        judge(aim, speedup, lambda x: x >= TICK_SPEEDUP, limit)
+        judge(aim, speedup, lambda x: x >= TICK_SPEEDUP, computed)
     aim = f'{model}: prefill ratio at 10 % off what FLOPs predict, in per cent, within 15'
     judge(aim, deviation, lambda x: abs(x) <= 15)
 

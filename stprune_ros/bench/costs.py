@@ -33,6 +33,10 @@ class LanguageShape:
         """FLOPs of a prefill, 2 per multiply-add: L (2 n W + 4 n^2 h d_h) with W the weights of a layer."""
         return self.layers * (2 * tokens * self.layer_weights + 4 * tokens**2 * self.heads * self.head_dim)
 
+    def causal_flops(self, tokens: int) -> int:
+        """FLOPs of a prefill that leaves out the half of the attention which no token may see."""
+        return self.prefill_flops(tokens) - self.layers * 2 * tokens**2 * self.heads * self.head_dim
+
     def kv_bytes(self, tokens: int, value_bytes: int = FLOAT16_BYTES) -> int:
         """Bytes of the keys and values of all layers."""
         return kv_bytes(self.layers, self.kv_heads, self.head_dim, tokens, value_bytes)

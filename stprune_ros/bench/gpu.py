@@ -206,7 +206,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
         'gpu selection': f'{size}\n\n{_selection(result["selection"])}',
         'gpu ticks': f'Ticks, ms: p50 (p95)\n\n{_ticks(result["ticks"])}',
         'gpu prefill': f'Prefill and memory\n\n{_prefill(result["ticks"])}',
-        'gpu aims': aims_table([{'limit': None, **row} for row in result['aims']]),
+        'gpu aims': aims_table([{'computed': None, **row} for row in result['aims']]),
     }
 
 

@@ -53,7 +53,7 @@ KIND = 'Q4_0'
 TOWER = 'visual.'  # how tensors of the vision tower are told from others
 BFLOAT16_BYTES = 2
 CHUNK = 2**24  # numbers that are made at once
-NEED = 7 * 2**30  # of memory, for the process and what writes its files
+NEED = 5 * 2**30  # of memory, for the process and what writes its files
 TOLERANCE = 10.0  # per cent, the aim
 
 Row = dict[str, Any]
@@ -164,7 +164,7 @@ def judge_aims(result: Mapping[str, Any]) -> list[Row]:
     taken = max(result['taken'][tick] for tick in ('first_tick', 'next_tick')) - result['taken']['before']
     off = 100 * (result['counted']['kept'] / taken - 1)
     aim = f'{result["model"]}, {result["weights"]}: counted against taken, in per cent, within {TOLERANCE:g}'
-    return [{'aim': aim, 'found': round(off, 2), 'limit': 0.0, 'holds': abs(off) <= TOLERANCE}]
+    return [{'aim': aim, 'found': round(off, 2), 'computed': None, 'holds': abs(off) <= TOLERANCE}]
 
 
 def to_markdown(result: dict[str, Any]) -> str:

@@ -145,10 +145,10 @@ def _prefill(rows: Sequence[Row]) -> str:
 
 
 def aims_table(rows: Sequence[Row]) -> str:
-    """Aims with what was found, the limit that a formula sets where there is one, and the verdict."""
+    """Aims with what was found, what a formula gives where there is one, and the verdict."""
     verdicts = {True: 'holds', False: '**does not hold**', None: 'not measured'}
-    lines = [(row['aim'], _number(row['found']), _number(row['limit']), verdicts[row['holds']]) for row in rows]
-    return table(('aim', 'found', 'limit', ''), lines)
+    lines = [(row['aim'], _number(row['found']), _number(row['computed']), verdicts[row['holds']]) for row in rows]
+    return table(('aim', 'found', 'by formula', ''), lines)
 
 
 def _number(value: float | None) -> str:

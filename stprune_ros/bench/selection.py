@@ -195,15 +195,14 @@ def measure_selections(sizes: Sequence[RingSize], limits: TimeLimits) -> Iterato
         yield rows
 
 
-def measure_pairs(size: RingSize, rounds: int) -> list[dict[str, Any]]:
-    """CPU ms of every method of `PAIRED`, run in turn so that whatever else the machine does meets all of them.
+def measure_pairs(size: RingSize, rounds: int, names: Sequence[str] = PAIRED) -> list[dict[str, Any]]:
+    """CPU ms of several methods, run in turn so that whatever else the machine does meets all of them.
 
-    One row per method with what each round took; see `times_floor` and `times_faster` for their ratios. On a GPU it is
-    the time by the clock.
+    One row per method with what each round took. On a GPU it is the time by the clock.
     """
     views = random_ring(size)
-    runs = {name: prepare_method(name, views, size) for name in PAIRED}
-    times: dict[str, list[float]] = {name: [] for name in PAIRED}
+    runs = {name: prepare_method(name, views, size) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         for name, run in runs.items():
             spent = _timed(run)

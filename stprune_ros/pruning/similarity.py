@@ -92,6 +92,11 @@ class SimilarityCache:
         """Memory held, without the frames' own tensors."""
         return self._batched.bytes + sum(_bytes(entry.similarity) for entry in self._entries.values())
 
+    def holds(self, view: ViewTokens, index: int) -> bool:
+        """Whether the view's frame ``index`` was there in the tick before, on the CPU."""
+        entry = self._entries.get(view.name)
+        return entry is not None and view.frames is not None and _is_among(view.frames[index], entry.frames)
+
     def attach(self, views: Sequence[ViewTokens], with_commonness: bool = False) -> list[ViewTokens]:
         """The same views with ``cached`` filled in; valid until the next call, which writes into the same memory.
 
@@ -174,6 +179,10 @@ def _multiply_by_itself(x: Tensor, similarity: Tensor) -> None:
     for begin, end in pairwise(edges):
         torch.mm(x[begin:end], x[:end].T, out=similarity[begin:end, :end])
         similarity[:begin, begin:end] = similarity[begin:end, :begin].T
+
+
+def _is_among(frame: Tensor, frames: tuple[Tensor, ...]) -> bool:
+    return any(frame is other for other in frames)
 
 
 def _bytes(similarity: ViewSimilarity) -> int:

@@ -205,7 +205,7 @@ def test_tables_say_what_is_missing():
         'ticks': [],
         'not_measured': [{**row, 'method': FLOOR, 'reason': 'too slow'}],
         'computed': [],
-        'aims': [{'aim': 'fast', 'found': None, 'limit': None, 'holds': None}],
+        'aims': [{'aim': 'fast', 'found': None, 'computed': None, 'holds': None}],
     }
     text = to_markdown(result)
     assert '| 108 (3 x 3) | 16 | 25% | not measured |' in text
@@ -255,8 +255,8 @@ def test_aims_are_judged_by_their_numbers_and_open_where_nothing_was_measured():
     judged = [row for row in judge_aims(rows, tick_rows) if row['aim'].startswith('M: ')]
     assert [row['holds'] for row in judged] == [True, False, True, False]  # 0.1 %, 7.93 times, 9.4 times, 17 % off
     # Encoding a quarter, prefill a tenth; the rest as measured at 10 %.
-    assert judged[1]['limit'] == pytest.approx(2300 / (100 + 1 + 100 + 20 + 50), abs=1e-3)
-    assert judged[2]['limit'] == pytest.approx(2250 / (100 + 1 + 100 + 20), abs=1e-3)
+    assert judged[1]['computed'] == pytest.approx(2300 / (100 + 1 + 100 + 20 + 50), abs=1e-3)
+    assert judged[2]['computed'] == pytest.approx(2250 / (100 + 1 + 100 + 20), abs=1e-3)
 
 
 def test_selections_in_turn_are_compared_round_by_round():
@@ -274,9 +274,9 @@ def test_selections_in_turn_are_compared_round_by_round():
         (pytest.approx(14.286), False),
     ]
     # 60 blocks within views, of which 24 are five eighths of one, and 60 across; of 96 in the bare products.
-    assert judged[0]['limit'] == pytest.approx((36 + 24 * 5 / 8 + 60) / 96, abs=1e-3)
-    assert judged[1]['limit'] == pytest.approx((18 + 6 * 5 / 8 + 15) / 96, abs=1e-3)
-    assert judged[3]['limit'] == pytest.approx(10 / judged[0]['limit'], rel=1e-3)
+    assert judged[0]['computed'] == pytest.approx((36 + 24 * 5 / 8 + 60) / 96, abs=1e-3)
+    assert judged[1]['computed'] == pytest.approx((18 + 6 * 5 / 8 + 15) / 96, abs=1e-3)
+    assert judged[3]['computed'] == pytest.approx(10 / judged[0]['computed'], rel=1e-3)
 
 
 def test_products_of_the_joint_form_are_those_that_are_counted(monkeypatch):
@@ -296,7 +296,7 @@ def test_products_of_the_joint_form_are_those_that_are_counted(monkeypatch):
 
 
 def test_a_selection_bench_says_what_it_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(selection_report, 'bench_selection', partial(selection_report.bench_selection, SMALL, 3))
+    monkeypatch.setattr(selection_report, 'bench_selection', partial(selection_report.bench_selection, SMALL, 3, ()))
     output, shown = tmp_path / 'selection.json', tmp_path / 'page.md'
     shown.write_text(
         '# A page\n\n<!-- bench: selection -->\nold\n<!-- /bench -->\n\n<!-- bench: other -->\nkept\n<!-- /bench -->\n'
@@ -509,10 +509,10 @@ def test_engines_side_by_side_on_llama_cpp_and_transformers(tmp_path, monkeypatc
         assert row['tokens_visual'] == (24 if row['keep'] == 1 else 3) and row['tokens_full'] == 24
         assert row['flops'] == {
             'encode': row['images'] * model.architecture.vision_flops(4, 1),
-            'prefill': small.prefill_flops(tokens),
+            'prefill': small.causal_flops(tokens),
         }
         roof = result['roofs']['float32' if row['weights'] == 'float32' else 'bfloat16']
-        assert row['limit_ms']['prefill'] == pytest.approx(1e3 * row['flops']['prefill'] / roof, abs=0.01)
+        assert row['computed_ms']['prefill'] == pytest.approx(1e3 * row['flops']['prefill'] / roof, abs=0.01)
         stages = [row['cpu_ms'][stage] for stage in ('encode', 'prune', 'prefill', 'hint', 'write')]
         assert min(stages) > 0 and sum(stages) == pytest.approx(row['cpu_ms']['tick'], abs=0.1)
         assert 0 < row['written'] <= ticks.NEW_TOKENS
@@ -532,7 +532,7 @@ def engine_row(engine, kind, keep, tick, write, token, **stages):
     }
 
 
-def test_aims_of_engines_are_judged_by_their_numbers_beside_their_limits():
+def test_aims_of_engines_are_judged_by_their_numbers_beside_their_formulas():
     rows = [
         engine_row('transformers', 'float32', 1.0, 1700.0, 100.0, 8.0, encode=400.0, prefill=1000.0, hint=200.0),
         engine_row('transformers', 'float32', 0.1, 300.0, 100.0, 8.0, encode=110.0, prefill=60.0, hint=30.0),
@@ -544,7 +544,7 @@ def test_aims_of_engines_are_judged_by_their_numbers_beside_their_limits():
         (pytest.approx(1700 / 210, abs=0.01), True),
         (3.81, False),
     ]
-    assert [row['limit'] for row in judged] == [
+    assert [row['computed'] for row in judged] == [
         pytest.approx(1600 / (100 + 50 + 30), abs=0.01),
         pytest.approx(1700 / (100 + 50 + 30 + 10), abs=0.01),
         5.0,
