@@ -44,7 +44,7 @@ from stprune_ros.results import table
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.device import proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
-from stprune_ros.vlm.hf.files import single_weights_file
+from stprune_ros.vlm.hf.files import gib, single_weights_file
 from stprune_ros.vlm.hf.pretrained import random_model
 from stprune_ros.vlm.llama_cpp.export import export_gguf
 from stprune_ros.vlm.loading import BUNDLED_MODEL, estimate_memory, load_engine
@@ -67,12 +67,16 @@ def bench_memory(model: TickModel | None = None, need: int = NEED) -> dict[str, 
     model = model or full_depth(QWEN25_3B)
     free = available_memory()
     if free is not None and free < need:
-        raise StpruneError(f'needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free')
+        raise StpruneError(
+            f'stprune bench --memory needs {gib(need)} of memory, and {gib(free)} are free; end other programs first'
+        )
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix='stprune-bench-') as place:
         room = shutil.disk_usage(place).free
         if room < need:
-            raise StpruneError(f"needs {need / 2**30:.1f} GiB in '{place}', {room / 2**30:.1f} GiB are free")
+            raise StpruneError(
+                f"stprune bench --memory needs {gib(need)} in '{place}', and {gib(room)} are free; set TMPDIR to another disk"
+            )
         values = make_files(Path(place), model)
         counted = estimate_memory(Settings.from_values(values), (model.edge, model.edge))
         context = multiprocessing.get_context('spawn')

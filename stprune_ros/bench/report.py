@@ -29,7 +29,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         'Selection, ms: median (min to max), times the similarity product in brackets\n',
         _selection(result['selection'], result['not_measured']),
         'Growth exponents in tokens (log-log slope)\n',
-        _growth(result['growth']),
+        growth_table(result['growth']),
         'Ticks, ms: median (min to max)\n',
         _ticks(result['ticks']),
         'Prefill and memory\n',
@@ -53,7 +53,6 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
     return {
         'ticks': _tick_seconds(result['ticks']),
         'tick aims': aims_table(judge_ticks(result['ticks'])),
-        'growth': _growth(result['growth']),
         'orin': to_table(published_bounds()),
     }
 
@@ -100,7 +99,8 @@ def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
     return table(('tokens (views x frames)', 'D', 'kept', *methods), lines)
 
 
-def _growth(rows: Sequence[Row]) -> str:
+def growth_table(rows: Sequence[Row]) -> str:
+    """Growth exponents: methods down, what grows across."""
     found = {(row['method'], row['along']): row for row in rows}
     lines = [
         (method, *(f'{found[method, along]["exponent"]:.2f}' if (method, along) in found else '' for along in ALONG))

@@ -11,7 +11,7 @@ from typing import Any
 
 from stprune_ros.bench.aims import FIRST, LATER, OWN_METHODS, growth_exponents, judge_growth
 from stprune_ros.bench.bench import device_description, package_versions
-from stprune_ros.bench.report import aims_table
+from stprune_ros.bench.report import aims_table, growth_table
 from stprune_ros.bench.selection import (
     FLOOR,
     GROWING_LOOP,
@@ -134,5 +134,6 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
     measured = table(('selection', 'ms', 'times the product'), lines)
     return {
         'selection': f'{text}\n\n{measured}',
+        'growth': growth_table(result['growth']),
         'selection aims': aims_table([*judge_aims(rows), *judge_growth(result['growth'])]),
     }

@@ -573,5 +573,5 @@ def sum_of_tower(model):
 
 
 def test_a_memory_bench_says_what_it_needs(monkeypatch):
-    with pytest.raises(StpruneError, match=r'needs 1048576.0 GiB of memory, [\d.]+ GiB are free'):
+    with pytest.raises(StpruneError, match=r'needs 1048576.00 GiB of memory, and [\d.]+ GiB are free; end'):
         memory.bench_memory(need=2**50)
