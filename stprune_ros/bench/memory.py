@@ -75,7 +75,8 @@ def bench_memory(model: TickModel | None = None, need: int = NEED) -> dict[str, 
         room = shutil.disk_usage(place).free
         if room < need:
             raise StpruneError(
-                f"stprune bench --memory needs {gib(need)} in '{place}', and {gib(room)} are free; set TMPDIR to another disk"
+                f"stprune bench --memory needs {gib(need)} in '{place}', and {gib(room)} are free;"
+                ' set TMPDIR to another disk'
             )
         values = make_files(Path(place), model)
         counted = estimate_memory(Settings.from_values(values), (model.edge, model.edge))

@@ -33,7 +33,7 @@ def require_page(path: Path) -> None:
     if not path.is_file():
         raise StpruneError(f"there is no page '{path}'")
     if not names(path.read_text(encoding='utf-8')):
-        raise StpruneError(f"page '{path}' has no '<!-- bench: NAME -->' that a table could go behind")
+        raise StpruneError(f"page '{path}' has no mark for a table of stprune bench")
 
 
 def write_page(path: Path, blocks: Mapping[str, str]) -> None:
