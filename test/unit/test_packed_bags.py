@@ -157,6 +157,11 @@ def test_a_chunk_that_holds_less_than_it_states_is_refused(compression: str):
     assert unpack_chunk(unsized, 4, compression) == b'1234'
 
 
+def test_messages_in_several_frames_of_zstd_are_read_whole():
+    frames = UNSIZED.compress(b'12'), UNSIZED.compress(b'34')
+    assert unpack_message(b''.join(frames)) == b'1234'
+
+
 def test_messages_are_unpacked_up_to_a_bound():
     assert unpack_message(zstandard.compress(b'good')) == b'good'
     assert unpack_message(UNSIZED.compress(b'good')) == b'good'

@@ -66,6 +66,29 @@ def test_every_set_is_a_tick_unless_a_period_is_set(rig):
     assert [w.current.stamp_ns // MS for w in windows] == [1000, 1500, 2000, 2500]
 
 
+def test_images_before_a_reset_do_not_make_those_after_it_frozen(rig):
+    def still(ms):
+        message = image(ms)
+        message.data = b'still'
+        return message
+
+    def states(stream, times):
+        windows = [w for ms in times for name in NAMES for w in stream.add_image(name, still(ms))]
+        return {frame.frozen for window in windows for frame in window.current.frames.values()}
+
+    stream = SensorStream(Settings.from_values({'cameras.frozen_after_ms': 1000.0, 'ego.max_age_ms': 1.0}), rig)
+    assert states(stream, range(5000, 9000, 500)) == {False, True}
+    stream.reset('a reason')
+    assert states(stream, range(9000, 10500, 500)) == {False}
+
+
+def test_a_camera_that_was_never_seen_is_stale_and_not_only_missing(rig):
+    windows = feed(
+        SensorStream(Settings.from_values({'sync.min_views': 2}), rig), range(1000, 1500, 100), without={'LEFT'}
+    )
+    assert [window.current.stale for window in windows] == [{'LEFT'}] * 5
+
+
 def test_a_camera_that_flushes_the_history_all_the_time_makes_no_more_ticks(rig):
     stream = SensorStream(Settings.from_values({'inference.period_ms': 500.0}), rig)
     windows = []

@@ -74,6 +74,16 @@ def test_a_tick_that_hangs_is_cancelled_and_said_once_and_so_is_its_end():
     assert len(log.lines) == 3  # another episode
 
 
+def test_loading_after_a_tick_that_hung_is_no_hang():
+    worker, _, supervisor, settings = supervised()
+    worker.works_since(1.1)
+    supervisor.look(settings)
+    assert supervisor.hang_s > 1.0
+    worker.works_since(1.1, slow=True)
+    assert supervisor.look(settings) is None
+    assert supervisor.hang_s == 0.0
+
+
 def test_a_tick_that_never_ends_ends_the_process():
     worker, _, supervisor, settings = supervised()
     worker.works_since(5.1)

@@ -110,6 +110,30 @@ def test_an_item_whose_result_is_out_is_done_however_late_it_was_cancelled(is_ou
     assert worker.stop(TIMEOUT_S)
 
 
+def test_a_cancelled_item_does_not_end_a_row_of_failures():
+    started, go_on = Event(), Event()
+
+    def work(item: str, cancel: Event) -> bool:
+        if item == 'bad':
+            raise RuntimeError('out of memory')
+        started.set()
+        return go_on.wait(TIMEOUT_S)
+
+    worker = Worker(work, lambda item, error, cancel: None)
+    worker.put('bad')
+    wait_until_idle(worker)
+    worker.put('slow')
+    assert started.wait(TIMEOUT_S)
+    worker.drop()
+    go_on.set()
+    wait_until_idle(worker)
+    assert worker.failures == 1
+    worker.put('good')
+    wait_until_idle(worker)
+    assert worker.failures == 0
+    assert worker.stop(TIMEOUT_S)
+
+
 def test_stop_ends_an_idle_worker():
     worker = Worker(lambda item, cancel: None, lambda item, error, cancel: None)
     assert worker.running
