@@ -212,7 +212,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
 
 def _selection(rows: Sequence[Row]) -> str:
     keys = ('p50', 'p95', 'max')
-    lines = [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys), row['kernel_ms']) for row in rows]
+    lines = [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys), row.get('kernel_ms') or 'n/a') for row in rows]
     return table(('method', *keys, 'kernels'), lines)
 
 
