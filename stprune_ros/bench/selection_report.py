@@ -126,7 +126,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
     lines = [
         (
             TITLES[row['method']],
-            f'{row["ms_median"]:.3g} ({row["ms_min"]:.3g} to {row["ms_max"]:.3g})',
+            '{} ({} to {})'.format(*(_figure(row[f'ms_{key}']) for key in ('median', 'min', 'max'))),
             f'{paired_ratio(rows, row["method"], FLOOR):.2f}',
         )
         for row in rows
@@ -137,3 +137,7 @@ def blocks(result: dict[str, Any]) -> dict[str, str]:
         'growth': growth_table(result['growth']),
         'selection aims': aims_table([*judge_aims(rows), *judge_growth(result['growth'])]),
     }
+
+
+def _figure(ms: float) -> str:
+    return f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}'
