@@ -25,7 +25,7 @@ venv: $(STAMP)
 
 $(STAMP): $(BUILD_INPUTS)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,torchao,test]'
 	touch $@
 
 lint: $(STAMP)

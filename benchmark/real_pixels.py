@@ -54,7 +54,7 @@ class Encoder(Protocol):
 
     model_pixels: int
 
-    def prepare(self, images: Sequence[np.ndarray]) -> Any: ...
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> Any: ...
 
     def encode(self, images: Any) -> list[ImageFeatures]: ...
 
@@ -77,7 +77,7 @@ class NetworkLayer:
             raise StpruneError(f"{len(names)} layers of '{path}' end in '{layer}': name exactly one with --layer")
         return cls(network, names[0], side)
 
-    def prepare(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> list[np.ndarray]:
         """The images as they are."""
         return list(images)
 

@@ -17,6 +17,8 @@ from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
+UNITS = {'MiB': 2**20, 'GiB': 2**30}
+
 
 def positive(text: str) -> float:
     """A finite number above 0."""
@@ -49,6 +51,15 @@ def size(text: str) -> tuple[int, int]:
     if not separator:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form 1920x1080")
     return count(width), count(height)
+
+
+def memory(text: str) -> int:
+    """Bytes of a size as in 15GiB."""
+    number = next((text.removesuffix(unit) for unit in UNITS if text.endswith(unit)), '')
+    try:
+        return round(positive(number) * UNITS[text.removeprefix(number)])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size of the form 15GiB or 512MiB") from None
 
 
 def seed(text: str) -> int:

@@ -16,20 +16,23 @@ from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 from stprune_ros.settings.topic_names import replay_only
 
+# Parameters that a calibration holds for, and what contradicts them.
+GROUPS_OF_CALIBRATION = ('pruning.', 'history.', 'model.', 'cameras.refresh_ms', 'cameras.stale_after_ms')
 
-def check(file: Path, model: bool, size: tuple[int, int]) -> int:
+
+def check(file: Path, model: bool, size: tuple[int, int], memory: int | None = None) -> int:
     """Print every problem of a parameter file on stderr, each behind the file's name; returns 0 without any, else 1.
 
     With ``model`` the model folder is checked too, and what it takes of memory printed, for images of ``size`` =
-    (height, width). Raises StpruneError where the file cannot be read, the model does not fit, or the calibration is
-    for another one.
+    (height, width); with ``memory`` for another machine, which has so many bytes free. Raises StpruneError where the
+    file cannot be read, the model does not fit, or the calibration is for another one.
     """
     found = parameter_file.ParameterFile.read(file)
     for note in found.notes:
         print(f'{file}: {note}', file=sys.stderr)
     problems = [*found.problems, *parameter_file.problems_in(found.values)]
     problems += problems_of_named_files(found.values)
-    model_problems, model_notes = model_report(found.values) if model else ([], [])
+    model_problems, model_notes = model_report(found.values, memory is None) if model else ([], [])
     # A hub id or a folder that is missing is named once.
     problems += [problem for problem in model_problems if problem not in problems]
     for problem in problems:
@@ -45,11 +48,12 @@ def check(file: Path, model: bool, size: tuple[int, int]) -> int:
     from stprune_ros.vlm.loading import check_memory, require_calibration
 
     require_calibration(settings, lambda sentence: print(f'{file}: {sentence}', file=sys.stderr))
-    text, fits, warning = check_memory(settings, size)
+    text, fits, warning = check_memory(settings, size, memory)
     print(text)
     if not fits:
         raise StpruneError(
-            'the model does not fit: lower history.frames, pruning.keep_ratio or model.max_image_pixels, or quantize it'
+            'the model does not fit: lower history.frames, pruning.keep_ratio, latency.keep_max or'
+            ' model.max_image_pixels, or quantize it'
         )
     if warning:
         print(f'{file}: {warning}', file=sys.stderr)
@@ -82,7 +86,7 @@ def problems_of_named_files(values: dict[str, object]) -> list[str]:
         from stprune_ros.vlm.loading import load_calibration
 
         # Without the groups that could contradict each other, which is said elsewhere.
-        bound = {name: value for name, value in good.items() if name.startswith(('pruning.', 'history.', 'model.'))}
+        bound = {name: value for name, value in good.items() if name.startswith(GROUPS_OF_CALIBRATION)}
         bound['prompt.calibration'] = good['prompt.calibration']
         problems += _refusal(lambda: load_calibration(Settings.from_values(bound)))
     return problems
@@ -117,8 +121,11 @@ def _texts(value: object) -> tuple[str, ...]:
     return value if isinstance(value, tuple) else ()
 
 
-def model_report(values: dict[str, object]) -> tuple[list[str], list[str]]:
-    """Problems of the model folder of ``model.*``, all of them, and notes about it; a hub id is looked up."""
+def model_report(values: dict[str, object], here: bool) -> tuple[list[str], list[str]]:
+    """Problems of the model folder of ``model.*``, all of them, and notes about it; a hub id is looked up.
+
+    Where it will not run ``here``, the library of llama.cpp is not looked at.
+    """
     from stprune_ros.vlm.loading import inspect_model
 
     good = {name: value for name, value in good_values(values).items() if name.startswith('model.')}
@@ -126,7 +133,7 @@ def model_report(values: dict[str, object]) -> tuple[list[str], list[str]]:
         settings = Settings.from_values(good)
     except SettingsError:  # two of them contradict each other, which is said elsewhere
         return [], []
-    return inspect_model(settings)
+    return inspect_model(settings, here)
 
 
 def _refusal(attempt: Callable[[], object]) -> list[str]:

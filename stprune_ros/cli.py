@@ -17,6 +17,7 @@ from stprune_ros.arguments import (
     count,
     demo_values,
     load_settings,
+    memory,
     names,
     positive,
     ratio,
@@ -259,8 +260,9 @@ def _eval(command: argparse.ArgumentParser) -> None:
         '--methods',
         type=names,
         metavar='A,B',
-        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8) or the question '
-        '(dart+text); default: every method, every switch alone and all together, all questions, all that was tuned',
+        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8), the question '
+        '(dart+text), or fewer images and pixels, as --params gives them (uniform+refresh, uniform+side); default: '
+        'every method, every switch alone and all together, all questions, all that was tuned',
     )
     command.add_argument(
         '--keep',
@@ -380,12 +382,15 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--image', type=size, default=(1920, 1080), metavar='WxH', help='camera images for --model; default: 1920x1080'
     )
+    command.add_argument(
+        '--memory', type=memory, metavar='SIZE', help='as --model, but for another machine with so much free, as 15GiB'
+    )
 
     def run(options: argparse.Namespace) -> int:
         from stprune_ros.check import check
 
         width, height = options.image
-        return check(options.file, options.model, (height, width))
+        return check(options.file, options.model or options.memory is not None, (height, width), options.memory)
 
     command.set_defaults(run=run)
 

@@ -11,28 +11,39 @@ from dataclasses import replace
 
 from stprune_ros.core.ego import in_words
 from stprune_ros.core.types import FrameSet, Window
+from stprune_ros.core.view_turns import ViewTurns
 
 Shape = tuple[str, int, int]  # encoding, width, height
 
 
 class FrameBuffer:
-    """The last ``frames - 1`` keyframes and the current set; in ns. Holds images by reference, bounded."""
+    """The last ``frames - 1`` keyframes and the current set; in ns. Holds images by reference, bounded.
 
-    def __init__(self, frames: int, stride_ns: int, max_gap_ns: int) -> None:
+    ``turns`` says what each set shows of cameras that take turns; None: every set shows its own frames.
+    """
+
+    def __init__(self, frames: int, stride_ns: int, max_gap_ns: int, turns: ViewTurns | None = None) -> None:
         self.frames = frames
         self.stride_ns = stride_ns
         self.max_gap_ns = max_gap_ns
+        self._turns = turns
         self._keyframes: deque[FrameSet] = deque(maxlen=frames)  # the newest one may be the current set
         self._current: FrameSet | None = None
         self._shapes: dict[str, Shape] = {}
 
-    def add(self, frame_set: FrameSet) -> str | None:
-        """Take the next set; returns why the history before it was flushed, or None."""
+    def add(self, frame_set: FrameSet, is_tick: bool = True) -> str | None:
+        """Take the next set; returns why the history before it was flushed, or None.
+
+        ``is_tick`` says whether a window will be asked for: turns are for sets that somebody sees.
+        """
         reason = self._break_before(frame_set)
         if reason is not None:
             self.flush()
         cell = frame_set.stamp_ns // self.stride_ns
-        if not self._keyframes or cell != self._keyframes[-1].stamp_ns // self.stride_ns:
+        is_keyframe = not self._keyframes or cell != self._keyframes[-1].stamp_ns // self.stride_ns
+        if self._turns is not None and (is_keyframe or is_tick):
+            frame_set = self._turns.take(frame_set)
+        if is_keyframe:
             self._keyframes.append(frame_set)
         self._current = frame_set
         self._shapes.update(_shapes_of(frame_set))
@@ -49,11 +60,16 @@ class FrameBuffer:
         """Take the frames of one camera out of the history."""
         for place, frame_set in enumerate(self._keyframes):
             frames = {name: frame for name, frame in frame_set.frames.items() if name != camera}
-            self._keyframes[place] = replace(frame_set, frames=frames)
+            held = {name: one for name, one in frame_set.held.items() if name != camera}
+            self._keyframes[place] = replace(frame_set, frames=frames, held=held)
+        if self._turns is not None:
+            self._turns.forget(camera)
 
     def flush(self) -> None:
         """Forget everything."""
         self._keyframes.clear()
+        if self._turns is not None:
+            self._turns.clear()
         self._current = None
         self._shapes.clear()
 

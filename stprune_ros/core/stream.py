@@ -19,6 +19,7 @@ from stprune_ros.core.stamps import impossible, stamp_of
 from stprune_ros.core.synchronizer import RingSynchronizer
 from stprune_ros.core.timing_faults import TimingFaults
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
+from stprune_ros.core.view_turns import ViewTurns
 from stprune_ros.errors import SettingsError, plain
 from stprune_ros.settings.settings import Settings, nanoseconds
 
@@ -29,10 +30,14 @@ MAX_WAITING = 64  # sets that wait for odometry: stamps that hardly move make no
 
 @dataclass(frozen=True)
 class CameraRoles:
-    """Which camera plays which part, names checked against the rig; the anchor is one of the ring."""
+    """Which camera plays which part, names checked against the rig; the anchor is one of the ring.
+
+    ``side`` are those of the ring, in ring order, that are neither the anchor nor critical.
+    """
 
     anchor: str
     critical: tuple[str, ...]
+    side: tuple[str, ...]
 
     @classmethod
     def from_settings(cls, settings: Settings, rig: CameraRig) -> CameraRoles:
@@ -51,7 +56,8 @@ class CameraRoles:
                     f"camera '{camera}' in 'cameras.anchor' or 'cameras.critical' is not in the ring:"
                     f' {", ".join(rig.ring)}'
                 )
-        return cls(anchor if anchor in rig.ring else rig.ring[0], critical)
+        anchor = anchor if anchor in rig.ring else rig.ring[0]
+        return cls(anchor, critical, tuple(camera for camera in rig.ring if camera not in (anchor, *critical)))
 
 
 class SensorStream:
@@ -103,7 +109,10 @@ class SensorStream:
         self._ego.absent = no_odometry or self._ego.absent
         self._tick_fault = ''  # why the last set has no ego state
         self._buffer = FrameBuffer(
-            settings.history.frames, nanoseconds(settings.history.stride_ms), nanoseconds(settings.history.max_gap_ms)
+            settings.history.frames,
+            nanoseconds(settings.history.stride_ms),
+            nanoseconds(settings.history.max_gap_ms),
+            ViewTurns(self.roles.side, nanoseconds(settings.cameras.refresh_ms)),
         )
         self._frozen = FrozenImages(nanoseconds(settings.cameras.frozen_after_ms))
         self._turns = PublisherTurns()
@@ -253,16 +262,16 @@ class SensorStream:
         self._notes += self._ego.take_notes() if ego is not None else self._ego.why_none(frame_set.stamp_ns)
         mixed = self.mixed.intersection(frame_set.missing)
         frame_set = replace(frame_set, ego=ego, stale=self._stale(frame_set), mixed=mixed)
-        reason = self._buffer.add(frame_set)
+        cell = frame_set.stamp_ns // self._period_ns if self._period_ns else None
+        is_tick = cell is None or cell != self._tick_cell
+        reason = self._buffer.add(frame_set, is_tick)
         if reason is not None:
             self.counters['flushes'] += 1
             self._notes.append(f'history flushed: {reason}')
-        if self._period_ns:
-            cell = frame_set.stamp_ns // self._period_ns
-            if cell == self._tick_cell:
-                self.counters['sets_between'] += 1
-                return None
-            self._tick_cell = cell
+        if not is_tick:
+            self.counters['sets_between'] += 1
+            return None
+        self._tick_cell = cell
         self.counters['ticks'] += 1
         return self._buffer.window()
 

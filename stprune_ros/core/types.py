@@ -124,13 +124,22 @@ class EgoState:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldFrame:
+    """An earlier frame that a view shows until its turn comes, and the ego state of the set that it came with."""
+
+    frame: CameraFrame
+    ego: EgoState | None
+
+
+@dataclass(frozen=True, slots=True)
 class FrameSet:
     """One synchronised tick: at most one current frame per view.
 
     ``cameras`` lists every view of the rig in ring order; a view without an entry in ``frames`` is missing.
     ``stamp_ns`` is the acquisition time of the anchor frame, ``spread_ns`` the span of the offset-corrected stamps.
     ``stale`` names the missing views that have been silent for longer than the stale limit, ``mixed`` those whose
-    images come from several publishers in turn and are left out.
+    images come from several publishers in turn and are left out. ``held`` has the views whose turn it is not: they
+    show an earlier frame in place of that in ``frames``.
     """
 
     sequence: int
@@ -141,6 +150,7 @@ class FrameSet:
     ego: EgoState | None = None
     stale: frozenset[str] = frozenset()
     mixed: frozenset[str] = frozenset()
+    held: Mapping[str, HeldFrame] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -155,7 +165,8 @@ class FrameSet:
     def without_images(self) -> FrameSet:
         """The same set for whoever keeps it for its stamps: the images need not stay in memory for that."""
         frames = {camera: replace(frame, payload=None) for camera, frame in self.frames.items()}
-        return replace(self, frames=frames)
+        held = {camera: replace(held, frame=replace(held.frame, payload=None)) for camera, held in self.held.items()}
+        return replace(self, frames=frames, held=held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +186,8 @@ class Window:
 class ViewReport:
     """What one view brought to a tick: state, frames used, tokens before and after pruning, and the keep mask.
 
-    ``stamp_ns`` is that of the current frame (0 without one); ``keep`` is bool (frames, rows, columns) or None;
-    ``image`` is the current frame as the model got it, RGB uint8 (height, width, 3), where somebody asked for it.
+    ``stamp_ns`` is that of the frame shown as the current one (0 without one); ``keep`` is bool (frames, rows, columns)
+    or None; ``image`` is that frame as the model got it, RGB uint8 (height, width, 3), where somebody asked for it.
     """
 
     camera: str
@@ -219,11 +230,15 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A text about the scene, written after the hint is out; ``truncated`` where the deadline or the limit cut it."""
+    """A text about the scene, written after the hint is out; ``truncated`` where the deadline or the limit cut it.
+
+    ``note`` is a sentence about what else cut it, '' where nothing did.
+    """
 
     status: Status
     text: str = ''
     truncated: bool = False
+    note: str = ''
 
     @property
     def has_text(self) -> bool:

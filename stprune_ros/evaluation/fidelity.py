@@ -26,7 +26,7 @@ from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.things import measure_things
 from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
-from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Variant, variant_of
+from stprune_ros.evaluation.variants import WHOLE, WHOLE_FIRST_FRAME, Variant, variant_of
 from stprune_ros.evaluation.variants import config_of as config_of
 from stprune_ros.evaluation.variants import name_of as name_of
 from stprune_ros.progress import Say, say_nothing
@@ -109,13 +109,18 @@ class SceneEvaluator:
     def _correct(
         self, scene: CaseScene, encoded: EncodedScene, cases: Sequence[Case], trials: Sequence[Trial]
     ) -> dict[Trial, list[bool]]:
-        """Which cases are answered correctly in each trial that is defined there."""
-        correct = {}
+        """Which cases are answered correctly in each trial that is defined there.
+
+        ``encoded`` is the scene with all its images; where a trial encodes less, that is done here.
+        """
+        correct, by_encoding = {}, {WHOLE: encoded}
         for trial in trials:
             variant = variant_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
             if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * encoded.history < 1:
                 continue
-            answers = self._answers(encoded, variant, cases)
+            if variant.encoding not in by_encoding:
+                by_encoding[variant.encoding] = EncodedScene.encode(scene, self.backend, variant.encoding)
+            answers = self._answers(by_encoding[variant.encoding], variant, cases)
             correct[trial] = [answer == case.answer for answer, case in zip(answers, cases)]
         return correct
 
@@ -170,6 +175,9 @@ def ask_all(
     info = backend.info
     model = [info.model_id, info.revision]
     ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asdict(plan)}
+    encodings = {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}
+    if encodings:
+        ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
     hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
     if resume and hits_file.exists():
         found = Hits.load(hits_file)

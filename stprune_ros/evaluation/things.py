@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from stprune_ros.evaluation.case import CaseScene, CaseSource
 from stprune_ros.evaluation.exam import EncodedScene
-from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, variant_of
+from stprune_ros.evaluation.variants import WHOLE, WHOLE_FIRST_FRAME, variant_of
 from stprune_ros.pruning.commonness import commonness, separability
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
 from stprune_ros.settings.settings import Settings
@@ -30,8 +30,10 @@ def measure_things(
     """Mean areas under the curve over scenes whose things are known: of commonness, and of each method; JSON data.
 
     A method's curve is the share of things kept over the share of background kept, at the ratios of `LADDER`. With it
-    comes the mean separability of commonness, which needs no truth.
+    comes the mean separability of commonness, which needs no truth. Methods that see fewer images are left out: what
+    they show is not all of the newest instant.
     """
+    methods = [method for method in methods if variant_of(method, 1.0, 0, settings).encoding == WHOLE]
     gauges, areas = [], []
     for scene_id in tqdm(list(scene_ids), unit='scene', desc='things', disable=None):
         scene = source.cases(scene_id)[0].scene

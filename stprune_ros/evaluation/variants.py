@@ -9,13 +9,14 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.settings.parameters import RENAMED
-from stprune_ros.settings.settings import Settings
+from stprune_ros.settings.settings import Settings, nanoseconds
 
 WHOLE_FIRST_FRAME = ('evs', 'dtd')  # methods that always keep the first frame: undefined below one frame
 FLAGS = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
 SWITCHES = ('ring', 'gauge', *FLAGS)  # pruning.budget and pruning.gauge_commonness, and those of the same name
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
 RENAMED_SWITCHES = {old.partition('.')[2]: new.partition('.')[2] for old, new in RENAMED.items()}
+TURNS, FEW_PIXELS = 'refresh', 'side'  # switches of what is encoded: see `Encoding`
 TEXT = 'text'  # the switch of baselines that read the question, too
 TEXT_METHODS = ('dart', 'cdpruner', 'mvpruner')
 VARIANTS = (
@@ -35,24 +36,42 @@ VARIANTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """Which images are encoded, and how finely; the default is every image with all pixels.
+
+    Side cameras take turns within ``refresh_ns`` (0: no turns), and have fewer pixels with ``few_pixels``.
+    """
+
+    refresh_ns: int = 0
+    few_pixels: bool = False
+
+
+WHOLE = Encoding()
+
+
 @dataclass(frozen=True)
 class Variant:
     """How a named row of a table prunes: ``options`` are those of a baseline's formula.
 
-    With ``reads_question`` it prunes for each question anew.
+    With ``reads_question`` it prunes for each question anew. ``encoding`` is what it prunes.
     """
 
     config: PruningConfig
     options: dict[str, Any]
     reads_question: bool
+    encoding: Encoding = WHOLE
 
 
 def variant_of(name: str, keep: float, seed: int, settings: Settings) -> Variant:
     """A method with switches, such as 'st_prune_joint+ring', and its knob, such as 'dart+text+pivots=8'.
 
-    '+all' sets every one of `FLAGS`. Raises StpruneError if the method, a switch or a knob does not exist.
+    '+all' sets every one of `FLAGS`. With '+refresh' views take turns as cameras.refresh_ms says, with '+side' they
+    have the pixels of model.side_image_pixels. Raises StpruneError if the method, a switch or a knob does not exist, or
+    such a parameter is 0.
     """
-    parts = name.split('+')
+    parts = [part for part in name.split('+') if part not in (TURNS, FEW_PIXELS)]
+    encoding = _encoding_of(name, settings)
     base = '+'.join(part for part in parts if '=' not in part)
     values = [_knob_value(base, part) for part in parts if '=' in part]
     reads = TEXT in parts
@@ -61,12 +80,22 @@ def variant_of(name: str, keep: float, seed: int, settings: Settings) -> Variant
     config = _config_of('+'.join(part for part in base.split('+') if part != TEXT), keep, seed, settings)
     names = {field.name for field in fields(config)}
     ours: dict[str, Any] = {knob: value for knob, value in values if knob in names}
-    return Variant(replace(config, **ours), {knob: value for knob, value in values if knob not in names}, reads)
+    options = {knob: value for knob, value in values if knob not in names}
+    return Variant(replace(config, **ours), options, reads, encoding)
 
 
 def config_of(name: str, keep: float, seed: int, settings: Settings) -> PruningConfig:
     """The pruning group of `variant_of`."""
     return variant_of(name, keep, seed, settings).config
+
+
+def _encoding_of(name: str, settings: Settings) -> Encoding:
+    given = {TURNS: settings.cameras.refresh_ms, FEW_PIXELS: settings.model.side_image_pixels}
+    on = {switch: switch in name.split('+')[1:] for switch in given}
+    for switch, parameter in ((TURNS, 'cameras.refresh_ms'), (FEW_PIXELS, 'model.side_image_pixels')):
+        if on[switch] and not given[switch]:
+            raise StpruneError(f"'+{switch}' in '{name}' follows {parameter}, which is 0: set it in --params")
+    return Encoding(nanoseconds(settings.cameras.refresh_ms) if on[TURNS] else 0, on[FEW_PIXELS])
 
 
 def _knob_value(method: str, part: str) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.motion import static_flow
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.stream import mixed_images
-from stprune_ros.core.types import CameraFrame, CameraState, EgoState, FrameSet, ViewReport, Window
+from stprune_ros.core.types import CameraFrame, CameraState, EgoState, FrameSet, HeldFrame, ViewReport, Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.io.images import FAR_LARGER, DecodeLimits
@@ -80,12 +80,20 @@ class ViewFeatures:
 class FeatureCache:
     """Decodes and encodes the frames of each window that the window before did not have. One thread at a time."""
 
-    def __init__(self, backend: Backend, rig: CameraRig, decode: Decode, cameras: CameraSettings) -> None:
+    def __init__(
+        self, backend: Backend, rig: CameraRig, decode: Decode, cameras: CameraSettings, side: Sequence[str] = ()
+    ) -> None:
+        """Images of the cameras in ``side`` are prepared as such, see `Backend.prepare`."""
         self._backend = backend
         self._rig = rig
         self._decode = decode
+        self._side = frozenset(side)
         self._limits = {
-            model.name: DecodeLimits(backend.model_pixels, _max_pixels(model, cameras.max_pixels), cameras.formats)
+            model.name: DecodeLimits(
+                backend.side_pixels if model.name in self._side else backend.model_pixels,
+                _max_pixels(model, cameras.max_pixels),
+                cameras.formats,
+            )
             for model in rig.cameras.values()
         }
         self._frames: dict[FrameKey, EncodedFrame | None] = {}  # of the last window; None: could not be decoded
@@ -97,29 +105,58 @@ class FeatureCache:
 
         Raises what the backend raises; the cache is then as it was before.
         """
-        frames = [frame for frame_set in window.sets for frame in frame_set.frames.values()]
-        newest_first = [frame for frame_set in reversed(window.sets) for frame in frame_set.frames.values()]
-        current = window.current.frames
-        # Also of a camera that is silent just now: it will come back.
-        known = {key: self._frames[key] for key in map(_key, frames) if key in self._frames}
-        wanted = [frame for frame in newest_first if frame.camera in current and not frame.frozen]
-        notes = [_frozen(frame) for frame in current.values() if frame.frozen]
+        sets = [self._shown(frame_set) for frame_set in window.sets]
+        frames = [held.frame for shown in sets for held in shown.values()]
+        current = sets[-1]
+        # Also of a camera that is silent just now: it will come back. And of a frame that is broken as long as it is
+        # held: it is not tried again.
+        all_held = [held.frame for frame_set in window.sets for held in frame_set.held.values()]
+        known = {key: self._frames[key] for key in map(_key, frames + all_held) if key in self._frames}
+        newest_first = {_key(held.frame): held.frame for shown in reversed(sets) for held in shown.values()}
+        wanted = [frame for frame in newest_first.values() if frame.camera in current and not frame.frozen]
+        notes = [_frozen(held.frame) for held in current.values() if held.frame.frozen]
         notes += [mixed_images(camera) for camera in window.current.cameras if camera in window.current.mixed]
         with clock.stage('decode'):
             decoded = self._decode_new([frame for frame in wanted if _key(frame) not in known], known, notes)
         ordered = {key: decoded[key] for key in map(_key, frames) if key in decoded}
+        groups = [group for group in self._by_pixels(ordered) if group]
         with clock.stage('prepare'):
-            prepared = self._prepare(ordered, known, notes)
+            prepared = [self._prepare(group, known, notes) for group in groups]
         with clock.stage('encode'):
-            known.update(self._encode(ordered, prepared))
+            for group, images in zip(groups, prepared, strict=True):
+                known.update(self._encode(group, images))
         self._frames = known  # nothing older than this window is ever asked for again
-        images = {key: found.image for key, found in decoded.items()}
-        views = [self._view(camera, window, images if with_images else {}) for camera in window.current.cameras]
+        pictures = self._pictures(current, decoded) if with_images else {}
+        views = [self._view(camera, window, sets, pictures) for camera in window.current.cameras]
         return views, notes
 
     def clear(self) -> None:
         """Forget every frame."""
         self._frames.clear()
+
+    def _shown(self, frame_set: FrameSet) -> dict[str, HeldFrame]:
+        """What each view of a set shows: the frame that is held for it, its own where none is or that one is broken."""
+        shown = {}
+        for camera, frame in frame_set.frames.items():
+            held = frame_set.held.get(camera)
+            is_broken = held is not None and self._frames.get(_key(held.frame), held) is None
+            shown[camera] = HeldFrame(frame, frame_set.ego) if held is None or is_broken else held
+        return shown
+
+    def _by_pixels(self, decoded: Mapping[FrameKey, DecodedFrame]) -> list[dict[FrameKey, DecodedFrame]]:
+        """The frames of cameras that have all pixels of the model, and those of side cameras."""
+        return [{key: one for key, one in decoded.items() if (key[0] in self._side) == side} for side in (False, True)]
+
+    def _pictures(
+        self, current: Mapping[str, HeldFrame], decoded: Mapping[FrameKey, DecodedFrame]
+    ) -> dict[FrameKey, np.ndarray]:
+        """The pictures of the current frames; those that were encoded in an earlier tick are decoded again."""
+        pictures = {key: found.image for key, found in decoded.items()}
+        for held in current.values():
+            key = _key(held.frame)
+            if key not in pictures and self._frames.get(key) is not None:
+                pictures[key] = self._decode(held.frame, self._limits[held.frame.camera])[0]
+        return pictures
 
     def _decode_new(
         self, frames: Sequence[CameraFrame], known: dict[FrameKey, EncodedFrame | None], notes: list[str]
@@ -148,18 +185,22 @@ class FeatureCache:
     def _prepare(
         self, decoded: dict[FrameKey, DecodedFrame], known: dict[FrameKey, EncodedFrame | None], notes: list[str]
     ) -> PreparedImages:
-        """What the backend makes of all pictures; those that it refuses go from ``decoded`` into ``known``."""
+        """What the backend makes of all pictures; those that it refuses go from ``decoded`` into ``known``.
+
+        They are either all of side cameras or none is.
+        """
+        side = any(camera in self._side for camera, _ in decoded)
         try:
-            return self._backend.prepare([found.image for found in decoded.values()])
+            return self._backend.prepare([found.image for found in decoded.values()], side)
         except StpruneError:  # one of them, most likely: each by itself
             for key, found in list(decoded.items()):
                 try:
-                    self._backend.prepare([found.image])
+                    self._backend.prepare([found.image], side)
                 except StpruneError as error:
                     notes.append(left_out(found.frame, error))
                     known[key] = None
                     del decoded[key]
-        return self._backend.prepare([found.image for found in decoded.values()])
+        return self._backend.prepare([found.image for found in decoded.values()], side)
 
     def _encode(
         self, decoded: Mapping[FrameKey, DecodedFrame], prepared: PreparedImages
@@ -170,10 +211,17 @@ class FeatureCache:
             for (key, found), features in zip(decoded.items(), encoded, strict=True)
         }
 
-    def _view(self, camera: str, window: Window, images: Mapping[FrameKey, np.ndarray]) -> ViewFeatures:
-        frame = window.current.frames.get(camera)
-        if frame is None:
+    def _view(
+        self,
+        camera: str,
+        window: Window,
+        sets: Sequence[Mapping[str, HeldFrame]],
+        pictures: Mapping[FrameKey, np.ndarray],
+    ) -> ViewFeatures:
+        """What a view brings; ``sets`` is what each set of the window shows."""
+        if camera not in sets[-1]:
             return ViewFeatures(camera, _state_without_frame(camera, window.current))
+        frame = sets[-1][camera].frame
         if frame.frozen:
             return ViewFeatures(camera, CameraState.FROZEN, frame.stamp_ns)
         current = self._frames[_key(frame)]
@@ -181,18 +229,23 @@ class FeatureCache:
             return ViewFeatures(camera, CameraState.INVALID, frame.stamp_ns)
         first = window.slots - len(window.sets)  # at a cold start the oldest slots are empty
         features, slots, egos = [], [], []
-        for slot, frame_set in enumerate(window.sets, start=first):
-            past = frame_set.frames.get(camera)
-            encoded = self._frames.get(_key(past)) if past is not None else None
-            # A compressed image shows its size when decoded: history of another size has another token grid.
-            if encoded is not None and encoded.features.grid == current.features.grid:
+        seen: set[FrameKey] = set()
+        for slot, shown in enumerate(sets, start=first):
+            if camera not in shown:
+                continue
+            past = shown[camera]
+            encoded = self._frames.get(_key(past.frame))
+            # A frame that several sets show stands where it came first. A compressed image shows its size when decoded:
+            # history of another size has another token grid.
+            if _key(past.frame) not in seen and encoded is not None and encoded.features.grid == current.features.grid:
+                seen.add(_key(past.frame))
                 features.append(encoded.features)
                 slots.append(slot)
-                egos.append(frame_set.ego)
+                egos.append(past.ego)
         note = self._calibration_note(camera, current.size)
         state = CameraState.MISCALIBRATED if note else CameraState.OK
         return ViewFeatures(
-            camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), images.get(_key(frame)), note
+            camera, state, frame.stamp_ns, tuple(features), tuple(slots), tuple(egos), pictures.get(_key(frame)), note
         )
 
     def _calibration_note(self, camera: str, size: tuple[int, int]) -> str:

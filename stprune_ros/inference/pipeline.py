@@ -25,6 +25,7 @@ from stprune_ros.core.types import (
     Window,
 )
 from stprune_ros.errors import listed
+from stprune_ros.inference.describer import Describer, Leave, status_of
 from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, view_tokens
 from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
@@ -36,14 +37,15 @@ from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame
 from stprune_ros.vlm.device import synchronizer
-from stprune_ros.vlm.parsing import clean_text, read_hint
+from stprune_ros.vlm.parsing import read_hint
 from stprune_ros.vlm.prompt import Prompt, View
 
 
 class Pipeline:
     """Encodes what is new, prunes, asks the model for a hint and then for a description. One thread at a time.
 
-    ``settings`` may be replaced between ticks (dynamic parameters).
+    ``describer`` holds a description that was left for a newer tick. ``settings`` may be replaced between ticks
+    (dynamic parameters).
     """
 
     def __init__(self, settings: Settings, backend: Backend, rig: CameraRig, prompt: Prompt, decode: Decode) -> None:
@@ -55,10 +57,12 @@ class Pipeline:
         )
         self.roles = CameraRoles.from_settings(settings, rig)
         self.prompt = prompt
-        self._features = FeatureCache(backend, rig, decode, settings.cameras)
+        side = self.roles.side if settings.model.side_image_pixels else ()
+        self._features = FeatureCache(backend, rig, decode, settings.cameras, side)
         self._similarities = SimilarityCache()
         self._governor = Governor()
         self._synchronize = synchronizer(backend.info.device)
+        self.describer = Describer(backend, prompt.describe_question, self._synchronize)
         warm_up(backend.info.device)
 
     def run(
@@ -68,16 +72,44 @@ class Pipeline:
         wait_ms: float = 0.0,
         cancel: Event | None = None,
         on_hint: Callable[[Answer], None] | None = None,
+        on_text: Callable[[Answer], None] | None = None,
+        leave: Leave | None = None,
         with_images: bool = False,
     ) -> Answer:
-        """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before the text.
+        """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before any text.
 
         ``wait_ms`` is the age of the set, which counts against a latency target. A set without a critical camera is not
         inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too. ``with_images`` leaves the pictures that
         were decoded in the answer's views.
+        With ``inference.describe_period_ms`` not every set is described, and a text is left while ``leave`` says that a
+        newer set waits; later ticks go on with it. ``on_text`` gets each answer whose description is there, in the
+        order of their stamps: that of this set, or of an earlier one.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock = StageClock(self._synchronize)
+        answer, context, degraded = self._infer(window, wait_ms, cancel, with_images, clock)
+        if on_hint is not None:
+            on_hint(answer)
+        describer, settings, stamp_ns = self.describer, self.settings, window.current.stamp_ns
+        described = describer.go_on(stamp_ns, settings, cancel, leave)
+        if described is not None and on_text is not None:
+            on_text(described)
+        if not describer.is_due(stamp_ns, settings) or _is_set(cancel):
+            return replace(answer, description=Description(Status.NO_HINT))
+        if context is not None:
+            describer.begin(answer, context, degraded, clock.elapsed_ms, settings)
+            described = describer.go_on(stamp_ns, settings, cancel, leave)
+            if described is None:
+                return replace(answer, description=Description(Status.NO_HINT))
+            answer = described
+        if on_text is not None:
+            on_text(answer)
+        return answer
+
+    def _infer(
+        self, window: Window, wait_ms: float, cancel: Event | None, with_images: bool, clock: StageClock
+    ) -> tuple[Answer, Context | None, bool]:
+        """The answer up to its hint, the prompt if there is one, and whether the input is degraded."""
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
         notes += [camera.reason for camera in self.rig.unusable]
@@ -88,7 +120,8 @@ class Pipeline:
             notes.append(f'nothing was inferred: critical camera {listed(lost)} has no usable frame')
             reports = self._reports([view.report() for view in views])
             timing = Timing(clock.stage_ms, wait_ms)
-            return Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
+            answer = Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
+            return answer, None, True
 
         spent_ms = wait_ms + clock.elapsed_ms
         choice = self._choose(views, spent_ms)
@@ -109,7 +142,7 @@ class Pipeline:
             timing = Timing(dict(clock.stage_ms), wait_ms, choice=choice)
             answer = Answer.without_result(status, window, provenance, reports, timing, notes)
             self._learn(answer, spent_ms, wait_ms + clock.elapsed_ms)
-            return answer
+            return answer, None, degraded
 
         with clock.stage('hint'):
             hint = self._hint(context)
@@ -124,17 +157,11 @@ class Pipeline:
             notes=tuple(notes),
         )
         self._learn(answer, spent_ms, answer.timing.source_to_hint_ms)
-        if on_hint is not None:
-            on_hint(answer)
-        if not self.settings.inference.describe or _is_set(cancel):
-            return replace(answer, description=Description(Status.NO_HINT))
-
-        with clock.stage('describe'):
-            description = self._describe(context, degraded, clock.deadline_s(deadline_ms), cancel)
-        return replace(answer, description=description, timing=replace(answer.timing, stage_ms=clock.stage_ms))
+        return answer, context, degraded
 
     def free(self) -> None:
-        """Drop every cached feature, similarity and recording, here and in the backend."""
+        """Drop every cached feature, similarity and recording, here and in the backend, and a text in progress."""
+        self.describer.drop()
         self._features.clear()
         self._similarities.clear()
         free_recordings()
@@ -195,18 +222,6 @@ class Pipeline:
         hint = read_hint(self.prompt.behaviors, scores, self.prompt.calibration)
         return hint if self.backend.info.trained else replace(hint, status=Status.INVALID)
 
-    def _describe(
-        self, context: Context, degraded: bool, deadline_s: float | None, cancel: Event | None
-    ) -> Description:
-        limit = self.settings.inference.max_new_tokens
-        generated = self.backend.generate(context, self.prompt.describe_question, limit, deadline_s, cancel)
-        text, status = clean_text(generated.text)
-        if generated.timed_out and not text:  # not a word yet, which is no fault of the model
-            status = Status.TIMEOUT
-        if not self.backend.info.trained:
-            status = Status.INVALID
-        return Description(_status(status, degraded, generated.timed_out), text, truncated=not generated.finished)
-
     def _notes(self, window: Window, views: Sequence[ViewFeatures], choice: Choice | None) -> list[str]:
         """What to say about incomplete input, a model whose answers mean little, and a target out of reach."""
         notes = [*filter(None, [self.calibration_fault]), *(view.note for view in views if view.note)]
@@ -232,14 +247,8 @@ def _is_degraded(window: Window, views: Sequence[ViewFeatures]) -> bool:
 
 def _published(hint: Hint, degraded: bool, late: bool) -> Hint:
     """The hint as it may go out: without a behavior unless its status is valid."""
-    status = _status(hint.status, degraded, late)
+    status = status_of(hint.status, degraded, late)
     return replace(hint, status=status, behavior=hint.behavior if status.is_valid else Behavior.UNKNOWN)
-
-
-def _status(status: Status, degraded: bool, late: bool) -> Status:
-    if status == Status.OK and late:
-        return Status.TIMEOUT
-    return Status.DEGRADED if status == Status.OK and degraded else status
 
 
 def _too_slow(choice: Choice) -> str:

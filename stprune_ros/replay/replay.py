@@ -59,7 +59,8 @@ def replay(
     finally:
         summary = run.summary()
         summary['interrupted'] = interrupted
-        summary['times'] = {'wall_s': round(time.monotonic() - started, 3)}
+        wall_s = round(time.monotonic() - started, 3)
+        summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
         write_json(output / 'summary.json', summary)
         page = render(summary, run.timeline, run.shown.kept, windows.rig)
         (output / 'report.html').write_text(page, encoding='utf-8')
@@ -130,19 +131,22 @@ class _Replay:
 
     def _tick(self, window: Window, writer: McapWriter) -> None:
         hinted: list[Answer] = []
+        described: list[Answer] = []
         wanted = self.shown.wants_next()
         try:
-            answer = self._pipeline.run(window, on_hint=hinted.append, with_images=wanted)
+            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=wanted)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'
             answer = Answer.without_result(Status.ERROR, window, self._provenance, notes=[note])
+            described = [answer] if self._settings.inference.describe else []
             self._error(note)
         for note in answer.notes:
             self._note(note)
         self._write(writer, HINT_TOPIC, messages.planning_hint, hinted[0] if hinted else answer)
-        if self._settings.inference.describe:
-            self._write(writer, SCENE_TOPIC, messages.scene_description, answer)
+        for each in described:
+            self._write(writer, SCENE_TOPIC, messages.scene_description, each)
+            self.statistics.add_description(each.description)
         writer.flush()
         truth = self._truth.at(window.current.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, Choice, Provenance
+from stprune_ros.core.types import Answer, Choice, Description, Provenance
 from stprune_ros.settings.settings import Settings
 
 MAX_SENTENCES = 50
@@ -49,6 +49,7 @@ class ReplayStatistics:
         self.errors = Sentences()
         self._status: Counter[str] = Counter()
         self._hints: Counter[str] = Counter()
+        self._descriptions: Counter[str] = Counter()
         self._views: dict[str, Counter[str]] = defaultdict(Counter)
         self._budgets: Counter[str] = Counter()
         self._stage_ms: dict[str, list[float]] = defaultdict(list)
@@ -89,6 +90,16 @@ class ReplayStatistics:
             self._choices.append(timing.choice)
             self._met += timing.source_to_hint_ms <= timing.choice.target_ms
 
+    @property
+    def ticks_per_s(self) -> float | None:
+        """How many ticks the machine makes in a second of processing, descriptions included; None without one."""
+        spent_ms = sum(self._tick_ms)
+        return round(1e3 * self.ticks / spent_ms, 3) if spent_ms else None
+
+    def add_description(self, description: Description) -> None:
+        """Count one description."""
+        self._descriptions[description.status.name] += 1
+
     def summary(
         self,
         bag: Path,
@@ -100,7 +111,7 @@ class ReplayStatistics:
     ) -> dict[str, Any]:
         """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees.
 
-        ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included.
+        ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included where there is one.
         """
         last = self._provenance
         views = {camera: self._view(camera, rig) for camera in rig.ring}
@@ -131,6 +142,7 @@ class ReplayStatistics:
             'views': views,
             'hints': dict(sorted(self._hints.items())),
             'status': dict(sorted(self._status.items())),
+            'descriptions': dict(sorted(self._descriptions.items())),
             'truth': self._truth(),
             'errors': self.errors.total,
             'error_sentences': self.errors.listed(),

@@ -13,8 +13,9 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from stprune_ros.core.types import CameraState, Status
+from stprune_ros.core.types import Answer, CameraState, Status
 from stprune_ros.errors import plain
+from stprune_ros.inference import describer
 from stprune_ros.ros import health as counted
 from stprune_ros.ros import inputs
 from stprune_ros.ros.health import ACTIVE, Health
@@ -55,6 +56,7 @@ TARGET_MISSED = 'the latency target was missed'
 HANGS = 'inference hangs'
 DESCRIPTION_FAILED = 'the description failed'
 DESCRIPTION_NOT_VALID = 'the last description was not valid'
+NO_DESCRIPTION = 'no description for too long'
 LOADING = 'loading'
 LOADING_FAILED = 'loading failed'
 NOT_ACTIVE = 'not active: nothing is inferred'
@@ -183,6 +185,7 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
     said = {'topic': health.unheard.get((inputs.IMAGE, camera)), 'timing': health.timing.get(camera)}
     values = {
         'age_s': NOT_AVAILABLE if seen is None else f'{now - seen:.3f}',
+        'view_age_s': _view_age(camera, health.answer),
         **_camera_counts(camera, health),
         **{key: sentence for key, sentence in said.items() if sentence is not None},
     }
@@ -212,6 +215,14 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
     if rates.is_full and rates.hz(counted.RECEIVED, camera) < FEW * expected:
         return Report(name, WARN, CAMERA_SLOW, {**values, 'expected_hz': _hz(expected)})
     return Report(name, OK, ALL_WELL, values)
+
+
+def _view_age(camera: str, answer: Answer | None) -> str:
+    """How much older than the anchor's stamp the frame is that the last answer shows of a camera."""
+    if answer is None:
+        return NOT_AVAILABLE
+    stamps = [view.stamp_ns for view in answer.views if view.camera == camera and view.state.has_frame]
+    return f'{(answer.stamp_ns - stamps[0]) / 1e9:.3f}' if stamps else NOT_AVAILABLE
 
 
 def _camera_counts(camera: str, health: Health) -> dict[str, str]:
@@ -272,7 +283,9 @@ def _inference(health: Health, settings: Settings, now: float) -> Report:
         return Report(INFERENCE, WARN, NOT_VALID, values)
     if health.description_failures:
         return Report(INFERENCE, WARN, DESCRIPTION_FAILED, values)
-    if answer.description.status in (Status.STALE, Status.INVALID):
+    if _is_text_overdue(answer, health, settings, now):
+        return Report(INFERENCE, WARN, NO_DESCRIPTION, values)
+    if settings.inference.describe and health.description in (Status.STALE, Status.INVALID):
         return Report(INFERENCE, WARN, DESCRIPTION_NOT_VALID, values)
     if rates.grown_last(counted.SKIPPED):
         return Report(INFERENCE, WARN, SKIPPING, values)
@@ -289,6 +302,8 @@ def _inference_values(health: Health) -> dict[str, str]:
         **{fate: str(health.ticks.get(fate, 0)) for fate in counted.FATES},
         **{what: str(health.hints[what]) for what in (counted.VALID, counted.NOT_VALID)},
         **{f'{what}_hz': _hz(health.rates.hz(what)) for what in (*counted.FATES, counted.VALID)},
+        **{f'texts_{fate}': str(health.texts[fate]) for fate in describer.FATES},
+        'description': health.description.name if health.description is not None else NOT_AVAILABLE,
         'output_latency_s': f'{health.latency_s:.3f}' if answer is not None else NOT_AVAILABLE,
         'status': answer.hint.status.name if answer is not None else NOT_AVAILABLE,
         'tokens': f'{answer.tokens_kept}/{answer.tokens_full}' if answer is not None else NOT_AVAILABLE,
@@ -304,13 +319,26 @@ def _is_overdue(health: Health, settings: Settings, now: float) -> bool:
     """Whether there should have been an answer by now, if the node listens at all."""
     if health.listening_since is None:
         return False
-    answer, period_s = health.answer, settings.inference.period_ms / 1e3
+    answer = health.answer
     if answer is None:
-        patience_s = max(PATIENCE_S, ROUNDS * period_s)
+        patience_s = max(PATIENCE_S, ROUNDS * settings.inference.period_ms / 1e3)
     else:  # then heartbeats go out, and say that there is no hint
-        usual_s = max(answer.timing.tick_ms / 1e3, period_s, min(health.gap_s, PATIENCE_S / ROUNDS))
-        patience_s = max(HEARTBEATS * settings.output.heartbeat_ms / 1e3, ROUNDS * usual_s)
+        patience_s = max(HEARTBEATS * settings.output.heartbeat_ms / 1e3, ROUNDS * _usual_s(answer, health, settings))
     return now - max(health.answered or 0.0, health.listening_since) > patience_s
+
+
+def _is_text_overdue(answer: Answer, health: Health, settings: Settings, now: float) -> bool:
+    """Whether there should have been a description by now, at its own pace, where there are hints."""
+    if health.listening_since is None or not settings.inference.describe:
+        return False
+    period_s = max(_usual_s(answer, health, settings), settings.inference.describe_period_ms / 1e3)
+    return now - max(health.described or 0.0, health.listening_since) > max(PATIENCE_S, ROUNDS * period_s)
+
+
+def _usual_s(answer: Answer, health: Health, settings: Settings) -> float:
+    """Time between two answers."""
+    period_s = settings.inference.period_ms / 1e3
+    return max(answer.timing.tick_ms / 1e3, period_s, min(health.gap_s, PATIENCE_S / ROUNDS))
 
 
 def _latency(health: Health, settings: Settings) -> Report:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stprune_ros.core.types import Answer, Provenance
+from stprune_ros.core.types import Answer, Provenance, Status
 from stprune_ros.ros.rates import Key, Rates
 from stprune_ros.settings.settings import Settings
 
@@ -51,7 +51,10 @@ class Health:
     hints: Counter[str] = field(default_factory=Counter)  # those that went out, VALID and NOT_VALID
     latency_s: float = float('nan')
     failures: int = 0  # since the last answer
-    description_failures: int = 0  # since the last description
+    described: float | None = None  # when the last description went out, or none was asked for
+    description: Status | None = None  # its status, as it was published
+    description_failures: int = 0  # since then
+    texts: Counter[str] = field(default_factory=Counter)  # what became of descriptions, see Describer.counts
     hint_is_out: bool = False  # of the tick in work
     hang_s: float = 0.0  # for how long the tick in work has taken, where that is too long
     ticks: Mapping[str, int] = field(default_factory=dict)  # what became of the windows, see Worker.counts

@@ -74,7 +74,9 @@ class StpruneNode(LifecycleNode):
         self._time = RosTime(self.get_clock())
         self._outputs = Outputs(self, self._time, self._journal)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._ticks = Ticks(lambda: self.settings, self._time, self._outputs, self._journal)
+        self._ticks = Ticks(
+            lambda: self.settings, self._time, self._outputs, self._journal, lambda: self._worker.has_waiting
+        )
         self._worker: Worker[Tick] = Worker(self._ticks.run, self._ticks.failed)
         self._supervisor = Supervisor(self._worker, self._journal)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still, these must not
@@ -309,8 +311,9 @@ class StpruneNode(LifecycleNode):
         """A heartbeat where one is due, or ``at_once``; ERROR where inference hangs or the process is about to end."""
         health = self._health
         notes = [*self._state_notes(), *self._input_faults()]
-        if not notes and health.answered is not None:
-            notes = [f'no answer for {time.monotonic() - health.answered:.1f} s']
+        silent_s = time.monotonic() - health.answered if health.answered is not None else 0.0
+        if not notes and silent_s > self.settings.output.heartbeat_ms / 2e3:  # less: only no description is due
+            notes = [f'no answer for {silent_s:.1f} s']
         broken = Status.ERROR if health.hang_s or (self.ending and self.ending.code) else Status.NO_HINT
         # The hint of a tick whose description hangs is out, and stays what it is.
         hint = Status.NO_HINT if health.hang_s and health.hint_is_out else broken

@@ -76,7 +76,7 @@ class Perception:
         self._jump_handle.unregister()
         if self._stream is not None:
             self._stream.close()
-        self._worker.drop()
+        self._drop()
         self._stream = None
         return self._pipeline
 
@@ -104,7 +104,7 @@ class Perception:
         if self._stream is not None:
             self._stream.close()
         stream = SensorStream(self._settings, rig, self._builder.to_base, counters=self._health.counters)
-        self._worker.drop()  # what was asked of another ring
+        self._drop()  # what was asked of another ring
         self._outputs.new_stream()
         self._jumps = stream.counters['clock_jumps']
         self._pipeline = Pipeline(self._settings, self._model.backend, rig, self._model.prompt, decode_for_model)
@@ -179,7 +179,7 @@ class Perception:
     def _enqueue(self, stream: SensorStream, windows: Sequence[Window]) -> None:
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
-            self._worker.drop()  # an answer in flight is of the old time
+            self._drop()  # an answer in flight is of the old time
         self._health.odometry_fault, self._health.odometry_refused = stream.odometry_fault, stream.odometry_refused
         for note in stream.take_notes():
             self._warn(note)
@@ -188,6 +188,12 @@ class Perception:
             pipeline = self._pipeline
             assert pipeline is not None  # it comes with the stream
             self._worker.put(*(Tick(window, pipeline, self._health) for window in windows))
+
+    def _drop(self) -> None:
+        """Throw away what waits and what is in work, and what is left of it: a description in progress."""
+        self._worker.drop()
+        if self._pipeline is not None:
+            self._worker.do(self._pipeline.describer.drop)
 
     def _clock_jumped(self, jump: TimeJump) -> None:
         if self._stream is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from threading import Event
@@ -34,10 +35,18 @@ class Tick:
 
 
 class Ticks:
-    """Runs ticks; ``settings`` gives those of the moment."""
+    """Runs ticks; ``settings`` gives those of the moment, ``newer_waits`` whether a text is to be left for now."""
 
-    def __init__(self, settings: Callable[[], Settings], ros_time: RosTime, outputs: Outputs, journal: Journal) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        ros_time: RosTime,
+        outputs: Outputs,
+        journal: Journal,
+        newer_waits: Callable[[], bool],
+    ) -> None:
         self._settings, self._time, self._outputs, self._journal = settings, ros_time, outputs, journal
+        self._newer_waits = newer_waits
         self._failures, self._description_failures = Episode(journal), Episode(journal)
 
     def run(self, tick: Tick, cancel: Event) -> bool:
@@ -47,7 +56,10 @@ class Ticks:
         """
         settings, window, pipeline = self._settings(), tick.window, tick.pipeline
         pipeline.settings = settings
+        pipeline.describer.counts = tick.health.texts
         tick.health.hint_is_out = False
+        if not settings.inference.describe:
+            tick.health.described = time.monotonic()  # none is missed
         hinted: list[tuple[Answer, Answer]] = []  # as inferred, and as published
 
         def publish_hint(answer: Answer) -> None:
@@ -57,24 +69,34 @@ class Ticks:
                 tick.health.published(published.without_images())
                 hinted.append((answer, published))
 
+        def publish_text(answer: Answer) -> None:
+            published = self._outputs.description(answer, settings, cancel)
+            if published is not None:
+                self._described(tick.health, published.description)
+
         now_ns = self._time.now_ns()  # 0: simulated time does not run yet
         wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
         with_images = self._outputs.mosaic_wanted
         try:
-            answer = pipeline.run(window, wait_ms=wait_ms, cancel=cancel, on_hint=publish_hint, with_images=with_images)
-            if not hinted:
-                publish_hint(answer)
-            described = self._outputs.description(answer, settings, cancel) or answer
+            answer = pipeline.run(
+                window,
+                wait_ms=wait_ms,
+                cancel=cancel,
+                on_hint=publish_hint,
+                on_text=publish_text,
+                leave=self._newer_waits,
+                with_images=with_images,
+            )
         except BaseException as error:
             if not hinted:
                 raise
-            self._description_failed(tick, hinted[0][0], error, cancel)
+            self._description_failed(tick, pipeline.describer.failed or hinted[0][0], error, cancel)
             return True
         if not hinted or cancel.is_set():
             return bool(hinted)
         if with_images:
             self._attempt(lambda: self._outputs.mosaic(answer, settings), 'the mosaic could not be published')
-        published = replace(described, hint=hinted[0][1].hint)  # with the times of the whole tick
+        published = replace(answer, hint=hinted[0][1].hint)  # with the times of the whole tick
         self._answered(tick.health, published.without_images())
         return True
 
@@ -96,13 +118,19 @@ class Ticks:
     def _answered(self, health: Health, answer: Answer) -> None:
         health.answer = answer
         self._failures.over('inference')
-        if answer.description.status != Status.NO_HINT:
-            self._description_failures.over('the description')
-            health.description_failures = 0
         self._journal.holds(TICK, answer.notes)
 
+    def _described(self, health: Health, description: Description) -> None:
+        """A description went out, of this tick's set or of an earlier one."""
+        health.described, health.description = time.monotonic(), description.status
+        if description.note:
+            self._journal.warn(description.note)
+        if description.status != Status.NO_HINT:
+            self._description_failures.over('the description')
+            health.description_failures = 0
+
     def _description_failed(self, tick: Tick, answer: Answer, error: BaseException, cancel: Event) -> None:
-        """The hint is out and stays what it is."""
+        """The hint of ``answer`` is out and stays what it is; it may be that of an earlier tick."""
         sentence = f'the description failed with {type(error).__name__}: {one_line(error)}'
         self._failures.over('inference')
         self._journal.holds(TICK, answer.notes)

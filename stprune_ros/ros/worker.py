@@ -56,6 +56,11 @@ class Worker(Generic[Item]):
         """Whether the thread is there, at work or waiting for it."""
         return self._thread.is_alive()
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is something else to do than what is in work."""
+        return bool(self._waiting or self._jobs or self._closed)
+
     def put(self, *items: Item) -> None:
         """Leave items, oldest first, in place of those that still wait; never blocks on the work.
 

@@ -65,6 +65,13 @@ class CameraSettings:
         0.0,
         600000.0,
     )
+    refresh_ms: float = parameter(
+        0.0,
+        'event time in which each camera that is neither the anchor nor critical is encoded once, one after another; in'
+        ' between its view shows the earlier frame, whose stamp is in CameraStatus; 0: every camera in every tick',
+        0.0,
+        60000.0,
+    )
     frozen_after_ms: float = parameter(
         1000.0,
         'a camera that sends the very same image under new stamps for longer than this is frozen; 0: never, as for'
@@ -161,11 +168,18 @@ class ModelSettings:
     dtype: str = parameter('auto', 'weights and activations', choices=('auto', 'float32', 'bfloat16', 'float16'))
     quantization: str = parameter(
         'none',
-        "packs the language model's weights while loading; needs bitsandbytes and accelerate",
-        choices=('none', '4bit', '8bit'),
+        "packs the language model's weights while loading: 4bit and 8bit with bitsandbytes, int4 with torchao; each"
+        ' needs accelerate, too',
+        choices=('none', '4bit', '8bit', 'int4'),
     )
     max_image_pixels: int = parameter(
         0, 'images are reduced to at most this many pixels; 0: as the model folder says', 0, 2**24
+    )
+    side_image_pixels: int = parameter(
+        0,
+        'the same for images of cameras that are neither the anchor nor critical; 0: as model.max_image_pixels says',
+        0,
+        2**24,
     )
     load_timeout_ms: float = parameter(
         600000.0, 'loading that takes longer ends the process; 0: it may take for ever', 0.0, 86400000.0
@@ -193,12 +207,20 @@ class InferenceSettings:
     period_ms: float = parameter(0.0, 'event time between ticks; 0: every frame set', 0.0, 60000.0)
     deadline_ms: float = parameter(
         0.0,
-        'processing time after which the text is cut and an unfinished hint dropped; 0: none',
+        'processing time of a set after which its text is cut and an unfinished hint dropped; 0: none',
         0.0,
         60000.0,
         dynamic=True,
     )
     describe: bool = parameter(True, 'write a scene description after the hint', dynamic=True)
+    describe_period_ms: float = parameter(
+        0.0,
+        'event time between frame sets that are described; their texts go on between ticks; 0: every set is, and the'
+        ' next one waits for the text',
+        0.0,
+        600000.0,
+        dynamic=True,
+    )
     max_new_tokens: int = parameter(64, 'longest description in tokens', 1, 1024, dynamic=True)
     max_failures: int = parameter(
         20, 'inference that fails this many times in a row ends the process; 0: it never does', 0, 1000000, dynamic=True

@@ -94,6 +94,7 @@ def contradictions(groups: Mapping[str, Any]) -> list[str]:
         *_calibration_contradictions(groups['latency'], groups['prompt']),
         *_watchdog_contradictions(groups['inference']),
         *_engine_contradictions(groups['model']),
+        *_side_contradictions(groups['cameras'], groups['model']),
         *wrong_topics(groups['cameras'], groups['topics']),
     ]
 
@@ -155,6 +156,32 @@ def _engine_contradictions(model: ModelSettings) -> list[str]:
             f"parameter 'model.quantization' is '{model.quantization}', but with 'model.engine' 'llama.cpp' weights are"
             " as 'model.gguf' has them: set it to 'none'"
         )
+    return problems
+
+
+def _side_contradictions(cameras: CameraSettings, model: ModelSettings) -> list[str]:
+    problems = []
+    if cameras.refresh_ms > cameras.stale_after_ms:
+        problems.append(
+            f"parameter 'cameras.refresh_ms' is {cameras.refresh_ms:g}, more than 'cameras.stale_after_ms',"
+            f' {cameras.stale_after_ms:g}: views would be shown that are older than what counts as stale'
+        )
+    if 0 < model.max_image_pixels < model.side_image_pixels:
+        problems.append(
+            f"parameter 'model.side_image_pixels' is {model.side_image_pixels}, more than 'model.max_image_pixels',"
+            f' {model.max_image_pixels}: side cameras would have more pixels than the critical ones; lower it or set it'
+            ' to 0'
+        )
+    if cameras.names and not set(cameras.names) - {cameras.anchor, *cameras.critical}:
+        problems += [
+            f"parameter '{name}' is {given:g}, but every camera in 'cameras.names' is the anchor or critical: it is for"
+            ' the others; set it to 0'
+            for name, given in (
+                ('cameras.refresh_ms', cameras.refresh_ms),
+                ('model.side_image_pixels', model.side_image_pixels),
+            )
+            if given
+        ]
     return problems
 
 

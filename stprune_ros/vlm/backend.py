@@ -6,7 +6,7 @@ Everything above this package knows only this protocol; every engine implements 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -85,12 +85,41 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Greedy text; ``finished`` is False where the token limit, the deadline or the cancel event cut it short."""
+    """Greedy text; ``finished`` is False where the token limit, the deadline or the cancel event cut it short.
+
+    ``note`` is a sentence about what else did, '' where nothing did.
+    """
 
     text: str
     tokens: int
     finished: bool
     timed_out: bool = False
+    note: str = ''
+
+
+Pause = Callable[[int], bool]  # whether a text of so many tokens shall be left for now
+
+
+class Text(Protocol):
+    """A greedy text in progress. It keeps what it needs of its context, which may be forgotten meanwhile.
+
+    So other prompts may be prefilled and scored before it goes on, and it says the same words all the same.
+    """
+
+    def write(
+        self, deadline: float | None = None, cancel: Event | None = None, pause: Pause | None = None
+    ) -> Generated | None:
+        """Go on up to the end and return the whole text; None where ``pause`` said to leave it, to go on later.
+
+        Stops early at ``deadline`` (time.monotonic() seconds) or when ``cancel`` is set: all three are looked at before
+        every token, the first one included.
+        Raises ModelError where it has ended; whatever it raises, it has ended then.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what is held; may be called at any time."""
+        ...
 
 
 class Backend(Protocol):
@@ -98,9 +127,12 @@ class Backend(Protocol):
 
     info: ModelInfo
     model_pixels: int  # larger images are reduced to this many pixels before the model sees them; 0: never
+    side_pixels: int  # the same for those of side cameras
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """Bring RGB images, uint8 (height, width, 3), into the form that `encode` takes; they may differ in size.
+
+        With ``side`` they are of side cameras and get the pixels of those.
 
         This is the part of encoding that the CPU does, whatever the device is: resize, scale, cut into patches.
         Raises StpruneError for an image of another type or shape, or too oblong for the model.
@@ -140,6 +172,13 @@ class Backend(Protocol):
         """`score` for several questions about the same context, in one pass; each question's sum to one."""
         ...
 
+    def begin(self, context: Context, question: str, max_new_tokens: int) -> Text:
+        """A greedy answer to ``question``, to be written: at most ``max_new_tokens`` tokens.
+
+        There is one text at a time: one that is in progress ends.
+        """
+        ...
+
     def generate(
         self,
         context: Context,
@@ -148,15 +187,11 @@ class Backend(Protocol):
         deadline: float | None = None,
         cancel: Event | None = None,
     ) -> Generated:
-        """Greedy answer to ``question``: at most ``max_new_tokens`` tokens.
-
-        Stops early at ``deadline`` (time.monotonic() seconds) or when ``cancel`` is set: both are looked at before
-        every token, the first one included.
-        """
+        """`begin` a text and write it in one go."""
         ...
 
     def free(self) -> None:
-        """Release caches (not the weights), e.g. after running out of memory."""
+        """Release caches (not the weights), e.g. after running out of memory; a text in progress ends."""
         ...
 
 

@@ -26,8 +26,8 @@ class Memory:
     source: str
 
 
-def find_device(name: str) -> torch.device:
-    """The device called ``name``; 'auto' is CUDA where there is one, else the CPU.
+def find_device(name: str, here: bool = True) -> torch.device:
+    """The device called ``name``; 'auto' is CUDA where there is one, else the CPU. Not ``here``, it need not be there.
 
     Raises ModelError where the device cannot be used.
     """
@@ -35,7 +35,8 @@ def find_device(name: str) -> torch.device:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        if here:
+            torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"parameter 'model.device' is '{name}', unusable here: {one_line(error)}") from None
     return device

@@ -33,7 +33,14 @@ LARGEST = 1e9  # of a number in the file
 LOWEST_TEMPERATURE = 1e-3  # below, a choice is all or nothing
 KEYS = ('model', 'prompt', 'parameters', 'temperature', 'candidates', 'report')
 # What the model sees follows from these, beside all of the group `pruning`.
-OTHER_PARAMETERS = ('history.frames', 'history.stride_ms', 'model.max_image_pixels', 'model.quantization')
+OTHER_PARAMETERS = (
+    'cameras.refresh_ms',
+    'history.frames',
+    'history.stride_ms',
+    'model.max_image_pixels',
+    'model.side_image_pixels',
+    'model.quantization',
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def _load_transformers(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         quantization=settings.model.quantization,
         say=say,
     )
@@ -122,6 +123,7 @@ def _load_llama_cpp(settings: Settings, say: Say) -> Backend:
         revision=settings.model.revision,
         allow_download=settings.model.allow_download,
         max_image_pixels=settings.model.max_image_pixels,
+        side_image_pixels=settings.model.side_image_pixels,
         say=say,
     )
 
@@ -133,11 +135,11 @@ ENGINES: Mapping[str, Callable[[Settings, Say], Backend]] = {
 }
 
 
-def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
+def inspect_model(settings: Settings, here: bool = True) -> tuple[list[str], list[str]]:
     """All that is wrong with the model folder of ``model.*``, and what is worth knowing about it, one sentence each.
 
-    With engine llama.cpp also with the GGUF file, the library, and between all three. Imports neither torch nor
-    transformers.
+    With engine llama.cpp also with the GGUF file, the library, and between all three; a library that will not run
+    ``here`` is not looked at. Imports neither torch nor transformers.
     """
     try:
         folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
@@ -149,7 +151,7 @@ def inspect_model(settings: Settings) -> tuple[list[str], list[str]]:
     if not faults and settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.pairing import engine_faults
 
-        faults = engine_faults(settings.model.gguf, settings.model.engine_library, folder)
+        faults = engine_faults(settings.model.gguf, settings.model.engine_library if here else None, folder)
     return faults, notes
 
 
@@ -174,20 +176,20 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     calibration.require_model(folder.model_id, folder.revision)
 
 
-def check_memory(settings: Settings, size: tuple[int, int]) -> tuple[str, bool, str]:
+def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> tuple[str, bool, str]:
     """What the model of ``model.*`` takes of its device's memory, in words, whether that fits, and a warning or ''.
 
-    See `estimate_memory`.
+    See `estimate_memory`. With ``free`` bytes given, the device is that of another machine.
     """
-    from stprune_ros.vlm.device import find_device, free_memory
-    from stprune_ros.vlm.hf.memory import summary_text, tight
+    from stprune_ros.vlm.device import Memory, find_device, free_memory
+    from stprune_ros.vlm.hf.memory import largest_ratio, summary_text, tight
 
-    found, ring, folder = _estimate(settings, size)
-    device = find_device(settings.model.device)
-    memory = free_memory(device)
+    found, ring, folder = _estimate(settings, size, here=free is None)
+    device = find_device(settings.model.device, here=free is None)
+    memory = free_memory(device) if free is None else Memory(free, '--memory')
     head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
     fits = memory.free is None or found.kept <= memory.free
-    return f'{head}\n{summary_text(found, memory, settings.pruning.keep_ratio)}', fits, tight(found, memory)
+    return f'{head}\n{summary_text(found, memory, largest_ratio(settings))}', fits, tight(found, memory)
 
 
 def estimate_memory(settings: Settings, size: tuple[int, int]) -> MemoryEstimate:
@@ -196,10 +198,10 @@ def estimate_memory(settings: Settings, size: tuple[int, int]) -> MemoryEstimate
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
-    return _estimate(settings, size)[0]
+    return _estimate(settings, size, here=True)[0]
 
 
-def _estimate(settings: Settings, size: tuple[int, int]) -> tuple[MemoryEstimate, Ring, ModelFolder]:
+def _estimate(settings: Settings, size: tuple[int, int], here: bool) -> tuple[MemoryEstimate, Ring, ModelFolder]:
     folder = locate_model(
         model_path(settings),
         settings.model.revision,
@@ -208,22 +210,30 @@ def _estimate(settings: Settings, size: tuple[int, int]) -> tuple[MemoryEstimate
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
     from stprune_ros.vlm.device import dtype_name, find_device, find_dtype
+    from stprune_ros.vlm.hf.family import SIDE_IMAGE_PIXELS
     from stprune_ros.vlm.hf.memory import Ring, memory_estimate
     from stprune_ros.vlm.hf.pretrained import read_parts
 
-    device = find_device(settings.model.device)
+    device = find_device(settings.model.device, here=here)
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
+    folder.family.image_options(config, parts.processor, settings.model.side_image_pixels, SIDE_IMAGE_PIXELS)
     dtype = dtype_name(find_dtype(settings.model.dtype, device))
-    ring = Ring(len(settings.cameras.names) or DEFAULT_VIEWS, settings.history.frames, size)
+    views = len(settings.cameras.names) or DEFAULT_VIEWS
+    ring = Ring(views, settings.history.frames, size, side=views - min(front_views(settings), views))
     sizes = (folder, config, parts.processor.to_dict())
     if settings.model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
         from stprune_ros.vlm.llama_cpp.memory import engine_memory
 
         return engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype), ring, folder
-    return memory_estimate(*sizes, settings, ring, dtype), ring, folder
+    return memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda'), ring, folder
+
+
+def front_views(settings: Settings) -> int:
+    """How many cameras are no side cameras, at most: an anchor that is not named may be one of the critical ones."""
+    return len({settings.cameras.anchor, *settings.cameras.critical})
 
 
 def model_path(settings: Settings) -> str:

@@ -33,7 +33,7 @@ from helpers.plain_models import QWEN, STYLES, PlainModel
 from tokenizers import Tokenizer, processors
 
 from stprune_ros.errors import ModelError, StpruneError
-from stprune_ros.vlm.backend import Backend, TextEmbedder
+from stprune_ros.vlm.backend import Backend, TextEmbedder, VisualFrame
 
 TOKENS = 24
 PRUNED = [(0.5, ()), (0.1, ()), (0.3, (2, 3)), (1.0, (0,)), (0.0, ())]
@@ -311,6 +311,49 @@ def test_cancel_stops_generation(backend: Backend, count: int) -> None:
     assert whole.text.startswith(cut.text.rstrip('\ufffd'))
 
 
+@pytest.mark.parametrize('slices', [(0, 1, 2, 3, 5, 8), (0, 0, 7), (TOKENS - 1,)])
+def test_a_text_goes_on_word_for_word_while_newer_prompts_are_run(backend: Backend, slices: tuple[int, ...]) -> None:
+    """A prompt without images first: what is kept of an answer's static part moves, too."""
+    first, other = content_of(frames_of(backend, 0.5)), content_of(frames_of(backend, 0.3))
+    whole = backend.generate(backend.prefill(SYSTEM, first), OTHER, TOKENS)
+    alone = backend.score_all(backend.prefill(SYSTEM, other), [(QUESTION, CANDIDATES)])[0]
+    context = backend.prefill(SYSTEM, first)
+    text = backend.begin(context, OTHER, TOKENS)
+    for number, tokens in enumerate(slices):
+        assert text.write(pause=lambda written, enough=tokens: written >= enough) is None
+        newer = backend.prefill(SYSTEM, other) if number % 2 == 0 else backend.prefill('', ['No image at all.\n'])
+        scores = backend.score_all(newer, [(QUESTION, CANDIDATES)])[0]
+        if number % 2 == 0:
+            assert scores == pytest.approx(alone, rel=0, abs=1e-4), 'nor does the text show in them'
+    assert text.write() == whole
+
+
+def test_a_text_that_has_ended_does_not_go_on(backend: Backend) -> None:
+    context, over = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5))), 'a text was to go on that had ended'
+    whole = backend.generate(context, OTHER, TOKENS)
+    left = backend.begin(context, OTHER, TOKENS)
+    assert left.write(pause=lambda written: written >= 2) is None
+    assert backend.generate(context, OTHER, TOKENS) == whole, 'there is one at a time'
+    with pytest.raises(ModelError, match=over):
+        left.write()
+    closed, freed = backend.begin(context, OTHER, TOKENS), backend.begin(context, QUESTION, TOKENS)
+    closed.close()
+    assert freed.write(pause=lambda written: written >= 1) is None, 'closing what is over harms nothing'
+    backend.free()
+    with pytest.raises(ModelError, match=over):
+        freed.write()
+
+
+def test_deadline_and_cancel_end_a_text_that_was_left(backend: Backend) -> None:
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5)))
+    for stop, timed_out in (({'deadline': 0.0}, True), ({'cancel': Looks(set_at=0)}, False)):
+        text = backend.begin(context, OTHER, TOKENS)
+        assert text.write(pause=lambda written: written >= 3) is None
+        cut = text.write(**stop)
+        assert cut is not None
+        assert (cut.tokens, cut.finished, cut.timed_out, cut.note) == (3, False, timed_out, '')
+
+
 def test_end_of_turn_finishes(case: tuple[str, str], folder: Path, plain: PlainModel, tmp_path: Path) -> None:
     """A token that ends a turn ends the text, is no part of it, and is not counted."""
     written = plain_prompt(plain, QUESTION).generate(4)
@@ -345,6 +388,36 @@ def test_pixels_can_be_capped(case: tuple[str, str], folder: Path, backend: Back
     full, small = backend.encode(images(1))[0], half.encode(images(1))[0]
     assert full.grid != backend.encode(images())[2].grid, 'the grid follows the size of the image'
     assert 0 < len(small.tokens) < len(full.tokens)
+
+
+def test_pixels_of_side_cameras_can_be_capped(case: tuple[str, str], folder: Path, backend: Backend) -> None:
+    if STYLES[backend.info.family] is not QWEN:
+        with pytest.raises(StpruneError, match=r"'model.side_image_pixels' is 2048, but family .* set it to 0"):
+            load_tiny(case[0], folder, side_image_pixels=2048)
+        return
+    capped, both = load_tiny(case[0], folder, max_image_pixels=2048), load_tiny(case[0], folder, side_image_pixels=2048)
+    assert (both.model_pixels, both.side_pixels) == (backend.model_pixels, 2048)
+    assert (capped.model_pixels, capped.side_pixels) == (2048, 2048)
+    for found, expected in (
+        (both.encode(both.prepare(images(), side=True)), capped.encode(images())),
+        (both.encode(both.prepare(images())), backend.encode(images())),
+        (capped.encode(capped.prepare(images(), side=True)), capped.encode(images())),
+    ):
+        for one, other in zip(found, expected, strict=True):
+            assert one.grid == other.grid and torch.equal(one.tokens, other.tokens)
+
+
+def test_views_of_different_grids_stand_in_one_prompt(case: tuple[str, str], folder: Path, plain: PlainModel) -> None:
+    if STYLES[plain.model.config.model_type] is not QWEN:
+        pytest.skip('every image of this family is one size')
+    both = load_tiny(case[0], folder, side_image_pixels=2048)
+    features = [*both.encode(images(2)), *both.encode(both.prepare(images(2), side=True))]
+    assert features[0].grid != features[2].grid
+    frames = [VisualFrame(one, torch.ones(len(one.tokens), dtype=torch.bool)) for one in features]
+    context = both.prefill(SYSTEM, content_of(frames))
+    assert context.tokens_visual == sum(len(one.tokens) for one in features)
+    scores = both.score(context, QUESTION, CANDIDATES)
+    assert np.exp(scores).sum() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_wrong_images_are_named(backend: Backend) -> None:

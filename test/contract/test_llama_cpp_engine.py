@@ -57,8 +57,9 @@ def first_logits(backend: Any, context: Context) -> np.ndarray:
     if isinstance(backend, TransformersBackend):
         cache = backend._kv_cache_behind(context.state, len(asked))
         return cache.step(torch.tensor(asked), torch.arange(position, position + len(asked)))[-1].numpy()
+    backend._language.begin_text()
     found = backend._language.run_tokens(asked, position)
-    backend._language.cut(position)
+    backend._language.end_text()
     return np.array(found)
 
 
@@ -135,7 +136,7 @@ def test_llama_cpp_scores_all_candidates_in_one_decode(backend: Any, monkeypatch
     choices = backend._answers.choices(asked, context.state.question_suffix)
     paths = [branch.path for choice in choices for branch in choice.branches]
     assert len(ids) < sum(map(len, paths)), 'what paths share is run once'
-    monkeypatch.setattr(engine, 'SEQUENCES', 3)
+    monkeypatch.setattr(engine, 'LEAVES', 2)
     for one, other in zip(together, backend.score_all(context, asked), strict=True):
         assert other == pytest.approx(one, rel=0, abs=TOLERANCE)
     assert len(calls) > 3, 'two branches at a time'
@@ -181,6 +182,30 @@ def test_a_long_decode_of_llama_cpp_is_cut_short(backend: Any, monkeypatch: pyte
     assert (cut.tokens, cut.finished, cut.timed_out) == (0, False, True)
     monkeypatch.setattr(backend._language, 'run_tokens', tokens)
     assert backend.generate(context, OTHER, 4) == whole, 'nothing is left of them'
+
+
+def used(context: Context) -> int:
+    return context.tokens_text + context.tokens_visual
+
+
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+def test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt(folder: Path) -> None:
+    """Where there is no room for both: the tick does not fail, the text ends as it is, and that is said."""
+    small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
+    content, room = content_of(frames_of(small, 0.3)), ''
+    while used(small.prefill(SYSTEM, [*content, room])) < 200:  # of 256; two of them share the system text only
+        room += 'A long road. '
+    content = [*content, room]
+    whole = small.generate(small.prefill(SYSTEM, content), OTHER, 24)
+    alone = small.score(small.prefill(SYSTEM, content), QUESTION, CANDIDATES)
+    text = small.begin(small.prefill(SYSTEM, content), OTHER, 24)
+    assert text.write(pause=lambda written: written >= 3) is None
+    newer = small.prefill(SYSTEM, content)
+    assert small.score(newer, QUESTION, CANDIDATES) == pytest.approx(alone, rel=0, abs=TOLERANCE)
+    cut = text.write()
+    assert (cut.tokens, cut.finished, cut.timed_out) == (3, False, False)
+    assert cut.note.startswith('the description was cut short because the KV cache has no room for it')
+    assert small.generate(small.prefill(SYSTEM, content), OTHER, 24) == whole, 'and all its cells are free'
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)

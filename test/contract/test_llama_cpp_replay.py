@@ -12,6 +12,7 @@ from helpers.engines import needs_llama
 
 from stprune_ros import cli
 from stprune_ros.demo import read_hints
+from stprune_ros.evaluation.hits import Hits
 from stprune_ros.ringworld.recording import record_world
 
 pytestmark = needs_llama
@@ -95,3 +96,33 @@ def test_check_names_what_is_wrong_with_a_gguf_for_llama_cpp(
     file = params(tmp_path / 'p.yaml', gguf, model__engine='llama.cpp', model__gguf='')
     assert cli.main(['check', file, '--model']) == 1
     assert capsys.readouterr().err.count("'model.gguf' names no file") == 1
+
+
+def test_an_evaluation_on_llama_cpp_finds_what_the_folder_answers(gguf: Path, tmp_path: Path) -> None:
+    plan = ('--methods', 'mtp', '--keep', '0.1', '--scenes', '1', '--workers', '1', '--first-seed', '1021000')
+    params(tmp_path / 'p.yaml', gguf)
+    found = {}
+    for name, options in (('a', ()), ('b', ('--params', str(tmp_path / 'p.yaml')))):
+        assert cli.main(['eval', '--output', str(tmp_path / f'{name}.json'), *plan, *options]) == 0
+        [file] = tmp_path.glob(f'{name}.*.hits.npz')
+        found[name] = Hits.load(file).results
+    assert found['a'] == found['b']
+    [results] = found['a'].values()
+    assert any(False in answered for result in results for answered in result.correct.values()), 'not all are right'
+
+
+@pytest.mark.slow
+def test_a_calibration_on_llama_cpp_is_for_its_weights(world: Path, gguf: Path, tmp_path: Path) -> None:
+    drives = {'fit': cli.DEMO_SEED, 'held_out': 77}  # both slow down before they stop
+    for name, seed in drives.items():
+        record_world(tmp_path / name, seed, 6.0, 5.0)
+    file, output = params(tmp_path / 'p.yaml', gguf), tmp_path / 'calibration.yaml'
+    bags = (str(tmp_path / 'fit'), '--held-out', str(tmp_path / 'held_out'), '--content-free')
+    assert cli.main(['calibrate', *bags, '--params', file, '--output', str(output)]) == 0
+    calibrated = params(tmp_path / 'q.yaml', gguf, prompt__calibration=str(output))
+    assert cli.main(['check', calibrated, '--model']) == 0
+    summary = replayed(world, tmp_path / 'out', '--params', calibrated)
+    assert not summary['errors']
+    # The same folder without the GGUF file has other weights.
+    (tmp_path / 'r.yaml').write_text(f'/**: {{ros__parameters: {{prompt: {{calibration: {output}}}}}}}')
+    assert cli.main(['check', str(tmp_path / 'r.yaml'), '--model']) == 1

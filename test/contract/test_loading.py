@@ -425,6 +425,7 @@ def test_every_model_parameter_reaches_the_engine(folder: Path, monkeypatch: pyt
     assert load().info.dtype == 'float32'
     assert load(**{'model.dtype': 'bfloat16'}).info.dtype == 'bfloat16'
     assert load(**{'model.max_image_pixels': 2048}).model_pixels == 2048
+    assert load(**{'model.side_image_pixels': 1024}).side_pixels == 1024
     for values, words in (
         ({'model.path': 'maker/some-model', 'model.revision': 'v2'}, "at revision 'v2' is not on this machine"),
         ({'model.path': 'maker/some-model', 'model.allow_download': True}, "'maker/some-model' cannot be downloaded"),
@@ -464,6 +465,29 @@ def test_a_model_that_cannot_be_loaded_so_fails_the_memory_check_too(tmp_path: P
     folder = make_tiny_model(tmp_path / 'llava', 'llava_onevision')
     with pytest.raises(ModelError, match="'model.max_image_pixels' is 2048, but family"):
         loading.check_memory(settings_of(folder, **{'model.max_image_pixels': 2048}), (90, 160))
+    with pytest.raises(ModelError, match="'model.side_image_pixels' is 2048, but family"):
+        loading.check_memory(settings_of(folder, **{'model.side_image_pixels': 2048}), (90, 160))
+
+
+@pytest.mark.parametrize(
+    ('values', 'front'),
+    [
+        ({}, 1),
+        ({'cameras.anchor': 'a'}, 1),
+        ({'cameras.critical': ['a', 'b']}, 3),  # the anchor may be a third
+        ({'cameras.anchor': 'b', 'cameras.critical': ['a', 'b']}, 2),
+    ],
+)
+def test_the_memory_check_counts_cameras_that_are_no_side_cameras(values: dict[str, Any], front: int) -> None:
+    assert loading.front_views(Settings.from_values(values)) == front
+
+
+def test_the_memory_check_counts_tokens_of_side_cameras(folder: Path) -> None:
+    values = {'cameras.names': ['a', 'b', 'c'], 'model.side_image_pixels': 2048}
+    text, _, _ = loading.check_memory(settings_of(folder, **values), (90, 160))
+    whole, _, _ = loading.check_memory(settings_of(folder, **{'cameras.names': ['a', 'b', 'c']}), (90, 160))
+    assert '12 images of 18 tokens, side cameras 6' in text and 'side cameras' not in whole
+    assert f'{768 + 64 + 4 * (18 + 2 * 6)} tokens' in text
 
 
 def test_a_wrong_prompt_file_is_named_before_the_model_is_loaded(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from stprune_ros.vlm.backend import VisualFrame
 from stprune_ros.vlm.hf import families, quantization
 from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_shape
 from stprune_ros.vlm.hf.backend import TransformersBackend
-from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, Ring, memory_estimate
+from stprune_ros.vlm.hf.memory import BYTES, TEXT_TOKENS, MemoryEstimate, Ring, memory_estimate
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import read_parts
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE
@@ -89,16 +89,18 @@ def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     assert found.kept == held + max(found.encode, found.kept_prefill)
 
 
-@pytest.mark.parametrize('bits', ['4bit', '8bit'])
+@pytest.mark.parametrize('bits', ['4bit', '8bit', 'int4'])
 def test_quantized_weights_are_in_the_estimate_and_answer(folder: Path, bits: str) -> None:
-    for library in quantization.LIBRARIES:
+    for library in quantization.LIBRARIES[bits]:
         pytest.importorskip(library)
     backend = TransformersBackend.load(folder, device='cpu', quantization=bits)
     whole = TransformersBackend.load(folder, device='cpu')
     assert backend.info.dtype == f'float32, {bits}'
     kinds = {name: type(module).__name__ for name, module in backend._model.named_modules()}
-    packed = {name for name, kind in kinds.items() if kind in ('Linear4bit', 'Linear8bitLt')}
-    assert packed
+    weights = {name.removesuffix('.weight'): part for name, part in backend._model.named_parameters()}
+    grouped = {name: part for name, part in weights.items() if hasattr(part, 'scale_and_zero')}  # by torchao
+    packed = {*grouped, *(name for name, kind in kinds.items() if kind in ('Linear4bit', 'Linear8bitLt'))}
+    assert len(packed) == 3 * 7, 'every matrix of every layer'
     assert all('.layers.' in name and 'vis' not in name for name in packed), 'eyes and vocabulary stay as they are'
 
     model = locate_model(folder)
@@ -109,14 +111,15 @@ def test_quantized_weights_are_in_the_estimate_and_answer(folder: Path, bits: st
     # Before the first pass: bitsandbytes packs anew for CPUs when it is first used.
     linear = [backend._model.get_submodule(name) for name in packed if kinds[name] == 'Linear4bit']
     scales = size_of([module.weight.quant_state.absmax for module in linear])
-    assert found.weights == size_of(list(backend._model.parameters())) + scales
+    scales += size_of([part.scale_and_zero for part in grouped.values()])
+    assert found.weights == size_of([getattr(part, 'qdata', part) for part in weights.values()]) + scales
 
     contexts = [one.prefill('', ['What should the driver do?\n']) for one in (backend, whole)]
     close, exact = (one.score(context, 'Now?', ['stop', 'none']) for one, context in zip((backend, whole), contexts))
     assert np.isfinite(close).all()
     assert close != pytest.approx(exact, abs=1e-6), 'weights were packed'
     if bits == '8bit':
-        assert close == pytest.approx(exact, rel=0.1)
+        assert np.exp(close) == pytest.approx(np.exp(exact), abs=0.1)
 
 
 def test_what_quantization_needs_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +134,46 @@ def test_what_quantization_needs_is_named(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', False)
     with pytest.raises(StpruneError, match='would download code through the package kernels'):
         TransformersBackend.load(folder, device='cpu', quantization='8bit')
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: None if name == 'accelerate' else object())
+    with pytest.raises(StpruneError, match="is 'int4', which needs accelerate; pip install torchao accelerate"):
+        TransformersBackend.load(folder, device='cpu', quantization='int4')
+
+
+def test_int4_on_a_gpu_needs_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: object())
+    gpu = torch.device('cuda:1')
+    for dtype, name in ((None, 'auto'), (torch.float16, 'float16')):
+        with pytest.raises(ModelError) as caught:
+            quantization.require_packable('int4', gpu, dtype)
+        assert str(caught.value) == (
+            "parameter 'model.quantization' is 'int4', which computes in bfloat16 on a GPU, but 'model.dtype' is"
+            f" '{name}': set it to 'bfloat16'"
+        )
+    quantization.require_packable('int4', gpu, torch.bfloat16)
+    quantization.require_packable('int4', torch.device('cpu'), torch.float32)
+
+
+def test_int4_that_the_device_cannot_run_is_refused_before_it_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a torchao that has its layouts elsewhere, or a GPU whose PyTorch has no such kernel."""
+
+    class Layer:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            assert (x.dtype, x.device) == (torch.float16, self.device)
+            raise RuntimeError('_weight_int4pack_mm_cuda requires compute capability >= 8.0')
+
+    monkeypatch.setattr(quantization, 'find_spec', lambda name: object())
+    monkeypatch.setattr(quantization, '_packed_layer', lambda name, device, dtype: Layer(device))
+    with pytest.raises(ModelError) as caught:
+        TransformersBackend.load(folder, device='cpu', dtype='float16', quantization='int4')
+    assert str(caught.value) == (
+        "torchao cannot run int4 weights on 'cpu': _weight_int4pack_mm_cuda requires compute capability >= 8.0;"
+        ' install a build of it that is made for this device, or take weights that are not packed'
+    )
 
 
 @pytest.mark.parametrize('bits', ['4bit', '8bit'])
@@ -155,6 +198,32 @@ def test_weights_that_the_device_cannot_run_are_refused_before_they_are_loaded(
         f"bitsandbytes cannot run {bits} weights on 'cpu': Error named symbol not found at line 233 in file"
         ' /src/csrc/ops.cu; install a build of it that is made for this device, or take weights that are not packed'
     )
+
+
+def test_images_of_side_cameras_count_with_their_own_tokens(folder: Path) -> None:
+    model = locate_model(folder)
+    parts = read_parts(model)
+    if model.family.position_rows == 1:
+        pytest.skip('every image of this family is one size')
+    config, processor = parts.config.to_dict(), parts.processor.to_dict()
+
+    def estimate(views: int, side: int = 0, **values: int) -> MemoryEstimate:
+        settings = Settings.from_values({'pruning.keep_ratio': 0.25, **values})
+        ring = Ring(views, FRAMES, (HEIGHT, WIDTH), side)
+        return memory_estimate(model, config, processor, settings, ring, 'float32')
+
+    few = {'model.side_image_pixels': 2048}
+    front, side, mixed = estimate(1), estimate(2, **{'model.max_image_pixels': 2048}), estimate(3, 2, **few)
+    assert side.image_tokens < front.image_tokens
+    assert (mixed.image_tokens, mixed.side_tokens) == (front.image_tokens, side.image_tokens)
+    assert mixed.features == front.features + side.features
+    assert mixed.similarities == front.similarities + side.similarities
+    around = TEXT_TOKENS + 64
+    assert mixed.full_tokens - around == front.full_tokens + side.full_tokens - 2 * around
+    assert mixed.kept_tokens - around == front.kept_tokens + side.kept_tokens - 2 * around
+    assert mixed.encode == max(front.encode, side.encode)
+    assert estimate(3, 2) == estimate(3)  # all alike without a number for side cameras
+    assert estimate(3, 2).side_tokens == 0
 
 
 def size_of(parts: list[torch.Tensor]) -> int:

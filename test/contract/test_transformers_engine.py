@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -146,6 +148,18 @@ def test_static_part_of_the_prompt_is_run_once(backend: TransformersBackend, mon
     whole, alike = run(SYSTEM, content)
     assert whole == [static + rest]
     assert scores == pytest.approx(alike, rel=1e-5, abs=1e-3)
+
+
+def test_a_text_that_is_left_does_not_hold_its_context(backend: TransformersBackend) -> None:
+    """Its keys and values were copied: so `memory_estimate` counts them as often as without pauses."""
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.5)))
+    held = [weakref.ref(tensor) for layer in context.state.layers for tensor in layer]
+    text = backend.begin(context, OTHER, TOKENS)
+    del context
+    assert text.write(pause=lambda written: written >= 2) is None
+    gc.collect()
+    assert [tensor() for tensor in held] == [None] * len(held)
+    assert text.write() is not None
 
 
 def test_what_candidates_share_is_run_once_and_what_is_forced_not_at_all(backend: TransformersBackend) -> None:

@@ -56,14 +56,19 @@ class BrightnessModel:
     def __init__(self) -> None:
         self.encoded: list[list[int]] = []
 
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> Sequence[np.ndarray]:
+        """Those of side cameras become half as high."""
+        return [picture[::2] for picture in images] if side else images
+
     def encode(self, images: Sequence[np.ndarray]) -> list[ImageFeatures]:
         self.encoded.append([int(picture[0, 0, 0]) for picture in images])
         rng = np.random.default_rng(0)
         features = []
         for picture in images:
-            tokens = torch.from_numpy(rng.standard_normal((8, 4)).astype(np.float32))
+            rows = len(picture) // 16
+            tokens = torch.from_numpy(rng.standard_normal((4 * rows, 4)).astype(np.float32))
             tokens[:, 0] = float(picture[0, 0, 0])
-            features.append(ImageFeatures(tokens, (2, 4)))
+            features.append(ImageFeatures(tokens, (rows, 4)))
         return features
 
     def prefill(self, system: str, content: Sequence[str | VisualFrame]) -> Context:

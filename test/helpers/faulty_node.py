@@ -2,7 +2,8 @@
 
 What the file named by STPRUNE_TEST_FAULTS holds at the time counts: a JSON object from a place to one of FAULTS or, for
 what comes back from it, of RESULTS. Places
-are methods of the backend, its 'info', 'load', and 'activate', the transition. So a test starts and ends a fault by
+are methods of the backend, its 'info', 'load', 'generate', which is writing, each time that a text begins or goes on,
+and 'activate', the transition. So a test starts and ends a fault by
 writing that file; what hangs, does so until then.
 """
 
@@ -16,18 +17,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from helpers.texts import with_changed_texts
 
 from stprune_ros.progress import Say
 from stprune_ros.ros.managed_node import StpruneNode
 from stprune_ros.ros.node import main
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm import loading
-from stprune_ros.vlm.backend import Backend
+from stprune_ros.vlm.backend import Backend, Generated
 
 ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
-METHODS = ('encode', 'prefill', 'score', 'generate', 'free')
+CRAWL = 'crawl'  # of 'generate': a text is left after each token, whether or not a newer set waits
+METHODS = ('encode', 'prefill', 'score', 'free')
 
 
 def write_faults(file: Path, **faults: str) -> None:
@@ -93,6 +98,8 @@ class FaultyBackend:
         found = getattr(self._backend, name)
         if name == 'info':
             meet_fault(name)
+        if name == 'begin':
+            return with_changed_texts(self._backend, _write)
         if name not in METHODS:
             return found
 
@@ -102,6 +109,16 @@ class FaultyBackend:
             return RESULTS.get(_faults().get(name, ''), lambda result: result)(result)
 
         return guarded
+
+
+def _write(write: Callable[..., Generated | None], *arguments: Any) -> Generated | None:
+    meet_fault('generate')
+    fault = _faults().get('generate', '')
+    if fault == CRAWL:
+        looks = count()
+        arguments = (*arguments[:2], lambda tokens: next(looks) > 0)
+    written = write(*arguments)
+    return None if written is None else RESULTS.get(fault, lambda result: result)(written)
 
 
 def _load(settings: Settings, say: Say) -> Any:

@@ -78,7 +78,7 @@ def make_tiny_model(path: Path, family: str, seed: int = 1, width: int = 32) -> 
     """
     skip_refused(family)
     path = Path(path)
-    tokenizer = _tokenizer(family)
+    tokenizer = tiny_tokenizer(family)
     tokenizer.save_pretrained(path)
     config = _config(family, tokenizer, width)
     torch.manual_seed(seed + (family == 'thinking'))  # the first one repeats itself
@@ -113,7 +113,7 @@ def _processor(family: str) -> dict[str, Any]:
     }
 
 
-def _tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
+def tiny_tokenizer(family: str) -> transformers.PreTrainedTokenizerFast:
     """Byte-level BPE: any text can be written, common words are short; special tokens come last, as in real ones."""
     qwen: Any = (SPECIAL, '<|im_end|>', '<|endoftext|>', {}, THINKING if family == 'thinking' else TEMPLATE)
     special, end, pad, named, template = tiny_tiles.TOKENIZERS.get(family, qwen)

@@ -40,7 +40,7 @@ def load(tmp_path: Path, domain_id: int, payload: str, profile: str, *more: str)
         pytest.skip('the sources are not here')
     output = tmp_path / 'load.json'
     command = [sys.executable, str(SCRIPT), '--output', str(output), '--domain', str(domain_id)]
-    command += ['--payload', payload, '--profile', profile, '--hz', '10', '--seconds', '2', '--warm-up', '1', *more]
+    command += ['--payload', payload, '--profile', profile, '--hz', '10', '--seconds', '4', '--warm-up', '1', *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, json.loads(output.read_text())['runs']
@@ -53,8 +53,8 @@ def test_small_pictures_are_counted_on_both_sides(tmp_path: Path, domain_id: int
     assert run['bytes'] == 160 * 90 * 3 if payload == 'rgb8' else run['bytes'] < 160 * 90 * 3
     assert len(run['cameras']) == 6
     for camera, counts in run['cameras'].items():
-        # A busy machine may send fewer than 20, and lose some.
-        assert 0 < counts['received'] <= counts['published'] <= 20
+        # A busy machine may send fewer than 40, and lose some.
+        assert 0 < counts['received'] <= counts['published'] <= 40
         assert 0 < counts['used'] <= 2 * counts['received']
         assert counts['lost'] <= counts['published']
         rates = [f'{counts[what] / run["seconds"]:.1f}' for what in ('published', 'received', 'used')]

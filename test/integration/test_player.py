@@ -248,7 +248,7 @@ def test_player_stops_at_once_when_told(audience: Audience, tmp_path: Path, numb
     player.send_signal(number)
     _, err = player.communicate(timeout=20)
     assert player.returncode == 130
-    assert err.strip() == 'stprune: interrupted'
+    assert err.splitlines()[-1] == 'stprune: interrupted'  # a busy machine may be told of waiting before
 
 
 def test_remapping_what_is_not_there_exits_1(audience: Audience, tmp_path: Path):

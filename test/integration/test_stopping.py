@@ -79,7 +79,11 @@ def test_a_node_that_stopped_is_gone_from_the_graph(model, vehicle, tmp_path):
 
 
 def test_a_lost_terminal_is_a_stop(model, vehicle, tmp_path):
-    node = NodeProcess(tmp_path, vehicle, base_values(model))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and the node would heed that
+    try:
+        node = NodeProcess(tmp_path, vehicle, base_values(model))
+    finally:
+        signal.signal(signal.SIGHUP, before)
     vehicle.wait_until(lambda: 'ring, clockwise' in node.output(), 'the ring', node)
     code, took_s = stop(node, signal.SIGHUP)
     assert code == 0 and took_s < STOPS_S

@@ -37,6 +37,12 @@ TESTS: Mapping[str, Sequence[str]] = {
         'integration/test_honest_diagnostics.py::test_zero_stamps_of_the_anchor_leave_nothing_well',
     ),
     'side camera silent longer than': faults('left dies', 'right dies'),
+    'side camera whose turn it is not': (
+        'unit/test_encoding_less.py::test_a_view_whose_turn_it_is_not_costs_nothing_and_keeps_its_stamp',
+        'unit/test_encoding_less.py::test_a_silent_camera_is_missing_whatever_it_showed_before',
+        'unit/test_diagnostics.py::test_the_age_of_a_view_is_that_of_what_the_last_answer_shows',
+    ),
+    'image that cannot be used at the turn of': ('unit/test_encoding_less.py::test_a_broken_frame_is_not_held',),
     'camera never sent an image': (
         'integration/test_inputs.py::test_topics_that_nobody_publishes_are_named_with_those_that_are',
     ),
@@ -179,6 +185,21 @@ TESTS: Mapping[str, Sequence[str]] = {
     'slower than the cameras': faults('encode: slow', 'prefill: slow', 'score: slow', 'generate: slow'),
     '`inference.deadline_ms` passed before the hint': faults('hints miss their deadline'),
     '`inference.deadline_ms` passed while writing': faults('descriptions miss their deadline'),
+    'a frame set is not described': (
+        'unit/test_describer.py::test_descriptions_come_once_a_period_of_stamps',
+        'integration/test_paced_descriptions.py::test_hints_come_with_every_set_and_descriptions_once_a_period',
+    ),
+    'a text is in progress when': (
+        'unit/test_describer.py::test_what_ends_a_text_is_counted_and_nothing_of_it_goes_out',
+        'integration/test_paced_descriptions.py::test_deactivation_ends_a_text_in_progress',
+        'integration/test_paced_descriptions.py::test_a_jump_of_the_stamps_ends_a_text_in_progress',
+    ),
+    'a text finds no room': (
+        'contract/test_llama_cpp_engine.py::test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt',
+    ),
+    'hints come, but no description': (
+        'unit/test_diagnostics.py::test_hints_without_a_description_are_not_well_for_longer_than_their_pace',
+    ),
     'answer older than': faults('answers come late'),
     'latency target missed': (
         'integration/test_honest_diagnostics.py::test_hints_that_all_expire_and_a_target_that_is_missed_are_not_well',
@@ -213,6 +234,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     'writing the description raises': (
         *faults('generate: raise', 'generate: oom', 'generate: memory', 'generate: exit'),
         'integration/test_inference_faults.py::test_a_description_that_fails_leaves_the_hint_alone',
+        'integration/test_paced_descriptions.py::test_a_text_that_fails_between_ticks_leaves_all_hints_alone',
     ),
     'a tick takes longer than `inference.watchdog_ms`': (
         *faults('encode: hang', 'prefill: hang', 'score: hang', 'generate: hang', 'score: raise, free: hang'),

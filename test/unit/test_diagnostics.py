@@ -8,13 +8,12 @@ pytest.importorskip('rclpy')
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from builtin_interfaces.msg import Time
 from helpers.answers import make_answer
 
-from stprune_ros.core.types import Answer, CameraState, Choice, Description, Status, ViewReport
+from stprune_ros.core.types import Answer, CameraState, Choice, Status, ViewReport
 from stprune_ros.ros import diagnostics
 from stprune_ros.ros import health as counted
 from stprune_ros.ros.diagnostics import ERROR, OK, WARN, Report, reports, to_array
@@ -30,6 +29,7 @@ def healthy() -> Health:
     """After twenty seconds at 10 Hz in which all was well."""
     health = Health({'front': NOW - 0.1, 'back': NOW - 0.2}, odometry=NOW - 0.05, answer=answer(), latency_s=0.4)
     health.listening_since, health.answered, health.model = NOW - 20.0, NOW - 0.1, answer().provenance
+    health.described, health.description = NOW - 0.1, Status.OK
     run(health, 20)
     return health
 
@@ -89,7 +89,9 @@ def test_before_the_first_answer_nothing_is_claimed():
     assert inference.values['output_latency_s'] == diagnostics.NOT_AVAILABLE
     values = {name: values for name, values in all_values(health).items() if name in ('camera front', 'odometry')}
     assert values['camera front'] == {
-        **dict.fromkeys(('age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE),
+        **dict.fromkeys(
+            ('age_s', 'view_age_s', 'lost', 'received_hz', 'used_hz', 'lost_hz'), diagnostics.NOT_AVAILABLE
+        ),
         **dict.fromkeys(('received', 'used', 'skipped'), '0'),
     }
     assert values['odometry'] == {'age_s': 'n/a', 'received': '0', 'refused': '0', 'received_hz': 'n/a'}
@@ -481,8 +483,50 @@ def test_sets_that_stopped_are_a_warning_at_once():
 @pytest.mark.parametrize('status', [Status.STALE, Status.INVALID])
 def test_a_description_that_was_not_valid_is_a_warning_beside_a_good_hint(status):
     health = healthy()
-    health.answer = replace(answer(), description=Description(status))
+    health.description = status
     assert found(health)['inference'] == (WARN, diagnostics.DESCRIPTION_NOT_VALID)
+    silent = Settings.from_values({'inference.describe': False})
+    [inference] = [one for one in reports(health, silent, NOW) if one.name == 'inference']
+    assert inference.level == OK, 'nobody asks for one any more'
+
+
+@pytest.mark.parametrize(
+    ('values', 'age_s', 'message'),
+    [
+        ({}, 4.9, diagnostics.ALL_WELL),
+        ({}, 5.1, diagnostics.NO_DESCRIPTION),
+        ({'inference.describe_period_ms': 10000.0}, 29.9, diagnostics.ALL_WELL),  # that is their pace
+        ({'inference.describe_period_ms': 10000.0}, 30.1, diagnostics.NO_DESCRIPTION),
+        ({'inference.describe_period_ms': 1000.0}, 4.9, diagnostics.ALL_WELL),
+        ({'inference.describe_period_ms': 1000.0}, 5.1, diagnostics.NO_DESCRIPTION),
+        ({'inference.period_ms': 4000.0}, 11.9, diagnostics.ALL_WELL),
+        ({'inference.describe': False}, 19.0, diagnostics.ALL_WELL),
+    ],
+)
+def test_hints_without_a_description_are_not_well_for_longer_than_their_pace(values, age_s, message):
+    health = healthy()
+    health.listening_since, health.described = NOW - 60.0, NOW - age_s
+    settings = Settings.from_values(values)
+    [inference] = [one for one in reports(health, settings, NOW) if one.name == 'inference']
+    assert (inference.level, inference.message) == (OK if message == diagnostics.ALL_WELL else WARN, message)
+    health.described = None
+    health.listening_since = NOW - age_s  # none yet, counted from the beginning
+    [inference] = [one for one in reports(health, settings, NOW) if one.name == 'inference']
+    assert inference.message == message
+
+
+def test_what_became_of_descriptions_is_counted():
+    health = healthy()
+    health.texts.update(begun=7, written=4, dropped=2)
+    values = all_values(health)['inference']
+    assert {key: values[key] for key in values if key.startswith('texts_')} == {
+        'texts_begun': '7',
+        'texts_written': '4',
+        'texts_dropped': '2',
+        'texts_failed': '0',
+    }
+    assert values['description'] == 'OK'
+    assert all_values(Health({}))['inference']['description'] == 'n/a'
 
 
 @pytest.mark.parametrize('fate', ['failed', 'cancelled', 'dropped'])
@@ -583,3 +627,16 @@ def test_rates_are_compared_over_a_whole_window_only(seconds, level):
     health.received, health.odometry_received = Counter(), 0
     run(health, seconds, back_hz=1)
     assert found(health)['camera back'][0] == level
+
+
+def test_the_age_of_a_view_is_that_of_what_the_last_answer_shows():
+    health = healthy()
+    views = (
+        ViewReport('front', CameraState.OK, health.answer.stamp_ns - 250_000_000, 1, 100, 10),
+        ViewReport('back', CameraState.STALE),
+    )
+    health.answer = replace(health.answer, views=views)
+    values = all_values(health)
+    assert values['camera front']['view_age_s'] == '0.250'
+    assert values['camera back']['view_age_s'] == diagnostics.NOT_AVAILABLE
+    assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)

@@ -31,7 +31,7 @@ from stprune_ros.evaluation.ringworld_cases import (
     question_form,
     ringworld_rig,
 )
-from stprune_ros.evaluation.variants import Variant
+from stprune_ros.evaluation.variants import Encoding, Variant
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.ringworld.questions import HINT_QUESTION, describe, questions_about
 from stprune_ros.ringworld.renderer import RING
@@ -122,6 +122,47 @@ def test_views_know_calibration_and_the_motion_between_their_frames() -> None:
     assert [part.tolist() for part in front.shared] == [
         RIG.shared('front', name, 4).tolist() for name in ('left', 'right')
     ]
+
+
+def seconds() -> list[EgoState | None]:
+    """Ego states one second apart; side cameras that take turns within two have them at seconds 0, 1, 0, 1."""
+    return [EgoState(n * 10**9, None, None, (5.0, 0.0, 0.0), (0.0, 0.0, 0.0)) for n in range(4, 7)]
+
+
+def test_side_cameras_that_take_turns_show_what_the_node_would_show() -> None:
+    backend = BrightnessModel()
+    encoded = EncodedScene.encode(scene(egos=seconds()), backend, Encoding(refresh_ns=2 * 10**9))
+    assert backend.encoded == [[0, 10, 20, 1, 21, 2, 12]]
+    assert [view.slots for view in encoded.views] == [(0, 1, 2), (0, 2), (0, 1)]
+    with pytest.raises(StpruneError, match='scene 7: views cannot take turns where no time of the images is known'):
+        EncodedScene.encode(scene(egos=[None, *seconds()[1:]]), backend, Encoding(refresh_ns=2 * 10**9))
+
+
+def test_side_cameras_have_fewer_pixels_where_that_is_asked() -> None:
+    backend = BrightnessModel()
+    encoded = EncodedScene.encode(scene(egos=seconds()), backend, Encoding(few_pixels=True))
+    assert backend.encoded == [[0, 1, 2], [10, 20, 11, 21, 12, 22]]
+    assert [view.tokens.shape for view in encoded.views] == [(3, 2, 4, 4), (3, 1, 4, 4), (3, 1, 4, 4)]
+    context = encoded.prefill(PruningConfig('none', 1.0), backend, BrightnessPrompt())
+    assert context.state.images == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+    both = EncodedScene.encode(scene(egos=seconds()), backend, Encoding(2 * 10**9, True))
+    assert [len(view.tokens) for view in both.views] == [3, 2, 2]
+
+
+def test_trials_that_encode_less_are_graded_beside_the_others() -> None:
+    class Timed(TwoScenes):
+        def cases(self, scene_id: int) -> list[Case]:
+            shown = scene(id=scene_id, egos=seconds())
+            return [Case(shown, 'how bright?', ('21', '22'), '22', 'perception', 'how bright?')]
+
+    values = {'cameras.refresh_ms': 2000.0, 'cameras.stale_after_ms': 2000.0, 'model.side_image_pixels': 512}
+    graded = evaluator(EvaluationPlan(('uniform', 'uniform+refresh', 'uniform+side'), (0.5,), seeds=1))
+    graded.source, graded.settings = Timed(), Settings.from_values(values)
+    [result] = graded.evaluate(7)
+    # The brightest image, 22, is that of the left camera, whose turn it is not.
+    assert result.correct[Trial('uniform', 0.5, 0)] == result.correct[Trial('uniform+side', 0.5, 0)] == [True]
+    assert result.correct[Trial('uniform+refresh', 0.5, 0)] == [False]
+    assert result.tokens == 72  # of the whole scene
 
 
 def test_the_most_likely_candidate_is_the_answer() -> None:

@@ -29,7 +29,7 @@ from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.evaluation.tables import accuracy_cell, by_kind, by_ratio, difference_cell, flips_cell, to_markdown
-from stprune_ros.evaluation.variants import FLAGS, VARIANTS, variant_of
+from stprune_ros.evaluation.variants import FLAGS, VARIANTS, WHOLE, Encoding, variant_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
@@ -260,6 +260,23 @@ def test_knobs_and_questions_by_name():
     ours = variant_of('st_prune_joint+ring+gauge+joint_common=3.6', 0.1, 0, Settings())
     assert (ours.config.joint_common, ours.options, ours.config.ring_budget) == (3.6, {}, True)
     assert config_of('st_prune+lambda_spatial=0.4', 0.1, 0, Settings()).lambda_spatial == 0.4
+
+
+def test_what_is_encoded_by_name():
+    settings = Settings.from_values({'cameras.refresh_ms': 700.0, 'model.side_image_pixels': 9})
+    plain = variant_of('dart+pivots=8', 0.1, 0, settings)
+    assert plain.encoding == WHOLE == Encoding(0, False)
+    for name, encoding in (
+        ('dart+pivots=8+refresh', Encoding(700_000_000, False)),
+        ('dart+side+pivots=8', Encoding(0, True)),
+        ('dart+refresh+pivots=8+side', Encoding(700_000_000, True)),
+    ):
+        found = variant_of(name, 0.1, 0, settings)
+        assert found.encoding == encoding
+        assert (found.config, found.options) == (plain.config, plain.options)
+    for switch, parameter in (('refresh', 'cameras.refresh_ms'), ('side', 'model.side_image_pixels')):
+        with pytest.raises(StpruneError, match=f"'\\+{switch}' in 'dart\\+{switch}' follows {parameter}, which is 0"):
+            variant_of(f'dart+{switch}', 0.1, 0, Settings())
 
 
 @pytest.mark.parametrize('method', KNOBS)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from stprune_ros.core.frame_buffer import FrameBuffer
 from stprune_ros.core.types import CameraFrame, FrameSet
+from stprune_ros.core.view_turns import ViewTurns
 
 MS = 1_000_000
 
@@ -92,3 +93,56 @@ def test_window_is_bounded_rising_and_spaced(steps, frames, stride):
 def test_window_before_the_first_set_is_a_mistake_of_the_caller():
     with pytest.raises(ValueError, match='before the first'):
         buffer().window()
+
+
+def turning(period_ms=1000):
+    """A buffer whose camera A shows one frame per period; its turns come at whole periods."""
+    return FrameBuffer(4, 500 * MS, 2000 * MS, ViewTurns(('A',), period_ms * MS))
+
+
+def held(window):
+    return [s.held['A'].frame.stamp_ns // MS if s.held else None for s in window.sets]
+
+
+def test_keyframes_keep_what_they_showed():
+    history = turning()
+    for ms in (1000, 1500, 2000, 2300):
+        history.add(frame_set(ms))
+    assert held(history.window()) == [None, 1000, None, 2000]
+
+
+@pytest.mark.parametrize(('is_tick', 'shown'), [(True, 2150), (False, None)])
+def test_sets_that_nobody_sees_take_no_turn(is_tick, shown):
+    history = turning(period_ms=700)  # turns at 2100 and 2800
+    history.add(frame_set(2050))
+    history.add(frame_set(2150), is_tick)
+    history.add(frame_set(2300))
+    assert held(history.window()) == [None, shown]
+
+
+def test_keyframes_take_turns_whether_or_not_they_are_ticks():
+    history = turning()
+    for ms in (1900, 2000, 2100):
+        history.add(frame_set(ms), is_tick=ms != 2000)
+    assert held(history.window()) == [None, None, 2000]
+
+
+@pytest.mark.parametrize('following', [frame_set(500), frame_set(3500), frame_set(1100, encoding='mono8')])
+def test_after_a_flush_every_view_is_new(following):
+    history = turning()
+    history.add(frame_set(1000))
+    assert history.add(frame_set(1050)) is None
+    assert held(history.window()) == [None, 1000]
+    assert history.add(following) is not None
+    assert held(history.window()) == [None]
+
+
+def test_a_forgotten_camera_is_held_nowhere():
+    history = turning()
+    for ms in (1000, 1500, 1600):
+        history.add(frame_set(ms))
+    history.forget('A')
+    history.add(frame_set(1700))
+    window = history.window()
+    assert [s.frames.get('A') is None for s in window.sets] == [True, True, False]
+    assert [dict(s.held) for s in window.sets] == [{}, {}, {}]

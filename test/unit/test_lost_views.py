@@ -205,6 +205,6 @@ def test_the_anchor_is_one_of_the_ring(rig):
     roles = CameraRoles.from_settings(
         Settings.from_values({'cameras.critical': ['LEFT']}), partial(rig, 'FRONT', azimuth=0.0)
     )
-    assert roles == CameraRoles('LEFT', ('LEFT',))  # the next one: both look 120 degrees away
+    assert roles == CameraRoles('LEFT', ('LEFT',), ('RIGHT',))  # the next one: both look 120 degrees away
     with pytest.raises(StpruneError, match="camera 'REAR'"):
         CameraRoles.from_settings(Settings.from_values({'cameras.anchor': 'REAR'}), partial(rig, 'FRONT'))

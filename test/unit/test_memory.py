@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,16 @@ from stprune_ros.vlm import device, loading
 from stprune_ros.vlm.device import Memory, find_device, find_dtype, free_memory, proc_bytes
 from stprune_ros.vlm.hf.families import FAMILIES
 from stprune_ros.vlm.hf.files import gib
-from stprune_ros.vlm.hf.memory import MemoryEstimate, check_room, kv_bytes, kv_shape, summary_text, tight, weight_bytes
+from stprune_ros.vlm.hf.memory import (
+    MemoryEstimate,
+    check_room,
+    kv_bytes,
+    kv_shape,
+    largest_ratio,
+    summary_text,
+    tight,
+    weight_bytes,
+)
 from stprune_ros.vlm.hf.model_folder import ModelFolder
 
 MATRIX, LIST = 'model.language_model.layers.0.mlp.up_proj.weight', 'model.language_model.layers.0.norm.weight'
@@ -43,12 +54,34 @@ def weights(tmp_path: Path) -> ModelFolder:
         ('float16', 'none', 2, 2, 'float16'),
         ('', '8bit', 1, 2, 'bfloat16'),
         ('float32', '4bit', 0.5625, 4, 'float32'),
+        ('float32', 'int4', 0.625, 4, 'float32'),
+        ('', 'int4', 0.5625, 2, 'bfloat16'),
     ],
 )
 def test_weights_by_number_type(
     weights: ModelFolder, dtype: str, quantization: str, matrix: float, other: int, kind: str
 ) -> None:
     assert weight_bytes(weights, dtype, quantization) == (64 * 128 * matrix + (2 * 64 * 128 + 128) * other, kind)
+
+
+def test_int4_is_filled_up_on_a_gpu_and_leaves_odd_rows(tmp_path: Path) -> None:
+    """On a GPU to 64 x 1024; rows of 96 have no groups of 64."""
+    half = torch.zeros(60, 128, dtype=torch.bfloat16)
+    folder = folder_of(tmp_path, {MATRIX: half, MATRIX.replace('0', '1'): half[:, :96].clone()})
+    assert weight_bytes(folder, 'bfloat16', 'int4') == (60 * 128 * 0.5625 + 60 * 96 * 2, 'bfloat16')
+    assert weight_bytes(folder, 'bfloat16', 'int4', on_gpu=True)[0] == 64 * 1024 * 0.5625 + 60 * 96 * 2
+    assert weight_bytes(folder, 'bfloat16', '4bit', on_gpu=True)[0] == 60 * (128 + 96) * 0.5625
+    need = 64 * 1024 * 0.5625 + 60 * 96 * 2
+    check_room(folder, 'bfloat16', 'int4', Memory(round(need), 'free memory of the GPU'), on_gpu=True)
+    with pytest.raises(StpruneError, match='as bfloat16'):
+        check_room(folder, 'bfloat16', 'int4', Memory(round(need) - 1, 'free memory of the GPU'), on_gpu=True)
+
+
+def test_memory_must_be_enough_for_the_highest_ratio_that_a_target_may_lead_to() -> None:
+    values = {'pruning.keep_ratio': 0.1, 'latency.keep_max': 0.4}
+    assert largest_ratio(Settings.from_values(values)) == 0.1
+    assert largest_ratio(Settings.from_values({**values, 'latency.target_ms': 500.0})) == 0.4
+    assert largest_ratio(Settings.from_values({**values, 'pruning.method': 'none'})) == 1.0
 
 
 def test_numbers_that_are_not_converted_count_as_they_are(tmp_path: Path) -> None:
@@ -129,6 +162,9 @@ def test_table() -> None:
     text = summary_text(found, Memory(2**33, 'MemAvailable'), 0.1)
     assert 'weights' in text and '2.00 GiB  bfloat16' in text
     assert '24 images of 60 tokens' in text
+    assert 'side cameras' not in text
+    side = summary_text(replace(found, side_tokens=28), Memory(2**33, 'MemAvailable'), 0.1)
+    assert '24 images of 60 tokens, side cameras 28' in side and 'the larger of two groups of images' in side
     lines = {line[:22].strip(): line[22:].split()[:2] for line in text.splitlines()}
     assert lines['KV cache, 0.1 kept'] == ['3.00', 'MiB']
     assert lines['KV cache, all kept'] == ['8.00', 'MiB']
@@ -204,6 +240,31 @@ def test_what_is_kept_must_fit_not_what_could_be(monkeypatch: pytest.MonkeyPatch
     capped = Settings.from_values({'model.device': 'cpu', 'model.max_image_pixels': 5_000})
     assert '24 images of 60 tokens' in text
     assert '24 images of 60 tokens' not in loading.check_memory(capped, (192, 320))[0]
+
+
+def test_a_model_is_checked_for_another_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its memory counts, at the highest ratio that the target may lead to, and its device need not be here."""
+    file = params(
+        tmp_path / 'p.yaml', **{'model.device': 'cuda:7', 'latency.target_ms': 500.0, 'latency.keep_max': 0.4}
+    )
+    assert main(['check', file, '--memory', '1.5GiB', '--image', '320x192']) == 0
+    said = capsys.readouterr().out
+    assert 'on cuda:7: 6 views of 4 frames' in said
+    assert 'together, 0.4 kept' in said
+    assert re.search(r'^free +1.50 GiB  --memory$', said, re.MULTILINE)
+    assert main(['check', file, '--model', '--image', '320x192', '--memory', '1MiB']) == 1
+    assert 'the model does not fit' in capsys.readouterr().err
+    assert main(['check', file, '--model']) == 1
+    assert "'model.device' is 'cuda:7', unusable here" in capsys.readouterr().err
+    for arguments, sentence in (
+        (('--memory', '15'), "'15' is not a size of the form 15GiB or 512MiB"),
+        (('--memory', 'xGiB'), "'xGiB' is not a size of the form 15GiB or 512MiB"),
+        (('--memory', '0GiB'), '0 is not a number above 0'),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(['check', file, *arguments])
+        assert caught.value.code == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_wrong_model_fails_the_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

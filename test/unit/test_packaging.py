@@ -37,7 +37,7 @@ ROSDEP_KEYS = {
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
 WITH_THOSE = {'jinja2', 'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
-OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf'}
+OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'torchao'}
 
 
 def pyproject(key: str) -> str:
@@ -175,6 +175,7 @@ def test_makefile_knows_every_file_that_is_compiled():
 SHIPPED = (
     'config/prompts/driving.yaml',
     'config/dds/fastdds_shm.xml',
+    'config/profiles/orin_nx.param.yaml',
     'models/ringworld/config.json',
     'msg/PlanningHint.msg',
 )

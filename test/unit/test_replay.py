@@ -93,6 +93,32 @@ def test_two_runs_differ_in_times_only(tmp_path: Path, params: Path):
     assert without_times(first) == without_times(second)
 
 
+def test_views_take_turns_alike_in_every_run(tmp_path: Path, params: Path):
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters']['cameras.refresh_ms'] = 4 * PERIOD_NS / 1e6
+    params.write_text(json.dumps(values))
+    bag = write_bag(tmp_path / 'bag', drive(10))
+    first, second = (run(bag, tmp_path / name, params) for name in ('first', 'second'))
+    assert without_times(first) == without_times(second)
+    with Bag(tmp_path / 'first' / 'results.mcap') as results:
+        hints = [record.message() for record in results.messages([HINT_TOPIC])]
+    ages = [
+        [(h.header.stamp.sec - c.stamp.sec) * 10**9 + h.header.stamp.nanosec - c.stamp.nanosec for c in h.info.cameras]
+        for h in hints
+    ]
+    assert all(age[0] == 0 for age in ages)
+    cells = {
+        camera: [(START_NS + n * PERIOD_NS + camera * 2 * PERIOD_NS) // (4 * PERIOD_NS) for n in range(10)]
+        for camera in (0, 1)
+    }
+    for place, cell in cells.items():
+        since = [n - cell.index(one) for n, one in enumerate(cell)]
+        assert [age[1 + place] for age in ages] == [n * PERIOD_NS for n in since]
+    assert max(max(age) for age in ages) == 3 * PERIOD_NS
+    assert first['status'] == {'OK': 10}
+    assert 'data:image' in (tmp_path / 'first' / 'report.html').read_text()
+
+
 @pytest.mark.parametrize(
     ('method', 'keep', 'share'), [('none', '0.5', 1.0), ('uniform', '0.5', 0.5), ('st_prune', '1.0', 1.0)]
 )
@@ -424,6 +450,26 @@ def test_results_hold_the_hint_as_it_went_out_and_descriptions_only_where_wanted
             assert len(list(results.messages([SCENE_TOPIC]))) == scenes
         assert [hint.receive_ns for hint in hints] == [START_NS, START_NS + PERIOD_NS]
         assert all('describe' not in hint.message().info.stage_names for hint in hints)
+
+
+def test_descriptions_come_at_the_pace_of_the_bag_s_stamps(tmp_path: Path, params: Path):
+    """However fast it is replayed, the same ones each time; and each says what it says where every set is described."""
+    values = json.loads(params.read_text())
+    bag, texts, summaries = write_bag(tmp_path / 'bag', drive(7)), [], []
+    for number, periods in enumerate((0.0, 2.5, 2.5)):
+        values['/**']['ros__parameters']['inference.describe_period_ms'] = periods * PERIOD_NS / 1e6
+        params.write_text(json.dumps(values))
+        summaries.append(run(bag, tmp_path / str(number), params))
+        with Bag(tmp_path / str(number) / 'results.mcap') as results:
+            found = [(one.receive_ns, one.message()) for one in results.messages([SCENE_TOPIC])]
+        texts.append({(at_ns - START_NS) // PERIOD_NS: message.description for at_ns, message in found})
+    assert list(texts[0]) == list(range(7)) and any(texts[0].values())
+    assert texts[1] == {number: texts[0][number] for number in (0, 3, 6)}
+    assert texts[2] == texts[1]
+    assert [sum(summary['descriptions'].values()) for summary in summaries] == [7, 3, 3]
+    for summary in summaries:
+        assert summary['ticks'] == 7 and summary['tick_ms']['p50'] > 0
+        assert 0 < summary['times']['ticks_per_s'] < 1e4
 
 
 def test_report_shows_pictures_and_speed(tmp_path: Path, params: Path):

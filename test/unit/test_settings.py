@@ -138,6 +138,13 @@ def test_wrong_values_are_named_with_what_is_allowed(name, value, words):
         ({'cameras.names': ['a'], 'cameras.offsets_ms': [-70.0]}, ['100', '50 + 70']),
         ({'latency.keep_min': 0.5, 'latency.keep_max': 0.2}, ['0.5', '0.2']),
         ({'latency.target_ms': 80.0, 'pruning.method': 'none'}, ['80', "'none'"]),
+        ({'cameras.refresh_ms': 1001.0}, ["'cameras.refresh_ms' is 1001", "'cameras.stale_after_ms', 1000"]),
+        ({'model.side_image_pixels': 9, 'model.max_image_pixels': 8}, ["'model.side_image_pixels' is 9", '8']),
+        ({'cameras.names': ['a'], 'cameras.anchor': 'a', 'cameras.refresh_ms': 9.0}, ["'cameras.refresh_ms' is 9"]),
+        (
+            {'cameras.names': ['a', 'b'], 'cameras.critical': ['b', 'a'], 'model.side_image_pixels': 9},
+            ["'model.side_image_pixels' is 9, but every camera"],
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(values, words):
@@ -145,6 +152,12 @@ def test_values_that_contradict_each_other_are_refused(values, words):
         Settings.from_values(values)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_side_cameras_may_be_all_but_one():
+    values = {'cameras.names': ['a', 'b'], 'cameras.anchor': 'a', 'cameras.refresh_ms': 1000.0}
+    values |= {'model.side_image_pixels': 9, 'model.max_image_pixels': 9}
+    assert Settings.from_values(values).cameras.refresh_ms == Settings.from_values(values).cameras.stale_after_ms
 
 
 def test_parameter_file_nested_or_dotted(tmp_path):

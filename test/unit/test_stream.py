@@ -322,7 +322,7 @@ def test_offsets_belong_to_names(rig):
 
 
 def test_roles_are_checked_against_the_ring(rig):
-    assert CameraRoles.from_settings(Settings(), rig) == CameraRoles('FRONT', ('FRONT',))
+    assert CameraRoles.from_settings(Settings(), rig) == CameraRoles('FRONT', ('FRONT',), ('RIGHT', 'LEFT'))
     assert CameraRoles.from_settings(Settings.from_values({'cameras.anchor': 'LEFT'}), rig).critical == ('LEFT',)
     with pytest.raises(StpruneError, match="camera 'REAR'.*FRONT, RIGHT, LEFT"):
         CameraRoles.from_settings(Settings.from_values({'cameras.critical': ['REAR']}), rig)
@@ -344,3 +344,48 @@ def test_odometry_that_is_not_used_is_counted(rig):
     for ms, speed in ((1000, 3.0), (1050, math.nan), (1100, 3.0), (1150, math.inf), (1200, 3.0)):
         stream.add_odometry(odometry(ms, speed))
     assert stream.odometry_refused == 2
+
+
+def held(windows):
+    """Per tick its time, and the times of what side cameras show instead of their own frames, in ms."""
+    return {
+        w.current.stamp_ns // MS: {camera: one.frame.stamp_ns // MS for camera, one in w.current.held.items()}
+        for w in windows
+    }
+
+
+REFRESH = {'cameras.refresh_ms': 400.0, 'history.stride_ms': 400.0}  # of RIGHT from 1200 on, of LEFT from 1000 on
+
+
+def test_side_cameras_take_turns_by_their_stamps(rig):
+    times = range(1000, 2000, 100)
+    found = held(feed(SensorStream(Settings.from_values(REFRESH), rig), times))
+    assert found[1000] == {}
+    assert found[1200] == {'LEFT': 1000}
+    assert found[1300] == {'RIGHT': 1200, 'LEFT': 1000}
+    assert found[1400] == {'RIGHT': 1200}
+    assert found[1700] == {'RIGHT': 1600, 'LEFT': 1400}
+    later = held(feed(SensorStream(Settings.from_values(REFRESH), rig), times[3:]))
+    assert [later[ms] for ms in times[7:]] == [found[ms] for ms in times[7:]]
+    critical = held(feed(SensorStream(Settings.from_values({**REFRESH, 'cameras.critical': ['LEFT']}), rig), times))
+    assert all('LEFT' not in each and 'FRONT' not in each for each in critical.values())
+    assert critical[1300] == {'RIGHT': 1200}
+    assert not any(held(feed(SensorStream(Settings(), rig), times)).values())
+
+
+def test_turns_belong_to_ticks_and_every_view_is_new_after_a_reset(rig):
+    stream = SensorStream(Settings.from_values({**REFRESH, 'inference.period_ms': 300.0}), rig)
+    found = held(feed(stream, range(1000, 2000, 100)))
+    assert list(found) == [1000, 1200, 1500, 1800]
+    assert found[1500] == {'RIGHT': 1200}  # the turn of LEFT at 1400 was no tick
+    stream.reset('the clock jumped')
+    assert held(feed(stream, [1850, 1900])) == {1850: {}}
+    stream = SensorStream(Settings.from_values(REFRESH), rig)
+    windows = feed(stream, [1000, 1100, 4000, 4100])  # a gap flushes
+    assert stream.counters['flushes'] == 1
+    assert held(windows) == {
+        1000: {},
+        1100: {'RIGHT': 1000, 'LEFT': 1000},
+        4000: {},
+        4100: {'RIGHT': 4000, 'LEFT': 4000},
+    }

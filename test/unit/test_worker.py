@@ -41,6 +41,20 @@ def test_newest_item_wins_and_skipped_ones_are_counted():
     assert worker.stop(TIMEOUT_S)
 
 
+def test_who_is_at_work_can_tell_whether_something_waits():
+    worker, go_on, _ = busy_worker()
+    assert not worker.has_waiting
+    worker.put(1)
+    assert worker.has_waiting
+    worker.drop()
+    assert not worker.has_waiting
+    worker.do(lambda: None)
+    assert worker.has_waiting, 'a job, too'
+    go_on.set()
+    assert worker.stop(TIMEOUT_S)
+    assert worker.has_waiting, 'the end'
+
+
 def test_items_that_came_together_all_have_their_turn():
     worker, go_on, seen = busy_worker()
     worker.put(1, 2)

@@ -19,7 +19,7 @@ from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
-from stprune_ros.vlm.greedy_text import write
+from stprune_ros.vlm.greedy_text import GreedyText
 from stprune_ros.vlm.guided_choice import log_probabilities
 from stprune_ros.vlm.hf.answers import Answers
 from stprune_ros.vlm.hf.family import Family
@@ -40,7 +40,14 @@ class TransformersBackend:
     """Implements `backend.Backend`; make one with ``load``. One thread at a time."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, processor: Any, family: Family, info: ModelInfo, max_image_pixels: int = 0
+        self,
+        model: Any,
+        tokenizer: Any,
+        processor: Any,
+        family: Family,
+        info: ModelInfo,
+        max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
     ) -> None:
         self._model = model
         self._family = family
@@ -48,14 +55,15 @@ class TransformersBackend:
         if self._device.type != 'cpu':
             adapt_tower(model)
         self._image_id: int = model.config.image_token_id
-        self._tower = VisionTower(model, processor, family, self._device, max_image_pixels)
-        self.model_pixels = self._tower.model_pixels
+        self._tower = VisionTower(model, processor, family, self._device, max_image_pixels, side_image_pixels)
+        self.model_pixels, self.side_pixels = self._tower.model_pixels, self._tower.side_pixels
         self._answers = Answers(model, tokenizer, family, info)
         self._chat = self._answers.chat
         self.info = self._answers.info
         # Ids and KV of the last prompt's static part.
         self._static_prefix: tuple[tuple[int, ...], tuple[Any, ...]] = (), ()
-        self._kv_cache: StaticKVCache | None = None  # what the last text was written in
+        self._kv_cache: StaticKVCache | None = None  # what the last text is written in
+        self._text: GreedyText | None = None  # the last one
         self._recorder = capture_graph if self._device.type == 'cuda' else None
         # 'past_key_values' before transformers 5.24.
         self._cache_name = 'cache' if 'cache' in inspect.signature(model.forward).parameters else 'past_key_values'
@@ -70,15 +78,16 @@ class TransformersBackend:
         revision: str = '',
         allow_download: bool = False,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
         quantization: str = 'none',
         say: Say = say_nothing,
     ) -> TransformersBackend:
         """Load a model folder or hub id: safetensors only, no code of its own, no network without ``allow_download``.
 
         ``device`` 'auto' is CUDA where there is one; ``dtype`` 'auto' is the weights' own, on the CPU float32; images
-        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says). ``quantization`` '4bit' or
-        '8bit' packs the language model's matrices with bitsandbytes while loading. ``say`` gets a line about what takes
-        long.
+        are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says), those of side cameras to
+        ``side_image_pixels`` (0: the same). ``quantization`` '4bit' or '8bit' packs the language model's matrices with
+        bitsandbytes while loading, 'int4' with torchao. ``say`` gets a line about what takes long.
         Raises ModelError where a file is missing or broken, the family or the transformers version unsupported, or the
         memory too small.
         """
@@ -88,7 +97,8 @@ class TransformersBackend:
         torch_device = find_device(device)
         parts = read_parts(folder)
         torch_dtype = find_dtype(dtype, torch_device)
-        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device))
+        on_gpu = torch_device.type == 'cuda'
+        check_room(folder, dtype_name(torch_dtype), quantization, free_memory(torch_device), on_gpu)
         start, size = time.monotonic(), gib(sum(path.stat().st_size for path in folder.weights))
         with said_while_slow(
             say,
@@ -106,7 +116,7 @@ class TransformersBackend:
             domain=folder.domain,
             notes=folder.notes,
         )
-        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels)
+        return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels, side_image_pixels)
 
     @classmethod
     def untrained(
@@ -129,9 +139,9 @@ class TransformersBackend:
         info = ModelInfo(name, '', family.model_type, False, str(device), dtype)
         return cls(model, parts.tokenizer, parts.processor, family, info)
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """See `Backend.prepare`."""
-        return self._tower.prepare(images)
+        return self._tower.prepare(images, side)
 
     def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
         """See `Backend.encode`."""
@@ -212,20 +222,15 @@ class TransformersBackend:
         found = iter(logits[tuple(torch.tensor(wanted, device=self._device).T)].float().tolist())
         return log_probabilities(choices, [list(islice(found, len(branch.tokens))) for branch in branches])
 
-    def generate(
-        self,
-        context: Context,
-        question: str,
-        max_new_tokens: int,
-        deadline: float | None = None,
-        cancel: Event | None = None,
-    ) -> Generated:
-        """See `Backend.generate`; the same tokens as the model's own greedy ``generate``.
+    def begin(self, context: Context, question: str, max_new_tokens: int) -> GreedyText:
+        """See `Backend.begin`; the same tokens as the model's own greedy ``generate``.
 
         That one could neither continue a shared prefix at given positions nor look at a deadline before every step.
+        The text has a KV cache of its own, into which the context was copied: it does not hold the context.
         """
         prefix: Prefix = context.state
         asked = self._chat.text_ids(question + prefix.question_suffix)
+        self._end_text()
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)
         position = prefix.next_position
         seen = self._seen(prefix.ids)
@@ -238,15 +243,32 @@ class TransformersBackend:
             seen.index_fill_(0, ids.to(self._device, non_blocking=True), True)
             return int(self._penalised(logits[-1], seen).argmax())
 
-        return self._answers.generated(write(next_token, asked, self._answers.ends, max_new_tokens, deadline, cancel))
+        self._text = GreedyText(next_token, asked, self._answers.ends, max_new_tokens, self._answers.generated)
+        return self._text
+
+    def generate(
+        self,
+        context: Context,
+        question: str,
+        max_new_tokens: int,
+        deadline: float | None = None,
+        cancel: Event | None = None,
+    ) -> Generated:
+        """See `Backend.generate`."""
+        return self.begin(context, question, max_new_tokens).write_out(deadline, cancel)
 
     def free(self) -> None:
         """See `Backend.free`: contexts that are still held keep their memory."""
         self._static_prefix = (), ()
+        self._end_text()
         self._kv_cache = None
         gc.collect()
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
+
+    def _end_text(self) -> None:
+        if self._text is not None:
+            self._text.close()
 
     def _seen(self, ids: Sequence[int]) -> torch.Tensor:
         """Which tokens of the vocabulary are among ``ids``: bool (vocabulary,), on the device, where it stays."""

@@ -15,7 +15,7 @@ import torch
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.hf.family import Family, ImageMarkup, Size, pair
+from stprune_ros.vlm.hf.family import MAX_IMAGE_PIXELS, Family, ImageMarkup, Size, pair
 from stprune_ros.vlm.hf.files import value
 from stprune_ros.vlm.hf.folder_faults import ARCHITECTURES
 from stprune_ros.vlm.token_tree import additive_mask
@@ -59,7 +59,9 @@ class QwenVL(Family):
             rows, columns = (math.ceil(edge * grow / side) for edge in size)
         return rows * columns
 
-    def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
+    def image_options(
+        self, config: Mapping[str, Any], processor: Any, cap: int, parameter: str = MAX_IMAGE_PIXELS
+    ) -> dict[str, Any]:
         """See `Family.image_options`: least and most pixels per image, in the processor's words."""
         least, most = processor.size['shortest_edge'], processor.size['longest_edge']
         if not (least and most):

@@ -20,6 +20,8 @@ from stprune_ros.vlm.token_tree import additive_mask
 
 Size = tuple[int, int]  # height, width
 
+MAX_IMAGE_PIXELS, SIDE_IMAGE_PIXELS = 'model.max_image_pixels', 'model.side_image_pixels'
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
@@ -79,8 +81,10 @@ class Family:
         """How many further tensors of the size of the features an image has."""
         return 0
 
-    def image_options(self, config: Mapping[str, Any], processor: Any, cap: int) -> dict[str, Any]:
-        """What to call the image processor with, for at most ``cap`` pixels (0: no cap).
+    def image_options(
+        self, config: Mapping[str, Any], processor: Any, cap: int, parameter: str = MAX_IMAGE_PIXELS
+    ) -> dict[str, Any]:
+        """What to call the image processor with, for at most ``cap`` pixels (0: no cap), which ``parameter`` gave.
 
         Raises ModelError where the processor does not belong to the model, or the cap cannot be kept.
         """
@@ -92,7 +96,7 @@ class Family:
             )
         if cap and cap < wanted[0] * wanted[1]:
             raise ModelError(
-                f"parameter 'model.max_image_pixels' is {cap}, but family '{self.model_type}' brings every image to"
+                f"parameter '{parameter}' is {cap}, but family '{self.model_type}' brings every image to"
                 f' {times(wanted)} = {wanted[0] * wanted[1]} pixels; set it to 0'
             )
         return self.one_tile(config)

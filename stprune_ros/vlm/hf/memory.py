@@ -19,7 +19,7 @@ from stprune_ros.vlm.hf.activations import encode_bytes, prefill_bytes, vision_s
 from stprune_ros.vlm.hf.family import Family, Size
 from stprune_ros.vlm.hf.files import NUMBERS, Tensor, gib, tensors, value
 from stprune_ros.vlm.hf.model_folder import ModelFolder
-from stprune_ros.vlm.hf.quantization import BYTES_PER_WEIGHT, is_packed
+from stprune_ros.vlm.hf.quantization import BITSANDBYTES_BYTES, packed_bytes
 from stprune_ros.vlm.hf.static_cache import MOST_SPARE, STATIC_SHARE
 
 MARGIN = 0.1
@@ -29,16 +29,17 @@ BYTES = {'float64': 8, 'float32': 4, 'bfloat16': 2, 'float16': 2}
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """What the model looks at: so many views, frames of each, and an image's (height, width)."""
+    """What the model looks at: so many views, ``side`` of them of side cameras, frames of each, (height, width)."""
 
     views: int
     frames: int
     size: Size
+    side: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes and tokens of one tick; ``kept`` at the keep ratio, ``full`` without pruning.
+    """Bytes and tokens of one tick; ``kept`` at the keep ratio of `largest_ratio`, ``full`` without pruning.
 
     Activations count where they are largest: while all ``images`` are encoded at once, as after a failure or where a
     tick takes longer than the history's stride, or during the prefill.
@@ -61,6 +62,7 @@ class MemoryEstimate:
     kept_prefill: int
     full_prefill: int
     context: int = 0  # tokens of a KV cache that is made at once and holds one prompt; 0: it grows, see above
+    side_tokens: int = 0  # of an image of a side camera; 0: as many as of any other
 
     @property
     def kept(self) -> int:
@@ -74,25 +76,28 @@ class MemoryEstimate:
         return self.weights + self.features + self.full_kv + max(self.encode, self.full_prefill)
 
 
-def weight_bytes(folder: ModelFolder, dtype: str, quantization: str) -> tuple[int, str]:
+def weight_bytes(folder: ModelFolder, dtype: str, quantization: str, on_gpu: bool = False) -> tuple[int, str]:
     """Bytes of the loaded weights and their dtype; ``dtype`` is '' for the files' own."""
     found = [tensor for path in folder.weights for tensor in tensors(path)]
     sizes: dict[str, int] = {}
     for tensor in found:
         sizes[tensor.kind] = sizes.get(tensor.kind, 0) + tensor.size
     own = max(sizes, key=lambda kind: sizes[kind], default='F32')
-    return round(sum(_loaded(tensor, dtype, quantization) for tensor in found)), dtype or NUMBERS.get(own, own)
+    kind = dtype or NUMBERS.get(own, own)
+    loaded = (_loaded(tensor, dtype, quantization, BYTES.get(kind, 2), on_gpu) for tensor in found)
+    return round(sum(loaded)), kind
 
 
-def _loaded(tensor: Tensor, dtype: str, quantization: str) -> float:
-    if quantization in BYTES_PER_WEIGHT and is_packed(tensor.name, tensor.shape):
-        return tensor.count * BYTES_PER_WEIGHT[quantization]
+def _loaded(tensor: Tensor, dtype: str, quantization: str, width: int, on_gpu: bool) -> float:
+    packed = packed_bytes(tensor.name, tensor.shape, quantization, width, on_gpu)
+    if packed is not None:
+        return packed
     return tensor.count * BYTES[dtype] if dtype and tensor.kind in NUMBERS else tensor.size
 
 
-def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory) -> None:
+def check_room(folder: ModelFolder, dtype: str, quantization: str, memory: Memory, on_gpu: bool = False) -> None:
     """Raises ModelError where the weights, as `weight_bytes` counts them, are larger than the free memory."""
-    require_room(folder.path, *weight_bytes(folder, dtype, quantization), memory)
+    require_room(folder.path, *weight_bytes(folder, dtype, quantization, on_gpu), memory)
 
 
 def require_room(path: Path, need: int, kind: str, memory: Memory) -> None:
@@ -117,6 +122,13 @@ def kv_shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return value(text, 'num_hidden_layers'), text.get('num_key_value_heads') or heads, head_dim
 
 
+def largest_ratio(settings: Settings) -> float:
+    """The keep ratio that memory must be enough for: with a latency target, the highest that it may lead to."""
+    if settings.pruning.method == 'none':
+        return 1.0
+    return settings.latency.keep_max if settings.latency.target_ms else settings.pruning.keep_ratio
+
+
 def memory_estimate(
     folder: ModelFolder,
     config: Mapping[str, Any],
@@ -124,23 +136,31 @@ def memory_estimate(
     settings: Settings,
     ring: Ring,
     dtype: str,
+    on_gpu: bool = False,
 ) -> MemoryEstimate:
     """What a checked model folder takes of memory.
 
     ``config`` and ``processor`` have all defaults filled in; ``dtype`` is '' for that of the weights.
     """
     family: Family = folder.family
-    weights, kind = weight_bytes(folder, dtype, settings.model.quantization)
+    weights, kind = weight_bytes(folder, dtype, settings.model.quantization, on_gpu)
     width = BYTES.get(kind, 2)
-    image = family.image_tokens(config, processor, ring.size, settings.model.max_image_pixels)
+    model = settings.model
+    image = family.image_tokens(config, processor, ring.size, model.max_image_pixels)
+    side = family.image_tokens(config, processor, ring.size, model.side_image_pixels or model.max_image_pixels)
+    side_views = ring.side if model.side_image_pixels else 0
+    views = ((ring.views - side_views, image), (side_views, side))  # so many, with images of so many tokens
     images = ring.views * ring.frames
+    cached = ring.frames * sum(count * tokens for count, tokens in views)
     around = TEXT_TOKENS + settings.inference.max_new_tokens + images * family.extra_tokens
-    patches = ring.frames * (image - family.extra_tokens)
+    patches = [(count, ring.frames * (tokens - family.extra_tokens)) for count, tokens in views]
     pruned = settings.pruning.method != 'none'
-    ratio = settings.pruning.keep_ratio if pruned else 1.0
-    kept, full = (ring.views * final_budget(share, patches) + around for share in (ratio, 1.0))
+    kept, full = (
+        sum(count * final_budget(share, each) for count, each in patches) + around
+        for share in (largest_ratio(settings), 1.0)
+    )
     hidden, shape = value(config, 'text_config', 'hidden_size'), kv_shape(config)
-    packed = bool(folder.packed) or settings.model.quantization in BYTES_PER_WEIGHT
+    packed = bool(folder.packed) or settings.model.quantization in BITSANDBYTES_BYTES
     # A static part of the prompt is cached where it is long enough; it is some of the text around the images.
     kept_prefill, full_prefill = (
         prefill_bytes(family, config, tokens, width, around >= STATIC_SHARE * tokens, packed) for tokens in (kept, full)
@@ -150,13 +170,17 @@ def memory_estimate(
         weights=weights,
         images=images,
         image_tokens=image,
-        features=images * image * (1 + family.deepstack(config)) * hidden * width,
-        similarities=4 * ring.views * patches * (patches + hidden) if pruned else 0,
+        side_tokens=side if side_views else 0,
+        features=cached * (1 + family.deepstack(config)) * hidden * width,
+        similarities=4 * sum(count * each * (each + hidden) for count, each in patches) if pruned else 0,
         kept_tokens=kept,
         full_tokens=full,
         kept_kv=kv_bytes(*shape, 3 * kept + MOST_SPARE, width),
         full_kv=kv_bytes(*shape, 3 * full + MOST_SPARE, width),
-        encode=encode_bytes(vision_shape(family, config, image), images, width),
+        # The two groups are encoded one after the other.
+        encode=max(
+            encode_bytes(vision_shape(family, config, tokens), count * ring.frames, width) for count, tokens in views
+        ),
         kept_prefill=kept_prefill,
         full_prefill=full_prefill,
     )
@@ -168,13 +192,16 @@ def summary_text(found: MemoryEstimate, memory: Memory, ratio: float) -> str:
     def cached(tokens: int) -> str:
         return f'{tokens} tokens of {found.context}' if found.context else f'{tokens} tokens, three times'
 
+    side, at_once = '', f'{found.images} images at once'
+    if found.side_tokens:
+        side, at_once = f', side cameras {found.side_tokens}', 'the larger of two groups of images'
     rows = [
         ('weights', found.weights, found.dtype),
-        ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens'),
+        ('feature cache', found.features, f'{found.images} images of {found.image_tokens} tokens{side}'),
         ('similarities', found.similarities, 'of all views'),
         (f'KV cache, {ratio:g} kept', found.kept_kv, cached(found.kept_tokens)),
         ('KV cache, all kept', found.full_kv, cached(found.full_tokens)),
-        ('encoding', found.encode, f'activations of {found.images} images at once'),
+        ('encoding', found.encode, f'activations of {at_once}'),
         (f'prefill, {ratio:g} kept', found.kept_prefill, 'activations; not held together with those of encoding'),
         ('prefill, all kept', found.full_prefill, ''),
         (f'together, {ratio:g} kept', found.kept, ''),
@@ -194,6 +221,6 @@ def tight(found: MemoryEstimate, memory: Memory) -> str:
         return ''
     return (
         f'only {gib(memory.free - found.kept)} of {gib(memory.free)} are left for the runtime and for what its'
-        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames, pruning.keep_ratio or'
-        ' model.max_image_pixels, or quantize it'
+        f' allocator cannot use, where {MARGIN:.0%} should be: lower history.frames,'
+        ' pruning.keep_ratio, latency.keep_max or model.max_image_pixels, or quantize it'
     )

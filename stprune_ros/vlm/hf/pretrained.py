@@ -16,7 +16,7 @@ from stprune_ros.vlm.hf.files import NUMBERS, TOWER, Tensor, tensors
 from stprune_ros.vlm.hf.library import transformers
 from stprune_ros.vlm.hf.model_checks import check_parts, check_weights, error_context, supported_class
 from stprune_ros.vlm.hf.model_folder import ModelFolder, image_processor_name, processor_template
-from stprune_ros.vlm.hf.quantization import bitsandbytes_options, try_kernel
+from stprune_ros.vlm.hf.quantization import bitsandbytes_options, require_packable, torchao_options, try_kernel
 
 # Names of image processors in checkpoints that are older than their family in transformers, which has no such class.
 FIRST_RELEASE = ('Qwen2_5_VLImageProcessor',)
@@ -59,16 +59,19 @@ def load_pretrained(
 ) -> Any:
     """The model of ``folder`` with its weights, from safetensors only; ``dtype`` None is that of the weights.
 
-    ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading.
+    ``quantization`` '4bit' or '8bit' packs the language model's matrices with bitsandbytes while loading, 'int4' with
+    torchao.
     Raises ModelError where weights are missing or broken, or packed in a way that the device cannot run.
     """
     # Packed weights go straight to their device: moving them later is refused for some.
     packed: dict[str, Any] = {'device_map': {'': device}} if folder.packed else {}
-    options = bitsandbytes_options(quantization, folder.family, dtype) if quantization != 'none' else None
-    if folder.packed or options is not None:
-        try_kernel(folder.packed or quantization, device)
-    if options is not None:
-        packed = {'quantization_config': transformers.BitsAndBytesConfig(**options), 'device_map': {'': device}}
+    if quantization != 'none':
+        require_packable(quantization, device, dtype)
+    if folder.packed or quantization != 'none':
+        try_kernel(folder.packed or quantization, device, dtype)
+    if quantization != 'none':
+        how = _packing(quantization, folder.family, device, dtype)
+        packed = {'quantization_config': how, 'device_map': {'': device}}
     with error_context('model', folder):
         model, report = supported_class(folder.family, transformers).from_pretrained(
             folder.path,
@@ -83,6 +86,12 @@ def load_pretrained(
     check_weights(folder, report)
     with error_context('model', folder):
         return model.eval() if packed else model.to(device).eval()  # a packed model is where it belongs
+
+
+def _packing(name: str, family: Family, device: torch.device, dtype: torch.dtype | None) -> Any:
+    if name == 'int4':
+        return transformers.TorchAoConfig(**torchao_options(device, family))
+    return transformers.BitsAndBytesConfig(**bitsandbytes_options(name, family, dtype))
 
 
 def load_tower(folder: ModelFolder, config: Any, device: torch.device, dtype: torch.dtype | None) -> Any:

@@ -14,7 +14,7 @@ import torch
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.vlm.backend import ImageFeatures, PreparedImages
 from stprune_ros.vlm.device import to_device
-from stprune_ros.vlm.hf.family import Family
+from stprune_ros.vlm.hf.family import SIDE_IMAGE_PIXELS, Family
 from stprune_ros.vlm.hf.model_checks import check_images
 
 
@@ -22,28 +22,39 @@ class VisionTower:
     """Image processor and vision tower of one model.
 
     Of ``model`` only ``config`` and ``get_image_features`` are used, so the weights of its language half need not be
-    there. Images are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says); ``model_pixels`` is
-    the number to which larger images are reduced, see `Backend`. Where the family allows it, a GPU scales the pixels,
-    which takes the CPU most of its time, to the same bits.
+    there. Images are reduced to at most ``max_image_pixels`` pixels (0: as the model folder says), of side cameras to
+    ``side_image_pixels`` (0: the same); ``model_pixels`` and ``side_pixels`` are the numbers to which larger images are
+    reduced, see `Backend`. Where the family allows it, a GPU scales the pixels, which takes the CPU most of its time,
+    to the same bits.
     Raises ModelError where the image processor does not belong to the model, or the limit cannot be kept.
     """
 
     def __init__(
-        self, model: Any, processor: Any, family: Family, device: torch.device, max_image_pixels: int = 0
+        self,
+        model: Any,
+        processor: Any,
+        family: Family,
+        device: torch.device,
+        max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
     ) -> None:
         self._model = model
         self._processor = processor
         self._family = family
         self._device = device
         self._config: dict[str, Any] = model.config.to_dict()
+        side = side_image_pixels or max_image_pixels
         self._options = family.image_options(self._config, processor, max_image_pixels)
+        self._side_options = family.image_options(self._config, processor, side, SIDE_IMAGE_PIXELS)
         self.model_pixels = family.model_pixels(self._config, self._options)
+        self.side_pixels = family.model_pixels(self._config, self._side_options)
         self._scaled_pixels: torch.Tensor | None = None
         if device.type != 'cpu' and family.scales_late:
             self._scaled_pixels = scaled_pixels(processor).to(device)
-            self._options |= {'do_rescale': False, 'do_normalize': False}
+            for options in (self._options, self._side_options):
+                options |= {'do_rescale': False, 'do_normalize': False}
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """See `Backend.prepare`."""
         check_images(images)
         if not images:
@@ -53,7 +64,7 @@ class VisionTower:
                 images=self._family.nested(images),
                 return_tensors='pt',
                 input_data_format='channels_last',
-                **self._options,
+                **(self._side_options if side else self._options),
             )
         except (ValueError, TypeError, ArithmeticError, LookupError) as error:  # a picture that it cannot resize
             raise StpruneError(f'images cannot be prepared for the model: {one_line(error)}') from None

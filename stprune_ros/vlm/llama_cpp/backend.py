@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -20,7 +20,7 @@ from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
 from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
-from stprune_ros.vlm.greedy_text import write
+from stprune_ros.vlm.greedy_text import GreedyText, Written
 from stprune_ros.vlm.guided_choice import Branch, log_probabilities
 from stprune_ros.vlm.hf.answers import Answers
 from stprune_ros.vlm.hf.family import Family
@@ -31,11 +31,16 @@ from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import load_tower, read_parts
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.llama_cpp.gguf_file import EmbeddingTable, GgufFile
-from stprune_ros.vlm.llama_cpp.language_model import SEQUENCES, CutShortError, LanguageModel, RunOptions
+from stprune_ros.vlm.llama_cpp.language_model import LEAVES, CutShortError, LanguageModel, RunOptions
 from stprune_ros.vlm.llama_cpp.library import find_library, load_library
 from stprune_ros.vlm.llama_cpp.memory import tower_bytes
 from stprune_ros.vlm.llama_cpp.pairing import EMBEDDINGS, family_fault, pairing_faults, revision_of, vocabulary_fault
 from stprune_ros.vlm.token_tree import TokenTree
+
+CROWDED_OUT = (
+    'the description was cut short because the KV cache has no room for it beside the next prompt: raise'
+    ' model.context_tokens, or lower pruning.keep_ratio or inference.max_new_tokens'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ class Prefix:
 class LlamaCppBackend:
     """Implements `backend.Backend`; make one with ``load``. One thread at a time.
 
-    There is one KV cache: a context can be used until the next prefill, and an older one raises ModelError.
+    There is one KV cache: a context can be used until the next prefill, and an older one raises ModelError. A text
+    that was begun in time goes on, as long as the cache has room for its prompt and the next one.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class LlamaCppBackend:
         language: LanguageModel,
         embeddings: EmbeddingTable,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
     ) -> None:
         self._model = model
         self._family = family
@@ -75,8 +82,8 @@ class LlamaCppBackend:
         if device.type != 'cpu':
             adapt_tower(model)
         self._image_id: int = model.config.image_token_id
-        self._tower = VisionTower(model, processor, family, device, max_image_pixels)
-        self.model_pixels = self._tower.model_pixels
+        self._tower = VisionTower(model, processor, family, device, max_image_pixels, side_image_pixels)
+        self.model_pixels, self.side_pixels = self._tower.model_pixels, self._tower.side_pixels
         self._answers = Answers(model, tokenizer, family, info)
         self._chat = self._answers.chat
         self.info = self._answers.info
@@ -84,6 +91,7 @@ class LlamaCppBackend:
         self._embeddings = embeddings
         self._static: tuple[int, ...] = ()  # ids at the beginning of the cache that any prompt may begin with
         self._serial = 0
+        self._text: GreedyText | None = None  # the last one
 
     @classmethod
     def load(
@@ -98,6 +106,7 @@ class LlamaCppBackend:
         revision: str = '',
         allow_download: bool = False,
         max_image_pixels: int = 0,
+        side_image_pixels: int = 0,
         say: Say = say_nothing,
     ) -> LlamaCppBackend:
         """Load the vision tower of a model folder or hub id, and the language model of the file ``gguf``.
@@ -151,11 +160,11 @@ class LlamaCppBackend:
         )
         embeddings = EmbeddingTable(file, EMBEDDINGS)
         parts_of = (parts.tokenizer, parts.processor, family, info, language, embeddings)
-        return cls(model, *parts_of, max_image_pixels)
+        return cls(model, *parts_of, max_image_pixels, side_image_pixels)
 
-    def prepare(self, images: Sequence[np.ndarray]) -> PreparedImages:
+    def prepare(self, images: Sequence[np.ndarray], side: bool = False) -> PreparedImages:
         """See `Backend.prepare`."""
-        return self._tower.prepare(images)
+        return self._tower.prepare(images, side)
 
     def encode(self, images: Sequence[np.ndarray] | PreparedImages) -> list[ImageFeatures]:
         """See `Backend.encode`."""
@@ -207,15 +216,46 @@ class LlamaCppBackend:
         """See `Backend.score_all`.
 
         Each path of the token tree is a sequence that shares the cells of the prompt, and of what it has in common with
-        others. More than SEQUENCES - 1 branches take several passes.
+        others. More than LEAVES branches take several passes.
         """
         prefix = self._current(context)
         choices = self._answers.choices(asked, prefix.question_suffix)
         branches = [branch for choice in choices for branch in choice.branches]
         logits: list[list[float]] = []
-        for start in range(0, len(branches), SEQUENCES - 1):
-            logits += self._branch_logits(branches[start : start + SEQUENCES - 1], prefix.next_position)
+        for start in range(0, len(branches), LEAVES):
+            logits += self._branch_logits(branches[start : start + LEAVES], prefix.next_position)
         return log_probabilities(choices, logits)
+
+    def begin(self, context: Context, question: str, max_new_tokens: int) -> GreedyText:
+        """See `Backend.begin`; it stands in a sequence of its own."""
+        prefix = self._current(context)
+        asked = self._chat.text_ids(question + prefix.question_suffix)
+        language, position = self._language, prefix.next_position
+        self._end_text()
+        language.begin_text()
+        seen = np.zeros(language.vocabulary, bool)
+        seen[prefix.ids] = True
+        crowded_out = False
+
+        def next_token(step: Sequence[int]) -> int | None:
+            nonlocal position, crowded_out
+            crowded_out = not language.has_text
+            if crowded_out:
+                return None
+            try:
+                logits = language.run_tokens(step, position)
+            except CutShortError:
+                return None
+            position += len(step)
+            seen[list(step)] = True
+            return int(self._penalised(logits, seen).argmax())
+
+        def read(written: Written) -> Generated:
+            return replace(self._answers.generated(written), note=CROWDED_OUT if crowded_out else '')
+
+        ends, guard = self._answers.ends, language.interruptible
+        self._text = GreedyText(next_token, asked, ends, max_new_tokens, read, language.end_text, guard)
+        return self._text
 
     def generate(
         self,
@@ -226,34 +266,18 @@ class LlamaCppBackend:
         cancel: Event | None = None,
     ) -> Generated:
         """See `Backend.generate`."""
-        prefix = self._current(context)
-        asked = self._chat.text_ids(question + prefix.question_suffix)
-        position = prefix.next_position
-        seen = np.zeros(self._language.vocabulary, bool)
-        seen[prefix.ids] = True
-
-        def next_token(step: Sequence[int]) -> int | None:
-            nonlocal position
-            try:
-                logits = self._language.run_tokens(step, position)
-            except CutShortError:
-                return None
-            position += len(step)
-            seen[list(step)] = True
-            return int(self._penalised(logits, seen).argmax())
-
-        try:
-            with self._language.interruptible(deadline, cancel):
-                written = write(next_token, asked, self._answers.ends, max_new_tokens, deadline, cancel)
-        finally:
-            self._language.cut(prefix.next_position)
-        return self._answers.generated(written)
+        return self.begin(context, question, max_new_tokens).write_out(deadline, cancel)
 
     def free(self) -> None:
         """See `Backend.free`: the KV cache is made anew for the next prompt; contexts are used up."""
         self._serial += 1
         self._static = ()
+        self._end_text()
         self._language.close()
+
+    def _end_text(self) -> None:
+        if self._text is not None:
+            self._text.close()
 
     def _current(self, context: Context) -> Prefix:
         """The state of a context. Raises ModelError for one that is used up."""

@@ -1,7 +1,8 @@
 """A language model on llama.cpp: its weights, and one KV cache in which prompts, questions and texts are run.
 
-Sequence 0 holds the prompt; the paths of a token tree are sequences of their own that share its cells. Positions are
-those of M-RoPE, (time, row, column); a token's may jump ahead of the one before, never back.
+Sequence 0 holds the prompt; the paths of a token tree are sequences of their own that share its cells, and so is a
+text: it keeps them when sequence 0 gets another prompt, as long as there is room for both. Positions are those of
+M-RoPE, (time, row, column); a token's may jump ahead of the one before, never back.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from stprune_ros.vlm.llama_cpp.layouts import F16, F32, NO_FLASH, NO_SPLIT, Batc
 from stprune_ros.vlm.llama_cpp.library import ABORT, Library
 
 SEQUENCES = 64  # that may be in the cache at once; the library takes 256 at most
+LEAVES = SEQUENCES - 2  # of a token tree
+PROMPT, TEXT = 0, SEQUENCES - 1  # two of them
 STEP = 512  # tokens that are computed at once: what a longer prompt takes of memory does not grow
 LOOK_S = 0.05  # of computing within one call, before clock and event are looked at, and again each time
 NO_ROOM, ABORTED = 1, 2  # returned by llama_decode
@@ -62,6 +65,7 @@ class _Limits:
 class LanguageModel:
     """The weights of a GGUF file and a KV cache. One thread at a time.
 
+    ``has_text`` tells whether a text is in the cache: it goes where a prompt or a question finds no room beside it.
     Raises ModelError where the library refuses the file, or has no memory for it.
     """
 
@@ -82,6 +86,7 @@ class LanguageModel:
         self.reads_no_eps = any('f_norm_rms_eps' in line and '= 0.0e+00' in line for line in lines)
         self.vocabulary: int = self._calls.llama_vocab_n_tokens(self._calls.llama_model_get_vocab(self._model))
         self.row_width: int = self._calls.llama_model_n_embd_inp(self._model)
+        self.has_text = False
         self._limits = _Limits()
         self._abort = ABORT(self._limits.due)
         self._context: Any = None
@@ -119,6 +124,7 @@ class LanguageModel:
         if self._free_context is not None:
             self._free_context()
         self._context = self._free_context = None
+        self.has_text = False
 
     @contextmanager
     def interruptible(self, deadline: float | None, cancel: Event | None) -> Iterator[None]:
@@ -136,13 +142,25 @@ class LanguageModel:
         assert rows.shape[1] == self.row_width
         placed = np.zeros((4, count), np.int32)
         placed[:3] = positions
-        self._decode(Batch(embd=_pointer(rows, c.c_float)), placed, [(0,)] * count, ())
+        self._decode(Batch(embd=_pointer(rows, c.c_float)), placed, [(PROMPT,)] * count, ())
         self._calls.llama_synchronize(self._context)  # what is only begun would count in the stage that comes next
 
+    def begin_text(self) -> None:
+        """Let a text begin behind what is in sequence 0, in place of the one before; it shares those cells."""
+        self.end_text()
+        self._calls.llama_memory_seq_cp(self._memory, PROMPT, TEXT, -1, -1)
+        self.has_text = True
+
+    def end_text(self) -> None:
+        """Take the text out of the cache."""
+        if self.has_text:
+            self._calls.llama_memory_seq_rm(self._memory, TEXT, -1, -1)
+        self.has_text = False
+
     def run_tokens(self, ids: Sequence[int], position: int) -> np.ndarray:
-        """Append tokens to sequence 0 from ``position`` on; the logits (vocabulary,) behind the last one."""
+        """Append tokens to the text from ``position`` on; the logits (vocabulary,) behind the last one."""
         places = np.arange(position, position + len(ids), dtype=np.int32)
-        logits: np.ndarray = self._run_ids(ids, places, [(0,)] * len(ids), (len(ids) - 1,))[0]
+        logits: np.ndarray = self._run_ids(ids, places, [(TEXT,)] * len(ids), (len(ids) - 1,))[0]
         return logits
 
     def run_tree(
@@ -150,11 +168,11 @@ class LanguageModel:
     ) -> np.ndarray:
         """Logits (needed, vocabulary) behind some rows of a token tree behind sequence 0; nothing of it stays.
 
-        ``paths`` has for each row the numbers, from 0 on and below SEQUENCES - 1, of the leaves that it leads to.
+        ``paths`` has for each row the numbers, from 0 on and below LEAVES, of the leaves that it leads to.
         """
         leaves = 1 + max(max(path) for path in paths)
         for leaf in range(leaves):
-            self._calls.llama_memory_seq_cp(self._memory, 0, 1 + leaf, -1, -1)
+            self._calls.llama_memory_seq_cp(self._memory, PROMPT, 1 + leaf, -1, -1)
         try:
             return self._run_ids(ids, positions, [[1 + leaf for leaf in path] for path in paths], needed)
         finally:
@@ -162,8 +180,8 @@ class LanguageModel:
                 self._calls.llama_memory_seq_rm(self._memory, 1 + leaf, -1, -1)
 
     def cut(self, position: int) -> None:
-        """Take everything from ``position`` on out of the cache."""
-        self._calls.llama_memory_seq_rm(self._memory, 0, position, -1)
+        """Take everything from ``position`` on out of sequence 0."""
+        self._calls.llama_memory_seq_rm(self._memory, PROMPT, position, -1)
 
     def _run_ids(
         self, ids: Sequence[int], positions: np.ndarray, sequences: Sequence[Sequence[int]], needed: Sequence[int]
@@ -195,6 +213,9 @@ class LanguageModel:
         self._limits.next_look = time.thread_time() + LOOK_S
         self._library.log.errors.clear()
         code = self._calls.llama_decode(self._context, batch)
+        if code == NO_ROOM and self.has_text and TEXT not in sequences[0]:
+            self.end_text()  # nothing of the batch was run
+            code = self._calls.llama_decode(self._context, batch)
         if code == ABORTED:
             raise CutShortError
         if code == NO_ROOM:

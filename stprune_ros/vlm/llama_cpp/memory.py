@@ -47,7 +47,7 @@ def engine_memory(
     if found.kept_tokens > context:
         raise ModelError(
             f'a prompt has up to {found.kept_tokens} tokens, and model.context_tokens is {context}: raise it, or lower'
-            ' history.frames, pruning.keep_ratio or model.max_image_pixels'
+            ' history.frames, pruning.keep_ratio, latency.keep_max or model.max_image_pixels'
         )
     width = FLOAT32 if found.dtype == 'float32' else BYTES['float16']
     cells = -(-context // PADDING) * PADDING

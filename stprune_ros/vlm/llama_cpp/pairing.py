@@ -30,15 +30,19 @@ EMBEDDINGS = 'token_embd.weight'
 PADDING = '[PAD'  # what llama.cpp's converter calls ids that the tokenizer does not use
 
 
-def engine_faults(gguf: str, library: str, folder: Path) -> list[str]:
-    """What is wrong with a GGUF file, a library, and between the file and a checked model folder."""
+def engine_faults(gguf: str, library: str | None, folder: Path) -> list[str]:
+    """What is wrong with a GGUF file, a library, and between the file and a checked model folder.
+
+    ``library`` None is one of another machine, which is not looked at.
+    """
     config = read_json(folder / 'config.json')
     family = str(config['model_type'])
     faults = family_fault(family)
-    try:
-        load_library(find_library(library))
-    except ModelError as error:
-        faults.append(str(error))
+    if library is not None:
+        try:
+            load_library(find_library(library))
+        except ModelError as error:
+            faults.append(str(error))
     try:
         file = GgufFile.read(gguf)
         return faults + (pairing_faults(file, family, config) if family in ARCHITECTURES else [])
