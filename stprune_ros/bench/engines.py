@@ -42,7 +42,7 @@ MODEL = TickModel(replace(QWEN3_2B, language=SHAPE), 14, 4)
 ROUNDS = 2
 CONTEXT_TOKENS = 8192
 WHOLE, PRUNED = TickCell(1.0, False), TickCell(0.1, True)
-STAGES = {'prepare': 'encode', 'encode': 'encode', 'prefill': 'prefill', 'score': 'hint', 'generate': 'write'}
+STAGES = {'prepare': 'encode', 'encode': 'encode', 'prefill': 'prefill', 'score': 'hint', 'begin': 'write'}
 ROOF_EDGE, ROOF_BYTES, ROOF_RUNS = 2048, 2**28, 3  # of what the machine's rates are measured with
 
 Row = dict[str, Any]
@@ -162,11 +162,26 @@ class TimedBackend:
                 result = call(*args, **options)
             if name == 'prefill':
                 self.context = result
-            if name == 'generate':
-                self.written = result.tokens
-            return result
+            return TimedText(self, result) if name == 'begin' else result
 
         return run
+
+
+class TimedText:
+    """Wraps a text that is being written, and adds up what that takes."""
+
+    def __init__(self, owner: TimedBackend, text: Any) -> None:
+        self._owner, self._text = owner, text
+
+    def write(self, *args: Any, **options: Any) -> Any:
+        with timed(self._owner.times, 'write'):
+            result = self._text.write(*args, **options)
+        if result is not None:
+            self._owner.written = result.tokens
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._text, name)
 
 
 @contextmanager
