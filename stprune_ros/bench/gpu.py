@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from stprune_ros.bench.bench import device_description, package_versions
+from stprune_ros.bench.report import aims_table
 from stprune_ros.bench.selection import (
     FLOOR,
     JOINT,
@@ -192,27 +193,26 @@ def to_markdown(result: dict[str, Any]) -> str:
     """Everything measured as tables, and whether the aims hold."""
     device = result['device']
     versions = ', '.join(f'{name} {number}' for name, number in result['versions'].items())
-    parts = [
-        f'Device: {device["name"]}, {result["date"]}, {versions}, {result["dtype"]}; {result["seconds"]:.0f} s in all.',
-        f'Selection of {MAIN_SIZE.keep:.0%} of {result["selection"][0]["tokens"]:,} tokens, ms',
-        _selection(result['selection']),
-        'Ticks, ms: p50 (p95)',
-        _ticks(result['ticks']),
-        'Prefill and memory',
-        _prefill(result['ticks']),
-        'Aims',
-        '\n'.join(_verdict(row) for row in result['aims']),
-    ]
-    return '\n\n'.join(parts)
+    head = (
+        f'Device: {device["name"]}, {result["date"]}, {versions}, {result["dtype"]}; {result["seconds"]:.0f} s in all.'
+    )
+    return '\n\n'.join([head, *blocks(result).values()])
 
 
-def _verdict(row: Row) -> str:
-    return f'- {row["aim"]}: {row["found"]:g}' + ('' if row['holds'] else ', DOES NOT HOLD')
+def blocks(result: dict[str, Any]) -> dict[str, str]:
+    """The parts of a page, by name."""
+    size = f'Selection of {MAIN_SIZE.keep:.0%} of {result["selection"][0]["tokens"]:,} tokens, ms'
+    return {
+        'gpu selection': f'{size}\n\n{_selection(result["selection"])}',
+        'gpu ticks': f'Ticks, ms: p50 (p95)\n\n{_ticks(result["ticks"])}',
+        'gpu prefill': f'Prefill and memory\n\n{_prefill(result["ticks"])}',
+        'gpu aims': aims_table([{'computed': None, **row} for row in result['aims']]),
+    }
 
 
 def _selection(rows: Sequence[Row]) -> str:
     keys = ('p50', 'p95', 'max')
-    lines = [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys), row['kernel_ms']) for row in rows]
+    lines = [(row['method'], *(f'{row["ms"][key]:.3g}' for key in keys), row.get('kernel_ms') or 'n/a') for row in rows]
     return table(('method', *keys, 'kernels'), lines)
 
 

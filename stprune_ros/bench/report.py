@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.bench.aims import judge_ticks
+from stprune_ros.bench.bounds import published_bounds, to_table
 from stprune_ros.bench.selection import FLOOR, MAIN_SIZE, ST_PRUNE, TIMED_METHODS
 from stprune_ros.results import table
 
@@ -27,7 +29,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         'Selection, ms: median (min to max), times the similarity product in brackets\n',
         _selection(result['selection'], result['not_measured']),
         'Growth exponents in tokens (log-log slope)\n',
-        _growth(result['growth']),
+        growth_table(result['growth']),
         'Ticks, ms: median (min to max)\n',
         _ticks(result['ticks']),
         'Prefill and memory\n',
@@ -40,10 +42,36 @@ def to_markdown(result: dict[str, Any]) -> str:
         ]
     parts += [
         'Computed, not measured: lower bounds at full use of the assumed peak rates\n',
-        _lower_bounds(result['computed']),
+        to_table(result['computed']),
     ]
-    parts += ['Aims\n', '\n'.join(_aim(row) for row in result['aims'])]
+    parts += ['Aims\n', aims_table(result['aims'])]
     return '\n\n'.join(part.rstrip('\n') for part in parts if part)
+
+
+def blocks(result: dict[str, Any]) -> dict[str, str]:
+    """The parts of a page, by name."""
+    return {
+        'ticks': _tick_seconds(result['ticks']),
+        'tick aims': aims_table(judge_ticks(result['ticks'])),
+        'orin': to_table(published_bounds()),
+    }
+
+
+def _tick_seconds(rows: Sequence[Row]) -> str:
+    """The cells that the aims compare, in seconds; preparing counts as encoding."""
+    lines = []
+    for row in sorted(rows, key=lambda row: (row['feature_cache'], -row['keep'])):
+        if row['keep'] not in (1.0, 0.1) or (row['keep'] < 1 and not row['feature_cache']):
+            continue
+        ms = {stage: values['median'] for stage, values in row['stage_ms'].items()}
+        encode = ms['encode'] + ms.get('prepare', 0.0)
+        cells = (encode, ms['prune'], ms['prefill'], ms['hint'], ms['describe'], row['tick_ms']['median'])
+        share = f'{row["keep"]:.0%}' + ('' if row['feature_cache'] else ', no feature cache')
+        peak = 'n/a' if row['peak_bytes'] is None else f'{row["peak_bytes"] / 2**30:.1f}'
+        lines.append((row['model'], share, *(f'{cell / 1e3:.{2 if cell < 1e3 else 1}f}' for cell in cells), peak))
+    lines.sort(key=lambda line: list(dict.fromkeys(row['model'] for row in rows)).index(line[0]))
+    head = ('model', 'kept', 'encode', 'prune', 'prefill', 'hint', 'describe', 'tick', 'peak GiB')
+    return table(head, lines)
 
 
 def format_range(values: dict[str, float]) -> str:
@@ -71,7 +99,8 @@ def _selection(rows: Sequence[Row], missing: Sequence[Row]) -> str:
     return table(('tokens (views x frames)', 'D', 'kept', *methods), lines)
 
 
-def _growth(rows: Sequence[Row]) -> str:
+def growth_table(rows: Sequence[Row]) -> str:
+    """Growth exponents: methods down, what grows across."""
     found = {(row['method'], row['along']): row for row in rows}
     lines = [
         (method, *(f'{found[method, along]["exponent"]:.2f}' if (method, along) in found else '' for along in ALONG))
@@ -115,25 +144,15 @@ def _prefill(rows: Sequence[Row]) -> str:
     return table(head, lines)
 
 
-def _lower_bounds(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            f'{row["device"]} ({row["assumed_tflops"]:g} TFLOPS, {row["assumed_gb_s"]:g} GB/s)',
-            row['model'],
-            f'{row["keep"]:.0%}',
-            f'{row["prefill_flops"] / 1e12:.3g}',
-            f'{row["kv_bytes"] / 2**20:.0f}',
-            f'{row["prefill_ms_at_best"]:.0f}',
-            f'{row["token_ms_at_best"]:.1f}',
-        )
-        for row in rows
-    ]
-    return table(('device (assumed)', 'model', 'kept', 'TFLOP', 'KV MiB', 'prefill ms', 'ms per written token'), lines)
+def aims_table(rows: Sequence[Row]) -> str:
+    """Aims with what was found, what a formula gives where there is one, and the verdict."""
+    verdicts = {True: 'holds', False: '**does not hold**', None: 'not measured'}
+    lines = [(row['aim'], _number(row['found']), _number(row['computed']), verdicts[row['holds']]) for row in rows]
+    return table(('aim', 'found', 'by formula', ''), lines)
 
 
-def _aim(row: Row) -> str:
-    verdict = {True: 'holds', False: 'DOES NOT HOLD', None: 'not measured'}[row['holds']]
-    return f'- {row["aim"]}: {verdict}' + ('' if row['found'] is None else f' ({row["found"]:g})')
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.3g}'
 
 
 def _cell_name(row: Row) -> str:

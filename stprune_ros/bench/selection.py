@@ -20,12 +20,14 @@ from stprune_ros.pruning.similarity import SimilarityCache, cosine_similarities,
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows, view_budget
 
 FLOOR = 'similarity product'  # what every method with all similarities takes at least
-JOINT = 'st_prune_joint'  # the node's default without its first stage
+JOINT = 'st_prune_joint'  # the node's default, with its ring budget and gauge
 REUSE, JOINT_REUSE = 'st_prune, next tick', f'{JOINT}, next tick'  # the similarities of the history are cached
 REUSING = {REUSE: 'st_prune', JOINT_REUSE: JOINT}
 GROWING = 'divprune_growing'
 LOOPS = 'st_prune, loops alone'  # both greedy loops, similarities given
 GROWING_LOOP = 'divprune_growing, loop alone'  # distances given
+WHOLE_DIVPRUNE = (GROWING, 'divprune')  # the authors' steps, and ours, which never hold all distances
+PAIRED = (FLOOR, JOINT, JOINT_REUSE, 'st_prune', REUSE, *WHOLE_DIVPRUNE, GROWING_LOOP, LOOPS)
 ST_PRUNE = (JOINT, JOINT_REUSE, 'st_prune', REUSE, LOOPS)
 TIMED_METHODS = (*ST_PRUNE, GROWING, GROWING_LOOP, 'divprune', 'tfps_view', 'dart', 'cdpruner_view', 'evs', 'random')
 MAX_RUNS = 9
@@ -191,6 +193,44 @@ def measure_selections(sizes: Sequence[RingSize], limits: TimeLimits) -> Iterato
             if 'ms_median' in row:
                 row['over_floor'] = round(row['ms_median'] / floor, 3) if floor else None
         yield rows
+
+
+def measure_pairs(size: RingSize, rounds: int, names: Sequence[str] = PAIRED) -> list[dict[str, Any]]:
+    """CPU ms of several methods, run in turn so that whatever else the machine does meets all of them.
+
+    One row per method with what each round took. On a GPU it is the time by the clock.
+    """
+    views = random_ring(size)
+    runs = {name: prepare_method(name, views, size) for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            spent = _timed(run)
+            if number:  # the first round makes what is made once
+                times[name].append(round(spent, 3))
+    head = {key: getattr(size, key) for key in ('tokens', 'views', 'frames', 'dim', 'keep')}
+    return [
+        {
+            'method': name,
+            **head,
+            'rounds': rounds,
+            'ms': each,
+            **{f'ms_{k}': v for k, v in median_and_range(each).items()},
+        }
+        for name, each in times.items()
+    ]
+
+
+def _timed(run: Callable[[], Masks]) -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return 1e3 * (time.perf_counter() - started)
+    started = time.process_time()
+    run()
+    return 1e3 * (time.process_time() - started)
 
 
 def _measure_method(

@@ -88,6 +88,17 @@ FULL_DEPTH_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B))  # one round o
 GPU_MODELS = (full_depth(QWEN3_2B), full_depth(QWEN25_3B), full_depth(QWEN3_4B))
 
 
+def processor_options(model: TickModel) -> dict[str, Any]:
+    """What the image processor of a model must be told."""
+    pixels = model.edge**2
+    return {
+        'patch_size': model.architecture.patch_size,
+        'merge_size': MERGE_SIZE,
+        'temporal_patch_size': 2,
+        'size': {'shortest_edge': pixels, 'longest_edge': pixels},
+    }
+
+
 class CacheProbe:
     """Wraps a backend and records the size of the KV cache after each prefill, and its prompt in ``prefilled``."""
 
@@ -99,7 +110,8 @@ class CacheProbe:
     def prefill(self, system: str, content: Any) -> Any:
         self.prefilled = system, content
         context = self._backend.prefill(system, content)
-        self.kv_bytes = sum(part.numel() * part.element_size() for layer in context.state.layers for part in layer)
+        layers = getattr(context.state, 'layers', ())  # llama.cpp's cache is of one size, whatever the prompt
+        self.kv_bytes = sum(part.numel() * part.element_size() for layer in layers for part in layer)
         return context
 
     def __getattr__(self, name: str) -> Any:
@@ -108,36 +120,33 @@ class CacheProbe:
 
 @dataclass
 class TickRunner:
-    """Runs ticks of one model through a pipeline of its own."""
+    """Runs ticks of one model through a pipeline of its own, on ``backend`` or else on transformers."""
 
     model: TickModel
     dtype: str
+    backend: Any = None
     pipeline: Pipeline = field(init=False)
     _tick: int = 0
 
     def __post_init__(self) -> None:
-        from stprune_ros.vlm.hf.backend import TransformersBackend
-
-        architecture, pixels = self.model.architecture, self.model.edge**2
-        processor = {
-            'patch_size': architecture.patch_size,
-            'merge_size': MERGE_SIZE,
-            'temporal_patch_size': 2,
-            'size': {'shortest_edge': pixels, 'longest_edge': pixels},
-        }
-        config = architecture.config(self.model.layers, self.model.vision_layers)
-        backend = TransformersBackend.untrained(
-            self.model.label,
-            FAMILIES[architecture.family],
-            config,
-            SPECIAL_TOKENS,
-            resource_path(BUNDLED_MODEL),
-            processor,
-            self.dtype,
-        )
+        backend = self.backend or self._untrained()
         settings = Settings.from_values({'history.frames': self.model.frames, 'inference.max_new_tokens': NEW_TOKENS})
         prompt = Prompt.load(resource_path(DEFAULT_PROMPT))
         self.pipeline = Pipeline(settings, CacheProbe(backend), self.rig(), prompt, lambda frame, _: (frame.payload, 1))
+
+    def _untrained(self) -> Any:
+        from stprune_ros.vlm.hf.backend import TransformersBackend
+
+        architecture = self.model.architecture
+        return TransformersBackend.untrained(
+            self.model.label,
+            FAMILIES[architecture.family],
+            architecture.config(self.model.layers, self.model.vision_layers),
+            SPECIAL_TOKENS,
+            resource_path(BUNDLED_MODEL),
+            processor_options(self.model),
+            self.dtype,
+        )
 
     @property
     def probe(self) -> Any:
@@ -179,8 +188,10 @@ class TickRunner:
             self.pipeline.free()
         window = self.window(frames or self.model.frames)
         reset_peak_memory()
+        started = time.process_time()
         answer = self.pipeline.run(window)
         return {
+            'cpu_ms': 1e3 * (time.process_time() - started),  # of all threads
             'stage_ms': dict(answer.timing.stage_ms),
             'hint_ms': answer.timing.source_to_hint_ms,
             'tokens_full': answer.tokens_full,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from stprune_ros.errors import Interrupted
 from stprune_ros.preflight import require_file
 from stprune_ros.results import Show
 
@@ -23,30 +22,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--whole', action='store_true', help='an hour: also models with all their layers, 16 GiB of memory'
     )
     extent.add_argument('--gpu', action='store_true', help='minutes: percentiles of whole models on a GPU; no plot')
-    extent.add_argument('--engines', action='store_true', help='minutes: a 0.6B model on every engine; no plot')
+    extent.add_argument('--engines', action='store_true', help='minutes: ticks of one model on every engine; no plot')
+    extent.add_argument(
+        '--selection', action='store_true', help='a minute: selections in turn, against DivPrune; no plot'
+    )
+    extent.add_argument(
+        '--memory', action='store_true', help='minutes: what is counted for a 3B model, and what it takes; no plot'
+    )
+    command.add_argument(
+        '--page', type=Path, nargs='+', default=[], metavar='FILE', help='pages whose marked tables are written anew'
+    )
 
 
 def run(options: argparse.Namespace, show: Show) -> int:
     """Measure and write the result; returns 0. Raises StpruneError where what is asked for cannot be measured here."""
     require_file(options.output)
-    from stprune_ros.bench import bench, engines, gpu, report
-    from stprune_ros.results import write_json
+    from stprune_ros.bench.command import run_bench
 
-    plot = options.output.with_suffix('.png')
-    files = [options.output]
-    if options.gpu:
-        gpu.require_gpu()
-        result, to_markdown = gpu.bench_gpu(), gpu.to_markdown
-    elif options.engines:
-        result, to_markdown = engines.bench_engines(), engines.to_markdown
-    else:
-        result, to_markdown = bench.bench(options.quick, options.whole), report.to_markdown
-        report.write_plot(result, plot)
-        files.append(plot)
-    write_json(options.output, result)
-    found = {'files': files, 'bench': result}
-    show(to_markdown(result), found)
-    if result.get('interrupted'):
-        cells = len(result['selection']) + len(result['ticks'])
-        raise Interrupted(f"interrupted after {cells} cells: what was measured is in '{options.output}'", found)
-    return 0
+    return run_bench(options, show)

@@ -95,7 +95,7 @@ def _tile(view: ViewReport, overlap: np.ndarray | None) -> np.ndarray:
         tile[:TILE_HEIGHT] = cv2.resize(view.image, (TILE_WIDTH, TILE_HEIGHT), interpolation=cv2.INTER_AREA)
         if view.keep is not None and len(view.keep):
             reasons = np.zeros_like(view.keep, np.uint8) if view.reasons is None else view.reasons
-            if not view.keep.all():
+            if reasons.any() or not view.keep.all():  # where nothing was weighed there is nothing to mark
                 _draw_tokens(tile[:TILE_HEIGHT], view.keep[-1], reasons[-1])
             _draw_history(tile[TILE_HEIGHT:], view.keep, reasons, TILE_WIDTH - 12 - _text_width(text, 0.4))
     if overlap is not None:

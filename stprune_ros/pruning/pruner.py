@@ -77,7 +77,7 @@ class SpatioTemporalPruner:
         Selection is in float32 whatever the features are.
         Raises StpruneError for features that are not finite or slots that do not match.
         """
-        check_views(views, history)
+        check_views(views, history, self._cache.holds if self._cache is not None else None)
         if self.config.method == 'none' or self.config.keep_ratio == 1:
             masks = [torch.ones(view.count, dtype=torch.bool, device=view.tokens.device) for view in views]
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from stprune_ros.pruning.view_tokens import (
 )
 
 CACHE_BYTES = 512 * 2**20  # six views of four frames of 196 tokens at D = 2048 take 50 MiB
+STRIPS = 4  # of the product of a frame with itself, whose upper half mirrors the lower: five eighths of the work
 
 
 def view_similarities(views: Sequence[ViewTokens]) -> list[ViewSimilarity]:
@@ -89,6 +91,11 @@ class SimilarityCache:
     def bytes(self) -> int:
         """Memory held, without the frames' own tensors."""
         return self._batched.bytes + sum(_bytes(entry.similarity) for entry in self._entries.values())
+
+    def holds(self, view: ViewTokens, index: int) -> bool:
+        """Whether the view's frame ``index`` was there in the tick before, on the CPU."""
+        entry = self._entries.get(view.name)
+        return entry is not None and view.frames is not None and _is_among(view.frames[index], entry.frames)
 
     def attach(self, views: Sequence[ViewTokens], with_commonness: bool = False) -> list[ViewTokens]:
         """The same views with ``cached`` filled in; valid until the next call, which writes into the same memory.
@@ -159,9 +166,23 @@ def _multiply(units: Tensor, similarity: Tensor, newer: int, older: int) -> None
     """Fill in the block of a pair of frames and its mirror image."""
     tokens = units.shape[1]
     a, b = slice(newer * tokens, (newer + 1) * tokens), slice(older * tokens, (older + 1) * tokens)
+    if older == newer:
+        _multiply_by_itself(units[newer], similarity[a, a])
+        return
     torch.mm(units[newer], units[older].T, out=similarity[a, b])
-    if older != newer:
-        similarity[b, a] = similarity[a, b].T
+    similarity[b, a] = similarity[a, b].T
+
+
+def _multiply_by_itself(x: Tensor, similarity: Tensor) -> None:
+    """Fill in the similarities (P, P) of unit rows x (P, D), strip by strip up to the diagonal."""
+    edges = [len(x) * i // STRIPS for i in range(STRIPS + 1)]
+    for begin, end in pairwise(edges):
+        torch.mm(x[begin:end], x[:end].T, out=similarity[begin:end, :end])
+        similarity[:begin, begin:end] = similarity[begin:end, :begin].T
+
+
+def _is_among(frame: Tensor, frames: tuple[Tensor, ...]) -> bool:
+    return any(frame is other for other in frames)
 
 
 def _bytes(similarity: ViewSimilarity) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,15 +86,19 @@ def previous_indices(frames: tuple[Tensor, ...], previous: tuple[Tensor, ...]) -
     return indices if found == sorted(set(found)) else [None] * len(frames)
 
 
-def check_views(views: Sequence[ViewTokens], history: int) -> None:
-    """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite."""
+def check_views(
+    views: Sequence[ViewTokens], history: int, is_checked: Callable[[ViewTokens, int], bool] | None = None
+) -> None:
+    """Raise StpruneError for slots that do not match the frames, or features that are NaN or infinite.
+
+    ``is_checked`` says of which frames of a view, by index, the features were looked at before.
+    """
     for view in views:
         _check_slots(view, history)
     # A sum of squares is finite where every term is: the common case costs one pass, without a mask of that size, and
     # one look at the device for all views.
-    sums = [
-        torch.linalg.vector_norm(view.tokens.flatten(1), dim=1, dtype=torch.float32) for view in views if view.count
-    ]
+    found = [_unchecked(view, is_checked) for view in views if view.count]
+    sums = [torch.linalg.vector_norm(x.flatten(1), dim=1, dtype=torch.float32) for x in found if len(x)]
     if not sums or torch.cat(sums).isfinite().all():
         return
     for view in views:
@@ -102,6 +106,14 @@ def check_views(views: Sequence[ViewTokens], history: int) -> None:
         if not finite.all():
             bad, frames = int((~finite).nonzero()[0]) + 1, len(finite)
             raise StpruneError(f"view '{view.name}': features of frame {bad} of {frames} hold NaN or infinite values")
+
+
+def _unchecked(view: ViewTokens, is_checked: Callable[[ViewTokens, int], bool] | None) -> Tensor:
+    """The frames of a view, beginning with the first that was not looked at: as a rule the newest one alone."""
+    if is_checked is None:
+        return view.tokens
+    first = next((i for i in range(len(view.tokens)) if not is_checked(view, i)), len(view.tokens))
+    return view.tokens[first:]
 
 
 def _check_slots(view: ViewTokens, history: int) -> None:

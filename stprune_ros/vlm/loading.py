@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.progress import Say, say_nothing
@@ -18,6 +18,7 @@ from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.folder_faults import packed_bits
 from stprune_ros.vlm.hf.model_folder import (
+    ModelFolder,
     find_model,
     hub_snapshot,
     inspect_folder,
@@ -28,6 +29,9 @@ from stprune_ros.vlm.hf.model_folder import (
 from stprune_ros.vlm.hf.weight_faults import weight_names
 from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.prompt import Prompt
+
+if TYPE_CHECKING:  # they import torch
+    from stprune_ros.vlm.hf.memory import MemoryEstimate, Ring
 
 BUNDLED_MODEL = 'models/ringworld'
 DEFAULT_PROMPT = 'config/prompts/driving.yaml'
@@ -189,10 +193,31 @@ class MemoryCheck(NamedTuple):
 def check_memory(settings: Settings, size: tuple[int, int], free: int | None = None) -> MemoryCheck:
     """What the model of ``model.*`` takes of its device's memory.
 
+    See `estimate_memory`. With ``free`` bytes given, the device is that of another machine.
+    """
+    from stprune_ros.vlm.device import Memory, find_device, free_memory
+    from stprune_ros.vlm.hf.memory import largest_ratio, summary_text, tight
+
+    found, ring, folder = _estimate(settings, size, here=free is None)
+    device = find_device(settings.model.device, here=free is None)
+    memory = free_memory(device) if free is None else Memory(free, '--memory')
+    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
+    fits = memory.free is None or found.kept <= memory.free
+    text = f'{head}\n{summary_text(found, memory, largest_ratio(settings))}'
+    figures = {**asdict(found), 'kept': found.kept, 'full': found.full, 'free': memory.free}
+    return MemoryCheck(text, fits, tight(found, memory), figures)
+
+
+def estimate_memory(settings: Settings, size: tuple[int, int]) -> MemoryEstimate:
+    """What the model of ``model.*`` takes of its device's memory.
+
     Loads no weights. Images are ``size`` = (height, width) pixels; without ``cameras.names`` there are six cameras.
-    With ``free`` bytes given, the device is that of another machine.
     Raises ModelError where the model folder is not what `load_model` would take.
     """
+    return _estimate(settings, size, here=True)[0]
+
+
+def _estimate(settings: Settings, size: tuple[int, int], here: bool) -> tuple[MemoryEstimate, Ring, ModelFolder]:
     folder = locate_model(
         model_path(settings),
         settings.model.revision,
@@ -200,12 +225,12 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     )
     for fault in packing_fault(folder.path, folder.packed, settings.model.quantization):
         raise ModelError(fault)
-    from stprune_ros.vlm.device import Memory, dtype_name, find_device, find_dtype, free_memory
+    from stprune_ros.vlm.device import dtype_name, find_device, find_dtype
     from stprune_ros.vlm.hf.family import SIDE_IMAGE_PIXELS
-    from stprune_ros.vlm.hf.memory import Ring, largest_ratio, memory_estimate, summary_text, tight
+    from stprune_ros.vlm.hf.memory import Ring, memory_estimate
     from stprune_ros.vlm.hf.pretrained import read_parts
 
-    device = find_device(settings.model.device, here=free is None)
+    device = find_device(settings.model.device, here=here)
     parts = read_parts(folder)
     config = parts.config.to_dict()
     folder.family.image_options(config, parts.processor, settings.model.max_image_pixels)
@@ -218,15 +243,8 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
         from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
         from stprune_ros.vlm.llama_cpp.memory import engine_memory
 
-        found = engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype)
-    else:
-        found = memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda')
-    memory = free_memory(device) if free is None else Memory(free, '--memory')
-    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
-    fits = memory.free is None or found.kept <= memory.free
-    text = f'{head}\n{summary_text(found, memory, largest_ratio(settings))}'
-    figures = {**asdict(found), 'kept': found.kept, 'full': found.full, 'free': memory.free}
-    return MemoryCheck(text, fits, tight(found, memory), figures)
+        return engine_memory(*sizes, GgufFile.read(settings.model.gguf), settings, ring, dtype), ring, folder
+    return memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda'), ring, folder
 
 
 def loading_text(settings: Settings) -> str:

@@ -64,6 +64,6 @@ def write_run(folder: Path, answers: Sequence[Answer], rig: CameraRig, jpeg: byt
     folder.mkdir(parents=True)
     with ResultsFile(folder / 'results.mcap', Settings()) as file:
         for answer in answers:
-            file.write(answer, answer, answer.views, jpeg)
+            file.write(answer, [answer], answer, answer.views, jpeg)
     (folder / 'summary.json').write_text(json.dumps(summary_of(answers, rig, **more)), encoding='utf-8')
     return folder

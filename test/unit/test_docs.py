@@ -10,13 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
 
+from stprune_ros.bench import engine_report, gpu, memory, page, report, selection_report
 from stprune_ros.commands.evaluate import UNTOUCHED
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
@@ -398,40 +399,42 @@ def test_figures_of_readme_are_the_committed_result():
     assert f'| {100 * default["accuracy"]:.1f} % |' in text
 
 
-def test_figures_of_the_gpu_are_those_of_the_committed_result():
-    result = json.loads((RESULTS / 'bench_gpu.json').read_text())
-    page = text_of(ROOT / 'docs' / 'performance.md')
-    assert result['device']['name'].split()[:2] == ['NVIDIA', 'H100'] and 'One NVIDIA H100 ' in page
-    for row in result['ticks']:
-        if row['keep'] == 0.25:
-            continue
-        share = 'all tokens' if row['keep'] == 1 else '10 %'
-        [line] = [
-            line for line in page.splitlines() if line.startswith(f'| {row["model"]}, {share} | ') and '(' in line
-        ]
-        stages = [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prepare', 'encode')]
-        stages.append(f'{row["stage_ms"]["prune"]["p50"]:.1f}')
-        stages += [f'{row["stage_ms"][stage]["p50"]:.0f}' for stage in ('prefill', 'hint', 'describe')]
-        totals = [f'{row[key]["p50"]:.0f} ({row[key]["p95"]:.0f})' for key in ('hint_ms', 'tick_ms')]
-        last = [f'{row["prefill_kernel_ms"]:.1f}', f'{row["peak_bytes"] / 2**30:.1f}']
-        assert [cell.strip() for cell in line.split('|')[2:-1]] == [*stages, *totals, *last]
-    selections = {row['method']: row['ms'] for row in result['selection']}
-    for name, values in selections.items():
-        assert f'| {values["p50"]:.2f} ({values["p95"]:.2f}) |' in page, name
-    for aim in result['aims']:
-        assert f'{aim["found"]:.1f}' in page, aim['aim']
-    assert [aim['holds'] for aim in result['aims']] == [False] * len(result['aims']), 'as the page says of all'
+def bench_blocks() -> dict[str, str]:
+    """The tables that `stprune bench` writes, from the committed results."""
+    shown_by: dict[str, ModuleType] = {
+        'bench.json': report,
+        'bench_selection.json': selection_report,
+        'bench_engines.json': engine_report,
+        'bench_memory.json': memory,
+        'bench_gpu.json': gpu,
+    }
+    found: dict[str, str] = {}
+    for name, module in shown_by.items():
+        found |= module.blocks(json.loads((RESULTS / name).read_text(encoding='utf-8')))
+    return found
 
 
-def test_engines_table_is_the_committed_result():
-    result = json.loads((RESULTS / 'bench_engines.json').read_text())
-    shown = tables('engines', 'engines.md')
-    assert len(shown) == len(result['engines'])
-    for cells, row in zip(shown, result['engines']):
-        expected = {stage: f'{cpu:.0f} ({row["wall_ms"][stage]:.0f})' for stage, cpu in row['cpu_ms'].items()}
-        expected |= {'engine': row['engine'], 'weights': row['weights'], 'MiB': f'{row["token_bytes"] / 2**20:.0f}'}
-        assert cells == expected
-    token = {row['weights']: row['cpu_ms']['token'] for row in result['engines']}
+BENCH_PAGES = ('performance.md', 'engines.md')
+
+
+@pytest.mark.parametrize('name', BENCH_PAGES)
+def test_tables_of_bench_are_what_the_committed_results_render_to(name):
+    text, blocks = text_of(ROOT / 'docs' / name), bench_blocks()
+    shown = page.names(text)
+    assert shown and not set(shown) - blocks.keys()
+    assert text == page.filled(text, blocks), f'`stprune bench --page docs/{name}` would write another page'
+
+
+def test_every_table_of_bench_is_on_a_page():
+    shown = {shown for name in BENCH_PAGES for shown in page.names(text_of(ROOT / 'docs' / name))}
+    assert shown == bench_blocks().keys()
+
+
+def test_what_pages_say_of_bench_is_in_the_committed_results():
+    rows = json.loads((RESULTS / 'bench_engines.json').read_text())['engines']
+    token = {row['weights']: row['cpu_ms']['token'] for row in rows if row['keep'] == 0.1}
     assert f'{token["float32"] / token["Q4_0"]:.1f} times cheaper' in text_of(ROOT / 'docs' / 'engines.md')
-    for cells, row in zip(tables('engines: computed', 'engines.md'), result['computed'], strict=True):
-        assert cells == {'model': row.pop('model'), **{kind: f'{size / 2**30:.2f}' for kind, size in row.items()}}
+    selections = json.loads((RESULTS / 'bench_selection.json').read_text())['selection']
+    ms = {row['method']: row['ms_median'] for row in selections}
+    said = f'takes {ms["st_prune_joint"]:.0f} ms, {ms["st_prune_joint, next tick"]:.0f} ms from the second tick on'
+    assert said in ' '.join(text_of(README).split())

@@ -8,6 +8,7 @@ from helpers.token_rings import ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stprune_ros.errors import StpruneError
 from stprune_ros.pruning import commonness, similarity_batched
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import CACHED_METHODS, METHODS, SpatioTemporalPruner
@@ -68,6 +69,13 @@ def test_the_masks_are_the_same_with_and_without(ticks, method, ratio, keep_one_
         assert cache.bytes <= room
 
 
+@pytest.mark.parametrize(('frames', 'tokens', 'dim'), [(1, 1, 4), (3, 2, 8), (2, 7, 5), (4, 196, 64)])
+def test_similarities_within_a_view_are_the_whole_product(frames, tokens, dim):
+    units = torch.nn.functional.normalize(torch.randn(frames, tokens, dim), dim=-1)
+    x, found = units.flatten(0, 1), self_similarity(units)
+    assert torch.allclose(found, x @ x.T, atol=1e-6)
+
+
 @pytest.mark.parametrize('shape', [(7, 7, 1024), (14, 14, 640)])
 def test_the_similarities_are_the_same_bits_at_real_sizes(shape):
     frames = [torch.randn(*shape, generator=torch.Generator().manual_seed(i)) for i in range(7)]
@@ -80,18 +88,43 @@ def test_the_similarities_are_the_same_bits_at_real_sizes(shape):
         assert torch.equal(found.cached.similarity, anew.similarity)
 
 
-def test_a_tick_multiplies_only_the_rows_of_its_new_frame(monkeypatch):
-    pairs = []
+def test_a_tick_multiplies_only_the_rows_of_its_new_frame_and_half_of_what_mirrors(monkeypatch):
+    products = []
     multiply = torch.mm
-    monkeypatch.setattr(torch, 'mm', lambda a, b, out: pairs.append(1) or multiply(a, b, out=out))
+    monkeypatch.setattr(torch, 'mm', lambda a, b, out: products.append(out.numel()) or multiply(a, b, out=out))
     frames = [torch.randn(2, 3, 8) for _ in range(6)]
     cache = SimilarityCache()
     counts = []
     for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 5]):  # the first, its newest replaced, moved on by a keyframe
-        pairs.clear()
+        products.clear()
         cache.attach([a_view('V', [frames[i] for i in window])])
-        counts.append(len(pairs))
-    assert counts == [10, 4, 4]
+        counts.append(sum(products))
+    itself = 1 * 1 + 2 * 3 + 1 * 4 + 2 * 6  # a frame of 6 tokens in four strips
+    assert counts == [6 * 36 + 4 * itself, 3 * 36 + itself, 3 * 36 + itself]
+
+
+def test_a_tick_checks_only_its_new_frames_and_refuses_a_broken_one_each_time(monkeypatch):
+    looked_at = []
+    norm = torch.linalg.vector_norm
+
+    def counted(x, *args, **how):
+        if how.get('dim') == 1:
+            looked_at.append(len(x))
+        return norm(x, *args, **how)
+
+    monkeypatch.setattr(torch.linalg, 'vector_norm', counted)
+    frames = [torch.randn(2, 3, 8) for _ in range(6)]
+    frames[5][0, 0, 0] = torch.nan
+    prune = SpatioTemporalPruner(PruningConfig('st_prune_joint', 0.5), SimilarityCache())
+    for window in ([0, 1, 2, 3], [0, 1, 2, 4], [1, 2, 4, 3]):
+        prune([a_view('V', [frames[i] for i in window])], 4)
+    assert looked_at == [4, 1, 1]
+    for _ in range(2):
+        with pytest.raises(StpruneError, match="view 'V': features of frame 4 of 4 hold NaN"):
+            prune([a_view('V', [frames[i] for i in [1, 2, 4, 5]])], 4)
+    for window in ([1, 5, 2, 4], [5, 1, 2, 4]):  # a late one, behind which all are looked at
+        with pytest.raises(StpruneError, match='hold NaN'):
+            prune([a_view('V', [frames[i] for i in window])], 4)
 
 
 def test_a_tick_looks_across_views_only_for_its_new_frame(monkeypatch):

@@ -209,7 +209,7 @@ def test_a_tick_that_failed_shows_no_old_picture(tmp_path: Path):
     views = tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in ('front', 'left', 'right'))
     with ResultsFile(tmp_path / 'results.mcap', Settings()) as file:
         answer = make_answer(Status.ERROR, stamp_ns=START_NS)
-        file.write(answer, answer, views, encode_jpeg(ring_picture(replace(answer, views=views), {})))
+        file.write(answer, [], answer, views, encode_jpeg(ring_picture(replace(answer, views=views), {})))
     found = read(tmp_path / 'results.mcap')
     assert [topic for topic in found if '/debug/' in topic] == [OVERLAY_TOPIC, TICK_MS]
     [overlay] = found[OVERLAY_TOPIC]
