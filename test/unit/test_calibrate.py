@@ -174,7 +174,7 @@ def test_grey_pictures_are_what_content_free_means(bags, params: Path, monkeypat
     backend, prompt = load_model(settings)
     shown: list[np.ndarray] = []
     prepare = backend.prepare
-    monkeypatch.setattr(backend, 'prepare', lambda images: shown.extend(images) or prepare(images))
+    monkeypatch.setattr(backend, 'prepare', lambda images, side: shown.extend(images) or prepare(images, side))
     texts: list[str] = []
     original = backend.prefill
 
