@@ -8,16 +8,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import re
 import sys
 from pathlib import Path
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, plain
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import resource_path
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
+STAMP = re.compile(r'([0-9]{1,10})(?:\.([0-9]{1,9}))?')
 UNITS = {'MiB': 2**20, 'GiB': 2**30}
 
 
@@ -69,6 +71,16 @@ def seed(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f'{text} is not an integer of at least 0')
     return value
+
+
+def stamp(text: str) -> int:
+    """Nanoseconds of a stamp in seconds, exactly: 1700000000.1."""
+    found = STAMP.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"'{plain(text)}' is not a stamp in seconds such as 1700000000.100000000, with at most nine decimals"
+        )
+    return int(found[1]) * 10**9 + int((found[2] or '').ljust(9, '0'))
 
 
 def ratios(text: str) -> tuple[float, ...]:

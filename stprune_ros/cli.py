@@ -18,6 +18,7 @@ from stprune_ros.commands import (
     bench,
     calibrate,
     check,
+    compare,
     completion,
     demo,
     evaluate,
@@ -35,6 +36,7 @@ from stprune_ros.results import as_json
 COMMANDS: Mapping[str, ModuleType] = {
     'demo': demo,
     'replay': replay,
+    'compare': compare,
     'calibrate': calibrate,
     'play': play,
     'world': world,

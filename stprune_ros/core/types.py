@@ -187,7 +187,8 @@ class ViewReport:
     """What one view brought to a tick: state, frames used, tokens before and after pruning, and the keep mask.
 
     ``stamp_ns`` is that of the frame shown as the current one (0 without one); ``keep`` is bool (frames, rows, columns)
-    or None; ``image`` is that frame as the model got it, RGB uint8 (height, width, 3), where somebody asked for it.
+    or None; ``image`` is that frame as the model got it, RGB uint8 (height, width, 3), and ``reasons`` are of the shape
+    of ``keep`` and say why each token stayed or went, as numbers of `pruning.reason.Reason`, where somebody asked.
     """
 
     camera: str
@@ -198,6 +199,7 @@ class ViewReport:
     tokens_kept: int = 0
     keep: np.ndarray | None = None
     image: np.ndarray | None = None
+    reasons: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

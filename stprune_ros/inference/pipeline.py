@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from threading import Event
 
 import torch
@@ -30,15 +30,28 @@ from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, v
 from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.inference.stages import StageClock
+from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.explain import explain
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.selection import free_recordings
 from stprune_ros.pruning.selection import warm_up as warm_up  # also for whoever waits before the first tick
 from stprune_ros.pruning.similarity import SimilarityCache
+from stprune_ros.pruning.view_tokens import ViewTokens
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, VisualFrame
 from stprune_ros.vlm.device import synchronizer
 from stprune_ros.vlm.parsing import read_hint
 from stprune_ros.vlm.prompt import Prompt, View
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """What was selected from in a tick, and what was kept: enough to explain it."""
+
+    tokens: list[ViewTokens]
+    kept: list[torch.Tensor]
+    config: PruningConfig
+    history: int
 
 
 class Pipeline:
@@ -61,6 +74,7 @@ class Pipeline:
         self._features = FeatureCache(backend, rig, decode, settings.cameras, side)
         self._similarities = SimilarityCache()
         self._governor = Governor()
+        self._selection: _Selection | None = None  # of the last tick, where its pictures were asked for
         self._synchronize = synchronizer(backend.info.device)
         self.describer = Describer(backend, prompt.describe_question, self._synchronize)
         warm_up(backend.info.device)
@@ -80,13 +94,13 @@ class Pipeline:
 
         ``wait_ms`` is the age of the set, which counts against a latency target. A set without a critical camera is not
         inferred: status NO_HINT. ``cancel`` ends the tick early, NO_HINT too. ``with_images`` leaves the pictures that
-        were decoded in the answer's views.
+        were decoded in the answer's views, and here what `explained` needs.
         With ``inference.describe_period_ms`` not every set is described, and a text is left while ``leave`` says that a
         newer set waits; later ticks go on with it. ``on_text`` gets each answer whose description is there, in the
         order of their stamps: that of this set, or of an earlier one.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
-        clock = StageClock(self._synchronize)
+        clock, self._selection = StageClock(self._synchronize), None
         answer, context, degraded = self._infer(window, wait_ms, cancel, with_images, clock)
         if on_hint is not None:
             on_hint(answer)
@@ -127,7 +141,8 @@ class Pipeline:
         choice = self._choose(views, spent_ms)
         ratio = choice.ratio if choice is not None else self.settings.pruning.keep_ratio
         with clock.stage('prune'):
-            kept = self._prune(views, window.slots, ratio)
+            selection = self._prune(views, window.slots, ratio)
+        kept, self._selection = selection.kept, selection if with_images else None
         with clock.stage('prefill'):
             content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
@@ -159,9 +174,23 @@ class Pipeline:
         self._learn(answer, spent_ms, answer.timing.source_to_hint_ms)
         return answer, context, degraded
 
+    def explained(self, answer: Answer) -> Answer:
+        """The answer of the last tick, run ``with_images``, with the reasons of every token in its views.
+
+        Apart from the tick itself, so that no hint waits for it.
+        """
+        if self._selection is None:
+            return answer
+        found, self._selection = self._selection, None
+        reasons = explain(found.tokens, found.kept, found.config, found.history, self._similarities)
+        by_camera = {view.name: one.numpy() for view, one in zip(found.tokens, reasons)}
+        views = (replace(view, reasons=by_camera.get(view.camera)) for view in answer.views)
+        return replace(answer, views=tuple(views))
+
     def free(self) -> None:
         """Drop every cached feature, similarity and recording, here and in the backend, and a text in progress."""
         self.describer.drop()
+        self._selection = None
         self._features.clear()
         self._similarities.clear()
         free_recordings()
@@ -188,7 +217,7 @@ class Pipeline:
             prefill_ms = answer.timing.stage_ms['prefill']
             self._governor.observe(Cost(spent_ms, until_ms - spent_ms, prefill_ms, kept, run))
 
-    def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> list[torch.Tensor]:
+    def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> _Selection:
         """Keep masks per view, bool (T, rows, columns), on the host: whoever reads them need not wait for a GPU."""
         config = replace(self.settings.pruning, keep_ratio=ratio)
         tokens = [
@@ -204,7 +233,7 @@ class Pipeline:
             for view in views
         ]
         masks = SpatioTemporalPruner(config, self._similarities)(tokens, history)
-        return [mask.cpu() for mask in masks]
+        return _Selection(tokens, [mask.cpu() for mask in masks], config, history)
 
     def _prompt_views(self, views: Sequence[ViewFeatures], kept: Sequence[torch.Tensor]) -> list[View]:
         return [

@@ -128,7 +128,7 @@ def _two_stages(
 
     active = [i for i, view in enumerate(views) if view.count and temporal[i]]
     frozen = [repeated_frames(similarities[i].units) for i in active] if config.skip_frozen else None
-    volatility = _volatilities([views[i] for i in active], [similarities[i].units for i in active], config, frozen)
+    volatility = volatilities([views[i] for i in active], [similarities[i].units for i in active], config, frozen)
     kept = prune_temporal(
         [similarities[i] for i in active],
         volatility,
@@ -154,7 +154,7 @@ def _two_stages(
         within,
         [last for _, last in budgets],
         config.lambda_spatial,
-        [_overlap_masks(view, at) for view, at in zip(views, indices)] if config.calibrated_overlap else None,
+        [overlap_masks(view, at) for view, at in zip(views, indices)] if config.calibrated_overlap else None,
         config.keep_one_copy,
         config.multiplicative_bonus,
         config.ring_budget,
@@ -176,7 +176,7 @@ def _over_all_views(
     """`prune_joint`, after MTP with ``first_stage``."""
     similarities = view_similarities(views)
     frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
-    volatility = _volatilities(views, [x.units for x in similarities], config, frozen)
+    volatility = volatilities(views, [x.units for x in similarities], config, frozen)
     budgets = [view_budget(view, config) for view in views]
     slots = [view.slots for view in views]
     cached = [x.commonness for x in similarities if x.commonness is not None]
@@ -184,7 +184,7 @@ def _over_all_views(
     trust = newest_bonus = survivors = None
     if config.gauge_commonness:
         trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
-        newest_bonus = _lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
+        newest_bonus = lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
     if first_stage:
         ratio = config.keep_ratio**FIRST_STAGE_SHARE
         counts = [token_budget(ratio, view.count) if view.count else 0 for view in views]
@@ -222,7 +222,7 @@ def _over_all_views(
     )
 
 
-def _lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
+def lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
     """Per view (P,): ``bonus`` for the tokens of an even lattice of its budget on one frame, 0 for the others."""
     return [
         bonus * lattice(view.tokens.shape[1], view.tokens.shape[2], budget, view.tokens.device)
@@ -232,7 +232,7 @@ def _lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: T
     ]
 
 
-def _volatilities(
+def volatilities(
     views: Sequence[ViewTokens], units: Sequence[Tensor], config: PruningConfig, frozen: Sequence[Tensor] | None
 ) -> list[Tensor]:
     """Volatility of each view, see `_volatility`; that of a view without frames is its ``units``."""
@@ -262,7 +262,7 @@ def _volatility(view: ViewTokens, units: Tensor, config: PruningConfig, frozen: 
     return torch.where(fresh.sum() > 1, volatility, UNKNOWN_VOLATILITY)
 
 
-def _overlap_masks(view: ViewTokens, indices: Tensor) -> OverlapMasks:
+def overlap_masks(view: ViewTokens, indices: Tensor) -> OverlapMasks:
     """For the tokens at ``indices`` (n,): does the left, the right neighbour see their column, too?"""
     if view.shared is None or not view.count:
         everywhere = torch.ones_like(indices, dtype=torch.bool)

@@ -14,6 +14,8 @@ from stprune_ros.core.types import Answer, Status
 from stprune_ros.errors import BagError, Interrupted
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.replay.moment import EVERYTHING, PARAMETER_FILE, Span
+from stprune_ros.replay.records import stamp_text
 from stprune_ros.results import Show
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model, loading_text, require_model
@@ -22,8 +24,8 @@ from stprune_ros.vlm.loading import load_model, loading_text, require_model
 NOTHING_INFERRED = {Status.ERROR.name, Status.NO_HINT.name}
 
 
-def run(path: Path, output: Path, settings: Settings, show: Show) -> int:
-    """Replay the bag at ``path`` into the folder ``output`` and show a summary; returns 0.
+def run(path: Path, output: Path, settings: Settings, show: Show, span: Span = EVERYTHING) -> int:
+    """Replay the bag at ``path``, or a ``span`` of it, into the folder ``output`` and show a summary; returns 0.
 
     Raises StpruneError where nothing can be run, no frame set came about, or nothing could be inferred in any of them.
     """
@@ -42,12 +44,17 @@ def run(path: Path, output: Path, settings: Settings, show: Show) -> int:
                 bar.set_postfix_str(answer_text(answer), refresh=False)
 
             try:
-                summary = replay(windows, backend, prompt, output, say=_say, on_message=bar.update, on_answer=on_answer)
+                summary = replay(
+                    windows, backend, prompt, output, span, say=_say, on_message=bar.update, on_answer=on_answer
+                )
             except Interrupted as stop:
                 bar.close()
                 show(summary_text(stop.result, output), found(stop.result, output))
                 raise
     show(summary_text(summary, output), found(summary, output))
+    if not summary['ticks'] and summary['span'] and summary['span']['nearest_ns'] is not None:
+        nearest = stamp_text(summary['span']['nearest_ns'])
+        raise BagError(f"bag '{path}' has no tick {span}; the nearest one is at {nearest}: change --from or --until")
     if not summary['ticks']:
         raise BagError(f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}")
     if set(summary['status']) <= NOTHING_INFERRED:
@@ -59,7 +66,7 @@ def run(path: Path, output: Path, settings: Settings, show: Show) -> int:
 
 def found(summary: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """A replay as `Show` takes it."""
-    files = [output / name for name in ('report.html', 'summary.json', 'results.mcap')]
+    files = [output / name for name in ('report.html', 'summary.json', 'results.mcap', PARAMETER_FILE)]
     return {'files': files, 'summary': summary}
 
 

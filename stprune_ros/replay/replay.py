@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stprune_ros.core.types import Answer, CameraFrame, Status, ViewReport, Window
+from stprune_ros.core.types import Answer, CameraFrame, CameraState, Status, ViewReport, Window
 from stprune_ros.errors import Interrupted, StpruneError, one_line
 from stprune_ros.inference.features import left_out
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.io import images
+from stprune_ros.io import drawing, images
+from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_windows import BagWindows
-from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
-from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth, TickTruth
-from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
+from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth
+from stprune_ros.replay.album import Album
+from stprune_ros.replay.moment import EVERYTHING, PARAMETER_FILE, Moments, Span, parameter_text, plain_values
+from stprune_ros.replay.records import TickRecord
+from stprune_ros.replay.report import report_page
 from stprune_ros.replay.results import ResultsFile
 from stprune_ros.replay.summary import ReplayStatistics
+from stprune_ros.replay.versions import versions
 from stprune_ros.results import write_json
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt
-
-SHOWN_TICKS = 12
 
 
 def replay(
@@ -37,21 +39,24 @@ def replay(
     backend: Backend,
     prompt: Prompt,
     output: Path,
+    span: Span = EVERYTHING,
     *,
     say: Callable[[str], object] = lambda sentence: None,
     on_message: Callable[[], object] = lambda: None,
     on_answer: Callable[[Answer], object] = lambda answer: None,
 ) -> dict[str, Any]:
-    """Replay a bag into the folder ``output``: results.mcap, summary.json, report.html. Loads and prints nothing.
+    """Replay a bag, or a ``span`` of it, into the folder ``output``; loads and prints nothing.
 
-    ``say`` gets each new sentence about what went wrong, ``on_message`` is called after each message of the bag,
-    ``on_answer`` with the answer of each tick.
+    Writes results.mcap, summary.json, report.html, and the parameters as replay.param.yaml. ``say`` gets each new
+    sentence about what went wrong, ``on_message`` is called after each message of the bag, ``on_answer`` with the
+    answer of each tick.
     Returns the content of summary.json. Where it is interrupted the exception goes on to the caller after everything
     so far has been written: as Interrupted, with that content, where somebody asked it to stop.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
-    run = _Replay(windows, backend, prompt, say, on_answer)
+    (output / PARAMETER_FILE).write_text(parameter_text(windows.settings), encoding='utf-8')
+    run = _Replay(windows, backend, prompt, span, say, on_answer)
     stopped_by: BaseException | None = None
     try:
         run.run(output / 'results.mcap', on_message)
@@ -62,7 +67,7 @@ def replay(
     wall_s = round(time.monotonic() - started, 3)
     summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
     write_json(output / 'summary.json', summary)
-    page = render(summary, run.timeline, run.shown.kept, windows.rig)
+    page = report_page(summary, run.records, run.album, windows.rig, Moments(windows.bag.path, output))
     (output / 'report.html').write_text(page, encoding='utf-8')
     if isinstance(stopped_by, KeyboardInterrupt):
         raise Interrupted(
@@ -73,28 +78,6 @@ def replay(
     return summary
 
 
-@dataclass
-class EvenSampler:
-    """Keeps at most ``limit`` ticks, evenly spread over a run of unknown length."""
-
-    limit: int
-    kept: list[ReportTick] = field(default_factory=list)
-    step: int = 1
-    seen: int = 0
-
-    def wants_next(self) -> bool:
-        """Whether the next tick falls on the current spacing."""
-        return self.seen % self.step == 0
-
-    def add(self, tick: ReportTick | None) -> None:
-        """Count a tick; one that was wanted comes along."""
-        if tick is not None:
-            self.kept.append(tick)
-        self.seen += 1
-        if len(self.kept) > self.limit:
-            self.kept, self.step = self.kept[::2], self.step * 2
-
-
 class _Replay:
     """One pass over a bag: pipeline, writers and counters."""
 
@@ -103,98 +86,101 @@ class _Replay:
         windows: BagWindows,
         backend: Backend,
         prompt: Prompt,
+        span: Span,
         say: Callable[[str], object],
         on_answer: Callable[[Answer], object],
     ) -> None:
         self.statistics = ReplayStatistics()
-        self.timeline: list[TimelinePoint] = []
-        self.shown = EvenSampler(SHOWN_TICKS)
-        self._windows = windows
+        self.records: list[TickRecord] = []
+        self.album = Album()
+        self._windows, self._span = windows, span
         self._settings = windows.settings
         self._pipeline = Pipeline(windows.settings, backend, windows.rig, prompt, self._decode)
         self._provenance = provenance_of(windows.settings, backend.info, prompt)
         self._truth = GroundTruth.beside(windows.bag.path)
         self._say = say
         self._on_answer = on_answer
-        self._first_ns: int | None = None
+        self._nearest_ns: int | None = None  # the tick next to the span, or in it
 
     def run(self, results: Path, on_message: Callable[[], object]) -> None:
         """Everything; the results are on disk after each tick."""
         with ResultsFile(results, self._settings) as file:
+            last_ns = 0
             for window in self._windows.read(on_message):
-                self._say_what_the_bag_said()
-                self._tick(window, file)
-            self._say_what_the_bag_said()
+                last_ns = window.current.stamp_ns
+                self._nearest_ns = self._span.nearest(last_ns, self._nearest_ns)
+                self._say_what_the_bag_said(last_ns)
+                if last_ns > self._span.until_ns:
+                    break
+                if last_ns >= self._span.from_ns:
+                    self._tick(window, file)
+            self._say_what_the_bag_said(last_ns)
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json so far."""
-        return self.statistics.summary(
-            self._windows.bag.path,
-            self._settings,
-            self._windows.rig,
-            self._windows.roles.anchor,
-            self._windows.stream.counters,
-            self._windows.topics.summary(),
-        )
+        windows = self._windows
+        return {
+            **self.statistics.summary(
+                windows.bag.path,
+                self._settings,
+                windows.rig,
+                windows.roles.anchor,
+                windows.stream.counters,
+                windows.topics.summary(),
+            ),
+            'bag_id': bag_identity(windows.bag, windows.topics.images),
+            'span': self._span.summary(self._nearest_ns),
+            'parameters': plain_values(self._settings),
+            'versions': versions(),
+        }
 
     def _tick(self, window: Window, file: ResultsFile) -> None:
         hinted: list[Answer] = []
         described: list[Answer] = []
-        wanted = self.shown.wants_next()
         try:
             answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=True)
+            answer = self._pipeline.explained(answer)
         except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
             self._pipeline.free()
             note = f'inference failed: {one_line(error)}'
             answer = Answer.without_result(Status.ERROR, window, self._provenance, notes=[note])
             described = [answer] if self._settings.inference.describe else []
-            self._error(note)
+            self._error(note, answer.stamp_ns)
         for note in answer.notes:
-            self._note(note)
-        file.write(window, hinted[0] if hinted else answer, answer, described)
+            self._note(note, answer.stamp_ns)
+        views = answer.views or tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in window.current.cameras)
+        overlaps = drawing.overlap_columns(self._windows.rig, views)
+        picture = drawing.encode_jpeg(drawing.ring_picture(replace(answer, views=views), overlaps))
+        file.write(hinted[0] if hinted else answer, described, answer, views, picture)
         for each in described:
             self.statistics.add_description(each.description)
-        truth = self._truth.at(window.current.stamp_ns) if self._truth else NO_TRUTH
+        truth = self._truth.at(answer.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)
-        if self._first_ns is None:
-            self._first_ns = window.current.stamp_ns
-        seconds = (window.current.stamp_ns - self._first_ns) / 1e9
-        self.timeline.append(TimelinePoint.from_answer(answer, seconds, truth.behavior))
-        self.shown.add(self._report_tick(window, answer, seconds, truth) if wanted else None)
-        self._on_answer(answer)
+        ego = window.current.ego
+        record = TickRecord.from_answer(answer, ego.speed if ego else None, truth)
+        self.records.append(record)
+        self.album.add(record, picture)
+        self._on_answer(answer.without_images())
 
     def _decode(self, frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
         try:
             return images.decode_for_model(frame, limits)
         except StpruneError as error:
-            self._error(left_out(frame, error))  # as the answer's note will say
+            self._error(left_out(frame, error), frame.stamp_ns)  # as the answer's note will say
             raise
 
-    def _report_tick(self, window: Window, answer: Answer, seconds: float, truth: TickTruth) -> ReportTick:
-        ego = window.current.ego
-        pictures = tuple(map(self._picture, answer.views))
-        return ReportTick(answer.without_images(), seconds, pictures, ego.speed if ego else None, truth)
-
-    def _picture(self, view: ViewReport) -> ViewPicture:
-        rig = self._windows.rig
-        direction = rig.direction(view.camera) if view.camera in rig.cameras else view.camera
-        if view.image is None or view.keep is None or not len(view.keep):
-            return ViewPicture(view.camera, direction)
-        picture = encode_jpeg(kept_tokens(view.image, view.keep[-1]), VIEW_QUALITY)
-        return ViewPicture(view.camera, direction, picture, encode_png(history_masks(view.keep)))
-
-    def _say_what_the_bag_said(self) -> None:
+    def _say_what_the_bag_said(self, stamp_ns: int) -> None:
         errors, self._windows.errors = self._windows.errors, []
         notes, self._windows.notes = self._windows.notes, []
         for sentence in errors:
-            self._error(sentence)
+            self._error(sentence, stamp_ns)
         for sentence in notes:
-            self._note(sentence)
+            self._note(sentence, stamp_ns)
 
-    def _note(self, sentence: str) -> None:
-        if sentence not in self.statistics.errors.counts and self.statistics.notes.add(sentence):
+    def _note(self, sentence: str, stamp_ns: int) -> None:
+        if sentence not in self.statistics.errors.counts and self.statistics.notes.add(sentence, stamp_ns):
             self._say(sentence)
 
-    def _error(self, sentence: str) -> None:
-        if self.statistics.errors.add(sentence):
+    def _error(self, sentence: str, stamp_ns: int) -> None:
+        if self.statistics.errors.add(sentence, stamp_ns):
             self._say(sentence)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.core.types import Answer, CameraState, ViewReport, Window
+from stprune_ros.core.types import Answer, ViewReport
 from stprune_ros.errors import plain
-from stprune_ros.io import drawing, messages
+from stprune_ros.io import messages
 from stprune_ros.io.bag_reader import message_store
 from stprune_ros.io.mcap_writer import McapWriter
 from stprune_ros.io.message_definitions import message_definition
@@ -46,23 +46,25 @@ class ResultsFile:
         for topic, msgtype in ((HINT_TOPIC, HINT), (SCENE_TOPIC, SCENE)):
             self._add_topic(topic, msgtype)
 
-    def write(self, window: Window, hinted: Answer, answer: Answer, described: Sequence[Answer] = ()) -> None:
-        """A tick: hint and descriptions as they went out, and the whole tick with the pictures in its views."""
-        views = answer.views or tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in window.current.cameras)
+    def write(
+        self,
+        hinted: Answer,
+        described: Sequence[Answer],
+        answer: Answer,
+        views: tuple[ViewReport, ...],
+        picture: bytes,
+    ) -> None:
+        """A tick: the hint as it went out, the texts that came, what it came to, its views even of none, its JPEG."""
         self._put(HINT_TOPIC, messages.planning_hint(hinted, self._settings, self._types), answer)
         for each in described:
             self._put(SCENE_TOPIC, messages.scene_description(each, self._settings, self._types), each)
-        self._put(OVERLAY_TOPIC, self._overlay(answer, views), answer)
+        stamp = messages.header(answer, self._settings, self._types)
+        pixels = np.frombuffer(picture, np.uint8)
+        self._put(OVERLAY_TOPIC, self._store.types[IMAGE](header=stamp, format='jpeg', data=pixels), answer)
         self._put(DIAGNOSTICS_TOPIC, self._diagnostics(answer, tick_statuses(answer, views)), answer)
         for topic, value in numbers(answer).items():
             self._put(topic, self._store.types[NUMBER](data=value), answer)
         self._writer.flush()
-
-    def _overlay(self, answer: Answer, views: tuple[ViewReport, ...]) -> Any:
-        images = {view.camera: view.image for view in views if view.tokens_full and view.image is not None}
-        picture = drawing.encode_jpeg(drawing.mosaic(views, images), drawing.MOSAIC_QUALITY)
-        stamp = messages.header(answer, self._settings, self._types)
-        return self._store.types[IMAGE](header=stamp, format='jpeg', data=np.frombuffer(picture, np.uint8))
 
     def _diagnostics(self, answer: Answer, statuses: list[TickStatus]) -> Any:
         status, pair = (self._store.types[f'diagnostic_msgs/msg/{name}'] for name in ('DiagnosticStatus', 'KeyValue'))

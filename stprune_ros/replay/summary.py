@@ -22,15 +22,17 @@ class Sentences:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.times: dict[str, tuple[int, int]] = {}  # stamps in ns of the first and the last time
         self.total = 0
         self.unlisted = 0
 
-    def add(self, sentence: str) -> bool:
-        """Count a sentence; True where it is new and was taken up."""
+    def add(self, sentence: str, stamp_ns: int = 0) -> bool:
+        """Count a sentence about the tick of ``stamp_ns``, 0 before the first; True where it is new and taken up."""
         self.total += 1
         known = sentence in self.counts
         if known or len(self.counts) < MAX_SENTENCES:
             self.counts[sentence] = self.counts.get(sentence, 0) + 1
+            self.times[sentence] = (self.times.get(sentence, (stamp_ns, 0))[0], stamp_ns)
         else:
             self.unlisted += 1
         return not known and sentence in self.counts
@@ -38,6 +40,18 @@ class Sentences:
     def listed(self) -> dict[str, int]:
         """Sentence to count; what found no room is counted under one last sentence."""
         return {**self.counts, 'others': self.unlisted} if self.unlisted else dict(self.counts)
+
+    def timed(self) -> list[dict[str, Any]]:
+        """Sentences with their counts and the stamps in ns of their first and last time."""
+        return [
+            {
+                'sentence': sentence,
+                'count': count,
+                'first_ns': self.times[sentence][0],
+                'last_ns': self.times[sentence][1],
+            }
+            for sentence, count in self.counts.items()
+        ]
 
 
 class ReplayStatistics:
@@ -147,6 +161,7 @@ class ReplayStatistics:
             'errors': self.errors.total,
             'error_sentences': self.errors.listed(),
             'notes': list(self.notes.counts),
+            'warned': [*self.errors.timed(), *self.notes.timed()],
             'stage_ms': {stage: quantiles(values) for stage, values in self._stage_ms.items()},
             'hint_ms': quantiles(self._hint_ms) if self._hint_ms else None,
             'tick_ms': quantiles(self._tick_ms) if self._tick_ms else None,

@@ -15,8 +15,9 @@ from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
+from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Provenance, Status
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.io import drawing, messages
@@ -57,7 +58,8 @@ class Outputs:
         texts = node.create_publisher(self._types.scene_description, '~/output/scene_description', qos.OUTPUT)
         self._hints = _Topic(hints, messages.planning_hint)
         self._texts = _Topic(texts, messages.scene_description)
-        self._mosaics = node.create_publisher(CompressedImage, '~/debug/kept_tokens/image/compressed', qos.DEBUG)
+        self._pictures = node.create_publisher(Image, '~/debug/kept_tokens/image', qos.DEBUG)
+        self._jpegs = node.create_publisher(CompressedImage, '~/debug/kept_tokens/image/compressed', qos.DEBUG)
 
     def new_stream(self) -> None:
         """Answers of a stream that numbers its sets from 0 anew will come: they go on where the last one ended."""
@@ -102,17 +104,21 @@ class Outputs:
             topic.publisher.wait_for_all_acked(Duration(seconds=timeout_s))
 
     @property
-    def mosaic_wanted(self) -> bool:
-        """Whether anyone looks at the mosaic."""
-        return bool(self._mosaics.get_subscription_count())
+    def picture_wanted(self) -> bool:
+        """Whether anyone looks at the picture of the ring."""
+        return bool(self._pictures.get_subscription_count() or self._jpegs.get_subscription_count())
 
-    def mosaic(self, answer: Answer, settings: Settings) -> None:
-        """Publish what the model saw; the pictures are those in the answer's views."""
-        images = {view.camera: view.image for view in answer.views if view.tokens_full and view.image is not None}
-        picture = drawing.encode_jpeg(drawing.mosaic(answer.views, images), drawing.MOSAIC_QUALITY)
-        message = CompressedImage(format='jpeg', data=array('B', picture))
-        message.header = messages.header(answer, settings, self._types)
-        self._mosaics.publish(message)
+    def picture(self, answer: Answer, rig: CameraRig, settings: Settings) -> None:
+        """Publish what the model saw, on those topics where somebody looks; the images are in the answer's views."""
+        picture = drawing.ring_picture(answer, drawing.overlap_columns(rig, answer.views))
+        header, (height, width) = messages.header(answer, settings, self._types), picture.shape[:2]
+        if self._jpegs.get_subscription_count():
+            data = array('B', drawing.encode_jpeg(picture))
+            self._jpegs.publish(CompressedImage(header=header, format='jpeg', data=data))
+        if self._pictures.get_subscription_count():
+            data = array('B', picture.tobytes())
+            image = Image(header=header, height=height, width=width, encoding='rgb8', step=3 * width, data=data)
+            self._pictures.publish(image)
 
     def _answer(self, topic: _Topic, answer: Answer, settings: Settings, unless: Event | None) -> Answer | None:
         with self._lock:  # also for the event: what was cancelled must not go out behind what is said of it

@@ -19,7 +19,8 @@ ODOMETRY = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 TF_STATIC = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 # Volatile: a late joiner must not get an old hint.
 OUTPUT = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
-DEBUG = _profile(1, ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+# Reliable: RViz asks for that unless told otherwise, and whoever asks for less gets it too.
+DEBUG = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 
 
 def overridable() -> QoSOverridingOptions:

@@ -76,7 +76,7 @@ class Ticks:
 
         now_ns = self._time.now_ns()  # 0: simulated time does not run yet
         wait_ms = max(0.0, (now_ns - window.current.stamp_ns) / 1e6) if now_ns else 0.0
-        with_images = self._outputs.mosaic_wanted
+        with_images = self._outputs.picture_wanted
         try:
             answer = pipeline.run(
                 window,
@@ -95,7 +95,7 @@ class Ticks:
         if not hinted or cancel.is_set():
             return bool(hinted)
         if with_images:
-            self._attempt(lambda: self._outputs.mosaic(answer, settings), 'the mosaic could not be published')
+            self._attempt(lambda: self._show(pipeline, answer, settings), 'the picture could not be published')
         published = replace(answer, hint=hinted[0][1].hint)  # with the times of the whole tick
         self._answered(tick.health, published.without_images())
         return True
@@ -141,6 +141,9 @@ class Ticks:
             lambda: self._outputs.description(failed, self._settings(), cancel), 'the failure could not be published'
         )
         self.free(tick.pipeline)
+
+    def _show(self, pipeline: Pipeline, answer: Answer, settings: Settings) -> None:
+        self._outputs.picture(pipeline.explained(answer), pipeline.rig, settings)
 
     def _publish(self, answer: Answer, cancel: Event) -> None:
         self._outputs.hint(answer, self._settings(), cancel)

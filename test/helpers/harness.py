@@ -91,7 +91,6 @@ class Listener:
         self.domain_id, self.node_name = domain_id, f'{namespace}/stprune_node'
         self.hints: list[PlanningHint] = []
         self.texts: list[SceneDescription] = []
-        self.mosaics: list[CompressedImage] = []
         self.diagnostics: list[DiagnosticArray] = []
         self._clients: dict[str, Any] = {}
         self._context = Context()
@@ -103,11 +102,6 @@ class Listener:
         self.node.create_subscription(PlanningHint, f'{output}/planning_hint', self.hints.append, 50)
         self.node.create_subscription(SceneDescription, f'{output}/scene_description', self.texts.append, 50)
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._diagnosed, 50)
-
-    def watch_mosaics(self) -> None:
-        """Subscribe to the debug picture."""
-        topic = f'{self.node_name}/debug/kept_tokens/image/compressed'
-        self.node.create_subscription(CompressedImage, topic, self.mosaics.append, qos_profile_sensor_data)
 
     def wait_until(self, condition: Callable[[], bool], what: str, node: NodeProcess) -> None:
         """Listen until ``condition`` holds; fails with ``what`` after a generous while."""

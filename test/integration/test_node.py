@@ -26,8 +26,12 @@ from helpers.harness import (
 from helpers.tiny_models import make_tiny_model
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
 
+from stprune_ros.io.drawing import COLOURS, FOOTER_HEIGHT, HEADER_HEIGHT, TILE_HEIGHT, TILE_WIDTH
 from stprune_ros.msg import CameraStatus, PlanningHint, SceneDescription
+from stprune_ros.pruning.reason import KEPT_REASONS
 
 RING = ['front', 'right', 'left']
 
@@ -216,13 +220,28 @@ def test_parameters_describe_themselves(running):
     assert frames.read_only
 
 
-def test_mosaic_shows_the_ring_to_whoever_looks(running):
+def test_picture_shows_the_ring_to_whoever_looks_as_rviz_does(running):
+    """RViz's displays subscribe reliable and volatile unless told otherwise, raw or compressed."""
     vehicle, node = running
-    vehicle.watch_mosaics()
-    vehicle.wait_until(lambda: bool(vehicle.mosaics), 'mosaic', node)
-    picture = cv2.imdecode(np.frombuffer(vehicle.mosaics[-1].data, np.uint8), cv2.IMREAD_COLOR)
-    assert picture.shape == (360, 640, 3)
-    assert stamp_ns(vehicle.mosaics[-1]) in vehicle.stamps
+    as_rviz = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE)
+    raw, jpegs, topic = [], [], f'{vehicle.node_name}/debug/kept_tokens/image'
+    subscriptions = [
+        vehicle.node.create_subscription(Image, topic, raw.append, as_rviz),
+        vehicle.node.create_subscription(CompressedImage, f'{topic}/compressed', jpegs.append, as_rviz),
+    ]
+    vehicle.wait_until(lambda: bool(raw and jpegs), 'both pictures', node)
+    for subscription in subscriptions:
+        vehicle.node.destroy_subscription(subscription)
+    picture, jpeg_of = raw[-1], {stamp_ns(message): message for message in jpegs}
+    height, width = HEADER_HEIGHT + 2 * (TILE_HEIGHT + FOOTER_HEIGHT), 2 * TILE_WIDTH
+    assert (picture.height, picture.width, picture.step, picture.encoding) == (height, width, 3 * width, 'rgb8')
+    assert stamp_ns(picture) in vehicle.stamps
+    pixels = np.frombuffer(picture.data, np.uint8).reshape(height, width, 3)
+    same = next((jpeg_of[stamp_ns(message)] for message in raw if stamp_ns(message) in jpeg_of), jpegs[-1])
+    decoded = cv2.imdecode(np.frombuffer(same.data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert decoded.shape == pixels.shape and same.format == 'jpeg'
+    outlines = [(pixels == COLOURS[reason]).all(axis=2).sum() for reason in KEPT_REASONS]
+    assert sum(outlines) > 100, 'kept tokens have a reason'
 
 
 def test_diagnostics_name_every_camera(running):

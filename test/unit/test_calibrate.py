@@ -133,7 +133,7 @@ def test_a_calibration_is_fitted_written_and_used(bags, tmp_path: Path, params: 
         assert (old.info.hint_calibration_id, new.info.hint_calibration_id) == ('', found.id)
     summary = json.loads((tmp_path / 'calibrated' / 'summary.json').read_text())
     assert summary['hint_calibration_id'] == found.id
-    assert f'hint calibration {found.id}' in (tmp_path / 'calibrated' / 'report.html').read_text()
+    assert f'<dt>hint calibration</dt><dd>{found.id}</dd>' in (tmp_path / 'calibrated' / 'report.html').read_text()
     assert json.loads((tmp_path / 'plain' / 'summary.json').read_text())['hint_calibration_id'] == ''
 
 

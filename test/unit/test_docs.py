@@ -89,7 +89,7 @@ def test_every_page_and_picture_is_used():
     index = text_of(ROOT / 'docs' / 'README.md')
     assert [page.name for page in PAGES[1:] if page.name != 'README.md' and f'{page.name})' not in index] == []
     pages = ''.join(map(text_of, PAGES))
-    pictures = [path for ending in ('png', 'webp') for path in (ROOT / 'docs').glob(f'*.{ending}')]
+    pictures = [path for ending in ('png', 'jpg', 'webp') for path in (ROOT / 'docs').glob(f'*.{ending}')]
     assert len(pictures) > 5 and [path.name for path in pictures if path.name not in pages] == []
 
 

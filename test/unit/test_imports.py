@@ -60,6 +60,7 @@ ALONE = {
     'transformers': ('vlm/hf/', 'ringworld/training/'),
     'huggingface_hub': ('vlm/hf/',),
     'gguf': ('vlm/llama_cpp/',),
+    'jinja2': ('replay/page.py', 'vlm/hf/'),
     'numba': ('pruning/greedy_numba.py',),
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
@@ -84,6 +85,7 @@ TORCH_FREE = (
     'evaluation/variants.py',
     'pruning/__init__.py',
     'pruning/config.py',
+    'pruning/reason.py',
     'vlm/__init__.py',
     'vlm/parsing.py',
     'inference/stages.py',

@@ -27,6 +27,7 @@ ROSDEP_KEYS = {
     'PIL': 'python3-pil',
     'cv2': 'python3-opencv',
     'hypothesis': 'python3-hypothesis',
+    'jinja2': 'python3-jinja2',
     'jsonschema': 'python3-jsonschema',
     'matplotlib': 'python3-matplotlib',
     'numpy': 'python3-numpy',
@@ -36,7 +37,7 @@ ROSDEP_KEYS = {
 }
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
-WITH_THOSE = {'jinja2', 'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
+WITH_THOSE = {'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
 OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'}
 
 
@@ -106,6 +107,20 @@ def test_pip_installs_what_rosdep_does_not_know():
     text = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
     listed = text.partition('\ndependencies = [')[2].partition('\n]')[0]
     assert set(re.findall(r'^  "([\w-]+)', listed, re.MULTILINE)) >= FROM_PYPI
+
+
+def test_what_is_no_python_is_installed_with_the_package():
+    text = (ROOT / 'pyproject.toml').read_text(encoding='utf-8')
+    listed = re.findall(
+        r'"([^"]+)"', text.partition('[tool.setuptools.package-data]\nstprune_ros = [')[2].partition(']')[0]
+    )
+    package = ROOT / 'stprune_ros'
+    found = {path for path in package.rglob('*') if path.is_file() and path.suffix not in ('.py', '.so')}
+    files = {path for path in found if '__pycache__' not in path.parts}
+    assert files == {path for pattern in listed for path in package.glob(pattern)} != set()
+    manifest = (ROOT / 'MANIFEST.in').read_text(encoding='utf-8')
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in files}
+    assert all(f'graft {folder}\n' in manifest for folder in folders)
 
 
 def cmake_list(start: str) -> list[str]:

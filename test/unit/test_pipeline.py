@@ -33,6 +33,7 @@ from stprune_ros.io.images import DecodeLimits
 from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.device import synchronizer
@@ -289,6 +290,26 @@ def test_a_note_alone_degrades_nothing(make):
     answers = [pipeline.run(window(frame_set(ms))) for ms in (1000, 1500, 2000)]
     assert len(answers[-1].notes) == 2
     assert answers[-1].hint.status == Status.OK
+
+
+def test_reasons_come_on_demand_after_the_tick_and_once(make):
+    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
+    pipeline, plain = make(), make()
+    for end in (2, 3):
+        answer, expected = pipeline.run(window(*sets[:end]), with_images=True), plain.run(window(*sets[:end]))
+        assert all(view.reasons is None for view in answer.views)
+        found = pipeline.explained(answer)
+        for view, other in zip(found.views, expected.views):
+            assert np.array_equal(view.keep, other.keep), 'explaining changes no later mask'
+            assert view.reasons.shape == view.keep.shape and view.reasons.dtype == np.uint8
+            assert set(view.reasons[view.keep].tolist()) <= set(KEPT_REASONS)
+            assert set(view.reasons[~view.keep].tolist()) <= set(DROPPED_REASONS)
+        assert replace(found, views=answer.views) == answer
+        assert pipeline.explained(answer) is answer, 'what it takes is not kept any longer'
+        assert plain.explained(expected) is expected
+    pipeline.run(window(*sets), with_images=True)
+    without = pipeline.run(window(*sets, frame_set(2500, without=('FRONT',))), with_images=True)
+    assert pipeline.explained(without) is without, 'not the tokens of the tick before'
 
 
 def test_pictures_are_in_the_answer_where_somebody_asks(make):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from collections import Counter, defaultdict
 from dataclasses import replace
 from html import unescape
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, image, jpeg, write_bag
@@ -18,13 +22,22 @@ from helpers.tiny_models import make_tiny_model
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, CameraState, Status
 from stprune_ros.inference.pipeline import Pipeline
+from stprune_ros.io import drawing
+from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.io.drawing import FOOTER_HEIGHT, HEADER_HEIGHT, TILE_HEIGHT, TILE_WIDTH
+from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
+from stprune_ros.replay.moment import parameter_text
+from stprune_ros.replay.page import picture_data
+from stprune_ros.replay.records import stamp_text
 from stprune_ros.replay.replay import replay
-from stprune_ros.replay.results import HINT_TOPIC, SCENE_TOPIC
+from stprune_ros.replay.results import HINT_TOPIC, OVERLAY_TOPIC, SCENE_TOPIC
 from stprune_ros.settings.parameter_file import load_settings
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
+FILES = ['replay.param.yaml', 'report.html', 'results.mcap', 'summary.json']
 CONTRACT = {
     'bag', 'model_id', 'method', 'keep_ratio', 'ticks', 'sets_full', 'sets_partial', 'sets_skipped', 'tokens_full',
     'tokens_kept', 'views', 'stage_ms', 'hints', 'errors',
@@ -65,7 +78,7 @@ def test_everything_is_left_behind(tmp_path: Path, params: Path, capsys):
     output = tmp_path / 'out'
     summary = run(write_bag(tmp_path / 'bag', drive(6)), output, params)
     assert summary.keys() >= CONTRACT
-    assert sorted(path.name for path in output.iterdir()) == ['report.html', 'results.mcap', 'summary.json']
+    assert sorted(path.name for path in output.iterdir()) == FILES
     assert summary['cameras'] == ['front', 'right', 'left']
     assert (summary['ticks'], summary['sets_full'], summary['sets_partial'], summary['errors']) == (6, 6, 0, 0)
     assert sum(summary['hints'].values()) == 6
@@ -143,7 +156,7 @@ def test_latency_target_is_summed_up(tmp_path: Path, params: Path, capsys):
     assert any("'latency.target_ms' is 0.001, but even at keep ratio 0.2" in note for note in summary['notes'])
     assert summary['status'] == {'OK': 6}, 'a slow machine is no incomplete input'
     assert 'latency 0 of 6 hints within 0.001 ms, keep ratio 0.2 to 0.3; not repeatable' in capsys.readouterr().out
-    assert 'latency over time' in (tmp_path / 'out' / 'report.html').read_text()
+    assert 'hints within 0.001 ms; keep ratio 0.2 to 0.3' in (tmp_path / 'out' / 'report.html').read_text()
 
 
 def test_untrained_model_is_marked_everywhere(tmp_path: Path, params: Path, model: Path, capsys):
@@ -349,7 +362,7 @@ def test_a_replay_that_inferred_nothing_fails_with_the_reason_and_everything_wri
     assert 'video stream' in last and 'let the driver send jpeg' in last
     summary = json.loads((output / 'summary.json').read_text())
     assert (summary['ticks'], summary['status'], summary['errors']) == (3, {'NO_HINT': 3}, 9)
-    assert sorted(path.name for path in output.iterdir()) == ['report.html', 'results.mcap', 'summary.json']
+    assert sorted(path.name for path in output.iterdir()) == FILES
 
 
 def test_inference_that_fails_every_time_fails_the_replay(tmp_path: Path, params: Path, capsys, monkeypatch):
@@ -473,12 +486,139 @@ def test_descriptions_come_at_the_pace_of_the_bag_s_stamps(tmp_path: Path, param
         assert 0 < summary['times']['ticks_per_s'] < 1e4
 
 
-def test_report_shows_pictures_and_speed(tmp_path: Path, params: Path):
+def page_data(output: Path) -> dict[str, Any]:
+    html = (output / 'report.html').read_text()
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_report_shows_every_tick_with_the_picture_that_the_results_have(tmp_path: Path, params: Path):
+    output = tmp_path / 'out'
+    run(write_bag(tmp_path / 'bag', drive(3)), output, params)
+    data = page_data(output)
+    assert data['speed'] == [5.0] * 3 and data['seconds'] == [0, 0.1, 0.2]
+    assert data['stamp'] == [stamp_text(START_NS + tick * PERIOD_NS) for tick in range(3)]
+    assert all(len(values) == 3 for values in (*data['kept'].values(), *data['stages'].values()))
+    with Bag(output / 'results.mcap') as results:
+        overlays = [record.message().data.tobytes() for record in results.messages([OVERLAY_TOPIC])]
+    assert [picture_data(jpeg) for jpeg in overlays] == list(data['pictures'].values())
+    decoded = cv2.imdecode(np.frombuffer(overlays[0], np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (HEADER_HEIGHT + 2 * (TILE_HEIGHT + FOOTER_HEIGHT), 2 * TILE_WIDTH, 3)
+
+
+def test_pictures_of_a_replay_have_reasons(tmp_path: Path, params: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        drawing, 'ring_picture', lambda answer, overlaps: seen.append(answer) or np.zeros((8, 8, 3), np.uint8)
+    )
     run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
-    html = (tmp_path / 'out' / 'report.html').read_text()
-    assert html.count('src="data:image/jpeg') == 2 * 3
-    assert html.count('5.0 m/s') == 2
-    assert '<span class="badge">0.10 s</span>' in html
+    for answer in seen:
+        for view in answer.views:
+            assert view.reasons.shape == view.keep.shape
+            assert set(view.reasons[view.keep].tolist()) <= set(KEPT_REASONS)
+            assert set(view.reasons[~view.keep].tolist()) <= set(DROPPED_REASONS)
+    assert len(seen) == 2
+
+
+def hints_of(output: Path) -> list[tuple[int, int, list[float], int]]:
+    with Bag(output / 'results.mcap') as results:
+        messages = [record.message() for record in results.messages([HINT_TOPIC])]
+    return [
+        (m.header.stamp.sec * 10**9 + m.header.stamp.nanosec, m.behavior, m.probabilities.tolist(), m.info.tokens_full)
+        for m in messages
+    ]
+
+
+def test_a_span_gives_the_same_hints_as_the_whole(tmp_path: Path, params: Path):
+    bag = write_bag(tmp_path / 'bag', drive(6))
+    whole = run(bag, tmp_path / 'whole', params)
+    first, last = (stamp_text(START_NS + tick * PERIOD_NS) for tick in (3, 4))
+    part = run(bag, tmp_path / 'part', params, '--from', first, '--until', last)
+    everything, found = hints_of(tmp_path / 'whole'), hints_of(tmp_path / 'part')
+    assert [one[:2] + one[3:] for one in found] == [one[:2] + one[3:] for one in everything[3:5]], 'history included'
+    assert np.allclose([one[2] for one in found], [one[2] for one in everything[3:5]], atol=1e-4)
+    assert whole['span'] is None and whole['bag_id'] == part['bag_id']
+    assert (part['ticks'], part['span']['from_ns']) == (2, START_NS + 3 * PERIOD_NS)
+    assert 'only the ticks from' in (tmp_path / 'part' / 'report.html').read_text()
+
+
+def test_the_command_of_the_report_replays_its_moment(tmp_path: Path, params: Path):
+    bag, output = write_bag(tmp_path / 'bag', drive(4)), tmp_path / 'out'
+    run(bag, output, params)
+    data = page_data(output)
+    command = data['command'].replace(data['stamp_word'], data['stamp'][2])
+    folder, _, arguments = command.partition(' && stprune ')
+    assert folder == f'cd {Path.cwd()}'
+    assert main(shlex.split(arguments)) == 0
+    [moment] = hints_of(output / f'at_{data["stamp"][2]}')
+    assert moment[:2] == hints_of(output)[2][:2]
+    assert moment[3] == hints_of(output)[2][3], 'the same parameters and the same history'
+
+
+@pytest.mark.parametrize(('stamp_ns', 'nearest'), [(START_NS - 10**9, 0), (START_NS + 10**9, 3)])
+def test_a_span_without_a_tick_names_the_nearest_one(tmp_path: Path, params: Path, capsys, stamp_ns: int, nearest: int):
+    bag, at = write_bag(tmp_path / 'bag', drive(4)), stamp_text(stamp_ns)
+    words = [
+        'replay',
+        str(bag),
+        '--output',
+        str(tmp_path / 'out'),
+        '--params',
+        str(params),
+        '--from',
+        at,
+        '--until',
+        at,
+    ]
+    assert main(words) == 1
+    found = stamp_text(START_NS + nearest * PERIOD_NS)
+    expected = f"bag '{bag}' has no tick from {at} until {at}; the nearest one is at {found}: change --from or --until"
+    assert capsys.readouterr().err.splitlines()[-1] == f'stprune: {expected}'
+
+
+def test_spans_that_mean_nothing_are_refused(tmp_path: Path, params: Path, capsys):
+    bag = str(write_bag(tmp_path / 'bag', drive(1)))
+    words = ['replay', bag, '--output', str(tmp_path / 'out'), '--params', str(params)]
+    assert main([*words, '--from', '2.5', '--until', '1']) == 1
+    assert '--from 2.500000000 is after --until 1.000000000: exchange them' in capsys.readouterr().err
+    for text in ('-1', '1e9', 'now', '1.0000000001', ''):
+        with pytest.raises(SystemExit):
+            main([*words, f'--from={text}'])
+        assert 'is not a stamp in seconds such as' in capsys.readouterr().err
+
+
+def test_parameters_of_a_run_are_left_as_a_file_that_gives_the_same(tmp_path: Path):
+    settings = Settings.from_values(
+        {
+            'cameras.names': ['a', 'b'],
+            'cameras.offsets_ms': [1.5, 0.0],
+            'model.path': "it's",
+            'inference.describe': False,
+        }
+    )
+    for given in (settings, Settings()):
+        file = tmp_path / 'x.param.yaml'
+        file.write_text(parameter_text(given), encoding='utf-8')
+        assert load_settings(file) == given
+
+
+def test_what_was_warned_is_in_the_summary_with_its_time(tmp_path: Path, params: Path):
+    summary = run(write_bag(tmp_path / 'bag', drive(4, damaged('truncated'))), tmp_path / 'out', params)
+    [found] = [one for one in summary['warned'] if 'is truncated' in one['sentence']]
+    assert (found['count'], found['first_ns'], found['last_ns']) == (1, START_NS + PERIOD_NS, START_NS + PERIOD_NS)
+    assert summary['versions']['torch'] == version('torch') and summary['parameters']['pruning.keep_ratio'] == 0.3
+
+
+def test_the_identity_of_a_bag_is_its_content(tmp_path: Path):
+    same = [write_bag(tmp_path / name, drive(3)) for name in ('one', 'copy')]
+    later = write_bag(tmp_path / 'longer', drive(4))
+    other = write_bag(tmp_path / 'other', drive(3, lambda item: replace(item, stamp_ns=item.stamp_ns + 1)))
+
+    def identity(path: Path) -> str:
+        with Bag(path) as bag:
+            return bag_identity(bag, ['/camera/front/image_raw/compressed'])
+
+    found = [identity(path) for path in (*same, later, other)]
+    assert found[0] == found[1] and len(set(found)) == 3
 
 
 @pytest.mark.slow

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
+import base64
+import hashlib
+import json
 import math
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.answers import make_answer
+from helpers.replayed import JPEG, page_of, summary_of
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
-from stprune_ros.io.drawing import VIEW_QUALITY, encode_jpeg, encode_png, history_masks, kept_tokens
 from stprune_ros.io.ground_truth import TickTruth
-from stprune_ros.replay.replay import SHOWN_TICKS, EvenSampler
-from stprune_ros.replay.report import ReportTick, TimelinePoint, ViewPicture, render
+from stprune_ros.replay.album import Album, Event, events_of
+from stprune_ros.replay.moment import Moments, plain_values
+from stprune_ros.replay.records import TickRecord, columns, stamp_text
+from stprune_ros.replay.report import report_page
 from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles
 from stprune_ros.settings.settings import Settings
+
+START_NS = 1_700_000_000 * 10**9
 
 RIG = """
 cameras:
@@ -44,7 +51,7 @@ def answer(behavior: Behavior = Behavior.STOP, **changes) -> Answer:
     missing = [ViewReport(camera, CameraState.MISSING) for camera in ('right', 'left')]
     values = {
         'sequence': 1,
-        'stamp_ns': 5,
+        'stamp_ns': START_NS,
         'status': Status.OK,
         'behavior': behavior,
         'distribution': ((Behavior.STOP, 0.75), (Behavior.NONE, 0.25)),
@@ -61,105 +68,167 @@ def governed(ratio: float, hint_ms: float, wait_ms: float = 0.0) -> Answer:
     return answer(keep_ratio=ratio, wait_ms=wait_ms, hint_ms=hint_ms, choice=Choice(ratio, hint_ms, 50.0))
 
 
-def page(rig: CameraRig, answers: list[Answer], truths: list[str], errors: tuple[str, ...] = ()) -> str:
-    statistics = ReplayStatistics()
-    for each, truth in zip(answers, truths):
-        statistics.add(each, truth)
-    for error in errors:
-        statistics.errors.add(error)
-    topics = {'images': {}, 'odometry': ''}
-    summary = statistics.summary(Path('a <bag>'), Settings(), rig, 'front', {'sets_full': len(answers)}, topics)
-    timeline = [TimelinePoint.from_answer(each, i / 10, truth) for i, (each, truth) in enumerate(zip(answers, truths))]
-    image = np.full((48, 64, 3), 200, np.uint8)
-    keep = answers[0].views[0].keep
-    front = encode_jpeg(kept_tokens(image, keep[-1]), VIEW_QUALITY)
-    pictures = (
-        ViewPicture('front', 'front', front, encode_png(history_masks(keep))),
-        ViewPicture('right', 'right'),
-    )
-    shown = [
-        ReportTick(each, 0.1, pictures, 3.0, TickTruth(truth, 'really <so>')) for each, truth in zip(answers, truths)
+def drive(*behaviors: Behavior, **changes) -> list[Answer]:
+    """One answer after another, ten in a second."""
+    return [
+        answer(behavior, stamp_ns=START_NS + i * 10**8, sequence=i, **changes) for i, behavior in enumerate(behaviors)
     ]
-    return render(summary, timeline, shown[:SHOWN_TICKS], rig)
+
+
+def data_of(html: str) -> dict:
+    """What the page's script reads."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)[1])
 
 
 class Tags(HTMLParser):
-    """Checks that every tag that opens also closes, in order."""
+    """Checks that every tag that opens also closes, in order; collects links and ids."""
 
-    EMPTY = frozenset({'meta', 'img', 'br'})
+    EMPTY = frozenset({'meta', 'img', 'br', 'input'})
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
 
     def handle_starttag(self, tag, attributes):
         if tag not in self.EMPTY:
             self.open.append(tag)
-        self.sources += [value for name, value in attributes if name in ('src', 'href')]
+        self.links += [value for name, value in attributes if name in ('src', 'href')]
+        self.ids += [value for name, value in attributes if name == 'id']
 
     def handle_endtag(self, tag):
+        if tag in ('path', 'rect') and (not self.open or self.open[-1] != tag):
+            return
+        while self.open and self.open[-1] in ('path', 'rect') and tag not in ('path', 'rect'):
+            self.open.pop()
         assert self.open.pop() == tag
 
 
 def test_page_is_whole_and_needs_nothing_from_outside(rig: CameraRig):
-    html = page(rig, [answer()], ['STOP'])
+    html = page_of(drive(Behavior.STOP, Behavior.NONE), rig, ['STOP', 'STOP'])
     tags = Tags()
     tags.feed(html)
     assert tags.open == []
-    assert tags.sources
-    assert all(source.startswith('data:image/') for source in tags.sources)
-    assert not re.search(r'https?://|@import|url\(|<script|<link', html)
+    assert len(tags.ids) == len(set(tags.ids))
+    assert all(link.startswith('#') and link[1:] in tags.ids for link in tags.links)
+    assert not re.search(r'https?://(?!www\.w3\.org/2000/svg)|@import|<link|<iframe', html)
+
+
+def test_only_the_own_script_may_run(rig: CameraRig):
+    html = page_of(drive(Behavior.STOP), rig)
+    [script] = re.findall(r'<script>(.*?)</script>', html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', html)
+    assert unescape(policy) == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
 
 
 def test_texts_from_outside_are_escaped(rig: CameraRig):
-    html = page(rig, [answer()], ['STOP'], ('broken <image>',))
-    assert 'A &lt;b&gt;van&lt;/b&gt; &amp; a dog' in html
-    assert 'a &lt;bag&gt;' in html
-    assert 'really &lt;so&gt;' in html
-    assert '1 &times; broken &lt;image&gt;' in html
+    evil = '</script><script>alert(1)</script><img src=x>'
+    given = drive(Behavior.STOP, text=evil, notes=(evil,), model_id=evil)
+    html = page_of(given, rig, ['STOP'], bag=f'a {evil}', errors=[f'broken {evil}'], prompt_id=evil)
+    assert 'alert(1)</script>' not in html and '<img src=x' not in html
+    found = data_of(html)
+    assert found['texts'][found['text'][0]] == evil
+    assert found['texts'][found['true_text'][0]] == 'really <so>'
+    assert [found['texts'][note] for note in found['notes'][0]] == [evil]
+    shown = unescape(re.sub(r'<script.*?</script>', '', html, flags=re.DOTALL))
+    assert f'broken {evil}' in shown and f'a {evil}' in shown
 
 
-def test_truth_is_counted_and_shown(rig: CameraRig):
-    html = page(rig, [answer(), answer(Behavior.NONE), answer(status=Status.STALE)], ['STOP', 'STOP', 'STOP'])
-    assert '1 of 3' in html
-    assert '&#10003; so is the truth' in html
-    assert '&#10007; truth: stop' in html
+def test_every_tick_has_its_numbers(rig: CameraRig):
+    given = drive(Behavior.STOP, Behavior.NONE, hint_ms=45.0, wait_ms=10.0)
+    given.append(answer(status=Status.ERROR, stamp_ns=START_NS + 250_000_001, views=(), distribution=(), stage_ms={}))
+    found = data_of(page_of(given, rig, ['STOP', 'STOP', 'NONE']))
+    assert found['stamp'] == ['1700000000.000000000', '1700000000.100000000', '1700000000.250000001']
+    assert found['seconds'] == [0, 0.1, 0.25]
+    assert found['said'] == ['STOP', 'NONE', 'ERROR']
+    assert found['confidence'] == [0.75, 0.75, None]
+    assert found['shares'] == {'STOP': [0.75, 0.75, 0], 'NONE': [0.25, 0.25, 0]}
+    assert found['stages'] == {'encode': [3, 3, 0], 'hint': [1, 1, 0]}
+    assert found['hint_ms'] == [55, 55, None]
+    assert found['kept'] == {'front': [2, 2, 0], 'right': [0, 0, 0], 'left': [0, 0, 0]}
+    assert found['full']['front'] == [24, 24, 0]
+    assert found['state']['right'] == ['MISSING', 'MISSING', 'UNKNOWN']
+    assert found['truth'] == ['STOP', 'STOP', 'NONE']
+    assert found['speed'] == [3.0] * 3
+    assert list(found['kept']) == ['front', 'right', 'left'], 'ring order'
 
 
-def test_without_truth_nothing_is_said_about_it(rig: CameraRig):
-    html = page(rig, [answer()], [''])
-    assert 'the truth' not in html
-    assert '>truth<' not in html
+def test_numbers_that_are_none_stay_valid_json(rig: CameraRig):
+    html = page_of(drive(Behavior.STOP, distribution=((Behavior.STOP, math.nan),), confidence=math.inf), rig)
+    assert data_of(html)['shares'] == {'STOP': [None]} and data_of(html)['confidence'] == [None]
+
+
+def test_the_command_replays_the_moment_from_anywhere(rig: CameraRig, tmp_path: Path):
+    bag, output = tmp_path / "it's a bag", tmp_path / 'out put'
+    found = Moments(bag, output).command()
+    assert found == (
+        f"cd {Path.cwd()} && stprune replay '{tmp_path}/it'\"'\"'s a bag' --params '{output}/replay.param.yaml'"
+        f" --from STAMP --until STAMP --output '{output}/at_STAMP'"
+    )
+    data = data_of(page_of(drive(Behavior.STOP), rig))
+    assert data['command'] == Moments(Path('bag'), Path('out')).command() and data['stamp_word'] == 'STAMP'
+
+
+def test_events_are_listed_with_what_happened(rig: CameraRig):
+    given = drive(Behavior.STOP, Behavior.STOP, Behavior.NONE, views=())
+    given.append(answer(status=Status.TIMEOUT, stamp_ns=START_NS + 10**9, views=()))
+    html = unescape(page_of(given, rig, ['STOP', 'STOP', 'STOP', '']))
+    found = re.findall(
+        r'data-tick="(\d)"><span class="time"></span> (.*?)</button> <span class="small soft">(.*?)</s', html
+    )
+    assert found == [
+        ('2', 'stop → no restriction', 'the hint changes, truth: stop'),
+        ('3', 'no restriction → timeout', 'the hint changes, no valid hint'),
+    ]
+    assert '4 of 4 ticks have a' in html and '2 of 2 in which the hint changes' in html
+
+
+def test_what_was_warned_says_when(rig: CameraRig):
+    given = drive(Behavior.STOP, Behavior.STOP, Behavior.STOP, notes=('always',))
+    html = page_of(given, rig, errors=['once'])
+    rows = re.findall(r'<tr><td>(\w+)</td><td>(\d)</td><td class="mono">(.*?)</td><td class="mono">(.*?)</td>', html)
+    assert rows == [
+        ('once', '1', '1700000000.200000000', '1700000000.200000000'),
+        ('always', '3', '1700000000.000000000', '1700000000.200000000'),
+    ]
+
+
+def test_parameters_that_differ_are_marked_and_versions_stand_there(rig: CameraRig):
+    values = {**plain_values(Settings()), 'pruning.keep_ratio': 0.25}
+    html = page_of(drive(Behavior.STOP), rig, parameters=values, versions={'torch': '9.8.7'})
+    assert re.findall(r'<dt><b>(.*?) \*</b></dt><dd>(.*?)</dd>', html) == [('pruning.keep_ratio', '0.25')]
+    assert html.count('<dt>pruning.') == sum(name.startswith('pruning.') for name in values) - 1
+    assert '<dt>torch</dt><dd>9.8.7</dd>' in html
+
+
+def test_a_span_is_named(rig: CameraRig):
+    html = page_of(
+        drive(Behavior.STOP), rig, span={'from_ns': START_NS, 'until_ns': START_NS + 5, 'nearest_ns': START_NS}
+    )
+    assert 'from 1700000000.000000000 until 1700000000.000000005' in html
+
+
+def test_200_ticks_stay_below_3_mb_and_more_cost_little(rig: CameraRig):
+    notes = tuple(f'a note of usual length about camera number {i}' for i in range(3))
+    stages = dict.fromkeys(('decode', 'prepare', 'encode', 'prune', 'prefill', 'hint', 'describe'), 123.4)
+    given = drive(*[Behavior.STOP, Behavior.NONE] * 500, notes=notes, stage_ms=stages)
+    given = [
+        replace(one, description=replace(one.description, text=f'{i} {"word " * 20}')) for i, one in enumerate(given)
+    ]
+    picture = bytes(90_000)
+    few, many = page_of(given[:200], rig, jpeg=picture), page_of(given, rig, jpeg=picture)
+    assert len(few) < 3_000_000
+    assert len(many) - len(few) < 800 * 400
+    assert len(data_of(few)['pictures']) == len(data_of(many)['pictures']) == 22
 
 
 @pytest.mark.parametrize('trained', [True, False])
 def test_untrained_model_is_marked(rig: CameraRig, trained: bool):
-    assert ('This model is not trained.' in page(rig, [answer(model_trained=trained)], [''])) is not trained
-
-
-def test_missing_view_is_said(rig: CameraRig):
-    html = page(rig, [answer()], [''])
-    assert 'no usable frame: missing' in html
-    assert 'never seen: right, left' in html
-
-
-def test_a_thousand_ticks_make_no_larger_page(rig: CameraRig):
-    few, many = page(rig, [answer()] * 12, ['STOP'] * 12), page(rig, [answer()] * 1000, ['STOP'] * 1000)
-    assert len(many) < len(few) + 200
-
-
-def test_latency_target_and_what_became_of_it(rig: CameraRig):
-    html = page(rig, [governed(0.4, 30.0), governed(0.2, 45.0), governed(0.05, 60.0), governed(0.05, 48.0)], [''] * 4)
-    assert '75 %' in html
-    assert 'keep ratio 0.05 to 0.4, 1 out of reach' in html
-    assert html.count('<polyline') == 2
-    assert '<polyline' not in page(rig, [answer()], [''])
-
-
-def test_a_thousand_governed_ticks_make_no_larger_page(rig: CameraRig):
-    few, many = ([governed(0.1 + i % 7 / 10, 40.0 + i % 20) for i in range(count)] for count in (150, 3000))
-    assert len(page(rig, many, [''] * 3000)) < len(page(rig, few, [''] * 150)) + 300
+    assert ('This model is not trained.' in page_of([answer(model_trained=trained)], rig)) is not trained
 
 
 def test_latency_in_the_summary(rig: CameraRig):
@@ -203,61 +272,8 @@ def test_a_run_of_nothing_but_errors_has_seen_no_camera(rig: CameraRig):
     assert summary['cameras_missing'] == list(rig.ring)
 
 
-def test_pictures_stand_as_seen_from_above(rig: CameraRig):
-    names = ('front', 'front right', 'back right', 'back', 'back left', 'front left')
-    tick = ReportTick(answer(), 0.0, tuple(ViewPicture(name, name) for name in names))
-    shown = re.findall(r'<div class="view" title="([a-z ]+)">', render_only(rig, tick))
-    assert shown == ['front left', 'front', 'front right', 'back left', 'back', 'back right']
-
-
-def render_only(rig: CameraRig, tick: ReportTick) -> str:
-    summary = ReplayStatistics().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
-    return render(summary, [], [tick], rig)
-
-
 def test_quantiles_are_what_they_are_called():
     assert quantiles(range(101)) == {'p50': 50.0, 'p95': 95.0, 'max': 100.0}
-
-
-def test_a_cut_description_and_an_invalid_hint_look_like_it(rig: CameraRig):
-    cut, whole = page(rig, [answer(truncated=True)], ['']), page(rig, [answer()], [''])
-    assert '&hellip;' in cut
-    assert '&hellip;' not in whole
-    sure = '<span class="small soft">75 %</span>'
-    assert sure in whole
-    assert sure not in page(rig, [answer(status=Status.TIMEOUT)], [''])
-
-
-def test_the_ring_is_drawn_as_seen_from_above(rig: CameraRig):
-    html = page(rig, [answer()], [''])
-    places = {
-        number: float(x) for x, number in re.findall(r'<text x="([-.0-9]+)" y="[-.0-9]+" [^>]*>(\d)</text>', html)
-    }
-    assert abs(places['1']) < 1
-    assert places['2'] > 10, 'the right camera is on the right'
-    assert places['3'] < -10
-
-
-def test_time_line_counts_from_the_anchor_stamp():
-    point = TimelinePoint.from_answer(governed(0.2, 45.0, 10.0), 1.0, 'STOP')
-    assert point == TimelinePoint(1.0, 'OK', 'STOP', 'STOP', 0.2, 55.0)
-
-
-def test_page_of_nothing(rig: CameraRig):
-    summary = ReplayStatistics().summary(Path('bag'), Settings(), rig, 'front', {}, {'images': {}, 'odometry': ''})
-    assert 'no tick' in render(summary, [], [], rig)
-
-
-@pytest.mark.parametrize('count', [1, 12, 13, 100, 1000])
-def test_shown_ticks_are_spread_evenly(count: int):
-    sampler = EvenSampler(12)
-    for index in range(count):
-        sampler.add(ReportTick(answer(), float(index), ()) if sampler.wants_next() else None)
-    times = [tick.seconds for tick in sampler.kept]
-    assert min(count, 6) <= len(times) <= 12
-    assert len({b - a for a, b in itertools.pairwise(times)}) <= 1
-    assert times[0] == 0
-    assert times[-1] >= count - 1 - sampler.step
 
 
 def test_sentences_are_bounded():
@@ -267,3 +283,108 @@ def test_sentences_are_bounded():
     assert len(listed) == MAX_SENTENCES + 1
     assert sum(listed.values()) == sentences.total == 200
     assert sum(news) == MAX_SENTENCES
+
+
+def test_times_of_sentences():
+    sentences = Sentences()
+    for stamp in (0, 3, 9):
+        sentences.add('a', stamp)
+    sentences.add('b', 4)
+    assert sentences.timed() == [
+        {'sentence': 'a', 'count': 3, 'first_ns': 0, 'last_ns': 9},
+        {'sentence': 'b', 'count': 1, 'first_ns': 4, 'last_ns': 4},
+    ]
+
+
+def test_missing_cameras_are_said(rig: CameraRig):
+    assert 'never seen: right, left' in page_of(drive(Behavior.STOP), rig)
+
+
+def test_latency_target_and_what_became_of_it(rig: CameraRig):
+    given = [governed(0.4, 30.0), governed(0.2, 45.0), governed(0.05, 60.0), governed(0.05, 48.0)]
+    html = page_of(given, rig)
+    assert '<b>75 %</b>' in html
+    assert 'keep ratio 0.05 to 0.4, 1 out of reach' in html
+    assert data_of(html)['ratio'] == [0.4, 0.2, 0.05, 0.05]
+
+
+def test_truth_is_counted(rig: CameraRig):
+    given = [answer(), answer(Behavior.NONE), answer(status=Status.STALE)]
+    assert '<b>1 of 3</b>' in page_of(given, rig, ['STOP'] * 3)
+    assert 'the truth' not in re.sub(r'<script>.*?</script>', '', page_of(given, rig), flags=re.DOTALL)
+
+
+def test_interrupted_runs_and_errors_are_marked(rig: CameraRig):
+    html = page_of(drive(Behavior.STOP), rig, interrupted=True, errors=['broken'])
+    assert '<b>Interrupted.</b>' in html and '<b>1 errors.</b>' in html
+    assert 'class="warning"><b>' not in page_of(drive(Behavior.STOP), rig)
+
+
+def test_a_cut_description_looks_like_it():
+    cut, whole = (TickRecord.from_answer(answer(truncated=truncated)) for truncated in (True, False))
+    assert columns([cut, whole])['texts'] == ['A <b>van</b> & a dog ...', 'A <b>van</b> & a dog', '']
+
+
+def test_the_ring_is_drawn_as_seen_from_above(rig: CameraRig):
+    html = page_of(drive(Behavior.STOP), rig)
+    places = {
+        number: float(x) for x, number in re.findall(r'<text x="([-.0-9]+)" y="[-.0-9]+" [^>]*>(\d)</text>', html)
+    }
+    assert abs(places['1']) < 1
+    assert places['2'] > 10, 'the right camera is on the right'
+    assert places['3'] < -10
+
+
+def test_page_of_nothing(rig: CameraRig):
+    html = report_page(summary_of([], rig), [], Album(), rig, Moments(Path('bag'), Path('out')))
+    assert 'There is no tick to look at.' in html and 'id="slider"' not in html
+
+
+@pytest.mark.parametrize('stamp_ns', [0, 5, 10**9, START_NS + 123_456_789])
+def test_stamps_are_exact(stamp_ns: int):
+    seconds, _, rest = stamp_text(stamp_ns).partition('.')
+    assert int(seconds) * 10**9 + int(rest) == stamp_ns and len(rest) == 9
+
+
+def record(said: Behavior = Behavior.NONE, confidence: float = 0.9, truth: str = '', **changes) -> TickRecord:
+    seen = (ViewReport('front', CameraState.OK, 5, 1, 4, 2),)
+    given = answer(said, confidence=confidence, **{'views': seen, **changes})
+    return TickRecord.from_answer(given, None, TickTruth(truth))
+
+
+def test_what_happened_in_a_tick():
+    plain = record()
+    assert events_of(plain, None) == events_of(plain, plain) == []
+    assert events_of(record(Behavior.STOP), plain) == [Event.FLIP]
+    assert events_of(record(truth='STOP'), plain) == [Event.WRONG]
+    assert events_of(record(truth='NONE'), plain) == []
+    assert events_of(record(status=Status.ERROR), plain) == [Event.FLIP, Event.ERROR]
+    frozen = (ViewReport('front', CameraState.FROZEN),)
+    assert events_of(record(views=frozen), plain) == [Event.PARTIAL]
+
+
+def test_an_album_keeps_what_happened_the_unsure_and_some_between():
+    album = Album()
+    for number in range(200):
+        said = Behavior.STOP if 50 <= number < 60 else Behavior.NONE
+        album.add(record(said, confidence=0.5 if number in (7, 70, 90, 130) else 0.9), JPEG)
+    found = album.pictures
+    assert {50, 60} <= set(found) and {7, 70, 90, 130} <= set(found)
+    assert album.events == {50: [Event.FLIP], 60: [Event.FLIP]}
+    even = sorted(set(found) - {50, 60, 7, 70, 90, 130})
+    assert 5 <= len(even) <= 12 and even[0] < 10
+    assert max(np.diff([*even, 200])) < 80
+
+
+def test_an_album_without_room_drops_the_even_first_then_thins_what_is_left():
+    album = Album(max_bytes=10 * 100)
+    for number in range(100):
+        album.add(record(Behavior.STOP if number % 10 < 2 else Behavior.NONE), bytes(100))
+    found = sorted(album.pictures)
+    flips = [number for number, events in album.events.items() if events == [Event.FLIP]]
+    assert len(flips) == 19 and len(found) == 10 and set(found) <= set(flips)
+    assert found[0] == flips[0] and max(np.diff(found)) <= 20
+    small = Album(max_bytes=1)
+    for _ in range(3):
+        small.add(record(), JPEG)
+    assert len(small.pictures) == 1, 'one there is in any case'

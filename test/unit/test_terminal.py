@@ -126,7 +126,12 @@ def test_json_of_a_replay_is_its_summary(tmp_path: Path, params: Path, capsys):
     report = report_of(capsys, 'replay')
     assert report['result']['summary'] == json.loads((output / 'summary.json').read_text())
     assert report['result']['summary']['ticks'] == 2
-    assert [Path(file).name for file in report['result']['files']] == ['report.html', 'summary.json', 'results.mcap']
+    assert [Path(file).name for file in report['result']['files']] == [
+        'report.html',
+        'summary.json',
+        'results.mcap',
+        'replay.param.yaml',
+    ]
     assert all(Path(file).is_file() for file in report['result']['files'])
     assert 'ticks   2 (' in report['stderr']
     assert '\r' not in report['stderr'], 'no line of progress in a log'

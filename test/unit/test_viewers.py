@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from helpers.viewers import Definition, definition, definitions, field_of, foxgl
 from mcap.reader import make_reader
 
 from stprune_ros.cli import main
-from stprune_ros.core.types import Behavior, CameraState, ConfidenceSource, FrameSet, Status, ViewReport, Window
+from stprune_ros.core.types import Behavior, CameraState, ConfidenceSource, Status, ViewReport
 from stprune_ros.io.bag_reader import Bag, message_store
+from stprune_ros.io.drawing import encode_jpeg, ring_picture
 from stprune_ros.io.message_definitions import message_definition
 from stprune_ros.io.tick_diagnostics import CAMERA_MISSING, CAMERA_REPORTS, tick_statuses
 from stprune_ros.replay.results import (
@@ -204,14 +206,14 @@ def test_every_state_of_a_camera_but_ok_is_told(state: CameraState):
 
 
 def test_a_tick_that_failed_shows_no_old_picture(tmp_path: Path):
-    frames = FrameSet(0, START_NS, ('front', 'left', 'right'), {})
+    views = tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in ('front', 'left', 'right'))
     with ResultsFile(tmp_path / 'results.mcap', Settings()) as file:
         answer = make_answer(Status.ERROR, stamp_ns=START_NS)
-        file.write(Window((frames,), 1), answer, answer)
+        file.write(answer, [], answer, views, encode_jpeg(ring_picture(replace(answer, views=views), {})))
     found = read(tmp_path / 'results.mcap')
     assert [topic for topic in found if '/debug/' in topic] == [OVERLAY_TOPIC, TICK_MS]
     [overlay] = found[OVERLAY_TOPIC]
-    assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).mean() < 10
+    assert cv2.imdecode(overlay.data, cv2.IMREAD_COLOR).mean() < 30
     [array] = found['/diagnostics']
     assert [one.level for one in array.status] == [0, 1, 1, 1, 2]
 

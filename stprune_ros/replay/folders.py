@@ -1,0 +1,113 @@
+"""Output folders of replays, read back: what each tick said, kept and took."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.bounded_yaml import read_text
+from stprune_ros.core.types import Behavior, CameraState, Status
+from stprune_ros.errors import BagError, plain, shown
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.replay.results import HINT_TOPIC, OVERLAY_TOPIC, SCENE_TOPIC
+
+MAX_BYTES = 2**26  # of summary.json
+NEEDED: Mapping[str, Any] = {
+    'bag': str,
+    'bag_id': str,
+    'method': str,
+    'keep_ratio': (int, float),
+    'model_id': str,
+    'stage_ms': dict,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunTick:
+    """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full)."""
+
+    said: str
+    confidence: float
+    shares: Mapping[str, float]
+    tokens: Mapping[str, tuple[int, int]]
+    states: Mapping[str, str]
+    stage_ms: Mapping[str, float]
+    text: str = ''
+
+    @property
+    def kept(self) -> int:
+        """Visual tokens that the model saw."""
+        return sum(kept for kept, _ in self.tokens.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One replay: its folder, a letter to call it by, the content of summary.json, and its ticks by stamp in ns."""
+
+    letter: str
+    folder: Path
+    summary: Mapping[str, Any]
+    ticks: Mapping[int, RunTick]
+
+    @property
+    def label(self) -> str:
+        """What sets it apart from others of the same bag, in a few words."""
+        ratio = 'a ratio that follows the latency' if self.summary.get('latency') else f'{self.summary["keep_ratio"]:g}'
+        return f'{self.letter}: {self.folder.name}, {self.summary["method"]} at {ratio}, {self.summary["model_id"]}'
+
+    def pictures(self, stamps: set[int]) -> dict[int, bytes]:
+        """JPEG of the ticks of these stamps, where the results hold one."""
+        found: dict[int, bytes] = {}
+        with Bag(self.folder / 'results.mcap') as bag:
+            for record in bag.messages([OVERLAY_TOPIC] if OVERLAY_TOPIC in bag.topics else []):
+                if record.topic == OVERLAY_TOPIC and record.receive_ns in stamps:
+                    found[record.receive_ns] = bytes(record.message().data)
+        return found
+
+
+def read_run(folder: Path, letter: str) -> Run:
+    """What a replay left in ``folder``. Raises BagError naming it where that is no such folder, or an older one."""
+    file = folder / 'summary.json'
+    if not file.is_file() or not (folder / 'results.mcap').is_file():
+        raise BagError(
+            f"'{folder}' is no output folder of `stprune replay`: it lacks summary.json or results.mcap; name the"
+            ' --output of a replay'
+        )
+    try:
+        summary = json.loads(read_text(file, MAX_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise BagError(f"'{file}' is not readable: {shown(error)}") from None
+    for key, kind in NEEDED.items():
+        if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
+            raise BagError(f"'{file}' does not say '{key}': an older release wrote it; replay the bag again")
+    with Bag(folder / 'results.mcap') as bag:
+        hints = {_stamp(message): message for message in _messages(bag, HINT_TOPIC)}
+        texts = {_stamp(message): plain(message.description, 2000) for message in _messages(bag, SCENE_TOPIC)}
+    return Run(letter, folder, summary, {stamp: _tick(hint, texts.get(stamp, '')) for stamp, hint in hints.items()})
+
+
+def _messages(bag: Bag, topic: str) -> list[Any]:
+    return [record.message() for record in bag.messages([topic])] if topic in bag.topics else []
+
+
+def _stamp(message: Any) -> int:
+    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+
+
+def _tick(hint: Any, text: str) -> RunTick:
+    status = Status(hint.status)
+    said = Behavior(hint.behavior).name if status.is_valid else status.name
+    cameras = {camera.name: camera for camera in hint.info.cameras}
+    return RunTick(
+        said,
+        float(hint.confidence) if status.is_valid else math.nan,
+        {Behavior(one).name: float(share) for one, share in zip(hint.candidates, hint.probabilities)},
+        {name: (int(camera.tokens_kept), int(camera.tokens_full)) for name, camera in cameras.items()},
+        {name: CameraState(camera.state).name for name, camera in cameras.items()},
+        {name: float(ms) for name, ms in zip(hint.info.stage_names, hint.info.stage_ms)},
+        text,
+    )

@@ -1,0 +1,212 @@
+"""Replays side by side: the ticks that differ and no others, and refusals of what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+from helpers.answers import make_answer
+from helpers.replayed import JPEG, write_run
+
+from stprune_ros.cli import main
+from stprune_ros.core.rig import CameraRig
+from stprune_ros.core.types import Answer, Behavior, CameraState, Status, ViewReport
+from stprune_ros.errors import BagError
+from stprune_ros.replay.compare import LETTERS, MAX_SHOWN, compare, to_text
+from stprune_ros.replay.folders import read_run
+
+START_NS = 1_700_000_000 * 10**9
+RIG = """
+cameras:
+  front: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 0}
+  back: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 180}
+"""
+STOP, NONE, SLOW = Behavior.STOP, Behavior.NONE, Behavior.SLOW_DOWN
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> CameraRig:
+    path = tmp_path / 'rig.yaml'
+    path.write_text(RIG)
+    return CameraRig.from_file(path)
+
+
+def drive(*said: Behavior | Status, first: int = 0, kept: int = 3) -> list[Answer]:
+    """One answer per hint, or per status that brings none."""
+    answers = []
+    for number, one in enumerate(said, start=first):
+        status, behavior = (one, Behavior.UNKNOWN) if isinstance(one, Status) else (Status.OK, one)
+        views = (
+            ViewReport('front', CameraState.OK, 1, 1, 20, kept + number),
+            ViewReport('back', CameraState.FROZEN),
+        )
+        answers.append(
+            make_answer(
+                status,
+                text=f'<b>{number}</b>',
+                behavior=behavior,
+                stamp_ns=START_NS + number * 10**8,
+                sequence=number,
+                distribution=((STOP, 0.75), (NONE, 0.25)) if status.is_valid else (),
+                confidence=0.75,
+                views=views,
+                stage_ms={'encode': 30.0 + number, 'hint': 4.0},
+            )
+        )
+    return answers
+
+
+def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig):
+    one = write_run(tmp_path / 'one', drive(STOP, NONE, SLOW, Status.TIMEOUT, NONE), rig, keep_ratio=1.0)
+    other = write_run(tmp_path / 'other', drive(STOP, STOP, SLOW, Status.ERROR, NONE, kept=1), rig)
+    found = compare([one, other], tmp_path / 'out')
+    assert found == json.loads((tmp_path / 'out' / 'compare.json').read_text())
+    assert (found['ticks_common'], found['ticks_differing'], found['agree']) == (5, 2, {'AB': 3})
+    first, second = found['differing']
+    assert (first['stamp_ns'], first['seconds'], first['truth']) == (START_NS + 10**8, 0.1, '')
+    assert {letter: run['said'] for letter, run in second['runs'].items()} == {'A': 'TIMEOUT', 'B': 'ERROR'}
+    assert first['runs']['B'] == {
+        'said': 'STOP',
+        'probabilities': {'STOP': 0.75, 'NONE': 0.25},
+        'tokens_kept': {'front': 2, 'back': 0},
+        'tokens_full': {'front': 20, 'back': 0},
+        'states': {'front': 'OK', 'back': 'FROZEN'},
+        'stage_ms': {'encode': 31.0, 'hint': 4.0},
+        'description': '<b>1</b>',
+    }
+    assert [run['keep_ratio'] for run in found['runs']] == [1.0, 0.1]
+    assert [run['tokens_kept'] for run in found['runs']] == [5.0, 3.0]
+
+
+def test_three_replays_and_pairs_of_them(tmp_path: Path, rig: CameraRig):
+    runs = ((STOP, NONE, NONE), (STOP, STOP, NONE), (STOP, STOP, STOP))
+    folders = [write_run(tmp_path / str(i), drive(*said), rig) for i, said in enumerate(runs)]
+    found = compare(folders, tmp_path / 'out')
+    assert found['agree'] == {'AB': 2, 'AC': 1, 'BC': 2}
+    assert list(found['differing'][0]['runs']) == ['A', 'B', 'C']
+    text = to_text(found, tmp_path / 'out')
+    assert 'differ  in 2 of 3 ticks\n        1700000000.100000000  A NONE  B STOP  C STOP' in text
+
+
+def test_only_common_ticks_count(tmp_path: Path, rig: CameraRig):
+    whole = write_run(tmp_path / 'whole', drive(STOP, NONE, NONE), rig)
+    part = write_run(tmp_path / 'part', drive(STOP, first=1), rig)
+    found = compare([whole, part], tmp_path / 'out')
+    assert (found['ticks_common'], found['ticks_differing']) == (1, 1)
+    assert [run['ticks'] for run in found['runs']] == [3, 1]
+    assert [run['ticks_not_in_all'] for run in found['runs']] == [2, 0]
+    other = write_run(tmp_path / 'other', drive(STOP, first=7), rig)
+    with pytest.raises(BagError, match=r'^no tick is in each of .*whole, .*other: replay the same part of the bag$'):
+        compare([whole, other], tmp_path / 'out')
+
+
+def test_truth_beside_the_bag_is_counted(tmp_path: Path, rig: CameraRig):
+    bag = tmp_path / 'bag'
+    bag.mkdir()
+    truth = [{'stamp_ns': START_NS, 'behavior': 'STOP'}, {'stamp_ns': START_NS + 10**8, 'behavior': 'STOP'}]
+    (bag / 'truth.json').write_text(json.dumps({'ticks': truth}))
+    folders = [
+        write_run(tmp_path / str(i), drive(STOP, said), rig, bag=str(bag)) for i, said in enumerate((NONE, STOP))
+    ]
+    found = compare(folders, tmp_path / 'out')
+    assert [(run['hits'], run['known']) for run in found['runs']] == [(1, 2), (2, 2)]
+    assert found['differing'][0]['truth'] == 'STOP'
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    assert html.count('right</span>') == html.count('wrong</span>') == 1
+    (bag / 'truth.json').write_text('{')
+    broken = compare(folders, tmp_path / 'out')
+    assert broken['notes'][0].startswith('truth file') and broken['runs'][0]['known'] == 0
+
+
+def test_page_shows_each_difference_and_escapes_what_models_say(tmp_path: Path, rig: CameraRig):
+    one, other = (write_run(tmp_path / name, drive(STOP, said), rig) for name, said in (('a & b', NONE), ('c', STOP)))
+    compare([one, other], tmp_path / 'out')
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    assert re.findall(r'<li class="card" data-stamp="(\d+)">', html) == [str(START_NS + 10**8)]
+    assert '<b>1</b>' not in html and '&lt;b&gt;1&lt;/b&gt;' in html
+    assert 'A: a &amp; b, st_prune' in html
+    assert html.count('<img ') == html.count('src="data:image/jpeg;base64,') == 2
+    assert 'script-src &#39;none&#39;' in html or "script-src 'none'" in unescape(html)
+    assert '<script' not in html
+    strips = re.findall(r'data-lane="(\w)" data-name="([\w ]+)">.*?</svg>', html)
+    assert strips == [('A', 'no restriction'), ('B', 'no restriction'), ('A', 'stop'), ('B', 'stop')]
+    bars = re.findall(r'<rect class="k(\d)" x="([\d.]+)" y="0" width="([\d.]+)"', html)
+    assert bars == [('0', '500.0', '500.0'), ('0', '0.0', '500.0'), ('1', '0.0', '1000.0')]
+    assert re.findall(r'<rect class="off" x="([\d.]+)"', html) == ['500.0']
+
+
+def test_replays_that_agree_say_so(tmp_path: Path, rig: CameraRig):
+    folders = [write_run(tmp_path / name, drive(STOP), rig) for name in 'ab']
+    assert compare(folders, tmp_path / 'out')['differing'] == []
+    assert 'Nowhere: every tick has the same hint' in (tmp_path / 'out' / 'compare.html').read_text()
+
+
+def test_many_differences_and_large_pictures_make_no_endless_page(tmp_path: Path, rig: CameraRig):
+    count = 2 * MAX_SHOWN + 1
+    jpeg = JPEG + bytes(20_000)
+    folders = [
+        write_run(tmp_path / str(i), drive(*[said] * count), rig, jpeg=jpeg) for i, said in enumerate((STOP, NONE))
+    ]
+    found = compare(folders, tmp_path / 'out')
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    assert len(found['differing']) == count
+    shown = [int(stamp) for stamp in re.findall(r'data-stamp="(\d+)"', html)]
+    assert MAX_SHOWN / 2 < len(shown) <= MAX_SHOWN
+    assert f'{len(shown)} of {count} ticks' in html
+    assert 0.5e6 < sum(map(len, re.findall(r'base64,([^"]*)', html))) < 2.8e6
+
+
+@pytest.mark.parametrize('missing', ['summary.json', 'results.mcap'])
+def test_what_is_no_replay_is_named(tmp_path: Path, rig: CameraRig, missing: str, capsys):
+    good, bad = (write_run(tmp_path / name, drive(STOP), rig) for name in ('good', 'bad'))
+    (bad / missing).unlink()
+    assert main(['compare', str(good), str(bad), '--output', str(tmp_path / 'out')]) == 1
+    assert f"'{bad}' is no output folder of `stprune replay`" in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('{', 'is not readable'),
+        ('[]', "does not say 'bag'"),
+        ('{"bag": "b"}', "does not say 'bag_id': an older release wrote it; replay the bag again"),
+    ],
+)
+def test_broken_or_old_summaries_are_named(tmp_path: Path, rig: CameraRig, text: str, words: str):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig)
+    (folder / 'summary.json').write_text(text)
+    with pytest.raises(BagError, match=re.escape(words)) as error:
+        read_run(folder, 'A')
+    assert str(folder / 'summary.json') in str(error.value)
+
+
+def test_folders_of_different_bags_are_refused_in_one_sentence(tmp_path: Path, rig: CameraRig, capsys):
+    one = write_run(tmp_path / 'one', drive(STOP), rig, bag='/bags/x', bag_id='1')
+    other = write_run(tmp_path / 'other', drive(STOP), rig, bag='/bags/y', bag_id='2')
+    assert main(['compare', str(one), str(other), '--output', str(tmp_path / 'out')]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"stprune: '{one}' is of bag '/bags/x' and '{other}' of another one, '/bags/y': compare replays of one bag"
+    ]
+    moved = write_run(tmp_path / 'moved', drive(STOP), rig, bag='/elsewhere/x', bag_id='1')
+    assert main(['compare', str(one), str(moved), '--output', str(tmp_path / 'out')]) == 0
+
+
+def test_one_replay_and_too_many_are_refused(tmp_path: Path, rig: CameraRig, capsys):
+    folder = str(write_run(tmp_path / 'run', drive(STOP), rig))
+    assert main(['compare', folder, '--output', str(tmp_path / 'out')]) == 1
+    assert f"there is only '{folder}': name at least two replays of one bag" in capsys.readouterr().err
+    count = len(LETTERS) + 1
+    assert main(['compare', *[folder] * count, '--output', str(tmp_path / 'out')]) == 1
+    assert f'{count} replays are too many to compare: name at most {len(LETTERS)}' in capsys.readouterr().err
+
+
+def test_comparison_as_json(tmp_path: Path, rig: CameraRig, capsys):
+    folders = [str(write_run(tmp_path / name, drive(said), rig)) for name, said in (('a', STOP), ('b', NONE))]
+    assert main(['compare', *folders, '--output', str(tmp_path / 'out'), '--json']) == 0
+    result = json.loads(capsys.readouterr().out)['result']
+    assert result['ticks_differing'] == 1
+    assert result['files'] == [str(tmp_path / 'out' / name) for name in ('compare.html', 'compare.json')]

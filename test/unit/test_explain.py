@@ -1,0 +1,207 @@
+"""Why tokens stayed or went: the same masks with and without, and the right reason for each token."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.token_rings import prune, ring, rings, uneven_ring, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stprune_ros.pruning.commonness import commonness
+from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
+from stprune_ros.pruning.explain import COPY_COSINE, explain
+from stprune_ros.pruning.joint import lattice, trust_in
+from stprune_ros.pruning.pruner import CACHED_METHODS, SpatioTemporalPruner
+from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS, WORDS, Reason
+from stprune_ros.pruning.similarity import SimilarityCache
+from stprune_ros.pruning.temporal import temporal_volatility
+from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
+
+SWITCHES = ('calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus', 'gauge_commonness')
+
+
+@st.composite
+def configs(draw) -> PruningConfig:
+    switches = {name: draw(st.booleans()) for name in SWITCHES}
+    ratio, budget = draw(st.sampled_from((0.1, 0.3, 0.7))), draw(st.sampled_from(('ring', 'view')))
+    return PruningConfig(draw(st.sampled_from(CACHED_METHODS)), ratio, budget=budget, **switches)
+
+
+def with_frames(views):
+    """Views that a cache recognizes again."""
+    return [replace(view, frames=tuple(view.tokens.unbind())) for view in views]
+
+
+@settings(max_examples=40)
+@given(configs(), st.integers(1, 5), st.integers(0, 9))
+def test_explaining_changes_no_mask_of_this_tick_nor_of_the_next(config, views, seed):
+    ticks = [with_frames(uneven_ring(views, seed + tick)) for tick in (0, 0, 1)]
+    plain, explained = (SpatioTemporalPruner(config, SimilarityCache()) for _ in range(2))
+    for tokens in ticks:
+        expected, masks = plain(tokens, 4), explained(tokens, 4)
+        before = [mask.clone() for mask in masks]
+        explain(tokens, masks, config, 4, explained._cache)
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(expected, masks, before))
+
+
+@settings(max_examples=40)
+@given(rings(), configs())
+def test_every_token_has_a_reason_of_its_kind(views, config):
+    masks = SpatioTemporalPruner(config)(views, 4)
+    for mask, reasons in zip(masks, explain(views, masks, config, 4)):
+        assert reasons.shape == mask.shape and reasons.dtype == torch.uint8
+        assert set(reasons[mask].tolist()) <= set(KEPT_REASONS)
+        assert set(reasons[~mask].tolist()) <= set(DROPPED_REASONS)
+
+
+@pytest.mark.parametrize('method', METHOD_NAMES)
+def test_only_our_methods_give_reasons(method):
+    views = ring()
+    for ratio in (0.3, 1.0):
+        config = PruningConfig(method, ratio)
+        masks = SpatioTemporalPruner(config)(views, 3)
+        known = {Reason(value) for one in explain(views, masks, config, 3) for value in one.flatten().tolist()}
+        assert (known == {Reason.NONE}) is (method not in CACHED_METHODS or ratio == 1)
+
+
+def cosine(a, b) -> float:
+    return float(a @ b)
+
+
+def reference(views, masks, config, history):
+    """Token by token, as the docstring says it; for rings of equal views with all switches but the gauge off."""
+    units = [unit_rows(view) for view in views]  # per view [T, P, D]
+    common = commonness(units, [view.slots for view in views])
+    trust = trust_in([c[-x.shape[1] :] for c, x in zip(common, units)]) if config.gauge_commonness else 1.0
+    terms: list[dict] = []
+    for v, x in enumerate(units):
+        volatility, kept, found = temporal_volatility(x), masks[v].reshape(x.shape[:2]), {}
+        for t in range(x.shape[0]):
+            for p in range(x.shape[1]):
+                newness = (views[v].slots[t] + 1) / history
+                apart = [
+                    1 - cosine(x[t, p], x[s, q])
+                    for s in range(x.shape[0])
+                    for q in range(x.shape[1])
+                    if kept[s, q] and (s, q) != (t, p)
+                ]
+                near = min(apart) if apart else math.nan
+                if config.multiplicative_bonus:
+                    near = math.log(max(near, 1e-6))
+                if config.method == 'st_prune_joint':
+                    w = config.joint_weights
+                    new = w[1] * newness
+                    if config.gauge_commonness and t == x.shape[0] - 1:
+                        rows, columns = views[v].tokens.shape[1:3]
+                        budget = math.floor(config.keep_ratio * kept.numel() + 0.5)
+                        new += (
+                            config.joint_lattice * float(1 - trust) * float(lattice(rows, columns, budget, x.device)[p])
+                        )
+                    other = -w[2] * float(trust) * float(common[v][t * x.shape[1] + p])
+                    found[t, p] = (w[0] * float(volatility[p]), new, near, other)
+                else:
+                    sides = [units[(v + s) % len(units)].flatten(0, 1) for s in (-1, 1)]
+                    like = sum(max(cosine(x[t, p], y) for y in side) for side in sides) / 2
+                    half = config.lambda_temporal / 2 * (config.method != 'rsp')
+                    other = -config.lambda_spatial * like * (config.method != 'mtp')
+                    found[t, p] = (half * float(volatility[p]), half * newness, near, other)
+        terms.append(found)
+    result = []
+    for v, x in enumerate(units):
+        pool = [term for one in terms for term in one.values()] if config.ring_budget else list(terms[v].values())
+        means = [torch.tensor([term[k] for term in pool]).nanmean().item() for k in range(4)]
+        reasons = torch.zeros(x.shape[:2], dtype=torch.uint8)
+        for (t, p), term in terms[v].items():
+            if masks[v].reshape(x.shape[:2])[t, p]:
+                above = [0.0 if math.isnan(one) else one - mean for one, mean in zip(term, means)]
+                reasons[t, p] = KEPT_REASONS[above.index(max(above))]
+                continue
+            best = dict.fromkeys(DROPPED_REASONS, -math.inf)
+            others = (
+                range(len(views)) if config.method == 'st_prune_joint' else ((v - 1) % len(views), (v + 1) % len(views))
+            )
+            for u in {v, *others}:
+                stays = masks[u].reshape(units[u].shape[:2])
+                for s, q in stays.nonzero().tolist():
+                    similar = cosine(x[t, p], units[u][s, q])
+                    if u == v:
+                        reason = Reason.LIKE_KEPT if s == t else Reason.COPY_IN_TIME
+                    elif views[u].slots[s] == views[v].slots[t]:
+                        reason = Reason.COPY_IN_VIEW
+                    else:
+                        continue
+                    best[reason] = max(best[reason], similar)
+            here = best.pop(Reason.LIKE_KEPT)
+            found = max(best, key=lambda reason: best[reason])
+            reasons[t, p] = found if best[found] >= max(COPY_COSINE, here) else Reason.LIKE_KEPT
+        result.append(reasons.reshape(masks[v].shape))
+    return result
+
+
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune', 'mtp', 'rsp'])
+@pytest.mark.parametrize('more', [{}, {'budget': 'view'}, {'multiplicative_bonus': True, 'gauge_commonness': False}])
+@pytest.mark.parametrize('seed', range(2))
+def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
+    views = ring(views=3, frames=3, rows=2, columns=3, dim=6, seed=seed)
+    tokens = [view.tokens for view in views]
+    tokens[0][1] = tokens[0][0] + 0.1 * torch.randn(tokens[0][0].shape, generator=torch.Generator().manual_seed(seed))
+    tokens[1][2, :, :2] = tokens[0][2, :, 1:] + 0.05
+    config = PruningConfig(method, 0.3, **more)
+    masks = SpatioTemporalPruner(config)(views, 3)
+    expected = reference(views, masks, config, 3)
+    for one, other in zip(explain(views, masks, config, 3), expected):
+        assert one.tolist() == other.tolist()
+
+
+def basis(*indices: int, dim: int = 16):
+    return torch.stack([torch.nn.functional.one_hot(torch.tensor(index), dim).float() for index in indices])
+
+
+def test_what_stands_in_for_a_dropped_token():
+    """Tokens are axes of the space: equal ones are copies, all others have nothing in common."""
+    old, new = basis(0, 1, 2, 3), basis(0, 4, 5, 6)
+    near = unit(0.8 * basis(4) + 0.6 * basis(7))  # like a kept token of its frame, and no copy
+    new[3] = near
+    here = ViewTokens('here', torch.stack([old, new]).reshape(2, 1, 4, 16), (0, 1))
+    there = ViewTokens('there', basis(8, 9, 10, 5).reshape(1, 1, 4, 16), (1,))
+    masks = [torch.tensor([[[0, 1, 1, 1]], [[1, 1, 0, 0]]]).bool(), torch.tensor([[[1, 1, 1, 1]]]).bool()]
+    config = PruningConfig('st_prune_joint', 0.5)
+    [reasons, _] = explain([here, there], masks, config, 2)
+    assert reasons[0, 0, 0] == Reason.COPY_IN_TIME
+    assert reasons[1, 0, 2:].tolist() == [Reason.COPY_IN_VIEW, Reason.LIKE_KEPT]
+    apart = replace(there, slots=(0,))  # at another time it is no copy
+    [reasons, _] = explain([here, apart], masks, config, 2)
+    assert reasons[1, 0, 2] == Reason.LIKE_KEPT
+
+
+def test_what_carried_a_kept_token():
+    """One token moves, one is new and nothing more, one has no likeness anywhere."""
+    still = basis(0, 1, 2, 3)
+    frames = torch.stack([still, still.clone(), still.clone()])
+    frames[:, 1] = basis(5, 6, 7)
+    view = ViewTokens('view', frames.reshape(3, 2, 2, 16), (0, 1, 2))
+    config = PruningConfig('mtp', 0.3, lambda_temporal=2.0, budget='view')
+    masks = [torch.zeros(3, 2, 2, dtype=torch.bool)]
+    masks[0][0, 0, 1] = masks[0][2, 0, 0] = masks[0][2, 1, 0] = True
+    [reasons] = explain([view], masks, config, 3)
+    assert reasons[0, 0, 1] == Reason.MOTION
+    assert reasons[2, 0, 0] == Reason.RECENCY
+    few = [masks[0].clone()]
+    few[0][2] = False
+    [alone] = explain([view], few, replace(config, lambda_temporal=0.01), 3)
+    assert alone[0, 0, 1] == Reason.MOTION, 'a token that was alone is not far from anything'
+    rare = replace(config, method='rsp', lambda_spatial=2.0)
+    other = ViewTokens('other', basis(0, 1, 2, 3).reshape(1, 2, 2, 16), (2,))
+    everything = [torch.ones(3, 2, 2, dtype=torch.bool), torch.ones(1, 2, 2, dtype=torch.bool)]
+    [reasons, _] = explain([view, other], everything, rare, 3)
+    assert reasons[0, 0, 1] == Reason.OTHER_VIEWS
+
+
+def test_words_for_every_reason():
+    assert set(WORDS) == set(Reason) == {Reason.NONE, *KEPT_REASONS, *DROPPED_REASONS}
+    assert len({reason.words for reason in Reason}) == len(Reason)
+    assert prune(ring(), 3)[0].dtype == torch.bool
