@@ -9,8 +9,8 @@ import pytest
 from helpers.engines import needs_llama
 from helpers.published_shapes import write_published, write_published_gguf
 
-from stprune_ros.bench.costs import DEVICES, QWEN3_VL_2B, QWEN3_VL_4B, DeviceSpec, LanguageShape
-from stprune_ros.bench.engines import token_bytes
+from stprune_ros.bench.architectures import QWEN3_2B, QWEN3_4B, Architecture
+from stprune_ros.bench.bounds import DEVICES, DeviceSpec, token_bytes
 from stprune_ros.cli import main
 from stprune_ros.pruning.pruner import final_budget
 from stprune_ros.resources import resource_path
@@ -21,11 +21,7 @@ pytestmark = needs_llama
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ('workstation', 'orin_agx', 'orin_nx')
 TEXT_TOKENS = 411  # of Qwen3-VL with the default prompt and both questions: docs/models.md
-TOWER = (24, 1024, 4096)  # layers, width and inner width of the towers of Qwen3-VL 2B and 4B
-ON: dict[str, tuple[LanguageShape, DeviceSpec]] = {
-    'orin_agx': (QWEN3_VL_4B, DEVICES[0]),
-    'orin_nx': (QWEN3_VL_2B, DEVICES[1]),
-}
+ON: dict[str, tuple[Architecture, DeviceSpec]] = {'orin_agx': (QWEN3_4B, DEVICES[0]), 'orin_nx': (QWEN3_2B, DEVICES[1])}
 
 
 def profile(name: str) -> Path:
@@ -132,14 +128,12 @@ def test_a_profile_fits_with_the_margin_of_the_docs(
 
 @pytest.mark.parametrize('name', ON)
 def test_computed_times_are_those_of_the_docs(name: str) -> None:
-    shown, (shape, device) = documented(name), ON[name]
+    shown, (architecture, device) = documented(name), ON[name]
     tokens, frames = int(shown['tokens of an image of 1920x1080']), int(shown['frames'])
-    layers, width, inner = TOWER
-    patches = 4 * tokens
-    tower = layers * (2 * patches * (4 * width**2 + 2 * width * inner) + 4 * patches**2 * width)
+    tower = architecture.vision_flops(tokens, architecture.vision_layers)
     kept = 6 * final_budget(0.1, frames * tokens) + TEXT_TOKENS
     assert [shown[f'{what} at best, ms'] for what in ('encode', 'prefill of 10 %', 'written token')] == [
         f'{6 * tower / device.tflops / 1e9:.0f}',
-        f'{shape.prefill_flops(kept) / device.tflops / 1e9:.0f}',
-        f'{token_bytes(shape, "Q4_K_M") / device.gb_s / 1e6:.1f}',
+        f'{architecture.language.prefill_flops(kept) / device.tflops / 1e9:.0f}',
+        f'{token_bytes(architecture.language, "Q4_K_M") / device.gb_s / 1e6:.1f}',
     ]

@@ -34,6 +34,7 @@ from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
+from stprune_ros.pruning.similarity import STRIPS
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
 from stprune_ros.vlm.device import synchronizer
@@ -166,9 +167,9 @@ def test_similarities_of_frames_that_stay_are_not_computed_again(make, monkeypat
     pipeline = make()
     sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
     pipeline.run(window(*sets[:3]))
-    assert len(pairs) == 3 * 6  # views times pairs of frames, each with itself too
+    assert len(pairs) == 3 * (3 + 3 * STRIPS)  # views times pairs of frames, and each frame with itself in strips
     pipeline.run(window(*sets[1:]))
-    assert len(pairs) == 3 * (6 + 3)
+    assert len(pairs) == 3 * (3 + 3 * STRIPS + 2 + STRIPS)
     assert pipeline._similarities.bytes > 0
     pipeline.free()
     assert pipeline._similarities.bytes == 0
