@@ -45,11 +45,12 @@ def start(folder: Path, vehicle: Vehicle, model: Path, values: dict[str, Any], *
 
 
 def described(vehicle: Vehicle) -> list[SceneDescription]:
-    return [text for text in vehicle.texts if text.status == SceneDescription.OK]
+    # A set right after a start or a jump may lack its odometry.
+    return [text for text in vehicle.texts if text.status in (SceneDescription.OK, SceneDescription.DEGRADED)]
 
 
 def hinted(vehicle: Vehicle) -> list[PlanningHint]:
-    return [hint for hint in vehicle.hints if hint.status == PlanningHint.OK]
+    return [hint for hint in vehicle.hints if hint.status in (PlanningHint.OK, PlanningHint.DEGRADED)]
 
 
 def texts_of(vehicle: Vehicle) -> dict[str, int]:
@@ -75,7 +76,7 @@ def test_hints_come_with_every_set_and_descriptions_once_a_period(model, vehicle
     try:
         vehicle.wait_until(lambda: len(described(vehicle)) >= 4, 'four descriptions', node)
         values = vehicle.wait_for_diagnostic('inference', diagnostics.ALL_WELL, node)
-        assert values['description'] == 'OK'
+        assert values['description'] in ('OK', 'DEGRADED')
         counts = texts_of(vehicle)
         assert counts['begun'] - counts['written'] in (0, 1) and counts['failed'] == counts['dropped'] == 0
         hints = {stamp_ns(hint): hint for hint in hinted(vehicle)}
