@@ -209,6 +209,33 @@ def test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt(folder: Path
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+@pytest.mark.parametrize('tokens', [0, 3])
+def test_a_text_of_llama_cpp_ends_where_the_next_prompt_leaves_it_no_room(folder: Path, tokens: int) -> None:
+    """As it is, and no error: that would empty every cache, as after a fault."""
+    small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
+    content = content_of(frames_of(small, 0.3))
+
+    def left_beside(newer: list[Any]) -> tuple[Any, Context]:
+        text = small.begin(small.prefill(SYSTEM, content), OTHER, 24)
+        assert text.write(pause=lambda written: written >= tokens) is None
+        return text, small.prefill(SYSTEM, newer)
+
+    newer = longest = content
+    left_beside(newer)
+    while small._language.has_text:  # the longest prompt to which no text has to yield
+        longest, newer = newer, [*newer, 'A wide field. ']
+        left_beside(newer)
+    text, context = left_beside(longest)
+    cut = text.write()
+    assert tokens <= cut.tokens < 24
+    assert (cut.finished, cut.timed_out) == (False, False)
+    assert cut.note.startswith('the description was cut short because the KV cache has no room for it')
+    found = small.score(context, QUESTION, CANDIDATES)
+    alone = small.score(small.prefill(SYSTEM, longest), QUESTION, CANDIDATES)
+    assert found == pytest.approx(alone, rel=0, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
 def test_what_does_not_fit_into_the_context_of_llama_cpp_is_refused(folder: Path) -> None:
     small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
     words = 'tokens more do not fit into a context of 256: raise model.context_tokens, or lower pruning.keep_ratio'
