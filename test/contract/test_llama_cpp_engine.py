@@ -171,6 +171,7 @@ def test_a_long_decode_of_llama_cpp_is_cut_short(backend: Any, monkeypatch: pyte
     monkeypatch.setattr(backend._language, 'run_tokens', cancelled)
     cut = backend.generate(context, OTHER, 4, cancel=cancel)
     assert (cut.tokens, cut.finished, cut.timed_out) == (0, False, False)
+    assert backend.score(context, QUESTION, CANDIDATES), 'what ends a text ends nothing else'
 
     def late(*given: Any) -> np.ndarray:
         monkeypatch.setattr(time, 'monotonic', lambda: 1e12)
@@ -248,6 +249,11 @@ def test_what_does_not_fit_into_the_context_of_llama_cpp_is_refused(folder: Path
     with pytest.raises(ModelError, match=words):
         small.generate(context, 'What now? ' * 100, 4)
     assert small.generate(context, OTHER, 4).tokens, 'the context is as it was'
+    alone = small.score(context, QUESTION, CANDIDATES)
+    with pytest.raises(ModelError, match=words):
+        small.prefill('The road. ' * 200, content)
+    again = small.prefill(SYSTEM, content_of(frames_of(small, 0.3)))
+    assert small.score(again, QUESTION, CANDIDATES) == pytest.approx(alone, rel=0, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
