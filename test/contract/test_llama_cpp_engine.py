@@ -237,6 +237,18 @@ def test_a_text_of_llama_cpp_ends_where_the_next_prompt_leaves_it_no_room(folder
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+def test_a_text_in_the_cache_of_llama_cpp_stays_while_many_candidates_are_scored(backend: Any) -> None:
+    """More than there are sequences: none of them is that of the text."""
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3)))
+    whole = backend.generate(context, OTHER, 8)
+    text = backend.begin(context, OTHER, 8)
+    assert text.write(pause=lambda written: written >= 3) is None
+    many = [f'{number} metres' for number in range(language_model.SEQUENCES + 6)]
+    assert len(set(backend.score(context, QUESTION, many))) > language_model.LEAVES
+    assert text.write() == whole
+
+
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
 def test_what_does_not_fit_into_the_context_of_llama_cpp_is_refused(folder: Path) -> None:
     small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
     words = 'tokens more do not fit into a context of 256: raise model.context_tokens, or lower pruning.keep_ratio'
