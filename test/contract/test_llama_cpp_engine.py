@@ -221,6 +221,7 @@ def test_a_text_of_llama_cpp_ends_where_the_next_prompt_leaves_it_no_room(folder
         assert text.write(pause=lambda written: written >= tokens) is None
         return text, small.prefill(SYSTEM, newer)
 
+    whole = small.generate(small.prefill(SYSTEM, content), OTHER, 24)
     newer = longest = content
     left_beside(newer)
     while small._language.has_text:  # the longest prompt to which no text has to yield
@@ -228,7 +229,7 @@ def test_a_text_of_llama_cpp_ends_where_the_next_prompt_leaves_it_no_room(folder
         left_beside(newer)
     text, context = left_beside(longest)
     cut = text.write()
-    assert tokens <= cut.tokens < 24
+    assert tokens <= cut.tokens < 24 and whole.text.startswith(cut.text.rstrip('\ufffd'))
     assert (cut.finished, cut.timed_out) == (False, False)
     assert cut.note.startswith('the description was cut short because the KV cache has no room for it')
     found = small.score(context, QUESTION, CANDIDATES)
@@ -243,8 +244,10 @@ def test_a_text_in_the_cache_of_llama_cpp_stays_while_many_candidates_are_scored
     whole = backend.generate(context, OTHER, 8)
     text = backend.begin(context, OTHER, 8)
     assert text.write(pause=lambda written: written >= 3) is None
-    many = [f'{number} metres' for number in range(language_model.SEQUENCES + 6)]
-    assert len(set(backend.score(context, QUESTION, many))) > language_model.LEAVES
+    many = [f'{number} {unit}' for number in range(language_model.SEQUENCES) for unit in ('metres', 'yards')]
+    [choice] = backend._answers.choices([(QUESTION, many)], context.state.question_suffix)
+    assert len(choice.branches) > language_model.SEQUENCES
+    backend.score(context, QUESTION, many)
     assert text.write() == whole
 
 
