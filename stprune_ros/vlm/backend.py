@@ -187,8 +187,10 @@ class Backend(Protocol):
         deadline: float | None = None,
         cancel: Event | None = None,
     ) -> Generated:
-        """`begin` a text and write it in one go."""
-        ...
+        """`begin` a text and write it in one go; every engine inherits this."""
+        generated = self.begin(context, question, max_new_tokens).write(deadline, cancel)
+        assert generated is not None  # nothing paused it
+        return generated
 
     def free(self) -> None:
         """Release caches (not the weights), e.g. after running out of memory; a text in progress ends."""

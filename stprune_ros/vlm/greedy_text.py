@@ -62,12 +62,6 @@ class GreedyText:
         self.close()
         return self._read(written)
 
-    def write_out(self, deadline: float | None, cancel: Event | None) -> Generated:
-        """`write` without a pause."""
-        generated = self.write(deadline, cancel)
-        assert generated is not None
-        return generated
-
     def close(self) -> None:
         """See `Text.close`."""
         if not self._closed:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from stprune_ros.cuda_graph import capture_graph
 from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
+from stprune_ros.vlm.backend import Backend, Context, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory, to_device
 from stprune_ros.vlm.greedy_text import GreedyText
 from stprune_ros.vlm.guided_choice import log_probabilities
@@ -36,7 +35,7 @@ from stprune_ros.vlm.token_tree import TokenTree
 NONE = torch.empty(0, dtype=torch.int64)
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """Implements `backend.Backend`; make one with ``load``. One thread at a time."""
 
     def __init__(
@@ -245,17 +244,6 @@ class TransformersBackend:
 
         self._text = GreedyText(next_token, asked, self._answers.ends, max_new_tokens, self._answers.generated)
         return self._text
-
-    def generate(
-        self,
-        context: Context,
-        question: str,
-        max_new_tokens: int,
-        deadline: float | None = None,
-        cancel: Event | None = None,
-    ) -> Generated:
-        """See `Backend.generate`."""
-        return self.begin(context, question, max_new_tokens).write_out(deadline, cancel)
 
     def free(self) -> None:
         """See `Backend.free`: contexts that are still held keep their memory."""

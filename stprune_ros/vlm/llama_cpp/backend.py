@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 
 from stprune_ros.errors import ModelError
 from stprune_ros.progress import Say, said_while_slow, say_nothing
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
+from stprune_ros.vlm.backend import Backend, Context, Generated, ImageFeatures, ModelInfo, PreparedImages, VisualFrame
 from stprune_ros.vlm.device import dtype_name, find_device, find_dtype, free_memory
 from stprune_ros.vlm.greedy_text import GreedyText, Written
 from stprune_ros.vlm.guided_choice import Branch, log_probabilities
@@ -57,7 +56,7 @@ class Prefix:
     question_suffix: str
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(Backend):
     """Implements `backend.Backend`; make one with ``load``. One thread at a time.
 
     There is one KV cache: a context can be used until the next prefill, and an older one raises ModelError. A text
@@ -261,17 +260,6 @@ class LlamaCppBackend:
         ends, guard = self._answers.ends, language.interruptible
         self._text = GreedyText(next_token, asked, ends, max_new_tokens, read, language.end_text, guard)
         return self._text
-
-    def generate(
-        self,
-        context: Context,
-        question: str,
-        max_new_tokens: int,
-        deadline: float | None = None,
-        cancel: Event | None = None,
-    ) -> Generated:
-        """See `Backend.generate`."""
-        return self.begin(context, question, max_new_tokens).write_out(deadline, cancel)
 
     def free(self) -> None:
         """See `Backend.free`: the KV cache is made anew for the next prompt; contexts are used up."""
