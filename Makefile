@@ -30,7 +30,7 @@ venv: $(STAMP)
 
 $(STAMP): $(BUILD_INPUTS)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,bitsandbytes,torchao,test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,bitsandbytes,torchao,datasets,test]'
 	touch $@
 
 lint: $(STAMP)

@@ -79,8 +79,9 @@ class CaseScene:
 class Case:
     """One question about a scene with its true answer.
 
-    ``candidates`` is the closed set of answers; it is empty where the model writes a text. ``kind`` is what results are
-    grouped by, ``form`` the question without the words that vary within a kind.
+    ``candidates`` is the closed set of answers; it is empty where the model writes a text. ``answer`` is '' where
+    nobody knows it. ``kind`` is what results are grouped by, ``form`` the question without the words that vary within a
+    kind, ``id`` the name that its data set has for it.
 
     Raises StpruneError if ``candidates`` does not hold ``answer``.
     """
@@ -91,9 +92,10 @@ class Case:
     answer: str
     kind: str
     form: str = ''
+    id: str = ''
 
     def __post_init__(self) -> None:
-        if self.candidates and self.answer not in self.candidates:
+        if self.answer and self.candidates and self.answer not in self.candidates:
             raise StpruneError(f"the answer '{self.answer}' to '{self.question}' is not one of its candidates")
 
 

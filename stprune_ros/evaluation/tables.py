@@ -22,8 +22,9 @@ def to_markdown(found: Row, default: str) -> str:
             ('minus default', by_ratio(found, difference_cell, leave_out=default)),
             ('flips', by_ratio(found, flips_cell)),
             ('kinds', by_kind(found)),
-            ('things', by_detection(found['things'])),
+            ('things', by_detection(found['things']) if 'things' in found else ''),
         )
+        if text
     )
 
 

@@ -1,0 +1,109 @@
+"""What a model said to each question of a set, a line each in a file that grows: a run that was killed loses one line.
+
+The first line says what was asked of whom; with another beginning a run never goes on in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.hits import Trial
+
+
+class AnswerKey(NamedTuple):
+    """Which question, by the id that its set has for it, under which trial."""
+
+    id: str
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class SetAnswer:
+    """What was said: ``text`` in one line; ``cut`` where the token limit ended it, ``chosen`` from candidates.
+
+    ``tokens`` are the visual tokens of the scene, before any was left out.
+    """
+
+    text: str
+    cut: bool
+    chosen: bool
+    tokens: int
+
+
+class AnswerFile:
+    """The answers of one run, and what a judge said of them; a context manager.
+
+    Raises StpruneError where the file at ``path`` is no such file, is of another ``run``, or is there and shall not be
+    gone on with.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any], resume: bool) -> None:
+        self.path = path
+        self.answers: dict[AnswerKey, SetAnswer] = {}
+        self.scores: dict[tuple[AnswerKey, str], float] = {}  # the second part of a key is a judge's name
+        head = json.loads(json.dumps({'run': run}))
+        if path.exists():
+            self._load(head)
+            if not resume and self.answers:
+                raise StpruneError(
+                    f"'{path}' holds {len(self.answers)} answers of an earlier run: add --resume to go on with them, or"
+                    ' remove it'
+                )
+        self._file = path.open('a', encoding='utf-8')
+        if not path.stat().st_size:
+            self._write(head)
+
+    def __enter__(self) -> AnswerFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, key: AnswerKey, answer: SetAnswer) -> None:
+        """Keep an answer; it is in the hands of the system before this returns."""
+        self.answers[key] = answer
+        self._write({**_named(key), **asdict(answer)})
+
+    def add_score(self, key: AnswerKey, judge: str, score: float) -> None:
+        """Keep what a judge said of an answer."""
+        self.scores[key, judge] = score
+        self._write({**_named(key), 'judge': judge, 'score': score})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row, ensure_ascii=False) + '\n')
+        self._file.flush()
+
+    def _load(self, head: Mapping[str, Any]) -> None:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b'\n') + 1]
+        try:
+            first, *rows = (json.loads(line) for line in whole.decode('utf-8').splitlines()) if whole else (head,)
+            for row in rows:
+                key = AnswerKey(row['id'], Trial(row['method'], row['keep'], row['seed']))
+                if 'judge' in row:
+                    self.scores.setdefault((key, row['judge']), row['score'])
+                else:
+                    answer = SetAnswer(row['text'], row['cut'], row['chosen'], row['tokens'])
+                    self.answers.setdefault(key, answer)
+        except (ValueError, KeyError, TypeError):
+            raise StpruneError(f"'{self.path}' holds no answers of stprune eval: name another --output") from None
+        if first != head:
+            raise StpruneError(
+                f"'{self.path}' holds answers to another set, model or prompt, or with other settings: remove it, or"
+                ' name another --output'
+            )
+        if len(whole) < len(content):  # the line that was being written when the run was killed
+            with self.path.open('r+b') as file:
+                file.truncate(len(whole))
+
+
+def _named(key: AnswerKey) -> dict[str, Any]:
+    return {'id': key.id, **key.trial._asdict()}

@@ -1,0 +1,120 @@
+"""Ask a model every question of a set under every trial: a moment is encoded once, prefilled once per trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from stprune_ros.errors import Interrupted, ModelError, StpruneError
+from stprune_ros.evaluation.case import Case, CaseScene
+from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
+from stprune_ros.evaluation.datasets.dataset import Dataset
+from stprune_ros.evaluation.exam import EncodedScene, choose_answers
+from stprune_ros.evaluation.fidelity import BLIND_TRIAL, SEED_STRIDE
+from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Encoding, Variant, variant_of
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import Backend, Context, TextEmbedder
+from stprune_ros.vlm.parsing import clean_text
+from stprune_ros.vlm.prompt import Prompt
+
+BATCH = 16  # questions with candidates that are asked in one pass, and written down behind it
+ALL_TOKENS = 'none'
+
+
+@dataclass
+class Asking:
+    """A model that is asked about a set; ``prompt`` has the set's instructions."""
+
+    dataset: Dataset
+    settings: Settings
+    backend: Backend
+    prompt: Prompt
+    file: AnswerFile
+
+    def ask(self, trials: Sequence[Trial]) -> int:
+        """Ask what the file has no answer to, and return how many answers were added.
+
+        Raises Interrupted on Ctrl-C; what was answered is in the file then.
+        """
+        before, total = len(self.file.answers), len(self.dataset.questions) * len(trials)
+        try:
+            with tqdm(total=total, unit='answer', desc='questions', disable=None) as progress:
+                for moment in self.dataset.moments:
+                    ids = [question.id for question in moment.questions]
+                    open_ids = {trial: [i for i in ids if self._is_open(i, trial)] for trial in trials}
+                    if any(open_ids.values()):
+                        self._ask_about(moment.id, open_ids)
+                    progress.update(len(ids) * len(trials))
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted after {len(self.file.answers)} answers: they are in '{self.file.path}', where --resume"
+                ' goes on',
+                {'files': [self.file.path]},
+            ) from None
+        return len(self.file.answers) - before
+
+    def _is_open(self, question_id: str, trial: Trial) -> bool:
+        return AnswerKey(question_id, trial) not in self.file.answers
+
+    def _ask_about(self, moment_id: int, open_ids: Mapping[Trial, Sequence[str]]) -> None:
+        """Encode a moment and ask what is open; where its pictures cannot be used that is counted."""
+        try:
+            cases = self.dataset.cases(moment_id)
+        except StpruneError as error:
+            count = len(self.dataset.moments[moment_id].questions)
+            self.dataset.faults.add('questions left out, a picture cannot be used', str(error), count)
+            return
+        scene = cases[0].scene
+        encoded: dict[tuple[bool, Encoding], EncodedScene] = {}
+        for trial, ids in open_ids.items():
+            asked = [case for case in cases if case.id in ids]
+            is_blind = trial == BLIND_TRIAL
+            method = ALL_TOKENS if is_blind else trial.method
+            variant = variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
+            if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * len(scene.egos) < 1:
+                continue
+            key = is_blind, variant.encoding
+            if asked and key not in encoded:
+                encoded[key] = EncodedScene.encode(_shown(scene, is_blind), self.backend, variant.encoding)
+            for context, group in self._contexts(encoded[key], variant, asked) if asked else ():
+                self._answer(context, group, trial, sum(view.count for view in encoded[key].views))
+
+    def _contexts(
+        self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]
+    ) -> Iterator[tuple[Context, Sequence[Case]]]:
+        """Prefilled prompts and the questions to ask of each: one of its own where pruning reads the question."""
+        if not variant.reads_question:
+            yield encoded.prefill(variant.config, self.backend, self.prompt, variant.options), cases
+            return
+        assert isinstance(self.backend, TextEmbedder)
+        for case in cases:
+            options = {**variant.options, 'question': self.backend.embed(case.question)}
+            yield encoded.prefill(variant.config, self.backend, self.prompt, options), [case]
+
+    def _answer(self, context: Context, cases: Sequence[Case], trial: Trial, tokens: int) -> None:
+        closed = [case for case in cases if case.candidates and self._can_choose(case)]
+        for start in range(0, len(closed), BATCH):
+            batch = closed[start : start + BATCH]
+            for case, answer in zip(batch, choose_answers(self.backend, context, batch), strict=True):
+                self.file.add(AnswerKey(case.id, trial), SetAnswer(answer, False, True, tokens))
+        chosen = {case.id for case in closed}
+        for case in cases:
+            if case.id not in chosen:
+                said = self.backend.generate(context, case.question, self.settings.inference.max_new_tokens)
+                text, _ = clean_text(said.text)
+                self.file.add(AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens))
+
+    def _can_choose(self, case: Case) -> bool:
+        """Whether the model has words for the candidates; else it writes, as to any other question."""
+        try:
+            self.backend.check_candidates(case.question, case.candidates)
+        except ModelError:
+            return False
+        return True
+
+
+def _shown(scene: CaseScene, is_blind: bool) -> CaseScene:
+    return scene.with_grey_images() if is_blind else scene

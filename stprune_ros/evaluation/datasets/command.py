@@ -1,0 +1,183 @@
+"""``stprune eval --dataset``: read a set, ask, judge, and write tables, plot and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation import fidelity
+from stprune_ros.evaluation.datasets import drivelm
+from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
+from stprune_ros.evaluation.datasets.asking import Asking
+from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
+from stprune_ros.evaluation.datasets.judge import Judge, load_judge
+from stprune_ros.evaluation.datasets.measures import JUDGE, MATCH
+from stprune_ros.evaluation.datasets.table import Figures, measures_table
+from stprune_ros.evaluation.fidelity import BLIND_TRIAL, EvaluationPlan, name_of
+from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.tables import to_markdown
+from stprune_ros.progress import Say
+from stprune_ros.results import Show, write_json
+from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.loading import load_model
+from stprune_ros.vlm.prompt import Prompt
+
+WriteAnswers = Callable[[Path, Dataset, Mapping[str, str]], None]
+Challenge = Callable[[Dataset, Mapping[str, str], Mapping[str, float]], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class SetFormat:
+    """A set by its three functions: how it is read, how answers are written for its own tools, what those would say.
+
+    ``ending`` is of the answers file; ``challenge`` is None where the set has no tool that needs no judge.
+    """
+
+    read: Callable[[Path, int | None], Dataset]
+    write: WriteAnswers
+    ending: str
+    challenge: Challenge | None = None
+
+
+FORMATS: Mapping[str, SetFormat] = {
+    'drivelm': SetFormat(drivelm.read, drivelm.write_answers, '.output.json', drivelm.challenge),
+}
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What to run on which set; ``limit`` questions from the first, ``frames`` instants at most, None for all."""
+
+    name: str
+    data: Path
+    output: Path
+    methods: tuple[str, ...]
+    keeps: tuple[float, ...]
+    seeds: int
+    limit: int | None
+    frames: int | None
+    judge: str | None
+    resume: bool
+
+
+def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
+    """Ask and write; returns 0. Raises StpruneError where the set cannot be read, or nothing of it be asked."""
+    form = FORMATS[plan.name]
+    dataset = require_questions(form.read(plan.data, plan.frames)).first(plan.limit)
+    told = [*dataset.notes, *dataset.faults.sentences]
+    for sentence in told:
+        say(sentence)
+    judge = load_judge(plan.judge) if plan.judge else None
+    backend, prompt = load_model(settings, say)
+    trials = [*EvaluationPlan(plan.methods, plan.keeps, plan.seeds).trials(), BLIND_TRIAL]
+    info, default = backend.info, name_of(settings.pruning)
+    head = _run_head(dataset, settings, prompt, (info.model_id, info.revision, info.dtype), plan.frames)
+    path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
+    with AnswerFile(path, head, plan.resume) as file:
+        before = len(file.answers)
+        asking = Asking(dataset, settings, backend, _instructed(prompt, dataset), file)
+        added = asking.ask(trials)
+        say(f'{added} answers were asked for, {before} were in the file already')
+        judged = _judge(dataset, file, judge, trials) if judge else {}
+    figures = Figures(dataset, trials, file.answers, judged)
+    if not figures.trials:
+        raise StpruneError(f"no question of '{dataset.path}' could be asked: {'; '.join(dataset.faults.sentences)}")
+    files = [file.path, *_write_answers(form, plan, figures, info.model_id)]
+    notes = list(_notes(dataset, figures, judge, settings))
+    for sentence in notes:
+        if sentence not in told:
+            say(sentence)
+    if not figures.scored:
+        show('', {'files': files, 'default': default, 'table': None, 'notes': notes})
+        return 0
+    ran = {'default': default, 'world': plan.name, 'model': [info.model_id, info.revision], 'seeds': plan.seeds}
+    found = {**figures.table(ran), 'measures': figures.measures(), 'notes': notes}
+    if form.challenge is not None:
+        found['challenge'] = _challenge(form.challenge, figures)
+    write_json(plan.output, fidelity.add_table(plan.output, default, found))
+    plot = fidelity.beside(plan.output, info.model_id, plan.name, '.png')
+    fidelity.write_plot(found, default, plot)
+    text = f'{to_markdown(found, default)}\n\n{measures_table(found["measures"])}'
+    show(text, {'files': [plan.output, plot, *files], 'default': default, 'table': found})
+    return 0
+
+
+def _run_head(
+    dataset: Dataset, settings: Settings, prompt: Prompt, model: tuple[str, str, str], frames: int | None
+) -> dict[str, Any]:
+    """What must be the same where a run goes on with answers."""
+    pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
+    return {
+        'set': [dataset.world, dataset.revision],
+        'frames': frames,
+        'tables': not dataset.notes,
+        'model': model,
+        'prompt': prompt.id,
+        'max_new_tokens': settings.inference.max_new_tokens,
+        'pixels': [settings.model.max_image_pixels, settings.model.side_image_pixels, settings.cameras.refresh_ms],
+        'pruning': pruning,
+    }
+
+
+def _instructed(prompt: Prompt, dataset: Dataset) -> Prompt:
+    return replace(prompt, system=f'{prompt.system}\n{dataset.instructions}'.strip())
+
+
+def _judge(dataset: Dataset, file: AnswerFile, judge: Judge, trials: list[Trial]) -> dict[AnswerKey, float]:
+    """What a judge says of each answer to a question for judges; what the file has is not judged again."""
+    found = {}
+    for question in dataset.questions:
+        if question.answers and {JUDGE, MATCH} & {*question.measures}:
+            for key in (AnswerKey(question.id, trial) for trial in trials):
+                if key not in file.answers:
+                    continue
+                if (key, judge.name) not in file.scores:
+                    score = judge.score(question.text, question.answers, file.answers[key].text)
+                    file.add_score(key, judge.name, score)
+                found[key] = file.scores[key, judge.name]
+    return found
+
+
+def _write_answers(form: SetFormat, plan: DatasetPlan, figures: Figures, host: str) -> list[Path]:
+    """A file for the set's own tools for each method and ratio: of the first run where lots are drawn."""
+    files = []
+    for trial in figures.trials:
+        if trial.seed == 0:
+            name = f'{plan.name}.{trial.method}.{trial.keep:g}'
+            files.append(fidelity.beside(plan.output, host, name, form.ending))
+            form.write(files[-1], figures.dataset, figures.texts(trial))
+    return files
+
+
+def _challenge(challenge: Challenge, figures: Figures) -> list[dict[str, Any]]:
+    rows = []
+    for trial in figures.trials:
+        judged = {key.id: score for key, score in figures.judged.items() if key.trial == trial}
+        found = challenge(figures.dataset, figures.texts(trial), judged)
+        rows.append({**trial._asdict(), **found})
+    return rows
+
+
+def _notes(dataset: Dataset, figures: Figures, judge: Judge | None, settings: Settings) -> list[str]:
+    """What a reader of the figures has to know, a sentence each with its count."""
+    notes = [*dataset.notes, *dataset.faults.sentences]
+    questions = dataset.questions
+    unanswered = sum(not question.answers for question in questions)
+    if unanswered:
+        notes.append(
+            f"{unanswered} of {len(questions)} questions of '{dataset.path}' have no true answer: they are asked and"
+            ' not scored; hold some out of a file that has answers'
+        )
+    unjudged = sum(JUDGE in question.measures and bool(question.answers) for question in questions)
+    if unjudged and judge is None:
+        notes.append(f'{unjudged} of {len(questions)} questions are for a judge and not scored: name one with --judge')
+    cut = sum(answer.cut for answer in figures.answers.values())
+    if cut:
+        notes.append(
+            f'{cut} of {len(figures.answers)} answers were cut at {settings.inference.max_new_tokens} tokens'
+            ' (inference.max_new_tokens)'
+        )
+    return notes

@@ -1,0 +1,268 @@
+"""DriveLM-nuScenes: questions about key frames of six cameras, as the challenge's files hold them.
+
+Scene -> key_frames -> {image_paths by camera, QA: {perception, prediction, planning, behavior: [{Q, A, tag}]}}; or the
+list of conversations that its ``convert2llama.py`` makes of that. Format and tags:
+https://github.com/OpenDriveLab/DriveLM, folder ``challenge``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stprune_ros.core.types import EgoState
+from stprune_ros.errors import StpruneError, plain
+from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import digest, find_file, kind_of_content, read_json, text_of
+from stprune_ros.evaluation.datasets.measures import (
+    ACCURACY,
+    JUDGE,
+    LANGUAGE,
+    MATCH,
+    coordinates,
+    exact,
+    match_f1,
+    matched,
+)
+from stprune_ros.evaluation.datasets.nuscenes import (
+    STRIDE_US,
+    Picture,
+    PictureFolder,
+    Tables,
+    earlier_shots,
+    nominal_rig,
+)
+from stprune_ros.evaluation.datasets.text_metrics import bleu, cider, rouge_l
+from stprune_ros.results import replaced_at_once
+
+NAME = 'drivelm'
+GROUPS = ('perception', 'prediction', 'planning', 'behavior')  # in the order in which questions are numbered
+TAGS = {0: ACCURACY, 1: JUDGE, 2: LANGUAGE, 3: MATCH}
+FRAMES = 4  # instants, as in the node, where nothing else is said
+OPTIONS = re.compile(r'following options:(.*)', re.DOTALL)
+LETTER = re.compile(r'(?:^|\s)([A-Z])\.\s')
+YES_OR_NO = re.compile(r'(?:is|are|does|do|did|will|would|can|could|should|has|have)\b', re.IGNORECASE)
+INSTRUCTIONS = (
+    'An object is written as <c1,CAMERA,x,y>: a name, the camera that shows it, and its middle in pixels of an image of'
+    ' 1600x900, from the top left. Asked to select from options, answer with the letter only.'
+)
+FRONT = 'CAM_FRONT'
+WEIGHTS = (0.4, 0.2, 0.2, 0.2)  # of judge, language, match and accuracy in the final score
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """A key frame as the file has it: ids of its scene and itself, its pictures, its questions."""
+
+    scene: str
+    frame: str
+    pictures: Mapping[str, Picture]
+    questions: tuple[SetQuestion, ...]
+
+
+def read(data: Path, frames: int | None = None) -> Dataset:
+    """The set at ``data`` (its folder, or its file), with up to ``frames`` instants, the current one included.
+
+    With the tables of nuScenes instants are half a second apart; without, they are the key frames before in the scene.
+    Raises StpruneError where there is no file of this format.
+    """
+    path = find_file(data, '.json')
+    tree, again = read_json(path)
+    faults = Faults()
+    for key, count in again.items():
+        faults.add('keys that an object has again, of which the first counts', key, count)
+    if isinstance(tree, list):
+        tree = _from_conversations(tree, faults)
+    if not isinstance(tree, dict):
+        raise StpruneError(f"'{path}' is no file of DriveLM: it is {kind_of_content(tree)}, not an object of scenes")
+    key_frames = list(_key_frames(tree, faults))
+    if tree and not key_frames:
+        raise StpruneError(f"'{path}' is no file of DriveLM: it is {kind_of_content(tree)}, without a key frame in it")
+    folder = PictureFolder(path.parent)
+    back = (FRAMES if frames is None else frames) - 1
+    tables = Tables.read(path.parent, {found.frame for found in key_frames}, back)
+    moments, left_out = _moments(key_frames, folder, tables, back, faults)
+    notes = () if tables else (
+        'no tables of nuScenes (v1.0-*/sample_data.json) beside the set: the mounting of cameras is the nominal one,'
+        ' the motion of the car is not known, and history is what key frames there are',
+    )  # fmt: skip
+    return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
+
+
+def options_of(question: str) -> tuple[str, ...]:
+    """The letters that a question offers, empty where it offers none."""
+    offered = OPTIONS.search(question)
+    letters = LETTER.findall(offered[1]) if offered else []
+    return tuple(letters) if len(letters) > 1 and len(set(letters)) == len(letters) else ()
+
+
+def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> None:
+    """The file that the challenge's ``evaluation.py`` takes; it fails on a missing id, so what was not asked is ''."""
+    questions = [*dataset.questions, *dataset.left_out]
+    rows = [{'id': q.id, 'question': q.text, 'answer': answers.get(q.id, '')} for q in questions]
+    with replaced_at_once(path) as part:
+        part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def challenge(dataset: Dataset, answers: Mapping[str, str], judged: Mapping[str, float]) -> dict[str, Any]:
+    """What the challenge's ``evaluation.py`` counts: JSON data, None for what is not there.
+
+    The first question of a key frame decides which others count: those whose coordinates its answer has hit. Only with
+    judged answers are there ``chatgpt``, ``match`` (half of it the judge's) and ``final``.
+    """
+    counted, skipped = [], 0
+    for moment in dataset.moments:
+        questions = [q for q in moment.questions if q.answers and q.id in answers]
+        if not questions:
+            continue
+        graph = matched(answers[questions[0].id], questions[0].answers[0])
+        allowed = [q for q in questions[1:] if all(tuple(place) in graph for place in coordinates(q.text))]
+        counted += [questions[0], *allowed]
+        skipped += len(questions) - 1 - len(allowed)
+    by_measure = {m: [q for q in counted if m in q.measures] for m in (ACCURACY, JUDGE, LANGUAGE, MATCH)}
+    texts = {m: [(answers[q.id], q.answers) for q in questions] for m, questions in by_measure.items()}
+    right = _mean([exact(answer, truths) for answer, truths in texts[ACCURACY]])
+    f1 = _mean([match_f1(answer, truths[0]) for answer, truths in texts[MATCH]])
+    gpt, gpt_match = (
+        _mean([judged[q.id] for q in by_measure[m]]) if all(q.id in judged for q in by_measure[m]) else None
+        for m in (JUDGE, MATCH)
+    )
+    match = (f1 + gpt_match) / 2 if f1 is not None and gpt_match is not None else None
+    language = _language(*zip(*texts[LANGUAGE])) if texts[LANGUAGE] else None
+    parts = (gpt, language['score'] if language else None, match, right)
+    final = None if None in parts else sum(w * p for w, p in zip(WEIGHTS, parts) if p is not None)
+    figures = {'accuracy': right, 'chatgpt': gpt, 'match_f1': f1, 'match': match, 'final': final}
+    rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
+    return {'questions': len(counted), 'skipped': skipped, **rounded, 'language': language}
+
+
+def _language(answers: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, float]:
+    """BLEU, ROUGE-L and CIDEr, and what the challenge makes of them: a third each, CIDEr divided by ten."""
+    blue = bleu(answers, truths)
+    found = {f'bleu_{n}': value for n, value in enumerate(blue, start=1)}
+    found['rouge_l'] = float(np.mean([rouge_l(answer, row) for answer, row in zip(answers, truths)]))
+    found['cider'] = float(cider(answers, truths).mean())
+    found['score'] = (sum(blue) / len(blue) + found['rouge_l'] + found['cider'] / 10) / 3
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
+    for scene, content in tree.items():
+        frames = content.get('key_frames') if isinstance(content, dict) else None
+        if not isinstance(frames, dict):
+            faults.add('scenes left out, without key frames', scene)
+            continue
+        for frame, entry in frames.items():
+            name = f'{scene}_{frame}'
+            paths = entry.get('image_paths') if isinstance(entry, dict) else None
+            groups = entry.get('QA') if isinstance(entry, dict) else None
+            pictures = {c: p for c, text in paths.items() if (p := Picture.of(text))} if isinstance(paths, dict) else {}
+            if not isinstance(groups, dict) or not pictures or len(pictures) != len(paths or ()):
+                faults.add('key frames left out, without questions or with names of pictures that are none', name)
+                continue
+            yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, faults)))
+
+
+def _questions(groups: Mapping[str, Any], name: str, faults: Faults) -> Iterator[SetQuestion]:
+    entries = [(group, entry) for group in GROUPS for entry in _list(groups.get(group))]
+    for index, (group, entry) in enumerate(entries):  # broken ones keep their number: others are named by it
+        question, answer = text_of(entry, 'Q'), entry.get('A', '') if isinstance(entry, dict) else None
+        if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
+            faults.add('questions left out, without a text', f'{name}_{index}')
+            continue
+        yield _question(f'{name}_{index}', question, answer or '', group, entry.get('tag'))
+
+
+def _question(name: str, text: str, answer: str, group: str, tags: object) -> SetQuestion:
+    letters = options_of(text)
+    known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
+    measures = tuple(dict.fromkeys(known)) or (ACCURACY if letters else LANGUAGE,)
+    candidates = letters
+    if not letters and measures == (ACCURACY,) and YES_OR_NO.match(text):
+        candidates = ('Yes.', 'No.')
+    if answer and answer not in candidates:
+        candidates = ()  # it is none of what is offered: the model writes
+    answers = (answer,) if answer.strip() else ()
+    return SetQuestion(name, text, measures[0], measures, answers, candidates, group)
+
+
+def _moments(
+    key_frames: Sequence[KeyFrame], folder: PictureFolder, tables: Tables | None, back: int, faults: Faults
+) -> tuple[tuple[Moment, ...], tuple[SetQuestion, ...]]:
+    drives = {scene: number for number, scene in enumerate(dict.fromkeys(found.scene for found in key_frames))}
+    of_scene: dict[str, list[KeyFrame]] = {scene: [] for scene in drives}
+    for found in key_frames:
+        of_scene[found.scene].append(found)
+    moments: list[Moment] = []
+    left_out: list[SetQuestion] = []
+    for found in key_frames:
+        if not found.questions:
+            continue
+        missing = [picture for picture in found.pictures.values() if folder.find(picture) is None]
+        if missing:
+            faults.add('questions left out, a picture is missing', missing[0].name, len(found.questions))
+            left_out += found.questions
+            continue
+        shots = tables.around(found.frame, back) if tables else {}
+        stamp_us = found.pictures.get(FRONT, next(iter(found.pictures.values()))).stamp_us
+        rig = tables.rig(shots, found.pictures) if tables and shots else None
+        if rig is None and tables:
+            faults.add('key frames that the tables do not know, with the nominal mounting', found.frame)
+        earlier = earlier_shots(shots, stamp_us, back) if rig else _earlier_frames(found, of_scene[found.scene], back)
+        instants = [*[{}] * (back - len(earlier)), *earlier, found.pictures]
+        pictures = {c: tuple(_file(folder, row.get(c)) for row in instants) for c in found.pictures}
+        stamps = [*range(stamp_us - back * STRIDE_US, stamp_us, STRIDE_US), stamp_us] if back else [stamp_us]
+        egos: tuple[EgoState | None, ...] = (None,) * len(instants)
+        if tables and rig:
+            egos = tuple(tables.ego(shots.get(FRONT, ()), stamp) for stamp in stamps)
+        place = len(moments)
+        moments.append(
+            Moment(place, drives[found.scene], rig or nominal_rig(found.pictures), pictures, egos, found.questions)
+        )
+    return tuple(moments), tuple(left_out)
+
+
+def _earlier_frames(found: KeyFrame, frames: Sequence[KeyFrame], count: int) -> list[Mapping[str, Picture]]:
+    """The pictures of up to ``count`` key frames of the same scene before this one, oldest first."""
+
+    def stamp(frame: KeyFrame) -> int:
+        return min(picture.stamp_us for picture in frame.pictures.values())
+
+    before = sorted((frame for frame in frames if stamp(frame) < stamp(found)), key=stamp)
+    return [frame.pictures for frame in before[len(before) - min(count, len(before)) :]]
+
+
+def _file(folder: PictureFolder, picture: Picture | None) -> Path | None:
+    return None if picture is None else folder.find(picture)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _from_conversations(rows: Sequence[Any], faults: Faults) -> dict[str, Any]:
+    """The scenes that a list of conversations was made of; it has no tags."""
+    tree: dict[str, Any] = {}
+    for place, row in enumerate(rows):
+        name, turns = text_of(row, 'id'), row.get('conversations') if isinstance(row, dict) else None
+        parts = name.rsplit('_', 2) if name else []
+        said = [text_of(turn, 'value') for turn in _list(turns)]
+        if len(parts) != 3 or len(said) < 1 or said[0] is None:
+            faults.add('conversations left out, without an id or a question', plain(name or str(place)))
+            continue
+        frames = tree.setdefault(parts[0], {'key_frames': {}})['key_frames']
+        paths = {p.camera: p.name for text in _list(row.get('image')) if (p := Picture.of(text))}
+        frame = frames.setdefault(parts[1], {'image_paths': paths, 'QA': {GROUPS[0]: []}})
+        answer = said[1] if len(said) > 1 and said[1] else ''
+        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer})
+    return tree

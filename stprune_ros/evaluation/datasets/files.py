@@ -1,0 +1,178 @@
+"""Files that somebody downloaded, read within bounds: JSON in any Unicode, pictures, and which file is meant."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from stprune_ros.errors import StpruneError, listed, one_line, plain, shown
+from stprune_ros.io.foreign_files import UNPACK
+from stprune_ros.io.image_file import file_format, file_size
+from stprune_ros.io.images import DecodeLimits, decode_compressed
+
+MAX_JSON_BYTES = 2**30  # the largest of the known files has 287 MB
+MAX_PICTURE_BYTES = 2**26
+MAX_PICTURE_PIXELS = 2**26
+MAX_ROW_CHARACTERS = 2**20  # of one row of a table that is read row by row
+CHUNK = 2**20  # characters
+BOMS = {
+    codecs.BOM_UTF8: 'utf-8-sig',
+    codecs.BOM_UTF32_LE: 'utf-32',
+    codecs.BOM_UTF32_BE: 'utf-32',
+    codecs.BOM_UTF16_LE: 'utf-16',
+    codecs.BOM_UTF16_BE: 'utf-16',
+}
+
+
+def find_file(data: Path, ending: str, folders: Sequence[str] = ()) -> Path:
+    """The one file of questions at ``data``: itself, or the only one with ``ending`` in it or its ``folders``.
+
+    Raises StpruneError where there is none, or several to choose from.
+    """
+    if data.suffix in UNPACK:
+        command = UNPACK[data.suffix].format(packed=data, plain=data.with_suffix(''))
+        raise StpruneError(f"'{data}' is packed; unpack it first: {command}")
+    if data.is_file():
+        return data
+    if not data.is_dir():
+        raise StpruneError(f"there is no folder '{data}'; give the folder of the data set as --data")
+    found = [file for folder in ('.', *folders) for file in sorted((data / folder).glob(f'*{ending}'))]
+    if not found:
+        where = ' or '.join(('it', *(f"its folder '{folder}'" for folder in folders)))
+        raise StpruneError(f"'{data}' has no {ending} file with questions in {where}; give the file as --data")
+    if len(found) > 1:
+        names = listed(str(file) for file in found)
+        raise StpruneError(f"'{data}' has {len(found)} {ending} files, {names}; give one of them as --data")
+    return found[0]
+
+
+def digest(path: Path) -> str:
+    """What tells two versions of a file apart."""
+    whole = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(CHUNK):
+            whole.update(chunk)
+    return whole.hexdigest()[:12]
+
+
+def encoding_of(path: Path) -> str:
+    """The Unicode encoding that the first bytes of a JSON file tell: by a byte order mark, or by its zeros."""
+    with path.open('rb') as file:
+        start = file.read(4)
+    for mark, encoding in BOMS.items():
+        if start.startswith(mark) and not (encoding == 'utf-16' and start == codecs.BOM_UTF32_LE):
+            return encoding
+    if len(start) > 1 and 0 in start[:2]:
+        return 'utf-16-be' if start[0] == 0 else 'utf-16-le'
+    return 'utf-8'
+
+
+def not_unicode(path: Path, error: UnicodeDecodeError) -> StpruneError:
+    """The error for a text in an encoding of old, which no file says the name of."""
+    name = error.encoding.upper()
+    return StpruneError(
+        f"'{path}' is no {name}, which JSON has to be: byte {error.object[error.start]:#04x} at {error.start} is none;"
+        f" if it is Latin-1, iconv -f LATIN1 -t UTF-8 '{path}' > FILE.json converts it"
+    )
+
+
+def read_json(path: Path) -> tuple[Any, Counter[str]]:
+    """The content of a JSON file, and the keys that an object has again: the first of each counts.
+
+    Raises StpruneError where it is no JSON, in no Unicode, or too large.
+    """
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise StpruneError(f"'{path}' has {size} bytes; a file of questions may have {MAX_JSON_BYTES}: split it")
+    again: Counter[str] = Counter()
+
+    def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if found.setdefault(key, value) is not value:
+                again[key] += 1
+        return found
+
+    try:
+        return json.loads(path.read_bytes().decode(encoding_of(path)), object_pairs_hook=first_of_each), again
+    except UnicodeDecodeError as error:
+        raise not_unicode(path, error) from None
+    except RecursionError:
+        raise StpruneError(f"'{path}' is nested deeper than any file of questions: it is damaged") from None
+    except ValueError as error:
+        raise StpruneError(f"'{path}' is no JSON that can be read: {one_line(error)}; download it again") from None
+
+
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON file that is one list, one after another: it may be larger than memory.
+
+    Raises StpruneError where it is something else, or cut off.
+    """
+    decoder, buffer, at, begun = json.JSONDecoder(), '', 0, False
+    try:
+        with path.open(encoding=encoding_of(path)) as file:
+            while True:
+                at = _skip(buffer, at, ' \t\r\n,' if begun else ' \t\r\n')
+                if not begun and buffer[at : at + 1] == '[':
+                    begun, at = True, at + 1
+                    continue
+                if begun and buffer[at : at + 1] == ']':
+                    return
+                try:
+                    row, at = decoder.raw_decode(buffer, at) if begun else (None, at)
+                except ValueError:
+                    row = None
+                if isinstance(row, dict):
+                    yield row
+                    continue
+                chunk = file.read(CHUNK)
+                if not chunk or row is not None or len(buffer) - at > MAX_ROW_CHARACTERS:
+                    raise StpruneError(f"'{path}' is no list of JSON objects that is whole: download it again")
+                buffer, at = buffer[at:] + chunk, 0
+    except UnicodeDecodeError as error:
+        raise not_unicode(path, error) from None
+
+
+def _skip(text: str, at: int, letters: str) -> int:
+    while at < len(text) and text[at] in letters:
+        at += 1
+    return at
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """The RGB pixels, uint8 (height, width, 3), of a JPEG or PNG file. Raises StpruneError where it is none."""
+    try:
+        with path.open('rb') as file:
+            data = file.read(MAX_PICTURE_BYTES + 1)
+    except OSError as error:
+        raise StpruneError(f"picture '{plain(str(path))}' cannot be read: {error.strerror}") from None
+    try:
+        if len(data) > MAX_PICTURE_BYTES:
+            raise StpruneError(f'it has more than {MAX_PICTURE_BYTES} bytes')
+        height, width = file_size(data) if file_format(data) else (0, 0)
+        if height * width > MAX_PICTURE_PIXELS:
+            raise StpruneError(f'it has {width}x{height} pixels, more than {MAX_PICTURE_PIXELS} in all')
+        return decode_compressed(SimpleNamespace(data=data, format=file_format(data)), DecodeLimits())[0]
+    except StpruneError as error:
+        raise StpruneError(f"picture '{plain(str(path))}' cannot be used: {error}") from None
+
+
+def text_of(entry: Any, *keys: str) -> str | None:
+    """The text under the first of ``keys`` that an object has, None where it is none."""
+    value = next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def kind_of_content(tree: Any) -> str:
+    """What the content of a file is, for a sentence: its type, and its first keys where it has some."""
+    if isinstance(tree, dict):
+        return f'an object with the keys {shown(list(tree)[:5])}'
+    return f'a list of {len(tree)}' if isinstance(tree, list) else f'a {type(tree).__name__}'
