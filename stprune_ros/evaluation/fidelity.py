@@ -327,7 +327,8 @@ def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
     axes.axhline(found['full'], color='black', ls=':', label='all tokens')
     axes.axhline(found['blind'], color='grey', ls=':', label='no images')
     ticks = sorted({row['keep'] for row in rows})
-    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel='answers right', xticks=ticks)
+    label = 'mean score' if 'measures' in found else 'answers right'
+    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel=label, xticks=ticks)
     axes.set_xticklabels([f'{keep:.0%}' for keep in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)

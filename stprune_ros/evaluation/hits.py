@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,14 +44,14 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneResult:
-    """Results of one scene: its questions, and per trial which of them were answered correctly.
+    """Results of one scene: its questions, and per trial which of them were answered correctly, or how well (0 to 1).
 
     ``tokens`` is the number of visual tokens of the whole scene.
     """
 
     scene_id: int
     questions: list[Asked]
-    correct: dict[Trial, list[bool]]
+    correct: Mapping[Trial, Sequence[float]]
     tokens: int = 0
 
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation import fidelity
-from stprune_ros.evaluation.datasets import drivelm
+from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
 from stprune_ros.evaluation.datasets.asking import Asking
 from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
 from stprune_ros.evaluation.datasets.judge import Judge, load_judge
 from stprune_ros.evaluation.datasets.measures import JUDGE, MATCH
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
+from stprune_ros.evaluation.datasets.text_metrics import require_packages
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, EvaluationPlan, name_of
 from stprune_ros.evaluation.hits import Trial
 from stprune_ros.evaluation.tables import to_markdown
 from stprune_ros.progress import Say
 from stprune_ros.results import Show, write_json
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import ModelInfo
 from stprune_ros.vlm.loading import load_model
 from stprune_ros.vlm.prompt import Prompt
 
 WriteAnswers = Callable[[Path, Dataset, Mapping[str, str]], None]
 Challenge = Callable[[Dataset, Mapping[str, str], Mapping[str, float]], Mapping[str, Any]]
+
+NEED_RING = ('rsp', 'keep_one_copy', 'calibrated_overlap')
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class SetFormat:
 
 FORMATS: Mapping[str, SetFormat] = {
     'drivelm': SetFormat(drivelm.read, drivelm.write_answers, '.output.json', drivelm.challenge),
+    'lingoqa': SetFormat(lingoqa.read, lingoqa.write_answers, '.predictions.csv'),
+    'nuinstruct': SetFormat(nuinstruct.read, nuinstruct.write_answers, '.predictions.json'),
 }
 
 
@@ -65,20 +71,23 @@ class DatasetPlan:
 
 def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     """Ask and write; returns 0. Raises StpruneError where the set cannot be read, or nothing of it be asked."""
+    require_packages()
     form = FORMATS[plan.name]
     dataset = require_questions(form.read(plan.data, plan.frames)).first(plan.limit)
     told = [*dataset.notes, *dataset.faults.sentences]
     for sentence in told:
         say(sentence)
+    _require_ring(dataset, plan.methods)
     judge = load_judge(plan.judge) if plan.judge else None
     backend, prompt = load_model(settings, say)
     trials = [*EvaluationPlan(plan.methods, plan.keeps, plan.seeds).trials(), BLIND_TRIAL]
     info, default = backend.info, name_of(settings.pruning)
     head = _run_head(dataset, settings, prompt, (info.model_id, info.revision, info.dtype), plan.frames)
+    fidelity.add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
     path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
     with AnswerFile(path, head, plan.resume) as file:
         before = len(file.answers)
-        asking = Asking(dataset, settings, backend, _instructed(prompt, dataset), file)
+        asking = Asking(dataset, settings, backend, _instructed(prompt, dataset, info), file)
         added = asking.ask(trials)
         say(f'{added} answers were asked for, {before} were in the file already')
         judged = _judge(dataset, file, judge, trials) if judge else {}
@@ -86,22 +95,25 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     if not figures.trials:
         raise StpruneError(f"no question of '{dataset.path}' could be asked: {'; '.join(dataset.faults.sentences)}")
     files = [file.path, *_write_answers(form, plan, figures, info.model_id)]
-    notes = list(_notes(dataset, figures, judge, settings))
+    notes = _notes(dataset, figures, judge, info, settings)
     for sentence in notes:
         if sentence not in told:
             say(sentence)
-    if not figures.scored:
-        show('', {'files': files, 'default': default, 'table': None, 'notes': notes})
+    result: dict[str, Any] = {'files': files, 'default': default, 'table': None, 'notes': notes}
+    if not figures.cells:
+        show('', result)
         return 0
     ran = {'default': default, 'world': plan.name, 'model': [info.model_id, info.revision], 'seeds': plan.seeds}
     found = {**figures.table(ran), 'measures': figures.measures(), 'notes': notes}
     if form.challenge is not None:
         found['challenge'] = _challenge(form.challenge, figures)
     write_json(plan.output, fidelity.add_table(plan.output, default, found))
-    plot = fidelity.beside(plan.output, info.model_id, plan.name, '.png')
-    fidelity.write_plot(found, default, plot)
+    files = [plan.output, *files]
+    if found['rows']:
+        files.append(fidelity.beside(plan.output, info.model_id, plan.name, '.png'))
+        fidelity.write_plot(found, default, files[-1])
     text = f'{to_markdown(found, default)}\n\n{measures_table(found["measures"])}'
-    show(text, {'files': [plan.output, plot, *files], 'default': default, 'table': found})
+    show(text, {**result, 'files': files, 'table': found})
     return 0
 
 
@@ -122,7 +134,20 @@ def _run_head(
     }
 
 
-def _instructed(prompt: Prompt, dataset: Dataset) -> Prompt:
+def _require_ring(dataset: Dataset, methods: Sequence[str]) -> None:
+    """Raise StpruneError for what compares a view with its neighbours where there is only one camera."""
+    for method in methods if dataset.single_camera else ():
+        found = [part for part in method.split('+') if part in NEED_RING]
+        if found:
+            raise StpruneError(
+                f"'{found[0]}' compares a view with its neighbours, and {dataset.world} has one camera: omit '{method}'"
+            )
+
+
+def _instructed(prompt: Prompt, dataset: Dataset, info: ModelInfo) -> Prompt:
+    """The prompt with what the set says of its notation; a model of one domain knows no other words than its own."""
+    if info.domain:
+        return prompt
     return replace(prompt, system=f'{prompt.system}\n{dataset.instructions}'.strip())
 
 
@@ -161,10 +186,17 @@ def _challenge(challenge: Challenge, figures: Figures) -> list[dict[str, Any]]:
     return rows
 
 
-def _notes(dataset: Dataset, figures: Figures, judge: Judge | None, settings: Settings) -> list[str]:
+def _notes(dataset: Dataset, figures: Figures, judge: Judge | None, info: ModelInfo, settings: Settings) -> list[str]:
     """What a reader of the figures has to know, a sentence each with its count."""
     notes = [*dataset.notes, *dataset.faults.sentences]
+    if info.domain:
+        notes.append(f"model '{info.model_id}' knows only {info.domain}: its figures say nothing about other sets")
     questions = dataset.questions
+    asked = sum(len(moment.questions) for moment in figures.moments)
+    if asked < len(questions):
+        notes.append(
+            f'{len(questions) - asked} of {len(questions)} questions were not asked under every method and ratio'
+        )
     unanswered = sum(not question.answers for question in questions)
     if unanswered:
         notes.append(

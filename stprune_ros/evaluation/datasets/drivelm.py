@@ -31,6 +31,7 @@ from stprune_ros.evaluation.datasets.measures import (
     matched,
 )
 from stprune_ros.evaluation.datasets.nuscenes import (
+    NO_TABLES,
     STRIDE_US,
     Picture,
     PictureFolder,
@@ -88,10 +89,7 @@ def read(data: Path, frames: int | None = None) -> Dataset:
     back = (FRAMES if frames is None else frames) - 1
     tables = Tables.read(path.parent, {found.frame for found in key_frames}, back)
     moments, left_out = _moments(key_frames, folder, tables, back, faults)
-    notes = () if tables else (
-        'no tables of nuScenes (v1.0-*/sample_data.json) beside the set: the mounting of cameras is the nominal one,'
-        ' the motion of the car is not known, and history is what key frames there are',
-    )  # fmt: skip
+    notes = () if tables else (NO_TABLES,)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
 
 
@@ -180,12 +178,14 @@ def _questions(groups: Mapping[str, Any], name: str, faults: Faults) -> Iterator
         if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
             faults.add('questions left out, without a text', f'{name}_{index}')
             continue
-        yield _question(f'{name}_{index}', question, answer or '', group, entry.get('tag'))
+        yield _question(f'{name}_{index}', question, answer or '', group, entry.get('tag'), faults)
 
 
-def _question(name: str, text: str, answer: str, group: str, tags: object) -> SetQuestion:
+def _question(name: str, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
     letters = options_of(text)
     known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
+    if not known:
+        faults.add('questions without a tag, judged by what they ask', name)
     measures = tuple(dict.fromkeys(known)) or (ACCURACY if letters else LANGUAGE,)
     candidates = letters
     if not letters and measures == (ACCURACY,) and YES_OR_NO.match(text):

@@ -139,6 +139,8 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
                 buffer, at = buffer[at:] + chunk, 0
     except UnicodeDecodeError as error:
         raise not_unicode(path, error) from None
+    except RecursionError:
+        raise StpruneError(f"'{path}' is nested deeper than any file of questions: it is damaged") from None
 
 
 def _skip(text: str, at: int, letters: str) -> int:

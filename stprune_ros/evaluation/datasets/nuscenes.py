@@ -32,6 +32,10 @@ SAME_TIME_US = 150_000  # pictures of one instant are nearer than this
 FRAME_FOLDERS = ('samples', 'sweeps')
 # Where pictures and tables lie, seen from the file of questions.
 ROOTS = ('.', 'nuscenes', 'data/nuscenes', 'data', 'val_data', '../nuscenes', '..')
+NO_TABLES = (
+    'no tables of nuScenes (v1.0-*/sample_data.json) beside the set: the mounting of cameras is the nominal one, the'
+    ' motion of the car is not known, and history is what pictures the set names'
+)
 LEAST_S = 0.01  # a velocity is not taken over less
 
 

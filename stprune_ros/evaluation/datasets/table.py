@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,15 @@ ROUGE, CIDER = 'rouge_l', 'cider'
 class Figures:
     """What the answers to a set are worth; ``judged`` are a judge's scores, empty without one.
 
-    Questions without a true answer, or not answered under every trial, count nowhere.
+    Questions without a true answer count nowhere, nor do those of a moment that was not asked under every trial.
     """
 
     def __init__(self, dataset: Dataset, trials: Sequence[Trial], answers: Answers, judged: Scores) -> None:
-        self.dataset, self.answers, self.judged = dataset, answers, judged
+        self.dataset, self.judged = dataset, judged
         questions = dataset.questions
+        self.answers = {
+            key: answers[key] for q in questions for trial in trials if (key := AnswerKey(q.id, trial)) in answers
+        }
         # A method that is not defined at a ratio has no answers at all there.
         self.trials = [trial for trial in trials if any(AnswerKey(q.id, trial) in answers for q in questions)]
         self.moments = [
@@ -44,27 +48,32 @@ class Figures:
         self.cells = self._cells()
 
     def table(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """One table of the result, as `summarize` makes it: JSON data. A row's accuracy is the mean score there."""
+        """One table of the result, as `summarize` makes it: JSON data. A row's accuracy is the mean score there.
+
+        Without a question whose score lies between 0 and 1 there are no rows.
+        """
         hits = Hits(dict(run))
         first = self._first_scores()
-        counted = ~np.isnan(first[FULL_TRIAL])
-        place = 0
-        for moment in self.moments:
-            questions = [q for q in moment.questions if q.answers]
-            part = slice(place, place + len(questions))
-            place += len(questions)
+        scored = np.flatnonzero(~np.isnan(first[FULL_TRIAL])).tolist()
+        for moment_id, group in groupby(scored, key=lambda place: self.asked[place][0].id):
+            places = list(group)
+            moment, questions = self.asked[places[0]][0], [self.asked[place][1] for place in places]
             asked = [Asked(moment.drive, q.kind, q.form, ego_motion(moment)) for q in questions]
-            kept = np.flatnonzero(counted[part])
-            correct = {trial: values[part][kept].tolist() for trial, values in first.items()}
-            tokens = max(self.answers[AnswerKey(q.id, FULL_TRIAL)].tokens for q in moment.questions)
-            if len(kept):
-                hits.add(moment.id, [SceneResult(moment.id, [asked[n] for n in kept], correct, tokens)])
-        return summarize(hits)
-
-    @property
-    def scored(self) -> int:
-        """Questions that count in the table."""
-        return int((~np.isnan(self._first_scores()[FULL_TRIAL])).sum()) if FULL_TRIAL in self.trials else 0
+            correct = {trial: values[places].tolist() for trial, values in first.items()}
+            tokens = self.answers[AnswerKey(questions[0].id, FULL_TRIAL)].tokens
+            hits.add(moment_id, [SceneResult(moment_id, asked, correct, tokens)])
+        if hits.results:
+            return summarize(hits)
+        host, revision = run['model']
+        nothing: dict[str, Any] = {
+            'scenes': 0,
+            'first_scene': None,
+            'tokens': 0,
+            'full': None,
+            'blind': None,
+            'rows': [],
+        }
+        return {'host': host, 'revision': revision, 'world': run['world'], 'seeds': run['seeds'], **nothing}
 
     def measures(self) -> list[dict[str, Any]]:
         """Every measure of every cell, with its interval and what it is against all tokens; JSON data."""

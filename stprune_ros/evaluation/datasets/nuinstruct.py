@@ -1,0 +1,156 @@
+"""NuInstruct: questions about clips of six cameras of nuScenes, by task, as a JSON list.
+
+Keys task, qa_id, img_path (or img_paths), Question, Answer, sample_list: https://github.com/xmed-lab/NuInstruct. It
+publishes no evaluation; which measure a task has is that of the paper's table (arXiv 2401.00988).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.errors import StpruneError, plain
+from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import digest, find_file, kind_of_content, read_json, text_of
+from stprune_ros.evaluation.datasets.measures import AGREEMENT, ERROR, LANGUAGE, OBJECTS
+from stprune_ros.evaluation.datasets.nuscenes import (
+    NO_TABLES,
+    Picture,
+    PictureFolder,
+    Tables,
+    moments_of,
+    nominal_rig,
+)
+from stprune_ros.results import replaced_at_once
+
+NAME = 'nuinstruct'
+ANCHOR = 'CAM_FRONT'
+CLIP_SAMPLES = 5  # before the last one of a clip
+PICTURES = ('img_path', 'img_paths')
+MEASURES = {
+    'perception-distance': ERROR,
+    'perception-speed': ERROR,
+    'perception-speeds': ERROR,
+    'perception-instance_count': ERROR,
+    'prediction-motion_ego': ERROR,
+    'prediction-motion_other': ERROR,
+    'prediction-motion_others': ERROR,
+    'perception-closest': AGREEMENT,
+    'perception-status': AGREEMENT,
+    'perception-in_the_same_road': AGREEMENT,
+    'prediction-status_ego': AGREEMENT,
+    'prediction-status_other': AGREEMENT,
+    'prediction-status_others': AGREEMENT,
+}
+GROUPS = {'risk': OBJECTS, 'reasoning': LANGUAGE}  # by the first word of other tasks
+INSTRUCTIONS = (
+    'An object is written as <class>[cN,x1,y1,x2,y2]: what it is, its camera, and its box in pixels of an image of'
+    ' 1600x900. c0 is CAM_FRONT_LEFT, c1 CAM_FRONT, c2 CAM_FRONT_RIGHT, c3 CAM_BACK_LEFT, c4 CAM_BACK, c5'
+    ' CAM_BACK_RIGHT. Answer with numbers or objects only where they are asked for.'
+)
+
+
+def read(data: Path, frames: int | None = None) -> Dataset:
+    """The set at ``data`` (its folder, or its file), with the last ``frames`` instants of each clip, None for all.
+
+    Raises StpruneError where there is no file of this format.
+    """
+    path = find_file(data, '.json', ('annotations',))
+    tree, again = read_json(path)
+    if not isinstance(tree, list):
+        raise StpruneError(f"'{path}' is no file of NuInstruct: it is {kind_of_content(tree)}, not a list of questions")
+    faults = Faults()
+    for key, count in again.items():
+        faults.add('keys that an object has again, of which the first counts', key, count)
+    rows = list(_questions(tree, faults))
+    samples = {sample for _, _, tokens in rows for sample in tokens[-1:]}
+    tables = Tables.read(path.parent, samples, CLIP_SAMPLES)
+    moments, left_out = _moments(rows, PictureFolder(path.parent), tables, frames, faults)
+    notes = () if tables else (NO_TABLES,)
+    return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
+
+
+def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> None:
+    """A list like that of the set, with the model's answers in place of the true ones."""
+    rows = [
+        {'task': q.kind, 'qa_id': q.fields['qa_id'], 'Question': q.text, 'Answer': answers.get(q.id, '')}
+        for q in (*dataset.questions, *dataset.left_out)
+    ]
+    with replaced_at_once(path) as part:
+        part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def measure_of(task: str) -> str:
+    """How answers to a task are judged; as a text where the task is not known."""
+    return MEASURES.get(task) or GROUPS.get(task.partition('-')[0], LANGUAGE)
+
+
+def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, tuple[Picture, ...], tuple[str, ...]]]:
+    """Questions with all pictures of their clips, and the tokens of their samples."""
+    known: set[str] = set()
+    for number, entry in enumerate(tree):
+        task, text = text_of(entry, 'task'), text_of(entry, 'Question')
+        qa_id = str(entry.get('qa_id', number)) if isinstance(entry, dict) else str(number)
+        name = f'{task}/{qa_id}'
+        if task is None or text is None or not text.strip():
+            faults.add('questions left out, without a task or a text', plain(name))
+            continue
+        if name in known:
+            faults.add('questions left out, with an id that another has', plain(name))
+            continue
+        known.add(name)
+        said, pictures = entry.get('Answer'), tuple(_pictures([entry.get(key) for key in PICTURES]))
+        if not pictures:
+            faults.add('questions left out, without names of pictures', plain(name))
+            continue
+        answers = (said,) if isinstance(said, str) and said.strip() else ()
+        question = SetQuestion(name, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
+        tokens = entry.get('sample_list')
+        yield question, pictures, tuple(map(str, tokens)) if isinstance(tokens, list) else ()
+
+
+def _pictures(value: object) -> Iterator[Picture]:
+    """All pictures that are named somewhere in a value: sets write them by instant, by camera, or in one row."""
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _pictures(part)
+    elif isinstance(value, dict):
+        yield from _pictures(list(value.values()))
+    elif picture := Picture.of(value):
+        yield picture
+
+
+def _moments(
+    rows: list[tuple[SetQuestion, tuple[Picture, ...], tuple[str, ...]]],
+    folder: PictureFolder,
+    tables: Tables | None,
+    frames: int | None,
+    faults: Faults,
+) -> tuple[tuple[Moment, ...], tuple[SetQuestion, ...]]:
+    """Questions about the same clip share a moment; logs, from which scenes were cut, are the drives."""
+    together: dict[tuple[tuple[Picture, ...], tuple[str, ...]], list[SetQuestion]] = {}
+    for question, pictures, tokens in rows:
+        together.setdefault((pictures, tokens[-1:]), []).append(question)
+    drives: dict[str, int] = {}
+    moments: list[Moment] = []
+    left_out: list[SetQuestion] = []
+    for (pictures, token), asked in together.items():
+        instants = moments_of(pictures, ANCHOR)
+        instants = instants if frames is None else instants[-frames:]
+        current = instants[-1]
+        missing = [picture for picture in current.values() if folder.find(picture) is None]
+        if missing:
+            faults.add('questions left out, a picture is missing', missing[0].name, len(asked))
+            left_out += asked
+            continue
+        shots = tables.around(token[0], CLIP_SAMPLES) if tables and token else {}
+        rig = tables.rig(shots, current) if tables and shots else None
+        files = {c: tuple(folder.find(row[c]) if c in row else None for row in instants) for c in current}
+        lead = [row.get(ANCHOR, next(iter(row.values()))).stamp_us for row in instants]
+        egos = tuple(tables.ego(shots.get(ANCHOR, ()), at) if tables and rig else None for at in lead)
+        drive = drives.setdefault(pictures[0].log, len(drives))
+        rig = rig or nominal_rig(current)
+        moments.append(Moment(len(moments), drive, rig, files, egos, tuple(asked)))
+    return tuple(moments), tuple(left_out)
