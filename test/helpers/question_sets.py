@@ -1,25 +1,32 @@
-"""Data sets in the formats of DriveLM, LingoQA and NuInstruct, invented: pictures of ringworld, questions about them."""
+"""Invented data sets in the formats of DriveLM, LingoQA and NuInstruct: pictures of ringworld, questions about them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from stprune_ros.core.transforms import quaternion_from_matrix
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, describe, questions_about
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH
 from stprune_ros.ringworld.scenes import make_scene
 
+PACKAGES = ('pyarrow', 'sacrebleu', 'rouge_score', 'nltk')
+needs_packages = pytest.mark.skipif(
+    not all(map(find_spec, PACKAGES)), reason="data sets: pip install 'stprune_ros[datasets]'"
+)
 CAMERAS = tuple(camera.name for camera in RING)
 FIRST_US = 1_600_000_000_000_000
 SCENE_US = 100_000_000
 STRIDE_US = 500_000
 LATE_US = 3_000  # between two cameras of one instant, in ring order
+GREY = np.full((32, 64, 3), 90, np.uint8)
 SEEDS = (1_021_000, 1_021_003)
 OPTIONS = 'Please select the correct answer from the following options: A. red. B. blue. C. green. D. none.'
 
@@ -58,13 +65,23 @@ def qa(question: str, answer: str | None, *tags: int) -> dict[str, Any]:
     return {'Q': question, 'A': answer, 'C': None, **({'tag': list(tags)} if tags else {})}
 
 
+def grey_set(folder: Path, frames: dict[str, dict[str, list[dict[str, Any]]]], name: str = 'set.json') -> Path:
+    """A set of DriveLM with one scene, whose key frames, by their names, all show the same grey pictures."""
+    for camera in CAMERAS:
+        draw(folder / 'nuscenes' / 'samples' / camera / picture_name(0, 0, camera), GREY)
+    content = {frame: key_frame(0, 0, groups) for frame, groups in frames.items()}
+    path = folder / name
+    path.write_text(json.dumps({'s': {'key_frames': content}}))
+    return path
+
+
 def make_drivelm(folder: Path, answers: bool = True) -> Path:
     """One key frame of each scene has questions, the ones before are there for the history."""
     scenes = write_pictures(folder / 'nuscenes')
     tree: dict[str, Any] = {}
     for number, scene in enumerate(scenes):
         frames = {f'f{number}{n}': key_frame(number, n, {'perception': []}) for n in range(3)}
-        asked = asked_about(scene, 5)
+        asked = asked_about(scene, 3)
         groups = {
             'perception': [
                 qa(DESCRIBE_QUESTION, describe(scene.truths[-1]), 2),

@@ -99,10 +99,6 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     for sentence in notes:
         if sentence not in told:
             say(sentence)
-    result: dict[str, Any] = {'files': files, 'default': default, 'table': None, 'notes': notes}
-    if not figures.cells:
-        show('', result)
-        return 0
     ran = {'default': default, 'world': plan.name, 'model': [info.model_id, info.revision], 'seeds': plan.seeds}
     found = {**figures.table(ran), 'measures': figures.measures(), 'notes': notes}
     if form.challenge is not None:
@@ -112,8 +108,8 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     if found['rows']:
         files.append(fidelity.beside(plan.output, info.model_id, plan.name, '.png'))
         fidelity.write_plot(found, default, files[-1])
-    text = f'{to_markdown(found, default)}\n\n{measures_table(found["measures"])}'
-    show(text, {**result, 'files': files, 'table': found})
+    text = f'{to_markdown(found, default)}\n\n{measures_table(found["measures"])}' if found['measures'] else ''
+    show(text, {'files': files, 'default': default, 'table': found})
     return 0
 
 

@@ -14,6 +14,8 @@ from stprune_ros.errors import StpruneError, plain
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.evaluation.datasets.files import read_picture
 
+MAX_EXAMPLE = 400  # characters of what a fault is shown by
+
 
 @dataclass(frozen=True, slots=True)
 class SetQuestion:
@@ -63,7 +65,10 @@ class Faults:
     @property
     def sentences(self) -> list[str]:
         """One for each reason, with its count."""
-        return [f'{reason}: {count}; the first is {plain(first)}' for reason, (count, first) in self._found.items()]
+        return [
+            f'{reason}: {count}; the first is {plain(first, MAX_EXAMPLE)}'
+            for reason, (count, first) in self._found.items()
+        ]
 
 
 @dataclass(frozen=True)

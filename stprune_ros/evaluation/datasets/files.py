@@ -21,6 +21,7 @@ from stprune_ros.io.images import DecodeLimits, decode_compressed
 MAX_JSON_BYTES = 2**30  # the largest of the known files has 287 MB
 MAX_PICTURE_BYTES = 2**26
 MAX_PICTURE_PIXELS = 2**26
+MAX_PATH = 300  # characters of one in a sentence
 MAX_ROW_CHARACTERS = 2**20  # of one row of a table that is read row by row
 CHUNK = 2**20  # characters
 BOMS = {
@@ -155,7 +156,7 @@ def read_picture(path: Path) -> np.ndarray:
         with path.open('rb') as file:
             data = file.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
-        raise StpruneError(f"picture '{plain(str(path))}' cannot be read: {error.strerror}") from None
+        raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' cannot be read: {error.strerror}") from None
     try:
         if len(data) > MAX_PICTURE_BYTES:
             raise StpruneError(f'it has more than {MAX_PICTURE_BYTES} bytes')
@@ -164,7 +165,7 @@ def read_picture(path: Path) -> np.ndarray:
             raise StpruneError(f'it has {width}x{height} pixels, more than {MAX_PICTURE_PIXELS} in all')
         return decode_compressed(SimpleNamespace(data=data, format=file_format(data)), DecodeLimits())[0]
     except StpruneError as error:
-        raise StpruneError(f"picture '{plain(str(path))}' cannot be used: {error}") from None
+        raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' cannot be used: {error}") from None
 
 
 def text_of(entry: Any, *keys: str) -> str | None:

@@ -65,15 +65,9 @@ class Figures:
         if hits.results:
             return summarize(hits)
         host, revision = run['model']
-        nothing: dict[str, Any] = {
-            'scenes': 0,
-            'first_scene': None,
-            'tokens': 0,
-            'full': None,
-            'blind': None,
-            'rows': [],
-        }
-        return {'host': host, 'revision': revision, 'world': run['world'], 'seeds': run['seeds'], **nothing}
+        nothing = ('full', 'blind', 'first_scene')
+        found = {'host': host, 'revision': revision, 'world': run['world'], 'seeds': run['seeds'], 'scenes': 0}
+        return {**found, 'tokens': 0, **dict.fromkeys(nothing), 'rows': []}
 
     def measures(self) -> list[dict[str, Any]]:
         """Every measure of every cell, with its interval and what it is against all tokens; JSON data."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -19,7 +20,11 @@ import numpy as np
 from stprune_ros.errors import StpruneError
 
 PACKAGES = {'sacrebleu': 'sacrebleu', 'rouge_score': 'rouge-score', 'nltk': 'nltk'}
-PUNCTUATION = frozenset(("''", "'", '``', '`', '(', ')', '{', '}', '.', '?', '!', ',', ':', '-', '--', '...', ';'))
+# What the reference drops; brackets it keeps.
+PUNCTUATION = frozenset(("''", "'", '``', '`', '.', '?', '!', ',', ':', '-', '--', '...', ';'))
+# Where Stanford's tokenizer cuts, and NLTK's, which wants one sentence at a time, does not.
+FULL_STOP = re.compile(r'\.(?=\s|$)')
+COORDINATES = re.compile(r'(?<=[a-z_])(?=,\d)')
 BETA = 1.2  # of ROUGE-L: how many times more recall counts than precision
 ORDER = 4  # words of the longest n-gram
 SIGMA = 6.0  # of CIDEr's penalty on another length, in pairs of words
@@ -39,7 +44,8 @@ def words(text: str) -> tuple[str, ...]:
     """The words of a text in lower case; punctuation goes, and line breaks do not matter."""
     from nltk.tokenize import TreebankWordTokenizer
 
-    found = TreebankWordTokenizer().tokenize(' '.join(text.lower().split()))
+    text = FULL_STOP.sub(' .', COORDINATES.sub(' ', ' '.join(text.lower().split())))
+    found = TreebankWordTokenizer().tokenize(text)
     return tuple(word for word in found if word not in PUNCTUATION)
 
 
