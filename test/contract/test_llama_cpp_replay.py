@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.engines import needs_llama
+from helpers.question_sets import make_nuinstruct, needs_packages
 from helpers.reports import report_in
 
 from stprune_ros import cli
@@ -115,6 +116,23 @@ def test_an_evaluation_on_llama_cpp_finds_what_the_folder_answers(gguf: Path, tm
     assert found['a'] == found['b']
     [results] = found['a'].values()
     assert any(False in answered for result in results for answered in result.correct.values()), 'not all are right'
+
+
+@needs_packages
+def test_a_data_set_on_llama_cpp_gets_the_answers_of_the_folder(gguf: Path, tmp_path: Path) -> None:
+    make_nuinstruct(tmp_path / 'set')
+    params(tmp_path / 'p.yaml', gguf, model__engine='transformers', model__gguf='')
+    params(tmp_path / 'q.yaml', gguf)
+    plan = ('--dataset', 'nuinstruct', '--data', str(tmp_path / 'set'), '--method', 'mtp', '--limit', '3')
+    found = {}
+    for name, options in (('p', ()), ('q', ('--engine', 'llama.cpp'))):
+        file = ('--params', str(tmp_path / f'{name}.yaml'), '--output', str(tmp_path / f'{name}.json'))
+        assert cli.main(['eval', *plan, *file, *options]) == 0
+        [path] = tmp_path.glob(f'{name}.*.answers.jsonl')
+        rows = [json.loads(line) for line in path.read_text().splitlines()[1:]]
+        found[name] = {(row['id'], row['method']): row['text'] for row in rows}
+    assert found['p'] == found['q']
+    assert len(found['p']) == 9 and len(set(found['p'].values())) > 2
 
 
 @pytest.mark.slow

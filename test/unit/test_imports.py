@@ -62,6 +62,10 @@ ALONE = {
     'gguf': ('vlm/llama_cpp/',),
     'jinja2': ('replay/page.py', 'vlm/hf/'),
     'numba': ('pruning/greedy_numba.py',),
+    'pyarrow': ('evaluation/datasets/lingoqa.py',),
+    'sacrebleu': ('evaluation/datasets/text_metrics.py',),
+    'rouge_score': ('evaluation/datasets/text_metrics.py',),
+    'nltk': ('evaluation/datasets/text_metrics.py',),
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),

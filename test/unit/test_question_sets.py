@@ -15,6 +15,7 @@ from helpers.question_sets import (
     OPTIONS,
     SCENE_US,
     STRIDE_US,
+    draw,
     grey_set,
     key_frame,
     make_drivelm,
@@ -220,9 +221,12 @@ def test_broken_rows_of_lingoqa_are_counted_and_the_others_read(tmp_path: Path) 
     first, outside = rows[0], {'question_id': 'o', 'segment_id': 'o', 'question': 'where?', 'answer': 'there'}
     (tmp_path / 'images' / 'val' / 'seg1' / '2.jpg').unlink()
     rows += [{**first, 'question_id': None}, {**first, 'images': []}, {**first, 'question': 'another?'}]
+    draw(tmp_path.parent / 'evil.jpg', GREY)
     rows += [{**outside, 'images': ['../evil.jpg']}, {**outside, 'question_id': 'p', 'images': ['/etc/passwd']}]
+    rows += [{**outside, 'question_id': 'r', 'images': [f'/else/where/{name}' for name in first['images']]}]
     found = lingoqa.read(parquet_of(path, rows))
-    assert len(found.questions) == 8 and [q.fields['question_id'] for q in found.left_out] == ['o', 'p']
+    assert found.questions[-1].id == 'r/o' and found.moments[-1].pictures == found.moments[0].pictures
+    assert len(found.questions) == 9 and [q.fields['question_id'] for q in found.left_out] == ['o', 'p']
     assert found.moments[1].pictures['CAM_FRONT'][2] is None
     assert found.faults.sentences == [
         'rows left out, without an id, a question or names of pictures: 2; the first is row 16',

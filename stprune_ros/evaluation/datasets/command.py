@@ -30,6 +30,7 @@ from stprune_ros.vlm.prompt import Prompt
 WriteAnswers = Callable[[Path, Dataset, Mapping[str, str]], None]
 Challenge = Callable[[Dataset, Mapping[str, str], Mapping[str, float]], Mapping[str, Any]]
 
+JUDGED = {JUDGE, MATCH}  # the challenge of DriveLM has the judge look at both
 NEED_RING = ('rsp', 'keep_one_copy', 'calibrated_overlap')
 
 
@@ -79,6 +80,8 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
         say(sentence)
     _require_ring(dataset, plan.methods)
     judge = load_judge(plan.judge) if plan.judge else None
+    if judge and not any(JUDGED & {*question.measures} for question in dataset.questions):
+        raise StpruneError(f'no question of {dataset.world} is for a judge: omit --judge')
     backend, prompt = load_model(settings, say)
     trials = [*EvaluationPlan(plan.methods, plan.keeps, plan.seeds).trials(), BLIND_TRIAL]
     info, default = backend.info, name_of(settings.pruning)
@@ -151,7 +154,7 @@ def _judge(dataset: Dataset, file: AnswerFile, judge: Judge, trials: list[Trial]
     """What a judge says of each answer to a question for judges; what the file has is not judged again."""
     found = {}
     for question in dataset.questions:
-        if question.answers and {JUDGE, MATCH} & {*question.measures}:
+        if question.answers and JUDGED & {*question.measures}:
             for key in (AnswerKey(question.id, trial) for trial in trials):
                 if key not in file.answers:
                     continue

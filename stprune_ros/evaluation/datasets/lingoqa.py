@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,12 +128,12 @@ def _moments(
 
 
 def _picture(folder: Path, name: str) -> Path | None:
-    """The file of a picture, None where there is none or its name leads out of the folder."""
-    inside = PurePosixPath(name.replace('\\', '/'))
-    if inside.is_absolute() or '..' in inside.parts or plain(name, len(name)) != name:
+    """The file of a picture: its name, or the end of it, seen from the folder; None where there is none there."""
+    parts = [part for part in name.replace('\\', '/').split('/') if part not in ('', '.')]
+    if '..' in parts or plain(name, len(name)) != name:
         return None
-    path = folder / inside
-    return path if path.is_file() else None
+    paths = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _camera() -> CameraModel:
