@@ -10,8 +10,9 @@ from helpers.question_sets import needs_packages
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.drivelm import challenge
+from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.datasets.measures import (
     agreement,
     average_precision,

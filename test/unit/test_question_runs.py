@@ -34,7 +34,8 @@ from stprune_ros import cli
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import ModelError, StpruneError
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
-from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.datasets.judge import Judge, load_judge
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
@@ -195,6 +196,36 @@ def test_options_are_chosen_from_where_the_model_has_words_for_them(tmp_path: Pa
     assert chosen == {'tiny': [True, True, False], 'ringworld': [False, True, False]}, 'ringworld knows no B'
     assert said['tiny']['s_f_0']['text'] in 'ABCD' and said['tiny']['s_f_1']['text'] in ('Yes.', 'No.')
     assert not said['tiny']['s_f_0']['cut'] and said['tiny']['s_f_2']['cut']
+
+
+def test_questions_that_the_model_does_not_take_are_counted_and_the_rest_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Path
+) -> None:
+    groups = {'perception': [qa('what is <|image_pad|> there?', 'a car', 2), qa('what else?', 'a bus', 2)]}
+    data = grey_set(tmp_path / 'set', {'f': groups, 'g': groups})
+    assert evaluate(tmp_path, 'drivelm', data, '--params', str(tiny), '--method', 'uniform') == 0
+    told = capsys.readouterr().err
+    assert 'questions left out, the model does not take them: 2; the first is s_f_0: ' in told
+    assert '2 of 4 questions were not asked under every method and ratio' in told
+    assert measure(table_of(tmp_path), 'rouge_l')['questions'] == 2
+
+
+def test_ctrl_c_leaves_the_answers_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = grey_set(tmp_path / 'set', {'f': {'perception': [qa(f'what at {n}?', 'a car', 2) for n in range(9)]}})
+    add = AnswerFile.add
+
+    def interrupted(self: AnswerFile, *arguments: Any) -> None:
+        if len(self.answers) == 7:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    monkeypatch.setattr(AnswerFile, 'add', interrupted)
+    assert evaluate(tmp_path, 'drivelm', data, '--params', str(tiny), '--method', 'uniform') == 130
+    path = tmp_path / 'r.tiny.drivelm.answers.jsonl'
+    expected = f"interrupted after 7 answers: they are in '{path}', where --resume goes on"
+    assert sentence_of(capsys) == expected and len(path.read_text().splitlines()) == 8
 
 
 def test_limit_frames_and_methods_that_read_the_question(tmp_path: Path, tiny: Path) -> None:
@@ -410,12 +441,12 @@ def test_what_a_judge_says_counts_where_the_set_asks_for_one() -> None:
     assert rows['none', 1.0, 'all']['questions'] == 8
 
 
-def test_a_moment_that_a_trial_did_not_see_counts_for_none() -> None:
+def test_a_question_that_a_trial_did_not_get_counts_for_none() -> None:
     found = figures({FULL_TRIAL: RIGHT, BLIND_TRIAL: {}})
     answers = {key: answer for key, answer in found.answers.items() if key != AnswerKey('text0', BLIND_TRIAL)}
     less = Figures(found.dataset, found.trials, answers, {})
-    assert [moment.id for moment in less.moments] == [1, 2]
-    assert rows_of(less.table(RUN))['none', 1.0, 'all']['questions'] == 3
+    assert less.unasked == 1
+    assert rows_of(less.table(RUN))['none', 1.0, 'all']['questions'] == 5
 
 
 JUDGE = """

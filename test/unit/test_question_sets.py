@@ -30,6 +30,7 @@ from helpers.question_sets import (
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets import drivelm, files, lingoqa, nuinstruct
+from stprune_ros.evaluation.datasets.dataset import require_questions
 
 pytestmark = needs_packages
 
@@ -177,7 +178,7 @@ def test_questions_of_nuinstruct_are_judged_by_their_task(tmp_path: Path) -> Non
     rows = json.loads(path.read_text())
     rows += [{**rows[0], 'Answer': 'again'}, {'task': 'x'}, {**rows[0], 'qa_id': 'n', 'img_path': 'no.jpg'}, 'text']
     path.write_text(json.dumps(rows))
-    found = nuinstruct.read(path)
+    found = require_questions(nuinstruct.read(path))
     measures = {q.kind: q.measures for q in found.questions}
     assert measures == {
         'perception-status': ('agreement',),
@@ -187,9 +188,9 @@ def test_questions_of_nuinstruct_are_judged_by_their_task(tmp_path: Path) -> Non
         'reasoning-reasoning': ('language',),
     }
     assert found.faults.sentences == [
-        'questions left out, with an id that another has: 1; the first is perception-status/0-0',
         'questions left out, without a task or a text: 2; the first is x/15',
         'questions left out, without names of pictures: 1; the first is perception-status/n',
+        'questions left out, with an id that another has: 1; the first is perception-status/0-0',
     ]
 
 
@@ -333,3 +334,32 @@ def test_pictures_that_are_none_end_in_a_sentence(
     assert str(caught.value).startswith(f"picture '{path}' cannot be used: ") and reason in str(caught.value)
     with pytest.raises(StpruneError, match=f"picture '{tmp_path}' cannot be read: Is a directory"):
         files.read_picture(tmp_path)
+
+
+def test_names_that_make_the_same_id_are_counted(tmp_path: Path) -> None:
+    path = grey_set(tmp_path, {'f': {'perception': [qa('what?', 'that', 2)]}})
+    [frame] = json.loads(path.read_text())['s']['key_frames'].values()
+    path.write_text(json.dumps({'a': {'key_frames': {'b_c': frame}}, 'a_b': {'key_frames': {'c': frame}}}))
+    found = require_questions(drivelm.read(path))
+    assert [len(moment.questions) for moment in found.moments] == [1, 0]
+    assert found.faults.sentences == ['questions left out, with an id that another has: 1; the first is a_b_c_0']
+
+
+def test_half_a_character_is_replaced_and_counted(tmp_path: Path) -> None:
+    path = grey_set(
+        tmp_path, {'f': {'perception': [qa('what \ud83d?', 'that', 2), qa('whole \U0001f600?', 'this', 2)]}}
+    )
+    found = drivelm.read(path)
+    assert [q.text for q in found.questions] == ['what \ufffd?', 'whole \U0001f600?']
+    assert found.faults.sentences == ['texts with half a character, which is replaced: 1; the first is what ??']
+
+
+def test_an_earlier_picture_of_another_size_is_a_gap(tmp_path: Path) -> None:
+    make_drivelm(tmp_path)
+    path = tmp_path / 'nuscenes' / 'samples' / 'CAM_BACK' / picture_name(0, 1, 'CAM_BACK')
+    draw(path, GREY)
+    found = drivelm.read(tmp_path)
+    shown = found.cases(0)[0].scene
+    assert [image is None for image in shown.images['CAM_BACK']] == [False, True, False, False]
+    sentence = f"earlier pictures left out: 1; the first is picture '{path}' has another size than the present one"
+    assert found.faults.sentences == [sentence]

@@ -12,7 +12,7 @@ from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.dataset import Dataset
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, SEED_STRIDE
+from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
 from stprune_ros.evaluation.hits import Trial
 from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Encoding, Variant, variant_of
 from stprune_ros.settings.settings import Settings
@@ -103,9 +103,18 @@ class Asking:
         chosen = {case.id for case in closed}
         for case in cases:
             if case.id not in chosen:
-                said = self.backend.generate(context, case.question, self.settings.inference.max_new_tokens)
-                text, _ = clean_text(said.text)
-                self.file.add(AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens))
+                self._write(context, case, trial, tokens)
+
+    def _write(self, context: Context, case: Case, trial: Trial, tokens: int) -> None:
+        """Have a text written; a question that the model cannot take, as with a mark of an image in it, is counted."""
+        try:
+            said = self.backend.generate(context, case.question, self.settings.inference.max_new_tokens)
+        except ModelError as error:
+            if trial == FULL_TRIAL:
+                self.dataset.faults.add('questions left out, the model does not take them', f'{case.id}: {error}')
+            return
+        text, _ = clean_text(said.text)
+        self.file.add(AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens))
 
     def _can_choose(self, case: Case) -> bool:
         """Whether the model has words for the candidates; else it writes, as to any other question."""

@@ -191,11 +191,8 @@ def _notes(dataset: Dataset, figures: Figures, judge: Judge | None, info: ModelI
     if info.domain:
         notes.append(f"model '{info.model_id}' knows only {info.domain}: its figures say nothing about other sets")
     questions = dataset.questions
-    asked = sum(len(moment.questions) for moment in figures.moments)
-    if asked < len(questions):
-        notes.append(
-            f'{len(questions) - asked} of {len(questions)} questions were not asked under every method and ratio'
-        )
+    if figures.unasked:
+        notes.append(f'{figures.unasked} of {len(questions)} questions were not asked under every method and ratio')
     unanswered = sum(not question.answers for question in questions)
     if unanswered:
         notes.append(

@@ -10,11 +10,9 @@ import numpy as np
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
-from stprune_ros.errors import StpruneError, plain
+from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.case import Case, CaseScene
-from stprune_ros.evaluation.datasets.files import read_picture
-
-MAX_EXAMPLE = 400  # characters of what a fault is shown by
+from stprune_ros.evaluation.datasets.files import Faults, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +47,6 @@ class Moment:
     pictures: Mapping[str, tuple[Path | None, ...]]
     egos: tuple[EgoState | None, ...]
     questions: tuple[SetQuestion, ...]
-
-
-class Faults:
-    """What is wrong with a set, counted by reason, with the first example of each."""
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[int, str]] = {}
-
-    def add(self, reason: str, example: str, count: int = 1) -> None:
-        """Count something; ``reason`` stands before the number, as in 'questions left out, a picture is missing: 3'."""
-        before, first = self._found.get(reason, (0, example))
-        self._found[reason] = (before + count, first)
-
-    @property
-    def sentences(self) -> list[str]:
-        """One for each reason, with its count."""
-        return [
-            f'{reason}: {count}; the first is {plain(first, MAX_EXAMPLE)}'
-            for reason, (count, first) in self._found.items()
-        ]
 
 
 @dataclass(frozen=True)
@@ -125,20 +103,38 @@ class Dataset:
         return replace(self, moments=tuple(kept))
 
     def _row(self, row: Sequence[Path | None]) -> list[np.ndarray | None]:
-        *earlier, current = row
-        images: list[np.ndarray | None] = []
-        for path in earlier:
-            try:
-                images.append(None if path is None else read_picture(path))
-            except StpruneError as error:
-                self.faults.add('earlier pictures left out', str(error))
-                images.append(None)
-        return [*images, None if current is None else read_picture(current)]
+        *earlier, last = row
+        current = None if last is None else read_picture(last)
+        return [*(self._earlier(path, current) for path in earlier), current]
+
+    def _earlier(self, path: Path | None, current: np.ndarray | None) -> np.ndarray | None:
+        """An earlier picture, None where it cannot be used; of another size it has another grid of tokens."""
+        if path is None:
+            return None
+        try:
+            image = read_picture(path)
+            if current is not None and image.shape != current.shape:
+                raise StpruneError(f"picture '{path}' has another size than the present one")
+        except StpruneError as error:
+            self.faults.add('earlier pictures left out', str(error))
+            return None
+        return image
 
 
 def require_questions(dataset: Dataset) -> Dataset:
-    """The same set; raises StpruneError where it has no question that can be asked."""
-    if not dataset.moments:
+    """The set without questions whose id another has. Raises StpruneError where it has none that can be asked."""
+    known: set[str] = set()
+    moments: list[Moment] = []
+    for moment in dataset.moments:
+        kept = []
+        for question in moment.questions:
+            if question.id in known:
+                dataset.faults.add('questions left out, with an id that another has', question.id)
+            else:
+                kept.append(question)
+            known.add(question.id)
+        moments.append(replace(moment, id=len(moments), questions=tuple(kept)))
+    if not known:
         why = ': ' + '; '.join(dataset.faults.sentences) if dataset.faults.sentences else ''
         raise StpruneError(f"'{dataset.path}' has no question that can be asked{why}")
-    return dataset
+    return replace(dataset, moments=tuple(moments))

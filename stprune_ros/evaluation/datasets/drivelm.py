@@ -18,8 +18,8 @@ import numpy as np
 
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import StpruneError, plain
-from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import digest, find_file, kind_of_content, read_json, text_of
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import Faults, digest, find_file, kind_of_content, read_json, text_of
 from stprune_ros.evaluation.datasets.measures import (
     ACCURACY,
     JUDGE,
@@ -74,10 +74,8 @@ def read(data: Path, frames: int | None = None) -> Dataset:
     Raises StpruneError where there is no file of this format.
     """
     path = find_file(data, '.json')
-    tree, again = read_json(path)
     faults = Faults()
-    for key, count in again.items():
-        faults.add('keys that an object has again, of which the first counts', key, count)
+    tree = read_json(path, faults)
     if isinstance(tree, list):
         tree = _from_conversations(tree, faults)
     if not isinstance(tree, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ MAX_PICTURE_PIXELS = 2**26
 MAX_PATH = 300  # characters of one in a sentence
 MAX_ROW_CHARACTERS = 2**20  # of one row of a table that is read row by row
 CHUNK = 2**20  # characters
+HALF_CHARACTER = re.compile('[\ud800-\udfff]')
 BOMS = {
     codecs.BOM_UTF8: 'utf-8-sig',
     codecs.BOM_UTF32_LE: 'utf-32',
@@ -31,6 +32,29 @@ BOMS = {
     codecs.BOM_UTF16_LE: 'utf-16',
     codecs.BOM_UTF16_BE: 'utf-16',
 }
+
+
+MAX_EXAMPLE = 400  # characters of what a fault is shown by
+
+
+class Faults:
+    """What is wrong with a set, counted by reason, with the first example of each."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def add(self, reason: str, example: str, count: int = 1) -> None:
+        """Count something; ``reason`` stands before the number, as in 'questions left out, a picture is missing: 3'."""
+        before, first = self._found.get(reason, (0, example))
+        self._found[reason] = (before + count, first)
+
+    @property
+    def sentences(self) -> list[str]:
+        """One for each reason, with its count."""
+        return [
+            f'{reason}: {count}; the first is {plain(first, MAX_EXAMPLE)}'
+            for reason, (count, first) in self._found.items()
+        ]
 
 
 def find_file(data: Path, ending: str, folders: Sequence[str] = ()) -> Path:
@@ -85,25 +109,32 @@ def not_unicode(path: Path, error: UnicodeDecodeError) -> StpruneError:
     )
 
 
-def read_json(path: Path) -> tuple[Any, Counter[str]]:
-    """The content of a JSON file, and the keys that an object has again: the first of each counts.
+def read_json(path: Path, faults: Faults) -> Any:
+    """The content of a JSON file. What it has twice, and half characters, are counted among ``faults``.
 
     Raises StpruneError where it is no JSON, in no Unicode, or too large.
     """
     size = path.stat().st_size
     if size > MAX_JSON_BYTES:
         raise StpruneError(f"'{path}' has {size} bytes; a file of questions may have {MAX_JSON_BYTES}: split it")
-    again: Counter[str] = Counter()
 
-    def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def whole(text: str) -> str:
+        if text.isascii() or not HALF_CHARACTER.search(text):
+            return text
+        faults.add('texts with half a character, which is replaced', text)
+        return HALF_CHARACTER.sub('\ufffd', text)
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in pairs:
-            if found.setdefault(key, value) is not value:
-                again[key] += 1
+            if key in found:
+                faults.add('keys that an object has again, of which the first counts', key)
+            else:
+                found[whole(key)] = whole(value) if isinstance(value, str) else value
         return found
 
     try:
-        return json.loads(path.read_bytes().decode(encoding_of(path)), object_pairs_hook=first_of_each), again
+        return json.loads(path.read_bytes().decode(encoding_of(path)), object_pairs_hook=checked)
     except UnicodeDecodeError as error:
         raise not_unicode(path, error) from None
     except RecursionError:

@@ -16,8 +16,8 @@ import numpy as np
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError, listed, one_line, plain
-from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import digest, find_file
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import Faults, digest, find_file
 from stprune_ros.evaluation.datasets.measures import JUDGE, LANGUAGE
 from stprune_ros.evaluation.datasets.text_metrics import require_packages
 from stprune_ros.results import replaced_at_once

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import StpruneError, plain
-from stprune_ros.evaluation.datasets.dataset import Dataset, Faults, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import digest, find_file, kind_of_content, read_json, text_of
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import Faults, digest, find_file, kind_of_content, read_json, text_of
 from stprune_ros.evaluation.datasets.measures import AGREEMENT, ERROR, LANGUAGE, OBJECTS
 from stprune_ros.evaluation.datasets.nuscenes import (
     NO_TABLES,
@@ -58,12 +58,10 @@ def read(data: Path, frames: int | None = None) -> Dataset:
     Raises StpruneError where there is no file of this format.
     """
     path = find_file(data, '.json', ('annotations',))
-    tree, again = read_json(path)
+    faults = Faults()
+    tree = read_json(path, faults)
     if not isinstance(tree, list):
         raise StpruneError(f"'{path}' is no file of NuInstruct: it is {kind_of_content(tree)}, not a list of questions")
-    faults = Faults()
-    for key, count in again.items():
-        faults.add('keys that an object has again, of which the first counts', key, count)
     rows = list(_questions(tree, faults))
     samples = {sample for _, _, tokens in rows for sample in tokens[-1:]}
     tables = Tables.read(path.parent, samples, CLIP_SAMPLES)
@@ -89,7 +87,6 @@ def measure_of(task: str) -> str:
 
 def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, tuple[Picture, ...], tuple[str, ...]]]:
     """Questions with all pictures of their clips, and the tokens of their samples."""
-    known: set[str] = set()
     for number, entry in enumerate(tree):
         task, text = text_of(entry, 'task'), text_of(entry, 'Question')
         qa_id = str(entry.get('qa_id', number)) if isinstance(entry, dict) else str(number)
@@ -97,10 +94,6 @@ def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, t
         if task is None or text is None or not text.strip():
             faults.add('questions left out, without a task or a text', plain(name))
             continue
-        if name in known:
-            faults.add('questions left out, with an id that another has', plain(name))
-            continue
-        known.add(name)
         said, pictures = entry.get('Answer'), tuple(_pictures([entry.get(key) for key in PICTURES]))
         if not pictures:
             faults.add('questions left out, without names of pictures', plain(name))

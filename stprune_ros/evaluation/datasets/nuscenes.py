@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ NAME = re.compile(r'(?P<log>.+)__(?P<camera>CAM_[A-Z_]+)__(?P<stamp>[0-9]{10,17}
 NOMINAL_RIG = 'config/rigs/nuscenes.yaml'
 STRIDE_US = 500_000  # between key frames of nuScenes, and between instants of the node's history
 SAME_TIME_US = 150_000  # pictures of one instant are nearer than this
+MAX_NAME = 1000  # characters of a path
 FRAME_FOLDERS = ('samples', 'sweeps')
 # Where pictures and tables lie, seen from the file of questions.
 ROOTS = ('.', 'nuscenes', 'data/nuscenes', 'data', 'val_data', '../nuscenes', '..')
@@ -50,9 +51,7 @@ class Picture(NamedTuple):
     @classmethod
     def of(cls, text: object) -> Picture | None:
         """From a path as sets write it, whatever folders stand before the name; None for anything else."""
-        name = text.replace('\\', '/').rpartition('/')[2] if isinstance(text, str) and len(text) < 1000 else ''
-        found = NAME.fullmatch(name)
-        return cls(found['log'], found['camera'], int(found['stamp']), name) if found else None
+        return _picture(text) if isinstance(text, str) and len(text) < MAX_NAME else None
 
 
 class Shot(NamedTuple):
@@ -191,6 +190,12 @@ def nominal_rig(cameras: Collection[str]) -> CameraRig:
     if unknown:
         raise StpruneError(f"camera '{plain(unknown[0])}' is none of {', '.join(whole.ring)}")
     return CameraRig(whole.cameras[camera] for camera in whole.ring if camera in cameras)
+
+
+@cache
+def _picture(text: str) -> Picture | None:
+    found = NAME.fullmatch(text.replace('\\', '/').rpartition('/')[2])
+    return Picture(found['log'], found['camera'], int(found['stamp']), found[0]) if found else None
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:

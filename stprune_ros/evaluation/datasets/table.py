@@ -28,7 +28,7 @@ ROUGE, CIDER = 'rouge_l', 'cider'
 class Figures:
     """What the answers to a set are worth; ``judged`` are a judge's scores, empty without one.
 
-    Questions without a true answer count nowhere, nor do those of a moment that was not asked under every trial.
+    Questions without a true answer count nowhere, nor do those that were not answered under every trial: ``unasked``.
     """
 
     def __init__(self, dataset: Dataset, trials: Sequence[Trial], answers: Answers, judged: Scores) -> None:
@@ -39,12 +39,9 @@ class Figures:
         }
         # A method that is not defined at a ratio has no answers at all there.
         self.trials = [trial for trial in trials if any(AnswerKey(q.id, trial) in answers for q in questions)]
-        self.moments = [
-            moment
-            for moment in dataset.moments
-            if all(AnswerKey(q.id, trial) in answers for q in moment.questions for trial in self.trials)
-        ]
-        self.asked = [(moment, q) for moment in self.moments for q in moment.questions if q.answers]
+        whole = {q.id for q in questions if all(AnswerKey(q.id, trial) in answers for trial in self.trials)}
+        self.unasked = len(questions) - len(whole)
+        self.asked = [(m, q) for m in dataset.moments for q in m.questions if q.answers and q.id in whole]
         self.cells = self._cells()
 
     def table(self, run: Mapping[str, Any]) -> dict[str, Any]:
