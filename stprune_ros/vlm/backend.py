@@ -176,6 +176,7 @@ class Backend(Protocol):
         """A greedy answer to ``question``, to be written: at most ``max_new_tokens`` tokens.
 
         There is one text at a time: one that is in progress ends.
+        Raises ModelError where the question holds a mark that ends turns, shows images or the like.
         """
         ...
 

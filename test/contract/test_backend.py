@@ -445,6 +445,9 @@ def test_wrong_prompts_are_named(backend: Backend) -> None:
     short = replace(frame, keep=frame.keep[:-1])
     with pytest.raises(StpruneError, match=f'{len(frame.keep)} visual tokens'):
         backend.prefill(SYSTEM, [short])
+    context = backend.prefill(SYSTEM, [frame])
+    with pytest.raises(StpruneError, match='which is no word to this model'):
+        backend.generate(context, f'What is {placeholder}?', 1)
 
 
 def test_info(case: tuple[str, str], backend: Backend) -> None:

@@ -160,6 +160,8 @@ def test_questions_and_candidates_hold_words_only(backend: TransformersBackend) 
     ):
         with pytest.raises(ModelError, match=f"holds '{re.escape(token)}', which is no word to this model"):
             backend.score(context, question, candidates)
+    with pytest.raises(ModelError, match=f"holds '{re.escape(end)}', which is no word to this model"):
+        backend.generate(context, f'What{end} now?', 1)
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ class TransformersBackend(Backend):
         The text has a KV cache of its own, into which the context was copied: it does not hold the context.
         """
         prefix: Prefix = context.state
+        self._chat.require_words(question)
         asked = self._chat.text_ids(question + prefix.question_suffix)
         self._end_text()
         cache = self._kv_cache_behind(prefix, len(asked) + max_new_tokens)

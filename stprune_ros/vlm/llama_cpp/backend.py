@@ -228,6 +228,7 @@ class LlamaCppBackend(Backend):
     def begin(self, context: Context, question: str, max_new_tokens: int) -> GreedyText:
         """See `Backend.begin`; it stands in a sequence of its own."""
         prefix = self._current(context)
+        self._chat.require_words(question)
         asked = self._chat.text_ids(question + prefix.question_suffix)
         language, position = self._language, prefix.next_position
         self._end_text()
