@@ -39,7 +39,7 @@ PAGES = [README, ROOT / 'SECURITY.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT /
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'view', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError', 'Interrupted'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
