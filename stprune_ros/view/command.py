@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,4 +24,10 @@ def view(name: str, address: str, port: int, ready: Callable[[str], object]) -> 
     page = render('view.html.jinja', 'view.js', PAGES, node=name)
     with Spectator(name, board.hear, lambda: board.watchers > 0) as spectator:
         board.clock = spectator.time
-        asyncio.run(Server(board, page, address, port).serve(ready))
+        asyncio.run(_serve(Server(board, page, address, port), ready))
+
+
+async def _serve(server: Server, ready: Callable[[str], object]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    await server.serve(ready)

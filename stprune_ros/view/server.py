@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
-import signal
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -89,10 +88,8 @@ class Server:
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, ready: Callable[[str], object]) -> None:
-        """Serve until SIGINT or SIGTERM; ``ready`` is given the page's address. Raises SettingsError."""
+        """Serve until `stop`; ``ready`` is given the page's address. Raises SettingsError."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stopped.set)
         self.board.changed = lambda: loop.call_soon_threadsafe(self._wake)
         runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=CLOSING_S)
         await runner.setup()
@@ -102,9 +99,13 @@ class Server:
             await self._stopped.wait()
         finally:
             self.board.changed = lambda: None
-            self._stopped.set()
-            self._wake()
+            self.stop()
             await runner.cleanup()
+
+    def stop(self) -> None:
+        """End `serve`; to be called in its loop."""
+        self._stopped.set()
+        self._wake()
 
     async def _listen(self, runner: web.AppRunner) -> None:
         try:

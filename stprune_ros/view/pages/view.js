@@ -67,8 +67,9 @@ function tick() {
   put('verdict', hint ? `${words(hint.status)}, valid for another ${(hint.until - now()).toFixed(1)} s; ${words(hint.source)}` : '');
   put('stamp', hint ? hint.stamp : 'n/a');
   showShares(hint);
-  const trouble = isLost() ? `No connection to stprune view since ${(local() - (heard ?? opened)).toFixed(0)} s: nothing here is current.`
-    : state.node?.problem || state.fault || '';
+  const spoke = Math.max(state.answer?.at ?? 0, state.states?.at ?? 0);
+  const trouble = isLost() ? 'No connection to stprune view: nothing here is current.'
+    : state.node?.problem || (spoke && now() - spoke > OLD_S ? 'Nothing is heard of the node any more.' : state.fault) || '';
   element('trouble').hidden = !trouble || (heard === null && local() - opened < LOST_S);
   put('trouble', trouble);
   const answer = state.answer;
@@ -117,7 +118,7 @@ function showCost(cost) {
   const highest = Math.max(...ages.map(([, age]) => age)), place = ([at, age]) =>
     `${(1000 * (at - from) / AGES_S).toFixed(1)},${(57 - 54 * Math.max(0, age) / (highest || 1)).toFixed(1)}`;
   element('ages').firstElementChild.setAttribute('points', ages.map(place).join(' '));
-  element('ages').setAttribute('aria-label', `${ages.length} hints, at most ${shown(highest, ' s', 2)} old going out`);
+  element('ages').setAttribute('aria-label', `${ages.length} answers, at most ${shown(highest, ' s', 2)} old when they went out`);
   put('highest', `up to ${shown(highest, ' s', 2)}`);
 }
 
