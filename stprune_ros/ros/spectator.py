@@ -15,14 +15,16 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Log, ParameterType
 from rcl_interfaces.srv import GetParameters
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_rosout_default
 from rclpy.signals import SignalHandlerOptions
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage
 
-from stprune_ros.errors import SettingsError, one_line
+from stprune_ros.errors import SettingsError, one_line, plain
 from stprune_ros.io import messages
 from stprune_ros.ros import qos, topic_graph
 from stprune_ros.ros.ros_time import RosTime
@@ -44,6 +46,13 @@ class Spectator:
     def __init__(self, name: str, hear: Callable[[str, Any], None], wanted: Callable[[], bool]) -> None:
         """``name`` is the node's full name. Raises SettingsError where no node can have it."""
         self._name, self._hear, self._wanted = name, hear, wanted
+        try:
+            validate_full_topic_name(name)
+        except InvalidTopicNameException:
+            raise SettingsError(
+                f"no node can be called '{plain(name)}': a full name is of letters, digits, _ and /, as"
+                ' in /car/stprune_node'
+            ) from None
         self._stop = Event()
         self._failure = ''
         self._problem: str | None = None
@@ -57,11 +66,7 @@ class Spectator:
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._time = RosTime(self._node.get_clock())
-        try:
-            self._subscribe()
-        except ValueError as error:  # rclpy's errors of names
-            self._close()
-            raise SettingsError(f"no node can be called '{name}': {one_line(error)}") from None
+        self._subscribe()
         self._thread = Thread(target=self._run, name='spectator', daemon=True)
 
     def __enter__(self) -> Spectator:
