@@ -137,7 +137,7 @@ class Server:
             if is_ours(request.host, self.address):
                 return await handler(request)
             sentence = f"this page is not served as '{plain(request.host)}': open {url_of(self.address, self.port)}"
-            return web.Response(status=403, text=f'{sentence}\n')
+            return web.Response(status=403, text=sentence)
 
         return guarded
 
@@ -150,12 +150,12 @@ class Server:
     async def _send_picture(self, _: web.Request) -> web.Response:
         data = self.board.picture()
         if not data:
-            raise web.HTTPNotFound(text='there is no picture yet\n')
+            raise web.HTTPNotFound(text='there is no picture yet')
         return web.Response(body=data, content_type='image/jpeg')
 
     async def _send_events(self, request: web.Request) -> web.StreamResponse:
         if self.board.watchers >= MAX_BROWSERS:
-            raise web.HTTPServiceUnavailable(text=f'{MAX_BROWSERS} pages are open already\n')
+            raise web.HTTPServiceUnavailable(text=f'{MAX_BROWSERS} pages are open already')
         self.board.watchers += 1
         try:
             response = web.StreamResponse(headers={'Content-Type': 'text/event-stream'})

@@ -224,7 +224,7 @@ def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
             assert 'access-control-allow-origin' not in headers
             status, headers, refusal = ask(server.port, path, host='evil.example:80')
             assert status == 403 and headers['x-content-type-options'] == 'nosniff'
-            expected = f"this page is not served as 'evil.example:80': open http://127.0.0.1:{server.port}/\n"
+            expected = f"this page is not served as 'evil.example:80': open http://127.0.0.1:{server.port}/"
             assert refusal.decode() == expected
         assert body == JPEG
         assert ask(server.port, '/events', host='evil.example')[0] == 403
@@ -302,7 +302,7 @@ def test_so_many_pages_and_no_more(monkeypatch):
         held = [stream(server.port) for _ in range(2)]
         wait_for(lambda: board.watchers == 2, 'two watchers')
         status, _, body = ask(server.port, '/events')
-        assert (status, body) == (503, b'2 pages are open already\n')
+        assert (status, body) == (503, b'2 pages are open already')
         held.pop().close()
         wait_for(lambda: board.watchers == 1, 'one that is gone')
         held.pop().close()
