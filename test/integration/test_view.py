@@ -40,7 +40,7 @@ from stprune_ros.view.board import Board
 
 PHONE = 390
 LIMIT_S = 180.0  # only bounds how long a failure takes
-STOPS_S = 2.0
+STOPS_S = 4.0  # a third of a second where the machine has nothing else to do
 EVIL = '</script><script>document.title="caught"</script><img src=x onerror=\'document.title="caught"\'>'
 LONG = 'a_camera_with_a_name_as_long_as_some_people_like_them_and_longer_than_pages_like_them'
 
@@ -325,12 +325,10 @@ def test_hints_that_come_late_over_a_slow_link_are_not_valid(browser):
         hint = {'said': 'STOP', 'status': 'OK', 'stamp': '1.0', 'confidence': 1.0, 'source': 'NONE', 'shares': []}
         sent = time.monotonic()
         late = {'now': sent - 3.0, 'fault': '', 'last_hint': sent - 3.0, 'hint': {**hint, 'until': sent - 2.0}}
-        seen: list[str] = []
-        opened.page.evaluate('message => receive(message)', late)
-        seen.append(opened.text('#said'))
-        assert seen == ['no hint']
-        opened.page.evaluate('message => receive(message)', {**late, 'now': sent, 'hint': {**hint, 'until': sent + 60}})
-        assert opened.text('#said') == 'stop, 100 %'
+        receive = 'message => { receive(message); return document.getElementById("said").textContent; }'
+        assert opened.page.evaluate(receive, late) == 'no hint'
+        current = {**late, 'now': sent, 'hint': {**hint, 'until': sent + 60}}
+        assert opened.page.evaluate(receive, current) == 'stop, 100 %'
 
 
 def test_the_page_comes_back_when_the_server_does(browser):
