@@ -104,6 +104,7 @@ class Pipeline:
         answer, context, degraded = self._infer(window, wait_ms, cancel, with_images, clock)
         if on_hint is not None:
             on_hint(answer)
+        spent_ms = clock.elapsed_ms  # on this set: what follows may be for another one
         describer, settings, stamp_ns = self.describer, self.settings, window.current.stamp_ns
         described = describer.go_on(stamp_ns, settings, cancel, leave)
         if described is not None and on_text is not None:
@@ -111,7 +112,7 @@ class Pipeline:
         if not describer.is_due(stamp_ns, settings) or _is_set(cancel):
             return replace(answer, description=Description(Status.NO_HINT))
         if context is not None:
-            describer.begin(answer, context, degraded, clock.elapsed_ms, settings)
+            describer.begin(answer, context, degraded, spent_ms, settings)
             described = describer.go_on(stamp_ns, settings, cancel, leave)
             if described is None:
                 return replace(answer, description=Description(Status.NO_HINT))
