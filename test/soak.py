@@ -116,7 +116,7 @@ class Soak:
         ended = self.ledger.now_s
         if any(fault.name == 'the node pauses' for fault in together):
             self._rest()
-        for end in undo:
+        for end in reversed(undo):  # the second may have found what the first had changed
             end()
         names = [fault.diagnostic for fault in together if fault.diagnostic]
         since = self.ledger.now_s

@@ -19,6 +19,7 @@ from sensor_msgs.msg import CompressedImage
 
 HOUR_NS = 3600 * 10**9
 LATE_S = 0.3
+RARE_S = 8.0  # until a third of the images is less than half of them over the 10 s that rates look at
 Undo = Callable[[], None]
 
 
@@ -90,7 +91,7 @@ def _camera_faults() -> list[Fault]:
             Fault(f'{camera} is an hour behind', 'camera', _stamped(camera, lambda ns: ns - HOUR_NS), 1.0, shown),
             Fault(f'{camera} comes late', 'camera', lambda scene, camera=camera: _late(scene, camera), 1.0, shown),
             Fault(f'{camera} comes in wrong order', 'camera', lambda scene, camera=camera: _swaps(scene, camera)),
-            Fault(f'{camera} sends every third image', 'camera', _rare(camera), inf, shown),
+            Fault(f'{camera} sends every third image', 'camera', _rare(camera), inf, shown, RARE_S),
             Fault(f'{camera} has another size', 'camera', _shows(camera, lambda: compressed_image(jpeg(scale=2)))),
         ]
 
@@ -331,7 +332,7 @@ def _shows(camera: str, make: Callable[[], Any]) -> Callable[[Scene], Undo]:
 
 def _stamped(source: str, stamp_of: Callable[[int], int]) -> Callable[[Scene], Undo]:
     def begin(scene: Scene) -> Undo:
-        return _changed(scene.vehicle, 'stamp_of', {source: stamp_of})
+        return _changed(scene.vehicle, 'stamp_of', {**scene.vehicle.stamp_of, source: stamp_of})
 
     return begin
 

@@ -510,7 +510,7 @@ def test_the_files_of_llama_cpp_are_looked_for(tmp_path, capsys):
         'model.engine_library': f'{tmp_path}/no.so',
     }
     file = tmp_path / 'p.yaml'
-    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': given}}))
+    file.write_text(json.dumps({'/**': {'ros__parameters': given}}))
     assert main(['check', str(file)]) == 1
     gguf, library = capsys.readouterr().err.splitlines()
     assert f'{tmp_path}/no.gguf' in gguf and library.endswith("no.so', and there is no such file")

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from helpers.faults import Fault
+from helpers.faults import Fault, faults
 from helpers.soak_ledger import DROPS, Ledger, Sums, Usage, slope_mb, starved_s
 from soak import resources
 
@@ -187,3 +187,13 @@ def test_growth_is_found(capsys):
 def test_the_time_without_a_core_only_grows():
     before = starved_s(os.getpid())
     assert 0 <= before <= starved_s(os.getpid())
+
+
+def test_faults_of_two_sources_go_together_and_end_together():
+    by_name = {fault.name: fault for fault in faults()}
+    scene = Box(vehicle=Box(stamp_of={}))
+    undo = [by_name[name].begin(scene) for name in ('right has no stamps', 'odometry has no stamps')]
+    assert {source: stamp_of(5) for source, stamp_of in scene.vehicle.stamp_of.items()} == {'right': 0, 'odometry': 0}
+    for end in reversed(undo):
+        end()
+    assert scene.vehicle.stamp_of == {}
