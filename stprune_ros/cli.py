@@ -26,6 +26,7 @@ from stprune_ros.commands import (
     init,
     play,
     replay,
+    view,
     world,
 )
 from stprune_ros.errors import Interrupted, StpruneError
@@ -39,6 +40,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     'compare': compare,
     'calibrate': calibrate,
     'play': play,
+    'view': view,
     'world': world,
     'eval': evaluate,
     'bench': bench,

@@ -39,7 +39,7 @@ PAGES = [README, ROOT / 'SECURITY.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT /
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'view', 'vlm')
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError', 'Interrupted'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
 VARIABLE = '<>'
@@ -211,8 +211,9 @@ def trees() -> tuple[tuple[Path, ast.AST], ...]:
 
 
 def in_source() -> set[str]:
-    """Every string of the package."""
-    return {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
+    """Every string of the package, those of scripts in pages included."""
+    scripts = {text for file in PACKAGE.glob('*/pages/*.js') for text in re.findall(r"'([^'\n]+)'", text_of(file))}
+    return scripts | {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
 
 
 def shown_to_users() -> Iterator[tuple[str, str]]:

@@ -38,7 +38,7 @@ ROSDEP_KEYS = {
 FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
 WITH_THOSE = {'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
-OPTIONAL = {'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'}
+OPTIONAL = {'aiohttp', 'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'}
 
 
 def pyproject(key: str) -> str:
