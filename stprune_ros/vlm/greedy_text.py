@@ -68,6 +68,10 @@ class GreedyText:
         assert generated is not None
         return generated
 
+    def so_far(self) -> str:
+        """See `Text.so_far`."""
+        return self._read(Written(self._tokens, False, False)).text
+
     def close(self) -> None:
         """See `Text.close`."""
         if not self._closed:
