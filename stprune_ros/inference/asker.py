@@ -171,15 +171,11 @@ class Asker:
     def _judged(self, reply: Reply, scene: Scene, clock: StageClock) -> Reply:
         """The reply with what it came from; a model with random weights has said nothing."""
         status, reason = status_of(reply.status, scene.degraded, late=False), reply.reason
-        if not self._backend.info.trained:
-            status, reason = (
-                Status.INVALID,
-                f"model '{self._backend.info.model_id}' has random weights and knows nothing",
-            )
-        elif status == Status.DEGRADED:
-            reason = (
-                reason or f'the input was incomplete: {scene.answer.notes[0] if scene.answer.notes else "see info"}'
-            )
+        info, notes = self._backend.info, scene.answer.notes
+        if not info.trained:
+            status, reason = Status.INVALID, f"model '{info.model_id}' has random weights: its answers mean nothing"
+        elif status == Status.DEGRADED and not reason:
+            reason = f'the input was incomplete: {"; ".join(notes)}'
         return replace(reply, status=status, reason=reason, stage_ms=dict(clock.stage_ms), answer=scene.answer)
 
 

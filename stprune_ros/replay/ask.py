@@ -47,10 +47,8 @@ def newest_window(windows: BagWindows, at_ns: int | None) -> Window:
     for window in windows.read():
         if at_ns is not None and window.current.stamp_ns > at_ns:
             if newest is None:
-                first = stamp_text(window.current.stamp_ns)
-                raise BagError(
-                    f"bag '{windows.bag.path}' has no tick up to --at {stamp_text(at_ns)}: the first is {first}"
-                )
+                at, first = stamp_text(at_ns), stamp_text(window.current.stamp_ns)
+                raise BagError(f"bag '{windows.bag.path}' has no tick up to {at}: the first is at {first}, change --at")
             break
         newest = window
     if newest is None:

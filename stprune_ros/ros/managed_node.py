@@ -226,9 +226,8 @@ class StpruneNode(LifecycleNode):
         if self._perception is None:
             raise StpruneError(f'nothing can be asked: {"; ".join(self._state_notes()) or STILL_LOADING}')
         if self._perception.pipeline is None:
-            raise StpruneError(
-                f'nothing can be asked: {"; ".join(self._health.waiting) or "the ring is not known yet"}'
-            )
+            waiting = self._health.waiting or ('the ring is not known yet',)
+            raise StpruneError(f'nothing can be asked: {"; ".join(waiting)}')
         return self._perception.pipeline
 
     def _deactivate(self) -> None:

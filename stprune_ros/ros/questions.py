@@ -177,7 +177,5 @@ class Questions:
         if not self._settings().inference.describe:
             raise StpruneError("descriptions are switched off: set 'inference.describe' to true")
         if self._ask is not None:
-            raise StpruneError(
-                'a question is being answered, and one text is written at a time: ask again when it is over'
-            )
+            raise StpruneError('a question is being answered, and texts come one at a time: ask again when it is over')
         pipeline.describer.wanted = True
