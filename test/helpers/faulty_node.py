@@ -115,8 +115,8 @@ def _write(write: Callable[..., Generated | None], *arguments: Any) -> Generated
     meet_fault('generate')
     fault = _faults().get('generate', '')
     if fault == CRAWL:
-        looks = count()
-        arguments = (*arguments[:2], lambda tokens: next(looks) > 0)
+        looks, (deadline, cancel, pause) = count(), arguments
+        arguments = (deadline, cancel, lambda tokens: bool(pause and pause(tokens)) or next(looks) > 0)
     written = write(*arguments)
     return None if written is None else RESULTS.get(fault, lambda result: result)(written)
 
