@@ -45,7 +45,9 @@ class Question:
             if candidate in self.candidates[:number]:
                 raise StpruneError(f"candidate '{plain(candidate)}' stands there a second time: remove it")
         if not 0 < self.deadline_s <= MAX_DEADLINE_S:
-            raise StpruneError(f'the deadline is {self.deadline_s:g} s: it must be above 0 and at most {MAX_DEADLINE_S:g} s')
+            raise StpruneError(
+                f'the deadline is {self.deadline_s:g} s: it must be above 0 and at most {MAX_DEADLINE_S:g} s'
+            )
 
     def require_cameras(self, ring: tuple[str, ...]) -> None:
         """Raise StpruneError naming a camera that is not in the ring."""
