@@ -8,7 +8,6 @@ from typing import Any
 
 from stprune_ros.core.types import Answer, Window
 from stprune_ros.errors import BagError, StpruneError
-from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.question import Ask, Question, Reply
 from stprune_ros.io import images
 from stprune_ros.io.bag_reader import Bag
@@ -32,6 +31,8 @@ def ask_bag(
         require_model(settings)
         window = newest_window(windows, at_ns)
         say(loading_text(settings))
+        from stprune_ros.inference.pipeline import Pipeline  # brings torch, for which a refusal need not wait
+
         backend, prompt = load_model(settings, say)
         pipeline = Pipeline(settings, backend, windows.rig, prompt, images.decode_for_model)
         ask = Ask(question)

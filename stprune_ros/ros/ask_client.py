@@ -43,7 +43,13 @@ def ask_node(question: Question, name: str, words: Words | None) -> dict[str, An
     executor.add_node(node)
     try:
         client: Any = ActionClient(node, Ask, f'{name}/ask')
-        _spin(executor, client.server_is_ready, FOUND_S, f"no node '{plain(name)}' that can be asked was found")
+        _spin(
+            executor,
+            client.server_is_ready,
+            FOUND_S,
+            f"no node '{plain(name)}' that can be asked was found within {FOUND_S:g} s: look at its name, ROS_DOMAIN_ID"
+            ' and ROS_AUTOMATIC_DISCOVERY_RANGE',
+        )
         goal = Ask.Goal(
             question=question.text,
             cameras=list(question.cameras),
@@ -52,7 +58,8 @@ def ask_node(question: Question, name: str, words: Words | None) -> dict[str, An
             candidates=list(question.candidates),
         )
         sent = client.send_goal_async(goal, (lambda said: words(said.feedback.text)) if words is not None else None)
-        limit_s, late = question.deadline_s + ANSWERED_S, f"the node '{plain(name)}' did not answer"
+        limit_s = question.deadline_s + ANSWERED_S
+        late = f"the node '{plain(name)}' did not answer within {limit_s:g} s: see its log and /diagnostics"
         _spin(executor, sent.done, limit_s, late)
         handle = sent.result()
         if not handle.accepted:
@@ -79,9 +86,7 @@ def _spin(executor: SingleThreadedExecutor, condition: Callable[[], bool], limit
     until = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > until:
-            raise StpruneError(
-                f'{otherwise} within {limit_s:g} s: look at its name, ROS_DOMAIN_ID and ROS_AUTOMATIC_DISCOVERY_RANGE'
-            )
+            raise StpruneError(otherwise)
         executor.spin_once(timeout_sec=0.05)
 
 
