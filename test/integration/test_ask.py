@@ -280,11 +280,10 @@ def test_ctrl_c_cancels_the_question(ask, vehicle, node):
     env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
     vehicle.period_s = 1.0  # a token a second: it will not be done
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    busy = 'another question is being answered: ask again when it is over, or cancel it'
     try:
-        answers: list[str] = []
-        while busy not in answers:
-            answers.append(ask(candidates=['yes', 'no'], deadline=Duration(sec=60)).result()[1].reason)
+        while vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node).accepted:  # nobody asks yet
+            assert process.poll() is None
+            vehicle.listen_until(lambda: False, 0.5)
         process.send_signal(signal.SIGINT)
         vehicle.wait_until(lambda: process.poll() is not None, 'the end of the command', node)
     finally:
