@@ -32,7 +32,7 @@ def check(file: Path, model: bool, size: tuple[int, int], memory: int | None, sh
     for note in found.notes:
         print(f'{file}: {note}', file=sys.stderr)
     problems = [*found.problems, *parameter_file.problems_in(found.values)]
-    problems += problems_of_named_files(found.values)
+    problems += problems_of_named_files(found.values, here=memory is None)
     model_problems, model_notes = model_report(found.values, memory is None) if model else ([], [])
     # A hub id or a folder that is missing is named once.
     problems += [problem for problem in model_problems if problem not in problems]
@@ -71,8 +71,11 @@ def good_values(values: dict[str, object]) -> dict[str, object]:
     return good
 
 
-def problems_of_named_files(values: dict[str, object]) -> list[str]:
-    """What is wrong with rig, prompt and calibration file and model path, and between them and the other ``values``."""
+def problems_of_named_files(values: dict[str, object], here: bool) -> list[str]:
+    """What is wrong with rig, prompt, calibration and GGUF file and model path, and between them and other ``values``.
+
+    A library of llama.cpp is looked for only where the model will run ``here``.
+    """
     good = good_values(values)
     problems = _rig_problems(good)
     prompt, path = str(good.get('prompt.file', '')), str(good.get('model.path', ''))
@@ -84,6 +87,15 @@ def problems_of_named_files(values: dict[str, object]) -> list[str]:
         from stprune_ros.vlm.hf.model_folder import require_path
 
         problems += _refusal(lambda: require_path(path))
+    gguf, library = str(good.get('model.gguf', '')), str(good.get('model.engine_library', ''))
+    if gguf:
+        from stprune_ros.vlm.llama_cpp.gguf_file import GgufFile
+
+        problems += _refusal(lambda: GgufFile.read(gguf))
+    if library and here:
+        from stprune_ros.vlm.llama_cpp.library import find_library
+
+        problems += _refusal(lambda: find_library(library))
     if good.get('prompt.calibration'):
         from stprune_ros.vlm.loading import load_calibration
 

@@ -63,7 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit_code, errors = _run(options, result)
     if options.json:
         report = {'command': options.command, 'version': version(), 'exit_code': exit_code, 'errors': errors}
-        print(as_json({**report, 'result': result}), flush=True)
+        try:
+            print(as_json({**report, 'result': result}), flush=True)
+        except OSError as error:  # nobody reads it any more, or the disk is full
+            say(error.strerror or str(error))
+            return 1
     return exit_code
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +74,9 @@ class CameraRig:
                 f'every camera looks {models[0].vertical_word} ({", ".join(model.name for model in models)}): its'
                 ' rotation must take optical-frame vectors (z forward, x right, y down) into the vehicle frame'
             )
-        kept = [model for model in models if not model.is_vertical or model.name in named]
-        return cls(kept, [left_out(model) for model in models if model not in kept])
+        kept = [not model.is_vertical or model.name in named for model in models]
+        notes = [left_out(model) for model, is_kept in zip(models, kept) if not is_kept]
+        return cls(list(compress(models, kept)), notes)
 
     @classmethod
     def from_file(cls, path: str | Path, named: Collection[str] = ()) -> CameraRig:

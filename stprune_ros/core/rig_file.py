@@ -14,7 +14,7 @@ from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel, intrinsics_faults
 from stprune_ros.core.distortion import lens_of
 from stprune_ros.core.transforms import matrix_from_quaternion, quaternion_fault, quaternion_from_matrix
-from stprune_ros.errors import StpruneError, one_line, plain, shown
+from stprune_ros.errors import MAX_NAME, StpruneError, one_line, plain, shown
 
 KEYS = (
     *('width', 'height', 'hfov_deg', 'k', 'distortion_model', 'd'),
@@ -42,8 +42,10 @@ def read_rig_file(path: str | Path) -> list[CameraModel]:
     if len(cameras) > MAX_CAMERAS:
         raise StpruneError(f"rig file '{path}' has {len(cameras)} cameras; a ring has at most {MAX_CAMERAS}")
     for key, entry in cameras.items():
-        name = plain(str(key))
+        name, length = plain(str(key)), len(str(key))
         try:
+            if length > MAX_NAME:
+                raise StpruneError(f'its name has {length} characters; a name has at most {MAX_NAME}')
             models.append(_model_from_entry(name, entry))
         except StpruneError as error:
             faults.append(f"rig file '{path}', camera '{name}': {error}")

@@ -109,6 +109,7 @@ class Pipeline:
         answer, scene = self._infer(window, wait_ms, cancel, with_images, clock)
         if on_hint is not None:
             on_hint(answer)
+        spent_ms = clock.elapsed_ms  # on this set: what follows may be for another one
         describer, settings, stamp_ns = self.describer, self.settings, window.current.stamp_ns
         if self._asker.go_on(ask, scene, settings.inference.max_new_tokens, cancel, leave):
             return replace(answer, description=Description(Status.NO_HINT))
@@ -118,7 +119,7 @@ class Pipeline:
         if not describer.is_due(stamp_ns, settings) or _is_set(cancel):
             return replace(answer, description=Description(Status.NO_HINT))
         if scene is not None:
-            describer.begin(answer, scene.context, scene.degraded, clock.elapsed_ms, settings)
+            describer.begin(answer, scene.context, scene.degraded, spent_ms, settings)
             described = describer.go_on(stamp_ns, settings, cancel, leave)
             if described is None:
                 return replace(answer, description=Description(Status.NO_HINT))

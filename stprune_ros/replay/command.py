@@ -27,7 +27,7 @@ NOTHING_INFERRED = {Status.ERROR.name, Status.NO_HINT.name}
 def run(path: Path, output: Path, settings: Settings, show: Show, span: Span = EVERYTHING) -> int:
     """Replay the bag at ``path``, or a ``span`` of it, into the folder ``output`` and show a summary; returns 0.
 
-    Raises StpruneError where nothing can be run, no frame set came about, or nothing could be inferred in any of them.
+    Raises StpruneError where nothing can be run, no frame set came about, or nothing could be inferred in most of them.
     """
     with Bag(path) as bag:
         windows = BagWindows(bag, settings)  # a wrong camera is named before the model is loaded
@@ -60,6 +60,11 @@ def run(path: Path, output: Path, settings: Settings, show: Show, span: Span = E
     if set(summary['status']) <= NOTHING_INFERRED:
         raise BagError(
             f"nothing could be inferred in any of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
+        )
+    failed = summary['status'].get(Status.ERROR.name, 0)
+    if 2 * failed > summary['ticks']:
+        raise BagError(
+            f"inference failed in {failed} of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
         )
     return 0
 

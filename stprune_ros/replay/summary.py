@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, Choice, Description, Provenance
+from stprune_ros.core.types import Answer, Choice, Description, Provenance, Status
 from stprune_ros.settings.settings import Settings
 
 MAX_SENTENCES = 50
@@ -59,6 +59,7 @@ class ReplayStatistics:
 
     def __init__(self) -> None:
         self.ticks = 0
+        self._ran = 0  # of them, those that did not fail: means and quantiles are theirs
         self.notes = Sentences()
         self.errors = Sentences()
         self._status: Counter[str] = Counter()
@@ -84,6 +85,9 @@ class ReplayStatistics:
         if truth:
             said = hint.behavior if hint.status.is_valid else hint.status
             self._confusion[truth][said.name] += 1
+        if hint.status == Status.ERROR:
+            return
+        self._ran += 1
         provenance, timing = answer.provenance, answer.timing
         self._provenance = provenance
         ratio = 1.0 if provenance.method == 'none' else provenance.keep_ratio
@@ -106,9 +110,12 @@ class ReplayStatistics:
 
     @property
     def ticks_per_s(self) -> float | None:
-        """How many ticks the machine makes in a second of processing, descriptions included; None without one."""
+        """How many ticks the machine makes in a second of processing, descriptions included; None without one.
+
+        Ticks that failed do not count.
+        """
         spent_ms = sum(self._tick_ms)
-        return round(1e3 * self.ticks / spent_ms, 3) if spent_ms else None
+        return round(1e3 * self._ran / spent_ms, 3) if spent_ms else None
 
     def add_description(self, description: Description) -> None:
         """Count one description."""
@@ -125,11 +132,13 @@ class ReplayStatistics:
     ) -> dict[str, Any]:
         """The content of summary.json. Token counts are means per tick, times are in ms, overlaps in degrees.
 
+        Ticks that failed are in ``ticks``, ``status`` and ``errors``, and in no mean and no time.
+
         ``hint_ms`` is the time up to the hint, ``tick_ms`` the whole tick, the description included where there is one.
         """
         last = self._provenance
         views = {camera: self._view(camera, rig) for camera in rig.ring}
-        unseen = [camera for camera, view in views.items() if view['ticks_without'] == self.ticks]
+        unseen = [camera for camera, view in views.items() if view['ticks_without'] == self._ran]
         return {
             'bag': str(bag),
             'model_id': last.model_id if last else '',
@@ -169,11 +178,11 @@ class ReplayStatistics:
         }
 
     def _view(self, camera: str, rig: CameraRig) -> dict[str, Any]:
-        counts, ticks = self._views[camera], max(1, self.ticks)
+        counts, ticks = self._views[camera], max(1, self._ran)
         return {
             'direction': rig.direction(camera),
             'overlap_right_deg': round(rig.overlap_deg(camera, rig.right(camera)), 2) if len(rig.ring) > 1 else 0.0,
-            'ticks_without': counts['absent'] if counts else self.ticks,
+            'ticks_without': counts['absent'] if counts else self._ran,
             'frames': round(counts['frames'] / ticks, 3),
             'tokens_full': round(counts['full'] / ticks, 3),
             'tokens_kept': round(counts['kept'] / ticks, 3),

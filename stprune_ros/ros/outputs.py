@@ -159,7 +159,8 @@ def _stale_because(fault: str, latency_s: float) -> list[str]:
         ]
     return [
         f'answers come {latency_s:.1f} s after their images and go out as STALE;'
-        ' check the clocks (use_sim_time with a bag), or raise output.valid_for_ms'
+        ' check the clocks (use_sim_time with a bag), lower pruning.keep_ratio where the machine is too slow, or raise'
+        ' output.valid_for_ms'
     ]
 
 

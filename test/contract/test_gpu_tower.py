@@ -104,13 +104,14 @@ class LateTower(VisionTower):
 @pytest.mark.parametrize(
     'changed', [{}, {'do_normalize': False}, {'do_rescale': False}, {'image_mean': [0.1, 0.6, 0.2]}]
 )
+@pytest.mark.parametrize('side', [False, True])
 def test_pixels_scaled_on_the_device_are_the_same_to_the_bit(
-    backend: TransformersBackend, changed: dict[str, Any]
+    backend: TransformersBackend, changed: dict[str, Any], side: bool
 ) -> None:
     for name, value in changed.items():
         setattr(backend._tower._processor, name, value)
     late = LateTower(backend)
-    before, after = backend.prepare(images()), late.prepare(images())
+    before, after = backend.prepare(images(), side), late.prepare(images(), side)
     pixels = after.state['pixel_values']
     assert pixels.dtype == torch.uint8
     assert torch.equal(scale_patches(pixels, scaled_pixels(backend._tower._processor)), before.state['pixel_values'])

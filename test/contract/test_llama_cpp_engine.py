@@ -171,6 +171,7 @@ def test_a_long_decode_of_llama_cpp_is_cut_short(backend: Any, monkeypatch: pyte
     monkeypatch.setattr(backend._language, 'run_tokens', cancelled)
     cut = backend.generate(context, OTHER, 4, cancel=cancel)
     assert (cut.tokens, cut.finished, cut.timed_out) == (0, False, False)
+    assert backend.score(context, QUESTION, CANDIDATES), 'what ends a text ends nothing else'
 
     def late(*given: Any) -> np.ndarray:
         monkeypatch.setattr(time, 'monotonic', lambda: 1e12)
@@ -209,6 +210,48 @@ def test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt(folder: Path
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+@pytest.mark.parametrize('tokens', [0, 3])
+def test_a_text_of_llama_cpp_ends_where_the_next_prompt_leaves_it_no_room(folder: Path, tokens: int) -> None:
+    """As it is, and no error: that would empty every cache, as after a fault."""
+    small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
+    content = content_of(frames_of(small, 0.3))
+
+    def left_beside(newer: list[Any]) -> tuple[Any, Context]:
+        text = small.begin(small.prefill(SYSTEM, content), OTHER, 24)
+        assert text.write(pause=lambda written: written >= tokens) is None
+        return text, small.prefill(SYSTEM, newer)
+
+    whole = small.generate(small.prefill(SYSTEM, content), OTHER, 24)
+    newer = longest = content
+    left_beside(newer)
+    while small._language.has_text:  # the longest prompt to which no text has to yield
+        longest, newer = newer, [*newer, 'A wide field. ']
+        left_beside(newer)
+    text, context = left_beside(longest)
+    cut = text.write()
+    assert tokens <= cut.tokens < 24 and whole.text.startswith(cut.text.rstrip('\ufffd'))
+    assert (cut.finished, cut.timed_out) == (False, False)
+    assert cut.note.startswith('the description was cut short because the KV cache has no room for it')
+    found = small.score(context, QUESTION, CANDIDATES)
+    alone = small.score(small.prefill(SYSTEM, longest), QUESTION, CANDIDATES)
+    assert found == pytest.approx(alone, rel=0, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
+def test_a_text_in_the_cache_of_llama_cpp_stays_while_many_candidates_are_scored(backend: Any) -> None:
+    """More than there are sequences: none of them is that of the text."""
+    context = backend.prefill(SYSTEM, content_of(frames_of(backend, 0.3)))
+    whole = backend.generate(context, OTHER, 8)
+    text = backend.begin(context, OTHER, 8)
+    assert text.write(pause=lambda written: written >= 3) is None
+    many = [f'{number} {unit}' for number in range(3 * language_model.SEQUENCES) for unit in ('metres', 'yards')]
+    [choice] = backend._answers.choices([(QUESTION, many)], context.state.question_suffix)
+    assert len(choice.branches) > 3 * language_model.SEQUENCES, 'some passes have nothing but leaves'
+    backend.score(context, QUESTION, many)
+    assert text.write() == whole
+
+
+@pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)
 def test_what_does_not_fit_into_the_context_of_llama_cpp_is_refused(folder: Path) -> None:
     small: Any = load_tiny('llama.cpp', folder, context_tokens=256)
     words = 'tokens more do not fit into a context of 256: raise model.context_tokens, or lower pruning.keep_ratio'
@@ -221,6 +264,11 @@ def test_what_does_not_fit_into_the_context_of_llama_cpp_is_refused(folder: Path
     with pytest.raises(ModelError, match=words):
         small.generate(context, 'What now? ' * 100, 4)
     assert small.generate(context, OTHER, 4).tokens, 'the context is as it was'
+    alone = small.score(context, QUESTION, CANDIDATES)
+    with pytest.raises(ModelError, match=words):
+        small.prefill('The road. ' * 200, content)
+    again = small.prefill(SYSTEM, content_of(frames_of(small, 0.3)))
+    assert small.score(again, QUESTION, CANDIDATES) == pytest.approx(alone, rel=0, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize('folder', ['qwen3_vl'], indirect=True)

@@ -484,8 +484,8 @@ def test_the_memory_check_counts_cameras_that_are_no_side_cameras(values: dict[s
 
 def test_the_memory_check_counts_tokens_of_side_cameras(folder: Path) -> None:
     values = {'cameras.names': ['a', 'b', 'c'], 'model.side_image_pixels': 2048}
-    text, _, _ = loading.check_memory(settings_of(folder, **values), (90, 160))
-    whole, _, _ = loading.check_memory(settings_of(folder, **{'cameras.names': ['a', 'b', 'c']}), (90, 160))
+    text = loading.check_memory(settings_of(folder, **values), (90, 160)).text
+    whole = loading.check_memory(settings_of(folder, **{'cameras.names': ['a', 'b', 'c']}), (90, 160)).text
     assert '12 images of 18 tokens, side cameras 6' in text and 'side cameras' not in whole
     assert f'{768 + 64 + 4 * (18 + 2 * 6)} tokens' in text
 

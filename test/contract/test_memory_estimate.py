@@ -89,6 +89,18 @@ def test_estimate_is_what_the_model_holds(folder: Path, dtype: str) -> None:
     assert found.kept == held + max(found.encode, found.kept_prefill)
 
 
+@pytest.mark.parametrize(('columns', 'packed'), [(96, False), (128, True)])
+def test_rows_that_groups_of_int4_do_not_divide_stay_as_they_are(columns: int, packed: bool) -> None:
+    """As torchao leaves them."""
+    quantize = pytest.importorskip('torchao.quantization').quantize_
+    layer = torch.nn.Sequential(torch.nn.Linear(columns, 64, bias=False))
+    plain = type(layer[0].weight)
+    quantize(layer, quantization._int4(torch.device('cpu')))
+    assert (type(layer[0].weight) is not plain) == packed
+    size = quantization.packed_bytes('model.layers.0.mlp.up_proj.weight', (64, columns), 'int4', 4, False)
+    assert size == (64 * columns * (0.5 + 8 / 64) if packed else None)
+
+
 @pytest.mark.parametrize('bits', ['4bit', '8bit', 'int4'])
 def test_quantized_weights_are_in_the_estimate_and_answer(folder: Path, bits: str) -> None:
     for library in quantization.LIBRARIES[bits]:

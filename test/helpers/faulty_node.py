@@ -31,7 +31,9 @@ from stprune_ros.vlm import loading
 from stprune_ros.vlm.backend import Backend, Generated
 
 ENVIRONMENT = 'STPRUNE_TEST_FAULTS'
-CRAWL = 'crawl'  # of 'generate': a text is left after each token, whether or not a newer set waits
+# Of 'generate': a text is left after each token, whether or not a newer set waits; each token takes a while.
+CRAWL, DAWDLE = 'crawl', 'dawdle'
+DAWDLE_S = 0.1
 METHODS = ('encode', 'prefill', 'score', 'free')
 
 
@@ -115,8 +117,11 @@ def _write(write: Callable[..., Generated | None], *arguments: Any) -> Generated
     meet_fault('generate')
     fault = _faults().get('generate', '')
     if fault == CRAWL:
-        looks, (deadline, cancel, pause) = count(), arguments
-        arguments = (deadline, cancel, lambda tokens: bool(pause and pause(tokens)) or next(looks) > 0)
+        looks, (*limits, told) = count(), arguments
+        arguments = (*limits, lambda tokens: bool(told and told(tokens)) or next(looks) > 0)
+    if fault == DAWDLE:
+        *limits, pause = arguments
+        arguments = (*limits, lambda tokens: bool(time.sleep(DAWDLE_S) or (pause and pause(tokens))))
     written = write(*arguments)
     return None if written is None else RESULTS.get(fault, lambda result: result)(written)
 

@@ -152,7 +152,8 @@ def test_what_came_was_used_and_was_lost_is_counted_for_cameras_and_sets(running
     )
     for camera in CAMERAS:
         now = values(car, camera)
-        assert set(now) == {'age_s', 'received', 'used', 'skipped', 'lost', 'received_hz', 'used_hz', 'lost_hz'}
+        counts = {'received', 'used', 'skipped', 'lost', 'received_hz', 'used_hz', 'lost_hz'}
+        assert set(now) == {'age_s', 'view_age_s'} | counts
         grown = {key: int(now[key]) - int(before[camera][key]) for key in ('received', 'used')}
         assert 0 < grown['used'] <= grown['received'] + 3
         assert grown['received'] <= len(car.stamps) - sent + 12  # not more than was sent since about then

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from helpers.faulty_node import CRAWL
+from helpers.faulty_node import CRAWL, DAWDLE
 from helpers.harness import FaultyNode, Vehicle, base_values, stamp_ns
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
@@ -45,11 +45,12 @@ def start(folder: Path, vehicle: Vehicle, model: Path, values: dict[str, Any], *
 
 
 def described(vehicle: Vehicle) -> list[SceneDescription]:
-    return [text for text in vehicle.texts if text.status == SceneDescription.OK]
+    # A set right after a start or a jump may lack its odometry.
+    return [text for text in vehicle.texts if text.status in (SceneDescription.OK, SceneDescription.DEGRADED)]
 
 
 def hinted(vehicle: Vehicle) -> list[PlanningHint]:
-    return [hint for hint in vehicle.hints if hint.status == PlanningHint.OK]
+    return [hint for hint in vehicle.hints if hint.status in (PlanningHint.OK, PlanningHint.DEGRADED)]
 
 
 def texts_of(vehicle: Vehicle) -> dict[str, int]:
@@ -75,9 +76,10 @@ def test_hints_come_with_every_set_and_descriptions_once_a_period(model, vehicle
     try:
         vehicle.wait_until(lambda: len(described(vehicle)) >= 4, 'four descriptions', node)
         values = vehicle.wait_for_diagnostic('inference', diagnostics.ALL_WELL, node)
-        assert values['description'] == 'OK'
+        assert values['description'] in ('OK', 'DEGRADED')
         counts = texts_of(vehicle)
-        assert counts['begun'] - counts['written'] in (0, 1) and counts['failed'] == counts['dropped'] == 0
+        assert counts['written'] >= 3 and counts['begun'] - counts['written'] in (0, 1)
+        assert counts['failed'] == counts['dropped'] == 0
         hints = {stamp_ns(hint): hint for hint in hinted(vehicle)}
         stamps = [stamp_ns(text) for text in described(vehicle)]
         for one, other in pairwise(stamps):
@@ -109,6 +111,21 @@ def test_a_long_text_goes_on_between_hints_and_has_the_stamp_of_its_set(model, v
         assert len(hints) >= 8, 'newer ones came meanwhile'
         assert text.info.output_latency > max(hint.info.output_latency for hint in hints[1:4])
         assert sum(text.info.stage_ms) / 1e3 <= text.info.output_latency, 'of its own work only'
+    finally:
+        code = node.stop()
+    assert code == 0
+
+
+def test_a_text_is_left_for_the_sets_that_wait(model, vehicle, tmp_path):
+    """And written to its end, at the latest in half of the time for which it is valid."""
+    values = {**ONCE, 'inference.max_new_tokens': 40, 'output.valid_for_ms': 20000.0}
+    node = start(tmp_path, vehicle, model, values, generate=DAWDLE)
+    try:
+        vehicle.wait_until(lambda: bool(described(vehicle)), 'the description', node)
+        [text] = described(vehicle)
+        between = [stamp_ns(hint) for hint in hinted(vehicle)][1:]
+        assert stamp_ns(text) < between[0]
+        assert len(between) >= 5, 'hints come before it'
     finally:
         code = node.stop()
     assert code == 0

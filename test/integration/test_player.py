@@ -177,10 +177,10 @@ def test_nobody_listening_is_said(audience: Audience, tmp_path: Path):
 
 def test_nobody_listening_names_what_is_listened_to(audience: Audience, tmp_path: Path):
     audience.subscribe(CompressedImage, '/cam/front/image_raw/compressed')
-    player = start(audience, write_bag(tmp_path / 'bag', drive(1)), '--wait', '2')
+    player = start(audience, write_bag(tmp_path / 'bag', drive(1)), '--wait', '10')
     audience.listen_while(player)
     err = player.communicate()[1]
-    assert 'within 2 s (subscribed to are /cam/front/image_raw/compressed: --params or --remap lead there)' in err
+    assert 'within 10 s (subscribed to are /cam/front/image_raw/compressed: --params or --remap lead there)' in err
 
 
 def test_what_nobody_heard_is_said_without_waiting_too(audience: Audience, tmp_path: Path):

@@ -501,3 +501,16 @@ def test_commands_refuse_before_torch_is_imported(tmp_path, bag, arguments, code
     assert not (tmp_path / 'out').exists()
     spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     assert spent < MOST_CPU_S
+
+
+def test_the_files_of_llama_cpp_are_looked_for(tmp_path, capsys):
+    given = {
+        'model.engine': 'llama.cpp',
+        'model.gguf': f'{tmp_path}/no.gguf',
+        'model.engine_library': f'{tmp_path}/no.so',
+    }
+    file = tmp_path / 'p.yaml'
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': given}}))
+    assert main(['check', str(file)]) == 1
+    gguf, library = capsys.readouterr().err.splitlines()
+    assert f'{tmp_path}/no.gguf' in gguf and library.endswith("no.so', and there is no such file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,20 @@ def test_check_of_what_is_no_parameter_file(tmp_path: Path, capsys, text: str | 
         path.write_text(text)
     assert main(['check', str(path)]) == 1
     assert words in one_sentence(capsys)
+
+
+@pytest.mark.parametrize('more', [[], ['--json']])
+def test_a_reader_that_is_gone_ends_a_command_in_a_sentence(tmp_path: Path, more: list[str]):
+    command = [sys.executable, '-m', 'stprune_ros.cli', 'check', str(params(tmp_path, GOOD)), *more]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith('stprune: ')] == ['stprune: Broken pipe']
+    assert 'Traceback' not in done.stderr
 
 
 def test_check_answers_without_what_it_does_not_need():

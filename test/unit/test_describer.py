@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Behavior, CameraFrame, CameraState, EgoState, FrameSet, Status, Window
+from stprune_ros.errors import ModelError
 from stprune_ros.inference.describer import BEGUN, DROPPED, FAILED, WRITTEN, is_due, tokens_owed
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.settings.settings import Settings
@@ -180,6 +182,25 @@ def test_what_is_not_owed_is_written_while_nothing_waits(make, whole):
     assert (text.stamp_ns, text.description) == (1000 * MS, whole(1000))
 
 
+def test_the_length_of_a_text_is_that_of_its_beginning(make, whole):
+    pipeline, texts = make(PACED), []
+    left(pipeline)
+    pipeline.settings = pipeline.settings.changed({'inference.max_new_tokens': 2})
+    pipeline.run(window(frame_set(2000)), on_text=texts.append, leave=lambda: True)
+    [text] = texts
+    assert (text.stamp_ns, text.description) == (1000 * MS, whole(1000))
+
+
+def test_what_an_engine_says_of_a_text_stands_beside_it_and_in_the_notes(make, monkeypatch):
+    pipeline, texts, crowded = make({}), [], 'no room beside the next prompt'
+    backend = pipeline.backend
+    changed = with_changed_texts(backend, lambda write, *given: replace(write(*given), note=crowded))
+    monkeypatch.setattr(backend, 'begin', changed)
+    answer = pipeline.run(window(frame_set(1000)), on_text=texts.append)
+    assert texts == [answer]
+    assert answer.description.note == crowded and answer.notes[-1] == crowded
+
+
 def left(pipeline, ms=1000):
     """A pipeline that has begun a text and left it."""
     assert pipeline.run(window(frame_set(ms)), leave=lambda: True).description.status == Status.NO_HINT
@@ -210,11 +231,14 @@ def freed(pipeline, texts):
 def test_what_ends_a_text_is_counted_and_nothing_of_it_goes_out(make, end):
     pipeline, texts = make(PACED), []
     left(pipeline)
+    text = pipeline.describer._draft.text
     answer = end(pipeline, texts)
     assert 1000 * MS not in [text.stamp_ns for text in texts]
     assert answer.description.status == Status.NO_HINT
     assert pipeline.describer.counts == {BEGUN: 1, DROPPED: 1}
     assert pipeline.describer._draft is None
+    with pytest.raises(ModelError, match='a text was to go on that had ended'):
+        text.write()  # it holds nothing any more
 
 
 def test_a_text_cancelled_while_it_goes_on_is_dropped(make):
@@ -222,6 +246,15 @@ def test_a_text_cancelled_while_it_goes_on_is_dropped(make):
     left(pipeline)
     pipeline.run(window(frame_set(1100)), on_text=texts.append, cancel=cancel, leave=lambda: cancel.set() or False)
     assert texts == [] and pipeline.describer.counts == {BEGUN: 1, DROPPED: 1}
+
+
+@pytest.mark.parametrize('hinted', [False, True])
+def test_a_tick_that_is_cancelled_begins_no_text(make, hinted):
+    pipeline, texts, cancel = make(PACED), [], Event()
+    if not hinted:
+        cancel.set()
+    pipeline.run(window(frame_set(1000)), on_text=texts.append, on_hint=lambda _: cancel.set(), cancel=cancel)
+    assert texts == [] and pipeline.describer.counts == {}
 
 
 def test_a_text_that_fails_between_ticks_fails_as_that_of_its_set(make, monkeypatch):
@@ -274,6 +307,29 @@ def test_the_deadline_counts_the_processing_time_of_the_text_s_own_set(make, mon
     pipeline.run(window(frame_set(1100)), leave=lambda: True)
     assert lefts[0] == pytest.approx(50 - first.timing.tick_ms / 1e3, abs=0.3)
     assert 0.2 <= lefts[0] - lefts[1] < 0.5
+
+
+def test_the_deadline_counts_the_way_to_the_hint_and_no_older_text(make, monkeypatch):
+    """One of an earlier set that is written to its end in the tick in which the next is begun."""
+    pipeline, lefts = make({**PACED, 'inference.deadline_ms': 50_000.0}), []
+    backend, score = pipeline.backend, pipeline.backend.score
+
+    def slow_score(*given):
+        time.sleep(1.0)
+        return score(*given)
+
+    def slow(write, deadline, *rest):
+        lefts.append(deadline - time.monotonic())
+        time.sleep(3.0 * (len(lefts) == 2))
+        return write(deadline, *rest)
+
+    monkeypatch.setattr(backend, 'begin', with_changed_texts(backend, slow))
+    monkeypatch.setattr(backend, 'score', slow_score)
+    for ms in (1000, 2000):
+        pipeline.run(window(frame_set(ms)), leave=lambda: True)
+    assert pipeline.describer.counts == {BEGUN: 2, WRITTEN: 1}
+    assert lefts[0] <= 49 and lefts[1] <= 49
+    assert 47 < lefts[2] <= 49
 
 
 def test_a_text_past_its_deadline_goes_out_as_it_is(make, monkeypatch):

@@ -516,6 +516,17 @@ def test_hints_without_a_description_are_not_well_for_longer_than_their_pace(val
     assert inference.message == message
 
 
+def test_a_description_may_be_as_late_after_every_beginning():
+    health = healthy()
+    health.described = NOW - 60.0  # before the node paused
+    health.listening_since = NOW - 4.9
+    assert found(health)['inference'] == (OK, diagnostics.ALL_WELL)
+    health.listening_since = NOW - 5.1
+    assert found(health)['inference'] == (WARN, diagnostics.NO_DESCRIPTION)
+    health.description_failures = 1
+    assert found(health)['inference'] == (WARN, diagnostics.DESCRIPTION_FAILED), 'why there is none'
+
+
 def test_what_became_of_descriptions_is_counted():
     health = healthy()
     health.texts.update(begun=7, written=4, dropped=2)

@@ -174,6 +174,12 @@ def test_the_report_shows_views_that_were_encoded_earlier(make):
     assert all(view.image is None for view in pipeline.run(window(*later.sets[:1], frame_set(1400))).views)
 
 
+def test_the_report_shows_no_broken_view(make):
+    answer = make().run(window(frame_set(1000, broken=('RIGHT',))), with_images=True)
+    assert [view.state for view in answer.views] == [CameraState.OK, CameraState.INVALID, CameraState.OK]
+    assert [view.image is None for view in answer.views] == [False, True, False]
+
+
 def test_side_cameras_have_fewer_pixels(make):
     answer = make({'model.side_image_pixels': SIDE_PIXELS}).run(window(frame_set(1000)))
     front, right, left = (view.tokens_full for view in answer.views)
@@ -187,6 +193,20 @@ def test_side_cameras_have_fewer_pixels(make):
     pipeline = make()
     assert len({view.tokens_full for view in pipeline.run(window(frame_set(1000))).views}) == 1
     assert {side for _, side in pipeline.backend.take()} == {False}
+
+
+def test_decoding_is_told_how_much_the_model_looks_at_of_each_camera(make):
+    pipeline, told = make({'model.side_image_pixels': SIDE_PIXELS}), []
+    pipeline._features._decode = lambda frame, limits: (
+        told.append((frame.camera, limits.model_pixels)) or decode(frame, limits)
+    )
+    pipeline.run(window(frame_set(1000)))
+    front, side = pipeline.backend.model_pixels, pipeline.backend.side_pixels
+    assert side < front and told == [('FRONT', front), ('RIGHT', side), ('LEFT', side)]
+    told.clear()
+    later = window(frame_set(1000), frame_set(1200, held={'RIGHT': 1000, 'LEFT': 1000}))
+    pipeline.run(later, with_images=True)
+    assert told == [('FRONT', front), ('RIGHT', side), ('LEFT', side)], 'for pictures, too'
 
 
 def test_a_side_image_that_the_model_refuses_costs_its_view_only(make):

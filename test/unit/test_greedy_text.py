@@ -78,6 +78,15 @@ def test_pauses_change_no_word(tokens, pauses, limit):
     assert (left, paused_steps) == (whole, steps)
 
 
+@pytest.mark.parametrize(('late', 'timed_out'), [(True, True), (False, False)])
+def test_what_ends_a_text_comes_before_a_pause(late, timed_out):
+    cancel = Event()
+    if not late:
+        cancel.set()
+    written = text_of(told([7])[0], [1], {0}, 3).write(0.0 if late else None, cancel, lambda tokens: True)
+    assert (written.tokens, written.finished, written.timed_out) == ([], False, timed_out)
+
+
 def test_a_text_lets_go_of_what_it_holds_when_it_ends_or_fails():
     closed = []
     text = text_of(told([7, 0])[0], [1], {0}, 3, closing=lambda: closed.append(1))
@@ -89,6 +98,7 @@ def test_a_text_lets_go_of_what_it_holds_when_it_ends_or_fails():
     failing = text_of(lambda step: 1 / 0, [1], {0}, 3, closing=lambda: closed.append(2))
     with pytest.raises(ZeroDivisionError):
         failing.write()
+    assert closed == [1, 2]
     failing.close()
     assert closed == [1, 2], 'once each'
 

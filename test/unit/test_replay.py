@@ -346,6 +346,32 @@ def test_failed_tick_is_an_error_and_the_run_goes_on(tmp_path: Path, params: Pat
     assert statuses[1] == Status.ERROR
 
 
+@pytest.mark.parametrize(('good', 'code'), [(1, 1), (2, 0)])
+def test_ticks_that_fail_count_in_no_mean_and_most_of_them_fail_the_replay(
+    tmp_path: Path, params: Path, monkeypatch, capsys, good: int, code: int
+):
+    whole, calls = Pipeline.run, []
+
+    def failing(self, window, **arguments):
+        calls.append(window)
+        if len(calls) > good:
+            raise RuntimeError('out of memory')
+        return whole(self, window, **arguments)
+
+    monkeypatch.setattr(Pipeline, 'run', failing)
+    bag, output = write_bag(tmp_path / 'bag', drive(3)), tmp_path / 'out'
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params)]) == code
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    said = f"inference failed in {3 - good} of the 3 ticks of bag '{bag}': inference failed: out of memory"
+    assert (said in last) == bool(code)
+    summary = json.loads((output / 'summary.json').read_text())
+    assert (summary['ticks'], summary['status']['ERROR']) == (3, 3 - good)
+    front = summary['views'][summary['cameras'][0]]
+    assert front['frames'] == pytest.approx(sum(range(1, good + 1)) / good)
+    assert front['ticks_without'] == 0
+    assert summary['tick_ms']['p50'] > 0
+
+
 def as_video(item: Item) -> Item:
     if item.topic.endswith('compressed'):
         item.message.format, item.message.data = 'h264', np.frombuffer(b'\0\0\0\1\x67' + bytes(90), np.uint8)

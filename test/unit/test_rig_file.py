@@ -123,6 +123,19 @@ def test_a_camera_that_looks_down_in_a_rig_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ('names', 'sentence'),
+    [
+        (['n' * 101 + 'A', 'n' * 101 + 'B'], 'its name has 102 characters; a name has at most 100'),
+        (['"A\\t"', '"A\\r"'], r'names a camera twice: A\?, A\?'),
+    ],
+)
+def test_names_that_cannot_be_told_apart_are_refused(tmp_path, names, sentence):
+    entries = [f'  {n}: {{azimuth_deg: {90 * i}, hfov_deg: 90, width: 64, height: 48}}' for i, n in enumerate(names)]
+    with pytest.raises(StpruneError, match=sentence):
+        CameraRig.from_file(write(tmp_path, '\n'.join(['cameras:', *entries])))
+
+
+@pytest.mark.parametrize(
     ('text', 'sentence'),
     [
         ('cameras:\n  F: {FRONT}\n  R: {SIDE}\n  F: {SIDE}', "line 4: 'F' is given a second time; remove one"),

@@ -90,11 +90,11 @@ function cameras() {
   const most = Math.max(1, ...Object.values(data.kept).flat());
   for (const [camera, kept] of Object.entries(data.kept))
     lane('tokens', camera, `${camera}: ${Math.min(...kept)} to ${Math.max(...kept)} tokens kept`, 22, line(kept, most, 2, 21));
-  title('Cameras: where there is a bar, the state is not OK');
+  title('Cameras: where there is a bar, the state is not OK; of ticks that failed nothing is known');
   for (const [camera, states] of Object.entries(data.state)) {
     const others = [...new Set(states)].filter((state) => state !== 'OK').map(text);
     lane('state', camera, `${camera}: ${others.length ? others.join(', ') + ' at times' : 'always ok'}`, 12,
-      ...bars((i) => states[i] !== 'OK', 'off', 0, 12));
+      ...bars((i) => !['OK', 'UNKNOWN'].includes(states[i]), 'off', 0, 12));
   }
   title('Keep ratio');
   const highest = Math.max(...data.ratio);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,9 @@ from stprune_ros.errors import ModelError
 from stprune_ros.vlm.hf.family import EncoderOutput
 from stprune_ros.vlm.hf.model_checks import HOOK
 
+# transformers imports torchao wherever that is installed, which then warns of kernels that nothing here uses.
+for _logger in ('torchao', 'torch.utils._pytree'):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
 try:
     import transformers
 except ImportError as missing:

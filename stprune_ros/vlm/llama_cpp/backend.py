@@ -31,7 +31,7 @@ from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hf.pretrained import load_tower, read_parts
 from stprune_ros.vlm.hf.tower import VisionTower
 from stprune_ros.vlm.llama_cpp.gguf_file import EmbeddingTable, GgufFile
-from stprune_ros.vlm.llama_cpp.language_model import LEAVES, CutShortError, LanguageModel, RunOptions
+from stprune_ros.vlm.llama_cpp.language_model import LEAVES, CutShortError, LanguageModel, NoRoomError, RunOptions
 from stprune_ros.vlm.llama_cpp.library import find_library, load_library
 from stprune_ros.vlm.llama_cpp.memory import tower_bytes
 from stprune_ros.vlm.llama_cpp.pairing import EMBEDDINGS, family_fault, pairing_faults, revision_of, vocabulary_fault
@@ -245,6 +245,11 @@ class LlamaCppBackend:
             try:
                 logits = language.run_tokens(step, position)
             except CutShortError:
+                return None
+            except NoRoomError:
+                crowded_out = prefix.serial != self._serial
+                if not crowded_out:  # it alone is too long
+                    raise
                 return None
             position += len(step)
             seen[list(step)] = True

@@ -34,6 +34,10 @@ class CutShortError(Exception):
     """The deadline or the cancel event came while tokens were computed; some of them may be in the cache."""
 
 
+class NoRoomError(ModelError):
+    """Tokens do not fit into the cache; nothing of them was run."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """``context`` tokens fit into the cache, of float32 or float16 numbers; ``gpu`` is its number, None for the CPU."""
@@ -223,9 +227,9 @@ class LanguageModel:
         if code:
             raise ModelError(f"llama.cpp cannot run {count} tokens of '{self._path}': {self._library.log.reason()}")
 
-    def _no_room(self, tokens: int) -> ModelError:
+    def _no_room(self, tokens: int) -> NoRoomError:
         """What to say where so many tokens more find no room."""
-        return ModelError(
+        return NoRoomError(
             f'{tokens} tokens more do not fit into a context of {self._options.context}: raise model.context_tokens, or'
             ' lower pruning.keep_ratio, latency.keep_max or inference.max_new_tokens'
         )
