@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def _ask_node(options: argparse.Namespace, question: Question) -> dict[str, Any]
     os.environ.setdefault(*dds_profile())
     from stprune_ros.ros.ask_client import ask_node
 
-    return ask_node(question, options.node or NODE, _WordsInTurn() if sys.stdout.isatty() else None)
+    return ask_node(question, options.node or NODE, WordsInTurn() if sys.stdout.isatty() else None)
 
 
 def _ask_bag(options: argparse.Namespace, question: Question) -> dict[str, Any]:
@@ -76,11 +77,11 @@ def _ask_bag(options: argparse.Namespace, question: Question) -> dict[str, Any]:
     return ask_bag(options.bag, settings, question, options.at_ns, say)
 
 
-class _WordsInTurn:
+class WordsInTurn:
     """Writes on a terminal what is new of the words so far, each time in place of the last line."""
 
     def __call__(self, text: str) -> None:
-        width = os.get_terminal_size().columns - 1
+        width = shutil.get_terminal_size().columns - 1
         print(f'\r\x1b[K{text[-width:]}', end='', flush=True)
 
     def end(self) -> None:

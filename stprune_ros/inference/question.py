@@ -135,6 +135,11 @@ class Ask:
         self._wake()
 
 
+def status_name(status: int) -> str:
+    """The name of a status in Ask.action, where NO_HINT is NO_ANSWER."""
+    return 'NO_ANSWER' if status == Status.NO_HINT else Status(status).name
+
+
 def cut_short(deadline_s: float) -> str:
     """What is said of a text that the deadline ended."""
     return f'the deadline of {deadline_s:g} s cut the answer short'

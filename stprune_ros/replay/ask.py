@@ -8,7 +8,7 @@ from typing import Any
 
 from stprune_ros.core.types import Answer, Window
 from stprune_ros.errors import BagError, StpruneError
-from stprune_ros.inference.question import Ask, Question, Reply
+from stprune_ros.inference.question import Ask, Question, Reply, status_name
 from stprune_ros.io import images
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
@@ -64,7 +64,7 @@ def reply_summary(reply: Reply, question: Question, settings: Settings) -> dict[
     text = reply.text if reply.has_answer else ''
     probabilities = reply.probabilities if text else ()
     return {
-        'status': reply.status.name,
+        'status': status_name(reply.status),
         'reason': reply.reason,
         'text': text,
         'truncated': reply.truncated,

@@ -14,9 +14,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from stprune_ros.action import Ask
-from stprune_ros.core.types import CameraState, Status
+from stprune_ros.core.types import CameraState
 from stprune_ros.errors import StpruneError, plain
-from stprune_ros.inference.question import Question
+from stprune_ros.inference.question import Question, status_name
 
 FOUND_S = 5.0  # until a node of a network has been found
 ANSWERED_S = 5.0  # behind the deadline; and for the node to hear that nobody waits any more
@@ -94,7 +94,7 @@ def _summary(result: Any, question: Question) -> dict[str, Any]:
     stamp, valid_for, info = result.header.stamp, result.valid_for, result.info
     stamp_ns = stamp.sec * 10**9 + stamp.nanosec
     return {
-        'status': Status(result.status).name,
+        'status': status_name(result.status),
         'reason': result.reason,
         'text': result.text,
         'truncated': result.truncated,

@@ -11,8 +11,9 @@ from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.commands.ask import answer_text
+from stprune_ros.commands.ask import WordsInTurn, answer_text
 from stprune_ros.core.types import Status
+from stprune_ros.inference.question import status_name
 from stprune_ros.resources import resource_path
 
 CANDIDATES = ['--candidate', 'a car', '--candidate', 'a wall']
@@ -95,7 +96,9 @@ def test_candidates_are_shown_most_probable_first():
 )
 def test_what_cannot_be_asked_ends_with_a_sentence(words, capsys, options, sentence):
     assert main([*words, '--json', *options]) == 1
-    [said] = report_in(capsys.readouterr().out, 'ask')['errors']
+    report = report_in(capsys.readouterr().out, 'ask')
+    [said] = report['errors']
+    assert report['result'].get('status', 'NO_ANSWER') == 'NO_ANSWER'
     assert re.fullmatch(sentence, said)
 
 
@@ -120,4 +123,13 @@ def test_a_node_that_is_not_there_is_named(capsys, monkeypatch):
 def test_the_numbers_of_statuses_are_those_of_the_other_messages():
     text = resource_path('action/Ask.action').read_text()
     found = {name: int(number) for name, number in re.findall(r'^uint8 ([A-Z_]+)=(\d+)', text, re.MULTILINE)}
-    assert found == {{'NO_HINT': 'NO_ANSWER'}.get(status.name, status.name): int(status) for status in Status}
+    assert found == {status_name(status): int(status) for status in Status} and found['NO_ANSWER'] == 3
+
+
+def test_a_terminal_shows_the_end_of_the_words_so_far(capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '10')
+    words = WordsInTurn()
+    words('a car stands left')
+    assert capsys.readouterr().out == '\r\x1b[Kands left'
+    words.end()
+    assert capsys.readouterr().out == '\r\x1b[K'
