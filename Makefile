@@ -15,7 +15,7 @@ WORLD := out/world
 STAMP := $(VENV)/.stprune_ros_installed
 # What the compiled part is made of: only these make a new install necessary.
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt package.xml constraints.txt \
-  $(wildcard msg/*.msg cmake/*.cmake scripts/* compat/*/* compat/*/msg/*)
+  $(wildcard action/*.action msg/*.msg srv/*.srv cmake/*.cmake scripts/* compat/*/* compat/*/msg/*)
 
 # One DDS domain of its own, on this machine only, for whatever is started from here.
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
@@ -78,5 +78,5 @@ $(WORLD): | $(STAMP)
 
 clean:
 	rm -rf build install log dist demo_output out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	rm -rf stprune_ros/msg stprune_ros/*.so $(STAMP) $(DOCS_VENV)
+	rm -rf stprune_ros/action stprune_ros/msg stprune_ros/srv stprune_ros/*.so $(STAMP) $(DOCS_VENV)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -15,6 +15,7 @@ from typing import Any
 
 from stprune_ros.arguments import say
 from stprune_ros.commands import (
+    ask,
     bench,
     calibrate,
     check,
@@ -37,6 +38,7 @@ from stprune_ros.results import as_json
 COMMANDS: Mapping[str, ModuleType] = {
     'demo': demo,
     'replay': replay,
+    'ask': ask,
     'compare': compare,
     'calibrate': calibrate,
     'play': play,

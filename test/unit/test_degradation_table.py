@@ -200,6 +200,27 @@ TESTS: Mapping[str, Sequence[str]] = {
     'hints come, but no description': (
         'unit/test_diagnostics.py::test_hints_without_a_description_are_not_well_for_longer_than_their_pace',
     ),
+    'a question is out of bounds': (
+        'integration/test_ask.py::test_what_is_refused_ends_at_once_in_a_sentence',
+        'integration/test_ask.py::test_one_question_at_a_time_and_cancel',
+        'unit/test_asker.py::test_a_camera_without_a_frame_cannot_be_asked_about',
+    ),
+    'the deadline of a question': (
+        'integration/test_ask.py::test_the_deadline_leaves_the_words_that_are_there',
+        'integration/test_ask.py::test_without_images_the_deadline_says_what_was_waited_for',
+    ),
+    'a question is in progress when': (
+        'integration/test_ask.py::test_deactivation_and_a_jump_of_the_clock_end_a_question',
+        'integration/test_ask.py::test_a_question_ends_with_the_node',
+    ),
+    'a question is being answered when': (
+        'unit/test_asker.py::test_descriptions_wait_for_a_question_and_come_afterwards',
+    ),
+    'the answer to a question expired': ('integration/test_ask.py::test_an_answer_that_has_expired_says_so',),
+    'answering a question raises': (
+        'integration/test_ask.py::test_a_failure_is_said_to_whoever_asked_and_hints_go_on',
+        'unit/test_asker.py::test_what_fails_is_said_and_the_hint_stays',
+    ),
     'answer older than': faults('answers come late'),
     'latency target missed': (
         'integration/test_honest_diagnostics.py::test_hints_that_all_expire_and_a_target_that_is_missed_are_not_well',

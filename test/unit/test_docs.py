@@ -206,7 +206,8 @@ def normal(text: str) -> str:
 
 @cache
 def trees() -> tuple[tuple[Path, ast.AST], ...]:
-    files = sorted(path for path in PACKAGE.rglob('*.py') if PACKAGE / 'msg' not in path.parents)
+    generated = [PACKAGE / kind for kind in ('action', 'msg', 'srv')]
+    files = sorted(path for path in PACKAGE.rglob('*.py') if not {*generated} & {*path.parents})
     return tuple((path, ast.parse(text_of(path))) for path in files)
 
 
