@@ -7,6 +7,8 @@ DOCS_VENV ?= .venv-docs
 PYTHON ?= python3
 # Whose wheels `make test` runs on, where not on those of Kilted that pyproject.toml pins: `make test DISTRO=jazzy`.
 DISTRO ?=
+# Processes that run tests side by side, whole files each: a node that is started has 0.5 GB and a core of its own.
+JOBS ?= 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
@@ -15,7 +17,7 @@ WORLD := out/world
 STAMP := $(VENV)/.stprune_ros_installed
 # What the compiled part is made of: only these make a new install necessary.
 BUILD_INPUTS := pyproject.toml setup.py CMakeLists.txt package.xml constraints.txt \
-  $(wildcard msg/*.msg cmake/*.cmake scripts/* compat/*/* compat/*/msg/*)
+  $(wildcard action/*.action msg/*.msg srv/*.srv cmake/*.cmake scripts/* compat/*/* compat/*/msg/*)
 
 # One DDS domain of its own, on this machine only, for whatever is started from here.
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
@@ -39,12 +41,12 @@ lint: $(STAMP)
 
 ifeq ($(filter-out kilted,$(DISTRO)),)
 test: lint
-	$(PYTEST) test -m 'not slow'
+	$(PYTEST) test -m 'not slow' -n $(JOBS) --dist loadfile
 else
 # In a copy with an environment of its own: what is compiled for a distribution lies beside the sources.
 test:
 	$(PYTHON) distributions/copy_tree.py $(DISTRO) build/$(DISTRO)
-	$(MAKE) -C build/$(DISTRO) test DISTRO=
+	$(MAKE) -C build/$(DISTRO) test DISTRO= JOBS=$(JOBS)
 endif
 
 test-all: test
@@ -78,5 +80,5 @@ $(WORLD): | $(STAMP)
 
 clean:
 	rm -rf build install log dist demo_output out .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
-	rm -rf stprune_ros/msg stprune_ros/*.so $(STAMP) $(DOCS_VENV)
+	rm -rf stprune_ros/action stprune_ros/msg stprune_ros/srv stprune_ros/*.so $(STAMP) $(DOCS_VENV)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

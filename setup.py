@@ -13,6 +13,7 @@ from setuptools import Command, Distribution, find_packages, setup
 from setuptools.command.build import build
 
 NAME = 'stprune_ros'
+INTERFACES = ('action', 'msg', 'srv')  # folders of what rosidl reads, and of the modules that it makes of it
 HERE = Path(__file__).resolve().parent
 TF2_MSGS = HERE / 'compat' / 'tf2_msgs'
 
@@ -32,7 +33,7 @@ def has_tf2_msgs(prefixes: list[Path]) -> bool:
 
 
 class BuildInterfaces(Command):
-    """Generate and compile msg/*.msg with rosidl."""
+    """Generate and compile the interfaces of action/, msg/ and srv/ with rosidl."""
 
     description = 'generate and compile the ROS interfaces'
     user_options = (('build-lib=', 'b', ''), ('build-temp=', 't', ''))
@@ -46,7 +47,8 @@ class BuildInterfaces(Command):
         self.set_undefined_options('build', ('build_temp', 'build_temp'))
 
     def get_source_files(self):
-        files = [HERE / 'CMakeLists.txt', HERE / 'package.xml', *sorted(HERE.glob('msg/*.msg'))]
+        files = [HERE / 'CMakeLists.txt', HERE / 'package.xml']
+        files += [file for kind in INTERFACES for file in sorted(HERE.glob(f'{kind}/*.{kind}'))]
         return [str(path.relative_to(HERE)) for path in files]
 
     def get_outputs(self):
@@ -86,7 +88,8 @@ class BuildInterfaces(Command):
         [module] = stage.glob(f'lib/python*/*-packages/{NAME}')
         target = HERE / NAME if self.editable_mode else Path(self.build_lib) / NAME
         skip = shutil.ignore_patterns('*.c', '__pycache__')
-        shutil.copytree(module / 'msg', target / 'msg', dirs_exist_ok=True, ignore=skip)
+        for kind in INTERFACES:
+            shutil.copytree(module / kind, target / kind, dirs_exist_ok=True, ignore=skip)
         for extension in module.glob(f'{NAME}_s__*'):
             shutil.copy2(extension, target)
 
@@ -125,8 +128,10 @@ class BinaryDistribution(Distribution):
         return bool(self.data_files)
 
 
+GENERATED = [f'{NAME}.{kind}{below}' for kind in INTERFACES for below in ('', '.*')]
+
 setup(
-    packages=find_packages(include=[NAME, f'{NAME}.*'], exclude=[f'{NAME}.msg', f'{NAME}.msg.*']),
+    packages=find_packages(include=[NAME, f'{NAME}.*'], exclude=GENERATED),
     distclass=BinaryDistribution,
     cmdclass={'build': Build, 'build_interfaces': BuildInterfaces},
     zip_safe=False,

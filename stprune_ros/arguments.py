@@ -39,6 +39,14 @@ def count(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """A port of TCP, 0 for any that is free."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f'{text} is not a port in 0 to 65535')
+    return value
+
+
 def ratio(text: str) -> float:
     """A keep ratio as the parameter table allows it."""
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from stprune_ros.arguments import say
 from stprune_ros.commands import (
+    ask,
     bench,
     calibrate,
     check,
@@ -26,6 +27,7 @@ from stprune_ros.commands import (
     init,
     play,
     replay,
+    view,
     world,
 )
 from stprune_ros.errors import Interrupted, StpruneError
@@ -36,9 +38,11 @@ from stprune_ros.results import as_json
 COMMANDS: Mapping[str, ModuleType] = {
     'demo': demo,
     'replay': replay,
+    'ask': ask,
     'compare': compare,
     'calibrate': calibrate,
     'play': play,
+    'view': view,
     'world': world,
     'eval': evaluate,
     'bench': bench,

@@ -57,12 +57,14 @@ class _Draft:
 class Describer:
     """Writes one description at a time. One thread at a time.
 
-    ``counts`` says what became of them, by FATES; ``failed`` is the answer whose text failed in this tick.
+    ``counts`` says what became of them, by FATES; ``failed`` is the answer whose text failed in this tick. While it is
+    ``wanted``, which any thread may set, the next set is described, whatever the period is.
     """
 
     def __init__(self, backend: Backend, question: str, synchronize: Callable[[], object] | None) -> None:
         self.counts: Counter[str] = Counter()
         self.failed: Answer | None = None
+        self.wanted = False
         self._backend, self._question, self._synchronize = backend, question, synchronize
         self._begun_ns: int | None = None  # stamp of the set that was described last
         self._draft: _Draft | None = None
@@ -70,7 +72,7 @@ class Describer:
     def is_due(self, stamp_ns: int, settings: Settings) -> bool:
         """Whether a set with this stamp is to be described."""
         period_ns = nanoseconds(settings.inference.describe_period_ms)
-        return settings.inference.describe and is_due(stamp_ns, self._begun_ns, period_ns)
+        return settings.inference.describe and (self.wanted or is_due(stamp_ns, self._begun_ns, period_ns))
 
     def begin(self, answer: Answer, context: Context, degraded: bool, spent_ms: float, settings: Settings) -> None:
         """Begin the text of an answer whose hint is out, in place of one in progress.
@@ -78,6 +80,7 @@ class Describer:
         ``spent_ms`` is the processing time of its tick so far. Raises what the backend raises.
         """
         self.drop()
+        self.wanted = False
         self._begun_ns = answer.stamp_ns
         self.counts[BEGUN] += 1
         limit, clock = settings.inference.max_new_tokens, StageClock(self._synchronize)
@@ -133,6 +136,11 @@ class Describer:
             self._draft.text.close()
             self._draft = None
             self.counts[DROPPED] += 1
+
+    def postpone(self) -> None:
+        """Give the text in progress up, if there is one, and begin another as soon as there is room for it."""
+        self.wanted = self.wanted or self._draft is not None
+        self.drop()
 
     def _fail(self, answer: Answer) -> None:
         self.counts[FAILED] += 1

@@ -25,10 +25,12 @@ from stprune_ros.core.types import (
     Window,
 )
 from stprune_ros.errors import listed
+from stprune_ros.inference.asker import Asker, Scene
 from stprune_ros.inference.describer import Describer, Leave, status_of
 from stprune_ros.inference.features import Decode, FeatureCache, ViewFeatures, view_tokens
 from stprune_ros.inference.governor import Cost, Governor
 from stprune_ros.inference.provenance import provenance_of
+from stprune_ros.inference.question import Ask
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.explain import explain
@@ -77,6 +79,7 @@ class Pipeline:
         self._selection: _Selection | None = None  # of the last tick, where its pictures were asked for
         self._synchronize = synchronizer(backend.info.device)
         self.describer = Describer(backend, prompt.describe_question, self._synchronize)
+        self._asker = Asker(backend, prompt, self.describer.postpone, self.free, self._synchronize)
         warm_up(backend.info.device)
 
     def run(
@@ -88,6 +91,7 @@ class Pipeline:
         on_hint: Callable[[Answer], None] | None = None,
         on_text: Callable[[Answer], None] | None = None,
         leave: Leave | None = None,
+        ask: Ask | None = None,
         with_images: bool = False,
     ) -> Answer:
         """Answer for the current set of ``window``; ``on_hint`` gets it as soon as the hint is known, before any text.
@@ -97,22 +101,25 @@ class Pipeline:
         were decoded in the answer's views, and here what `explained` needs.
         With ``inference.describe_period_ms`` not every set is described, and a text is left while ``leave`` says that a
         newer set waits; later ticks go on with it. ``on_text`` gets each answer whose description is there, in the
-        order of their stamps: that of this set, or of an earlier one.
+        order of their stamps: that of this set, or of an earlier one. ``ask`` is a question that is to be answered: a
+        tick that goes to it leaves descriptions for the next.
         Raises what the backend raises when it fails; the caches are then still consistent.
         """
         clock, self._selection = StageClock(self._synchronize), None
-        answer, context, degraded = self._infer(window, wait_ms, cancel, with_images, clock)
+        answer, scene = self._infer(window, wait_ms, cancel, with_images, clock)
         if on_hint is not None:
             on_hint(answer)
         spent_ms = clock.elapsed_ms  # on this set: what follows may be for another one
         describer, settings, stamp_ns = self.describer, self.settings, window.current.stamp_ns
+        if self._asker.go_on(ask, scene, settings.inference.max_new_tokens, cancel, leave):
+            return replace(answer, description=Description(Status.NO_HINT))
         described = describer.go_on(stamp_ns, settings, cancel, leave)
         if described is not None and on_text is not None:
             on_text(described)
         if not describer.is_due(stamp_ns, settings) or _is_set(cancel):
             return replace(answer, description=Description(Status.NO_HINT))
-        if context is not None:
-            describer.begin(answer, context, degraded, spent_ms, settings)
+        if scene is not None:
+            describer.begin(answer, scene.context, scene.degraded, spent_ms, settings)
             described = describer.go_on(stamp_ns, settings, cancel, leave)
             if described is None:
                 return replace(answer, description=Description(Status.NO_HINT))
@@ -123,8 +130,8 @@ class Pipeline:
 
     def _infer(
         self, window: Window, wait_ms: float, cancel: Event | None, with_images: bool, clock: StageClock
-    ) -> tuple[Answer, Context | None, bool]:
-        """The answer up to its hint, the prompt if there is one, and whether the input is degraded."""
+    ) -> tuple[Answer, Scene | None]:
+        """The answer up to its hint, and what it was read from where there may be a text."""
         deadline_ms = self.settings.inference.deadline_ms
         views, notes = self._features.update(window, clock, with_images)
         notes += [camera.reason for camera in self.rig.unusable]
@@ -136,7 +143,7 @@ class Pipeline:
             reports = self._reports([view.report() for view in views])
             timing = Timing(clock.stage_ms, wait_ms)
             answer = Answer.without_result(Status.NO_HINT, window, self._provenance(), reports, timing, notes)
-            return answer, None, True
+            return answer, None
 
         spent_ms = wait_ms + clock.elapsed_ms
         choice = self._choose(views, spent_ms)
@@ -145,7 +152,8 @@ class Pipeline:
             selection = self._prune(views, window.slots, ratio)
         kept, self._selection = selection.kept, selection if with_images else None
         with clock.stage('prefill'):
-            content = self.prompt.content(self._prompt_views(views, kept), window.current.ego)
+            shown = self._prompt_views(views, kept)
+            content = self.prompt.content(shown, window.current.ego)
             context = self.backend.prefill(self.prompt.system, content)
 
         reports = self._reports([view.report(keep.numpy()) for view, keep in zip(views, kept)])
@@ -158,7 +166,7 @@ class Pipeline:
             timing = Timing(dict(clock.stage_ms), wait_ms, choice=choice)
             answer = Answer.without_result(status, window, provenance, reports, timing, notes)
             self._learn(answer, spent_ms, wait_ms + clock.elapsed_ms)
-            return answer, None, degraded
+            return answer, None
 
         with clock.stage('hint'):
             hint = self._hint(context)
@@ -173,7 +181,7 @@ class Pipeline:
             notes=tuple(notes),
         )
         self._learn(answer, spent_ms, answer.timing.source_to_hint_ms)
-        return answer, context, degraded
+        return answer, Scene(answer, context, shown, window.current.ego, degraded)
 
     def explained(self, answer: Answer) -> Answer:
         """The answer of the last tick, run ``with_images``, with the reasons of every token in its views.
@@ -191,6 +199,7 @@ class Pipeline:
     def free(self) -> None:
         """Drop every cached feature, similarity and recording, here and in the backend, and a text in progress."""
         self.describer.drop()
+        self._asker.drop()
         self._selection = None
         self._features.clear()
         self._similarities.clear()

@@ -82,7 +82,7 @@ def planning_hint(
     hint = answer.hint if answer.hint.status.is_valid else Hint(answer.hint.status)
     return types.planning_hint(
         header=header(answer, settings, types),
-        valid_for=_valid_for(hint.status.is_valid, settings, types),
+        valid_for=valid_for(hint.status.is_valid, settings, types),
         alive_counter=alive_counter,
         status=int(hint.status),
         behavior=int(hint.behavior),
@@ -102,7 +102,7 @@ def scene_description(
     has_text = description.has_text
     return types.scene_description(
         header=header(answer, settings, types),
-        valid_for=_valid_for(has_text, settings, types),
+        valid_for=valid_for(has_text, settings, types),
         alive_counter=alive_counter,
         status=int(description.status),
         description=description.text if has_text else '',
@@ -175,6 +175,7 @@ def _time(stamp_ns: int, types: MessageTypes) -> Any:
     return types.time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
 
 
-def _valid_for(valid: bool, settings: Settings, types: MessageTypes) -> Any:
+def valid_for(valid: bool, settings: Settings, types: MessageTypes) -> Any:
+    """The Duration for which an output may be used from its stamp on; zero where it is not ``valid``."""
     sec, nanosec = divmod(nanoseconds(settings.output.valid_for_ms) if valid else 0, 10**9)
     return types.duration(sec=sec, nanosec=nanosec)

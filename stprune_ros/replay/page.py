@@ -20,14 +20,18 @@ from stprune_ros.replay.records import stamp_text, words
 PAGES = Path(__file__).with_name('pages')
 
 
-def render(template: str, script: str, **context: Any) -> str:
-    """A page from a template and the names of a script beside it, '' for none."""
+def render(template: str, script: str, folder: Path = PAGES, **context: Any) -> str:
+    """A page from a template in ``folder`` and the name of a script beside it, '' for none."""
     environment = Environment(
-        loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([folder, PAGES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.policies['json.dumps_kwargs'] = {'sort_keys': False}  # cameras stay in ring order
     environment.filters |= {'words': words, 'stamp': stamp_text, 'short': short}
-    code = (PAGES / script).read_text(encoding='utf-8') if script else ''
+    code = (folder / script).read_text(encoding='utf-8') if script else ''
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return environment.get_template(template).render(
         style=(PAGES / 'style.css').read_text(encoding='utf-8'),

@@ -27,6 +27,7 @@ from stprune_ros.ros.inputs import camera_names
 from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.loading import Loading, Model
 from stprune_ros.ros.outputs import Outputs
+from stprune_ros.ros.questions import Questions
 from stprune_ros.ros.ros_time import RosTime
 from stprune_ros.ros.supervisor import CANNOT_START, Ending, Supervisor
 from stprune_ros.ros.ticks import Tick, Ticks
@@ -36,6 +37,7 @@ from stprune_ros.vlm.hint_calibration import HintCalibration
 from stprune_ros.vlm.loading import load_calibration, require_model
 
 if TYPE_CHECKING:
+    from stprune_ros.inference.pipeline import Pipeline
     from stprune_ros.ros.perception import Perception
 
 NODE_NAME = 'stprune_node'
@@ -74,8 +76,10 @@ class StpruneNode(LifecycleNode):
         self._time = RosTime(self.get_clock())
         self._outputs = Outputs(self, self._time, self._journal)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        shared = (self._time, self._outputs, self._journal)
+        self.questions = Questions(self, lambda: self.settings, self._answering, *shared)
         self._ticks = Ticks(
-            lambda: self.settings, self._time, self._outputs, self._journal, lambda: self._worker.has_waiting
+            lambda: self.settings, *shared, lambda: self._worker.has_waiting, lambda: self.questions.current
         )
         self._worker: Worker[Tick] = Worker(self._ticks.run, self._ticks.failed)
         self._supervisor = Supervisor(self._worker, self._journal)
@@ -104,6 +108,7 @@ class StpruneNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         """Leave the graph at once: rclpy's state machine would keep the node, and with it the DDS participant."""
+        self.questions.close()
         self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
 
@@ -214,7 +219,16 @@ class StpruneNode(LifecycleNode):
 
         self._health = health = self._new_health(self._cameras)
         arguments = (self.settings, self._rig, model, self._worker, self._outputs, health, self._journal)
-        self._perception = Perception(self, *arguments)
+        self._perception = Perception(self, *arguments, self.questions)
+
+    def _answering(self) -> Pipeline:
+        """What answers questions. Raises StpruneError where nothing can be asked just now."""
+        if self._perception is None:
+            raise StpruneError(f'nothing can be asked: {"; ".join(self._state_notes()) or STILL_LOADING}')
+        if self._perception.pipeline is None:
+            waiting = self._health.waiting or ('the ring is not known yet',)
+            raise StpruneError(f'nothing can be asked: {"; ".join(waiting)}')
+        return self._perception.pipeline
 
     def _deactivate(self) -> None:
         self._autostarts = False  # whoever says so while the model loads means it
@@ -262,6 +276,7 @@ class StpruneNode(LifecycleNode):
 
     def _supervise(self) -> None:
         self._time.now_ns()
+        self.questions.look()
         loading = self._loading
         if loading is not None and loading.done.is_set():
             self._loading = None

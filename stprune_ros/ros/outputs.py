@@ -74,6 +74,10 @@ class Outputs:
         """`hint` for the description of an answer; nothing goes out where descriptions are switched off."""
         return self._answer(self._texts, answer, settings, unless) if settings.inference.describe else None
 
+    def numbered(self, answer: Answer) -> Answer:
+        """The answer with its sequence number as topics have it."""
+        return replace(answer, sequence=self._first_sequence + answer.sequence)
+
     def heartbeat(
         self,
         settings: Settings,
@@ -126,7 +130,7 @@ class Outputs:
                 return None
             now_ns, fault = self._time.now_ns(), self._time.fault
             latency_s = (now_ns - answer.stamp_ns) / 1e9 if now_ns and answer.stamp_ns else math.nan
-            current = replace(answer, sequence=self._first_sequence + answer.sequence)
+            current = self.numbered(answer)
             if fault or not messages.is_fresh(answer.stamp_ns, now_ns, settings):
                 current = messages.expired(current)
             self._journal.holds(AGE, _stale_because(fault, latency_s) if _is_stale(current) else ())

@@ -27,6 +27,7 @@ from stprune_ros.ros.inputs import Inputs, Publisher
 from stprune_ros.ros.journal import Journal
 from stprune_ros.ros.loading import Model
 from stprune_ros.ros.outputs import Outputs
+from stprune_ros.ros.questions import Questions
 from stprune_ros.ros.ticks import Tick
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings
@@ -36,7 +37,7 @@ from stprune_ros.settings.topic_names import expand, image_template
 class Perception:
     """Subscriptions, calibration and frame sets of one activation; its windows go to ``worker``, facts to ``health``.
 
-    ``rig`` is that of the rig file, None where calibration comes over topics.
+    ``rig`` is that of the rig file, None where calibration comes over topics. ``questions`` are told what ends one.
     """
 
     def __init__(
@@ -49,10 +50,12 @@ class Perception:
         outputs: Outputs,
         health: Health,
         journal: Journal,
+        questions: Questions,
     ) -> None:
         """Subscribe; raises StpruneError where the ring cannot be, and nothing is then left behind."""
         self._node, self._settings, self._model, self._worker = node, settings, model, worker
         self._outputs, self._health, self._journal, self._warn = outputs, health, journal, journal.warn
+        self._questions = questions
         self._cameras = tuple(health.cameras)
         self._stream: SensorStream | None = None
         self._pipeline: Pipeline | None = None
@@ -76,8 +79,13 @@ class Perception:
         self._jump_handle.unregister()
         if self._stream is not None:
             self._stream.close()
-        self._drop()
+        self._drop('the node stopped listening')
         self._stream = None
+        return self._pipeline
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """What answers, None until the ring is known."""
         return self._pipeline
 
     def look(self) -> None:
@@ -86,6 +94,7 @@ class Perception:
         if self._pipeline is None:
             self._complete_rig()  # it may have been waited for long enough
         self._health.unheard = self._inputs.unheard(time.monotonic())
+        self._health.untold = self._inputs.untold()
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
         self._health.mixed = self._stream.mixed if self._stream is not None else frozenset()
@@ -104,7 +113,7 @@ class Perception:
         if self._stream is not None:
             self._stream.close()
         stream = SensorStream(self._settings, rig, self._builder.to_base, counters=self._health.counters)
-        self._drop()  # what was asked of another ring
+        self._drop('the ring of cameras changed')
         self._outputs.new_stream()
         self._jumps = stream.counters['clock_jumps']
         self._pipeline = Pipeline(self._settings, self._model.backend, rig, self._model.prompt, decode_for_model)
@@ -179,7 +188,7 @@ class Perception:
     def _enqueue(self, stream: SensorStream, windows: Sequence[Window]) -> None:
         if stream.counters['clock_jumps'] != self._jumps:
             self._jumps = stream.counters['clock_jumps']
-            self._drop()  # an answer in flight is of the old time
+            self._drop('the time of the images jumped')  # an answer in flight is of the old time
         self._health.odometry_fault, self._health.odometry_refused = stream.odometry_fault, stream.odometry_refused
         for note in stream.take_notes():
             self._warn(note)
@@ -189,8 +198,9 @@ class Perception:
             assert pipeline is not None  # it comes with the stream
             self._worker.put(*(Tick(window, pipeline, self._health) for window in windows))
 
-    def _drop(self) -> None:
-        """Throw away what waits and what is in work, and what is left of it: a description in progress."""
+    def _drop(self, reason: str) -> None:
+        """Throw away what waits and what is in work, and what is left of it: a text in progress."""
+        self._questions.give_up(reason)
         self._worker.drop()
         if self._pipeline is not None:
             self._worker.do(self._pipeline.describer.drop)

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
 import rclpy
@@ -52,6 +53,8 @@ def run(arguments: list[str] | None) -> int:
         if ending.code != CANNOT_START:
             node.get_logger().fatal(ending.sentence)
         tell(f'{NODE_NAME}: {ending.sentence}')
+    if node.questions.give_up('the node ends'):
+        _drain(executor, node)
     node.close(WORKER_STOPS_S)
     executor.shutdown()
     node.destroy_node()
@@ -91,10 +94,14 @@ def _spin(executor: SingleThreadedExecutor, node: StpruneNode, watchdog: Watchdo
             return Ending(INFERENCE_FAILED, f'{faults} callbacks failed one after the other: the node ends')
     if node.ending is None:
         return Ending(INFERENCE_HANGS if node.hangs else 0)
+    _drain(executor, node, stopped)
+    return node.ending
+
+
+def _drain(executor: SingleThreadedExecutor, node: StpruneNode, stopped: Sequence[int] = ()) -> None:
     until = time.monotonic() + DRAIN_S
     while not stopped and time.monotonic() < until:
         _spin_once(executor, node, DRAIN_S / 4)
-    return node.ending
 
 
 def _spin_once(executor: SingleThreadedExecutor, node: StpruneNode, timeout_s: float) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stprune_ros.core.types import Answer, Description, Status, Window
 from stprune_ros.errors import one_line
 from stprune_ros.inference.provenance import provenance_of
+from stprune_ros.inference.question import Ask
 from stprune_ros.ros.health import Health
 from stprune_ros.ros.journal import Episode, Journal
 from stprune_ros.ros.outputs import Outputs, failure_sentence
@@ -35,7 +36,10 @@ class Tick:
 
 
 class Ticks:
-    """Runs ticks; ``settings`` gives those of the moment, ``newer_waits`` whether a text is to be left for now."""
+    """Runs ticks; ``settings`` gives those of the moment, ``newer_waits`` whether a text is to be left for now.
+
+    ``question`` gives what is asked at the moment.
+    """
 
     def __init__(
         self,
@@ -44,9 +48,10 @@ class Ticks:
         outputs: Outputs,
         journal: Journal,
         newer_waits: Callable[[], bool],
+        question: Callable[[], Ask | None],
     ) -> None:
         self._settings, self._time, self._outputs, self._journal = settings, ros_time, outputs, journal
-        self._newer_waits = newer_waits
+        self._newer_waits, self._question = newer_waits, question
         self._failures, self._description_failures = Episode(journal), Episode(journal)
 
     def run(self, tick: Tick, cancel: Event) -> bool:
@@ -54,11 +59,11 @@ class Ticks:
 
         Raises what the backend raises up to the hint.
         """
-        settings, window, pipeline = self._settings(), tick.window, tick.pipeline
+        settings, window, pipeline, ask = self._settings(), tick.window, tick.pipeline, self._question()
         pipeline.settings = settings
         pipeline.describer.counts = tick.health.texts
         tick.health.hint_is_out = False
-        if not settings.inference.describe:
+        if not settings.inference.describe or ask is not None:
             tick.health.described = time.monotonic()  # none is missed
         hinted: list[tuple[Answer, Answer]] = []  # as inferred, and as published
 
@@ -85,6 +90,7 @@ class Ticks:
                 on_hint=publish_hint,
                 on_text=publish_text,
                 leave=self._newer_waits,
+                ask=ask,
                 with_images=with_images,
             )
         except BaseException as error:

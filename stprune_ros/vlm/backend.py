@@ -117,6 +117,10 @@ class Text(Protocol):
         """
         ...
 
+    def so_far(self) -> str:
+        """The words that are there; the last one may lack its end."""
+        ...
+
     def close(self) -> None:
         """Give up what is held; may be called at any time."""
         ...

@@ -62,6 +62,10 @@ class GreedyText:
         self.close()
         return self._read(written)
 
+    def so_far(self) -> str:
+        """See `Text.so_far`."""
+        return self._read(Written(self._tokens, False, False)).text
+
     def close(self) -> None:
         """See `Text.close`."""
         if not self._closed:

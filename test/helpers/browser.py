@@ -61,16 +61,16 @@ def chromium() -> Iterator[Any]:
 
 
 class OpenPage:
-    """One page, and all that it complained about or asked the network for."""
+    """One page, of a file or an address, and all that it complained about or asked the network for."""
 
-    def __init__(self, browser: Any, file: Path, width: int = 1240, scheme: str = 'light') -> None:
+    def __init__(self, browser: Any, file: Path | str, width: int = 1240, scheme: str = 'light') -> None:
         self.page = browser.new_page(viewport={'width': width, 'height': 900}, color_scheme=scheme)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on('console', lambda message: self.complaints.append(message.text))
         self.page.on('pageerror', lambda error: self.complaints.append(str(error)))
         self.page.on('request', lambda request: self.requests.append(request.url[:40]))
-        self.page.goto(file.resolve().as_uri())
+        self.page.goto(file if isinstance(file, str) else file.resolve().as_uri())
 
     def text(self, selector: str) -> str:
         """The text of one element."""

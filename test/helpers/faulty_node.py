@@ -117,8 +117,8 @@ def _write(write: Callable[..., Generated | None], *arguments: Any) -> Generated
     meet_fault('generate')
     fault = _faults().get('generate', '')
     if fault == CRAWL:
-        looks = count()
-        arguments = (*arguments[:2], lambda tokens: next(looks) > 0)
+        looks, (*limits, told) = count(), arguments
+        arguments = (*limits, lambda tokens: bool(told and told(tokens)) or next(looks) > 0)
     if fault == DAWDLE:
         *limits, pause = arguments
         arguments = (*limits, lambda tokens: bool(time.sleep(DAWDLE_S) or (pause and pause(tokens))))

@@ -9,6 +9,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ pytest.importorskip('rclpy')
 from helpers.harness import Listener, NodeProcess, base_values, playing
 from helpers.small_bags import drive, write_bag
 from helpers.tiny_models import make_tiny_model
+from rclpy.action import get_action_server_names_and_types_by_node
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.resources import resource_path
@@ -31,6 +33,7 @@ GRAPH = {
     'services reply': 'get_service_names_and_types_by_node',
     'services request': 'get_client_names_and_types_by_node',
 }
+ACTIONS = 'actions execute'
 Names = dict[str, set[str]]
 
 
@@ -43,7 +46,7 @@ def allowed(node_name: str, namespace: str = '') -> Names:
     """The names that the policy allows a node, written out as in ``namespace``; none of them is there twice."""
     policy = ElementTree.parse(resource_path('config/sros2/stprune.policy.xml')).getroot()
     [profile] = [found for found in policy.iter('profile') if found.get('node') == node_name]
-    names: dict[str, list[str]] = {place: [] for place in GRAPH}
+    names: dict[str, list[str]] = {place: [] for place in (*GRAPH, ACTIONS)}
     for block in profile:
         [(verb, rule)] = block.attrib.items()
         assert rule == 'ALLOW'
@@ -53,11 +56,13 @@ def allowed(node_name: str, namespace: str = '') -> Names:
 
 
 def in_graph(listener: Listener, node_name: str, namespace: str = '/') -> Names:
-    """The names that a running node has, as far as they have been discovered."""
+    """The names that a running node has, as far as they have been discovered; those that make an action are one."""
+    methods = {place: getattr(listener.node, method) for place, method in GRAPH.items()}
+    methods[ACTIONS] = partial(get_action_server_names_and_types_by_node, listener.node)
     found: Names = {}
-    for place, method in GRAPH.items():
+    for place, method in methods.items():
         try:
-            found[place] = {name for name, _ in getattr(listener.node, method)(node_name, namespace)}
+            found[place] = {name for name, _ in method(node_name, namespace) if '/_action/' not in name}
         except RuntimeError:  # the node has not been discovered
             found[place] = set()
     return found

@@ -21,6 +21,11 @@ def faults(*names: str) -> tuple[str, ...]:
     return tuple(f'{FAULTS}::test_a_fault_is_said_and_passes[{name}]' for name in names)
 
 
+UNTOLD = (
+    'integration/test_inputs.py::test_a_second_publisher_is_named_where_its_messages_could_not_be_told',
+    'unit/test_diagnostics.py::test_publishers_that_nothing_tells_apart_are_a_warning_of_their_topic',
+)
+
 # By the beginning of a row's first cell. Where nothing of integration/ stands, no process of its own is needed: the
 # sentence and the state come from the part that node and replay share.
 TESTS: Mapping[str, Sequence[str]] = {
@@ -76,6 +81,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     'several publishers take turns on the images': faults(
         'left has two publishers', 'right has two publishers', 'front has two publishers'
     ),
+    'several publish the images': UNTOLD,
     'camera in few sets': (
         *faults('left sends every third image', 'right sends every third image', 'left comes late'),
         'integration/test_inputs.py::test_wrong_stamps_are_named_as_long_as_they_last',
@@ -157,6 +163,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     'none, or farther than': faults('odometry stops'),
     'its stamps are those of another time': faults('odometry is an hour behind'),
     'several publishers take turns': faults('odometry has two publishers'),
+    'several publish it': UNTOLD,
     'NaN twist, no stamp': (
         *faults('odometry is NaN', 'odometry has no stamps'),
         'integration/test_node.py::test_nan_odometry_is_refused_and_said_once',
@@ -199,6 +206,27 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     'hints come, but no description': (
         'unit/test_diagnostics.py::test_hints_without_a_description_are_not_well_for_longer_than_their_pace',
+    ),
+    'a question is out of bounds': (
+        'integration/test_ask.py::test_what_is_refused_ends_at_once_in_a_sentence',
+        'integration/test_ask.py::test_one_question_at_a_time_and_cancel',
+        'unit/test_asker.py::test_a_camera_without_a_frame_cannot_be_asked_about',
+    ),
+    'the deadline of a question': (
+        'integration/test_ask.py::test_the_deadline_leaves_the_words_that_are_there',
+        'integration/test_ask.py::test_without_images_the_deadline_says_what_was_waited_for',
+    ),
+    'a question is in progress when': (
+        'integration/test_ask.py::test_deactivation_and_a_jump_of_the_clock_end_a_question',
+        'integration/test_ask.py::test_a_question_ends_with_the_node',
+    ),
+    'a question is being answered when': (
+        'unit/test_asker.py::test_descriptions_wait_for_a_question_and_come_afterwards',
+    ),
+    'the answer to a question expired': ('integration/test_ask.py::test_an_answer_that_has_expired_says_so',),
+    'answering a question raises': (
+        'integration/test_ask.py::test_a_failure_is_said_to_whoever_asked_and_hints_go_on',
+        'unit/test_asker.py::test_what_fails_is_said_and_the_hint_stays',
     ),
     'answer older than': faults('answers come late'),
     'latency target missed': (

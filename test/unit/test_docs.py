@@ -39,7 +39,7 @@ PAGES = [README, ROOT / 'SECURITY.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT /
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'vlm')
+ROOMS = ('calibrate', 'core', 'inference', 'io', 'replay', 'ros', 'settings', 'view', 'vlm')
 DATASETS = ('evaluation', 'datasets')  # of the evaluation the part that reads what users bring
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError', 'Interrupted'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}
@@ -208,13 +208,15 @@ def normal(text: str) -> str:
 
 @cache
 def trees() -> tuple[tuple[Path, ast.AST], ...]:
-    files = sorted(path for path in PACKAGE.rglob('*.py') if PACKAGE / 'msg' not in path.parents)
+    generated = [PACKAGE / kind for kind in ('action', 'msg', 'srv')]
+    files = sorted(path for path in PACKAGE.rglob('*.py') if not {*generated} & {*path.parents})
     return tuple((path, ast.parse(text_of(path))) for path in files)
 
 
 def in_source() -> set[str]:
-    """Every string of the package."""
-    return {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
+    """Every string of the package, those of scripts in pages included."""
+    scripts = {text for file in PACKAGE.glob('*/pages/*.js') for text in re.findall(r"'([^'\n]+)'", text_of(file))}
+    return scripts | {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
 
 
 def shown_to_users() -> Iterator[tuple[str, str]]:

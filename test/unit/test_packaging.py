@@ -39,7 +39,7 @@ FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
 WITH_THOSE = {'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
 OPTIONAL = {
-    *('bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'),
+    *('aiohttp', 'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'),
     *('nltk', 'pyarrow', 'rouge_score', 'sacrebleu'),
 }
 
@@ -79,7 +79,7 @@ def imported_modules(*folders: str) -> set[str]:
     own = {'stprune_ros', 'helpers', 'conftest', 'real', 'soak'}
     found = set()
     for path in (path for folder in folders for path in (ROOT / folder).rglob('*.py')):
-        if path.is_relative_to(ROOT / 'stprune_ros' / 'msg'):
+        if any(path.is_relative_to(ROOT / 'stprune_ros' / kind) for kind in ('action', 'msg', 'srv')):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Import):
@@ -96,7 +96,7 @@ def declared(*tags: str) -> set[str]:
 def test_package_xml_declares_what_the_package_imports():
     imported = imported_modules('stprune_ros', 'launch') - FROM_PYPI - WITH_THOSE - OPTIONAL
     needed = {ROSDEP_KEYS.get(module, module) for module in imported}
-    generated = {'builtin_interfaces', 'std_msgs', 'rosidl_default_runtime'}  # by the generated modules
+    generated = {'action_msgs', 'builtin_interfaces', 'std_msgs', 'rosidl_default_runtime'}  # by the generated modules
     assert declared('depend', 'exec_depend') == needed | generated
 
 

@@ -80,7 +80,6 @@ class Chat:
                 mark = self._tokenizer.convert_ids_to_tokens(token)
                 raise ModelError(
                     f"question or candidate '{plain(text)}' holds '{mark}', which is no word to this model: remove it"
-                    ' from the prompt file'
                 )
 
     def text_ids(self, asked: str) -> list[int]:

@@ -1,0 +1,328 @@
+"""Questions to the real node over DDS: answers, refusals and ends in words, while hints keep their rate."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip('rclpy')
+
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Duration
+from conftest import new_domain_id
+from helpers.faulty_node import CRAWL
+from helpers.harness import FaultyNode, Vehicle, base_values, stamp_ns
+from helpers.reports import report_in
+from helpers.tiny_models import make_tiny_model
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
+
+from stprune_ros.action import Ask
+from stprune_ros.msg import PlanningHint, SceneDescription
+from stprune_ros.srv import DescribeNow
+
+QUESTION = 'what is left of me?'
+TOKENS = 30
+VALID_MS = 60000.0
+VALUES = {
+    'inference.describe_period_ms': 600000.0,
+    'inference.max_new_tokens': TOKENS,
+    'output.valid_for_ms': VALID_MS,
+}
+
+
+@pytest.fixture(scope='module')
+def vehicle() -> Iterator[Vehicle]:
+    made = Vehicle(new_domain_id(), '/asked')
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory, vehicle: Vehicle) -> Iterator[FaultyNode]:
+    """One for all tests, with a tiny model that passes for a trained one. Its texts crawl: one token a tick."""
+    folder = tmp_path_factory.mktemp('asked')
+    path = make_tiny_model(folder / 'tiny', 'ringworld')
+    (path / 'stprune.json').unlink(missing_ok=True)
+    started = FaultyNode(folder, vehicle, {**base_values(path), **VALUES}, generate=CRAWL)
+    vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', started)
+    yield started
+    assert started.stop() == 0
+    assert 'Traceback' not in started.output(), started.output()
+
+
+@pytest.fixture
+def ask(node: FaultyNode, vehicle: Vehicle, client: ActionClient) -> Iterator[Any]:
+    """Asks; afterwards texts crawl again and hints come."""
+    vehicle.wait_until(client.server_is_ready, 'the action', node)
+    yield lambda **fields: Asking(client, vehicle, node, **fields)
+    node.fail(generate=CRAWL)
+
+
+@pytest.fixture(scope='module')
+def client(vehicle: Vehicle) -> ActionClient:
+    return ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
+
+
+class Asking:
+    """One goal; ``feedback`` is all of it."""
+
+    def __init__(self, client: ActionClient, vehicle: Vehicle, node: FaultyNode, **fields: Any) -> None:
+        self._vehicle, self._node = vehicle, node
+        self.feedback: list[Any] = []
+        self.began = time.monotonic()
+        sent = client.send_goal_async(
+            Ask.Goal(**{'question': QUESTION, **fields}), lambda said: self.feedback.append(said.feedback)
+        )
+        vehicle.wait_until(sent.done, 'the response to a goal', node)
+        self.handle = sent.result()
+        assert self.handle.accepted
+        self._future = self.handle.get_result_async()
+
+    def is_over(self) -> bool:
+        """Whether the result is there."""
+        return bool(self._future.done())
+
+    def result(self) -> tuple[int, Any]:
+        """State of the goal and result, once it is there."""
+        self._vehicle.wait_until(self.is_over, 'the result of a goal', self._node)
+        self.took_s = time.monotonic() - self.began
+        return self._future.result().status, self._future.result().result
+
+    def cancel(self) -> int:
+        """How many goals are to be cancelled."""
+        future = self.handle.cancel_goal_async()
+        self._vehicle.wait_until(future.done, 'the response to a cancel', self._node)
+        return len(future.result().goals_canceling)
+
+
+def hinted(vehicle: Vehicle) -> list[PlanningHint]:
+    return [hint for hint in vehicle.hints if hint.status == PlanningHint.OK]
+
+
+def change(vehicle: Vehicle, node: FaultyNode, transition: int) -> None:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    assert vehicle.call(ChangeState, 'change_state', request, node).success
+
+
+def set_parameter(vehicle: Vehicle, node: FaultyNode, name: str, value: float) -> None:
+    parameter = Parameter(name, Parameter.Type.DOUBLE, value).to_parameter_msg()
+    response = vehicle.call(SetParameters, 'set_parameters', SetParameters.Request(parameters=[parameter]), node)
+    assert response.results[0].successful
+
+
+def wait_for_hints(vehicle: Vehicle, node: FaultyNode) -> None:
+    heard = len(hinted(vehicle))
+    vehicle.wait_until(lambda: len(hinted(vehicle)) > heard + 2, 'hints', node)
+
+
+def test_an_answer_comes_within_its_deadline_while_hints_go_on(ask, vehicle, node):
+    """As where a newer set always waits."""
+    wait_for_hints(vehicle, node)
+    before, sets = len(hinted(vehicle)), len(vehicle.stamps)
+    asking = ask(deadline=Duration(sec=60))
+    status, result = asking.result()
+    assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.OK)
+    assert result.text and result.reason == '' and 0 < result.tokens <= TOKENS and asking.took_s < 60
+    during, sets = len(hinted(vehicle)) - before, len(vehicle.stamps) - sets
+    assert during >= result.tokens - 2, 'a hint for each token'
+    assert during >= sets / 2, 'and about one for each set, on a busy machine'
+    hint = {stamp_ns(hint): hint for hint in vehicle.hints}[stamp_ns(result)]
+    assert result.header.frame_id == 'base_link' and result.valid_for.sec == 60
+    for name in ('sequence', 'model_id', 'model_revision', 'prompt_id', 'cameras', 'tokens_kept'):
+        assert getattr(result.info, name) == getattr(hint.info, name), name
+    assert result.info.output_latency > hint.info.output_latency and list(result.stage_names) == ['write']
+    said = [words.text for words in asking.feedback]
+    assert said and all(result.text.startswith(text) for text in said)
+    assert [words.tokens for words in asking.feedback] == sorted({words.tokens for words in asking.feedback})
+
+
+def test_candidates_are_scored(ask):
+    """Those of a part of the window wait for a gap, which there is at this rate."""
+    for fields in ({}, {'cameras': ['left'], 'current_only': True}):
+        status, result = ask(candidates=['a car', 'a wall'], deadline=Duration(sec=60), **fields).result()
+        assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.OK)
+        assert sum(result.probabilities) == pytest.approx(1, abs=1e-5) and len(result.probabilities) == 2
+        assert result.text == ['a car', 'a wall'][result.probabilities[1] > result.probabilities[0]]
+        assert list(result.stage_names) == (['prefill', 'score'] if fields else ['score'])
+
+
+@pytest.mark.parametrize(
+    ('fields', 'sentence'),
+    [
+        ({'question': 'a' * 501}, 'the question has 501 characters, and 500 are allowed: make it shorter'),
+        ({'candidates': ['one']}, 'candidates are 1: give 2 to 16, or none for a text'),
+        ({'cameras': ['rear']}, "camera 'rear' cannot be asked about: the ring has 'front', 'right', 'left'"),
+        ({'deadline': Duration(sec=61)}, 'the deadline is 61 s: it must be above 0 and at most 60 s'),
+        ({'deadline': Duration(sec=-1)}, 'the deadline is -1 s: it must be above 0 and at most 60 s'),
+    ],
+    ids=['long', 'candidates', 'camera', 'late', 'before'],
+)
+def test_what_is_refused_ends_at_once_in_a_sentence(ask, fields, sentence):
+    status, result = ask(**fields).result()
+    assert (status, result.status, result.reason) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER, sentence)
+    assert (result.text, stamp_ns(result), result.valid_for) == ('', 0, Duration())
+
+
+def test_one_question_at_a_time_and_cancel(ask):
+    first = ask(deadline=Duration(sec=60))
+    status, result = ask().result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert result.reason == 'another question is being answered: ask again when it is over, or cancel it'
+    assert first.cancel() == 1
+    status, result = first.result()
+    assert (status, result.status) == (GoalStatus.STATUS_CANCELED, Ask.Result.NO_ANSWER)
+    assert (result.reason, result.text) == ('the question was cancelled', '')
+    assert first.cancel() == 0, 'it is over'
+    status, _ = ask(candidates=['a car', 'a wall'], deadline=Duration(sec=60)).result()
+    assert status == GoalStatus.STATUS_SUCCEEDED, 'there is room for the next one'
+
+
+def test_the_deadline_leaves_the_words_that_are_there(ask, vehicle):
+    vehicle.period_s = 0.3  # so that not all of them are
+    try:
+        status, result = ask(deadline=Duration(sec=3)).result()
+    finally:
+        vehicle.period_s = 0.1
+    assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.TIMEOUT)
+    assert result.text and result.truncated and 0 < result.tokens < TOKENS
+    assert result.reason == 'the deadline of 3 s cut the answer short'
+    assert stamp_ns(result) in vehicle.stamps
+
+
+def test_without_images_the_deadline_says_what_was_waited_for(ask, vehicle, node):
+    makers, vehicle.images = vehicle.images, {}
+    try:
+        vehicle.listen_until(lambda: False, 1.0)
+        status, result = ask(deadline=Duration(sec=2)).result()
+    finally:
+        vehicle.images = makers
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.TIMEOUT)
+    assert result.reason == 'no answer came within 2 s: no frame set came that could be inferred'
+    wait_for_hints(vehicle, node)
+
+
+def test_a_failure_is_said_to_whoever_asked_and_hints_go_on(ask, vehicle, node):
+    node.fail(generate='raise')
+    status, result = ask(deadline=Duration(sec=60)).result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.ERROR)
+    assert result.reason.startswith('the answer failed with RuntimeError: CUDA error')
+    wait_for_hints(vehicle, node)
+    assert PlanningHint.ERROR not in {hint.status for hint in vehicle.hints}
+    assert 'the answer failed with RuntimeError: CUDA error' in node.output()
+
+
+def test_an_answer_that_has_expired_says_so(ask, vehicle, node):
+    set_parameter(vehicle, node, 'output.valid_for_ms', 1000.0)
+    try:
+        status, result = ask(deadline=Duration(sec=60)).result()
+    finally:
+        set_parameter(vehicle, node, 'output.valid_for_ms', VALID_MS)
+    assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.STALE)
+    assert result.reason == 'the answer had expired when it went out: it is true of its stamp, not of now'
+    assert result.text and result.valid_for.sec == 1
+
+
+def test_a_description_comes_when_it_is_wanted(ask, vehicle, node):
+    def described() -> set[int]:
+        return {stamp_ns(text) for text in vehicle.texts if text.status == SceneDescription.OK}
+
+    node.fail()
+    before, now_ns = described(), vehicle.stamp_ns
+    response = vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node)
+    assert (response.accepted, response.message) == (True, 'the next frame set is described')
+    vehicle.wait_until(lambda: bool(described() - before), 'a description', node)
+    assert max(described()) >= now_ns - 10**9
+    node.fail(generate=CRAWL)
+    asking = ask(deadline=Duration(sec=60))
+    response = vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node)
+    assert not response.accepted
+    assert response.message == 'a question is being answered, and texts come one at a time: ask again when it is over'
+    assert asking.cancel() == 1
+
+
+def test_the_command_asks_the_node(ask, vehicle, node):
+    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
+    words = ['ask', QUESTION, '--node', vehicle.node_name, '--json', '--deadline', '60']
+    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
+    node.fail()
+    for more, code in (([], 0), (['--candidate', 'a car', '--candidate', 'a wall'], 0), (['--cameras', 'rear'], 1)):
+        command = [sys.executable, '-c', program, *words, *more]
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        vehicle.wait_until(lambda process=process: process.poll() is not None, 'the command', node)
+        output, errors = process.communicate()
+        report = report_in(output, 'ask')
+        assert process.returncode == report['exit_code'] == code, errors
+        if code:
+            [sentence] = report['errors']
+            assert sentence == "camera 'rear' cannot be asked about: the ring has 'front', 'right', 'left'"
+            continue
+        found = report['result']
+        assert found['status'] == 'OK' and found['text'] and found['stamp_ns'] in vehicle.stamps
+        assert found['valid_until_ns'] == found['stamp_ns'] + 60 * 10**9
+        assert found['cameras'] == dict.fromkeys(['front', 'right', 'left'], 'OK')
+        assert [one['text'] for one in found['candidates']] == more[1::2]
+
+
+def test_ctrl_c_cancels_the_question(ask, vehicle, node):
+    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
+    command = [sys.executable, '-c', program, 'ask', QUESTION, '--node', vehicle.node_name, '--deadline', '60']
+    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
+    vehicle.period_s = 1.0  # a token a second: it will not be done
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node).accepted:  # nobody asks yet
+            assert process.poll() is None
+            vehicle.listen_until(lambda: False, 0.5)
+        process.send_signal(signal.SIGINT)
+        vehicle.wait_until(lambda: process.poll() is not None, 'the end of the command', node)
+    finally:
+        vehicle.period_s = 0.1
+    assert (process.returncode, process.stderr.read() if process.stderr else '') == (130, 'stprune: interrupted\n')
+    status, _ = ask(candidates=['yes', 'no'], deadline=Duration(sec=60)).result()
+    assert status == GoalStatus.STATUS_SUCCEEDED, 'there is room for the next one'
+
+
+def test_deactivation_and_a_jump_of_the_clock_end_a_question(ask, vehicle, node):
+    asking = ask(deadline=Duration(sec=60))
+    vehicle.wait_until(lambda: len(asking.feedback) > 1, 'words', node)
+    vehicle.behind_ns = 20_000_000_000
+    status, result = asking.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert result.reason == 'the question was given up: the time of the images jumped'
+    wait_for_hints(vehicle, node)
+    asking = ask(deadline=Duration(sec=60))
+    change(vehicle, node, Transition.TRANSITION_DEACTIVATE)
+    status, result = asking.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert result.reason == 'the question was given up: the node stopped listening'
+    status, result = ask().result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert result.reason.startswith('nothing can be asked: the node is not active')
+    response = vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node)
+    assert not response.accepted and response.message.startswith('nothing can be asked: the node is not active')
+    vehicle.behind_ns = 0
+    change(vehicle, node, Transition.TRANSITION_ACTIVATE)
+    wait_for_hints(vehicle, node)
+
+
+def test_a_question_ends_with_the_node(ask, vehicle, node):
+    """The last test: the node is gone after it."""
+    asking = ask(deadline=Duration(sec=60))
+    vehicle.wait_until(lambda: len(asking.feedback) > 1, 'words', node)
+    node.process.send_signal(signal.SIGINT)
+    vehicle.listen_until(asking.is_over, 30.0)
+    assert asking.is_over()
+    status, result = asking.result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert result.reason == 'the question was given up: the node ends'

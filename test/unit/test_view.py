@@ -1,0 +1,343 @@
+"""`stprune view` without a node: what stands on the board, who is served, and what hostile messages and browsers do."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip('aiohttp', reason="aiohttp is not installed: the extra 'view'")
+
+from helpers.live_page import (
+    NODE,
+    START_NS,
+    diagnostics,
+    hint_message,
+    log_line,
+    picture_message,
+    serving,
+    wait_for,
+)
+
+from stprune_ros.arguments import port
+from stprune_ros.cli import main
+from stprune_ros.core.types import Status
+from stprune_ros.errors import SettingsError
+from stprune_ros.results import as_json
+from stprune_ros.view import board as boards
+from stprune_ros.view import server as servers
+from stprune_ros.view.board import Board
+from stprune_ros.view.server import is_ours
+
+MS = 10**6
+JPEG = b'\xff\xd8\xff\xe0' + bytes(100)
+
+
+def board_at(now_ns: int = START_NS, fault: str = '') -> tuple[Board, list[Any]]:
+    """A board, and the time and fault that its clock tells."""
+    told = [now_ns, fault]
+    board = Board(NODE)
+    board.clock = lambda: (told[0], told[1])
+    return board, told
+
+
+def said(board: Board) -> str | None:
+    hint = board.update({})['hint']
+    return None if hint is None else hint['said']
+
+
+def test_a_hint_stands_until_it_expires_counted_from_its_stamp():
+    board, told = board_at(START_NS + 300 * MS)
+    assert board.update({})['last_hint'] is None
+    board.hear('hint', hint_message(valid_ms=1000.0))
+    now = board.update({})
+    assert now['hint']['said'] == 'STOP' and now['hint']['confidence'] == 0.75
+    assert now['hint']['shares'] == [['STOP', 0.75], ['NONE', 0.25]]
+    assert now['hint']['until'] - now['now'] == pytest.approx(0.7, abs=1e-6)
+    told[0] = START_NS + 1000 * MS - 1
+    assert said(board) == 'STOP'
+    told[0] = START_NS + 1000 * MS
+    assert said(board) is None
+    assert board.update({})['last_hint'] == pytest.approx(time.monotonic(), abs=5.0)
+
+
+def test_what_is_old_ahead_or_of_an_unknown_age_never_stands():
+    late, _ = board_at(START_NS + 1000 * MS)
+    late.hear('hint', hint_message(valid_ms=1000.0))
+    assert said(late) is None
+    ahead, told = board_at(START_NS - 101 * MS)
+    ahead.hear('hint', hint_message())
+    assert said(ahead) is None
+    told[0] = START_NS - 100 * MS
+    ahead.hear('hint', hint_message())
+    assert said(ahead) == 'STOP'
+    told[1] = 'ROS time stands still'
+    assert said(ahead) is None
+    assert ahead.update({})['fault'] == 'ROS time stands still'
+    unknown, told = board_at(START_NS, 'not known')
+    unknown.hear('hint', hint_message())
+    told[1] = ''
+    assert said(unknown) is None
+
+
+@pytest.mark.parametrize('status', [Status.NO_HINT, Status.STALE, Status.ERROR, Status.UNKNOWN])
+def test_messages_without_a_hint_take_nothing_back_and_bring_nothing(status: Status):
+    board, _ = board_at()
+    board.hear('hint', hint_message(status, stamp_ns=START_NS - MS))
+    assert said(board) is None
+    board.hear('hint', hint_message())
+    board.hear('hint', hint_message(status, stamp_ns=START_NS + MS))
+    assert said(board) == 'STOP'
+    assert board.update({})['answer']['status'] == status.name
+
+
+def test_an_older_hint_does_not_replace_a_newer_one_but_time_may_go_back():
+    board, told = board_at(START_NS + 10 * MS)
+    board.hear('hint', hint_message(stamp_ns=START_NS + 10 * MS))
+    board.hear('hint', hint_message(stamp_ns=START_NS, confidence=0.5))
+    assert board.update({})['hint']['confidence'] == 0.75
+    told[0] = START_NS - 5000 * MS  # a bag begins anew
+    assert said(board) is None
+    board.hear('hint', hint_message(stamp_ns=START_NS - 5000 * MS, confidence=0.5))
+    assert board.update({})['hint']['confidence'] == 0.5
+
+
+def test_a_reader_gets_each_part_once_and_readers_do_not_share():
+    board, _ = board_at()
+    board.hear('log', log_line('a'))
+    first, second = {}, {}
+    assert [line['text'] for line in board.update(first)['log']['lines']] == ['a']
+    assert 'log' not in board.update(first)
+    assert 'log' in board.update(second)
+    board.hear('log', log_line('b'))
+    assert [line['text'] for line in board.update(first)['log']['lines']] == ['a', 'b']
+
+
+def test_only_the_nodes_own_log_and_diagnostics_are_shown():
+    board, _ = board_at()
+    board.hear('log', log_line('other', 'car.stprune_node2'))
+    board.hear('log', log_line('child', 'car.stprune_node.rig', 50))
+    board.hear('diagnostics', diagnostics(('/other: model', 2, 'bad')))
+    assert 'states' not in board.update({})
+    board.hear('diagnostics', diagnostics((f'{NODE}: camera back', 2, 'no images'), ('/other: model', 0, 'OK')))
+    now = board.update({})
+    assert now['log']['lines'] == [{'stamp': '5.000000006', 'level': 'fatal', 'text': 'child'}]
+    assert now['states']['states'] == {
+        'camera back': {
+            'level': 'error',
+            'message': 'no images',
+            'values': [['received_hz', '4.8'], ['used_hz', '4.7']],
+        }
+    }
+
+
+def test_what_is_held_of_hostile_messages_is_bounded_and_strict_json():
+    board, _ = board_at()
+    huge = 'x\x1b[2J' + 'y' * 10**6
+    hint = hint_message(notes=(huge,) * 500)
+    hint.behavior, hint.status, hint.confidence = 77, 1, float('nan')
+    hint.candidates, hint.probabilities = list(range(200)) * 50, [float('inf')] * 10**4
+    hint.info.cameras[0].name, hint.info.cameras[0].state = huge, 99
+    hint.info.cameras = list(hint.info.cameras) * 500
+    hint.info.stage_names, hint.info.stage_ms = [huge] * 500, [float('nan')] * 500
+    board.hear('hint', hint)
+    for _ in range(300):
+        board.hear('log', log_line(huge, level=77))
+    board.hear('diagnostics', diagnostics(*((f'{NODE}: {number}{huge}', 200, huge) for number in range(500))))
+    board.hear('picture', picture_message(b'<script>'))
+    text = as_json(board.update({}))
+    assert len(text) < 1_500_000
+    assert '\x1b' not in text and '\\u001b' not in text
+    now = json.loads(text)
+    assert now['hint']['said'] == 'Behavior 77' and now['hint']['confidence'] is None
+    assert now['cost']['cameras'][0]['state'] == 'CameraState 99'
+    assert len(now['log']['lines']) == boards.LOG_LINES and now['log']['lines'][0]['level'] == 'level 77'
+    assert len(now['states']['states']) == len(now['cost']['cameras']) == len(now['answer']['notes']) == 64
+    assert now['picture']['problem'] == '8 bytes are no picture'
+    assert board.picture() == b''
+
+
+def test_pictures_are_held_up_to_a_size():
+    board, _ = board_at()
+    board.hear('picture', picture_message(JPEG))
+    assert board.picture() == JPEG and board.update({})['picture']['number'] == 1
+    board.hear('picture', picture_message(JPEG + bytes(boards.MAX_PICTURE)))
+    assert board.picture() == JPEG
+    assert board.update({})['picture']['problem'] == f'{len(JPEG) + boards.MAX_PICTURE} bytes are no picture'
+
+
+@pytest.mark.parametrize(
+    ('host', 'address', 'ours'),
+    [
+        ('127.0.0.1:8642', '127.0.0.1', True),
+        ('localhost:9000', '127.0.0.1', True),  # through ssh -L
+        ('[::1]:8642', '::1', True),
+        ('evil.example:8642', '127.0.0.1', False),
+        ('127.0.0.1.evil.example', '127.0.0.1', False),
+        ('localhost.evil.example', '127.0.0.1', False),
+        ('192.168.1.5:8642', '127.0.0.1', False),
+        ('192.168.1.5:8642', '0.0.0.0', True),
+        ('evil.example', '0.0.0.0', False),
+        ('evil.example', '192.168.1.5', False),
+        ('Car.local', 'car.local', True),
+        (socket.gethostname(), '0.0.0.0', True),
+        (socket.gethostname(), '127.0.0.1', False),
+        ('[::1', '127.0.0.1', False),
+        ('', '0.0.0.0', False),
+        ('user@127.0.0.1', '127.0.0.1', True),
+    ],
+)
+def test_only_hosts_that_nobody_can_make_point_here_are_served(host: str, address: str, ours: bool):
+    assert is_ours(host, address) == ours
+
+
+def ask(port: int, path: str, method: str = 'GET', host: str = '') -> tuple[int, dict[str, str], bytes]:
+    connection = http.client.HTTPConnection('127.0.0.1', port, timeout=30)
+    connection.request(method, path, headers={'Host': host} if host else {})
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
+    board, _ = board_at()
+    with serving(board) as server:
+        assert ask(server.port, '/picture.jpg')[0] == 404
+        board.hear('picture', picture_message(JPEG))
+        for path, kind in (('/', 'text/html; charset=utf-8'), ('/picture.jpg?1', 'image/jpeg')):
+            status, headers, body = ask(server.port, path)
+            assert (status, headers['content-type']) == (200, kind)
+            assert headers['x-content-type-options'] == 'nosniff'
+            assert headers['cross-origin-resource-policy'] == 'same-origin'
+            assert headers['cache-control'] == 'no-store'
+            assert "frame-ancestors 'none'" in headers['content-security-policy']
+            assert 'access-control-allow-origin' not in headers
+            status, headers, refusal = ask(server.port, path, host='evil.example:80')
+            assert status == 403 and headers['x-content-type-options'] == 'nosniff'
+            expected = f"this page is not served as 'evil.example:80': open http://127.0.0.1:{server.port}/"
+            assert refusal.decode() == expected
+        assert body == JPEG
+        assert ask(server.port, '/events', host='evil.example')[0] == 403
+        for method in ('POST', 'PUT', 'DELETE'):
+            assert ask(server.port, '/', method)[0] == 405
+        assert ask(server.port, '/../pyproject.toml')[0] == 404
+
+
+def stream(port: int, receive_buffer: int = 0) -> socket.socket:
+    """A connection that has asked for events and read nothing."""
+    connection = socket.socket()
+    if receive_buffer:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    connection.settimeout(30)
+    connection.connect(('127.0.0.1', port))
+    connection.sendall(b'GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n')
+    return connection
+
+
+def test_a_browser_that_takes_nothing_delays_nobody_and_is_let_go(monkeypatch):
+    monkeypatch.setattr(servers, 'SILENT_S', 1.0)
+    board, _ = board_at()
+    with serving(board) as server:
+        slow = stream(server.port, 4096)
+        quick = stream(server.port)
+        wait_for(lambda: board.watchers == 2, 'two watchers')
+        received, ended = bytearray(), threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                received.extend(quick.recv(2**16))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        count, waits = 0, []
+        end = time.monotonic() + 60
+        while board.watchers == 2:
+            assert time.monotonic() < end
+            count += 1
+            board.hear('log', log_line(f'line {count} ' + 'x' * 1900))
+            began = time.monotonic()
+            wait_for(lambda: f'line {count} '.encode() in received, 'line')  # noqa: B023
+            waits.append(time.monotonic() - began)
+            received.clear()
+        assert board.watchers == 1
+        assert sorted(waits)[len(waits) // 2] < 0.5
+        board.hear('log', log_line('after that'))
+        wait_for(lambda: b'after that' in received, 'line to the quick one')
+        ended.set()
+        reader.join(30)
+        slow.close()
+        quick.close()
+        wait_for(lambda: board.watchers == 0, 'end of both')
+
+
+def test_it_stops_at_once_with_browsers_that_take_nothing():
+    board, _ = board_at()
+    connections = []
+    with serving(board) as server:
+        connections = [stream(server.port, 4096) for _ in range(3)]
+        wait_for(lambda: board.watchers == 3, 'three watchers')
+        for number in range(40):
+            board.hear('log', log_line(f'{number} ' + 'x' * 1900))
+            time.sleep(0.06)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2.0
+    for connection in connections:
+        connection.close()
+
+
+def test_so_many_pages_and_no_more(monkeypatch):
+    monkeypatch.setattr(servers, 'MAX_BROWSERS', 2)
+    board, _ = board_at()
+    with serving(board) as server:
+        held = [stream(server.port) for _ in range(2)]
+        wait_for(lambda: board.watchers == 2, 'two watchers')
+        status, _, body = ask(server.port, '/events')
+        assert (status, body) == (503, b'2 pages are open already')
+        held.pop().close()
+        wait_for(lambda: board.watchers == 1, 'one that is gone')
+        held.pop().close()
+
+
+def test_a_port_in_use_and_an_address_of_others_are_refused():
+    board, _ = board_at()
+    with serving(board) as server:
+        with pytest.raises(SettingsError) as caught, serving(board, server.port):
+            pass
+        assert str(caught.value) == (
+            f"port {server.port} of '127.0.0.1' is in use; name another with --port, or 0 for any"
+        )
+    with pytest.raises(SettingsError) as caught, serving(board, address='203.0.113.7'):
+        pass
+    assert str(caught.value).startswith("cannot listen on '203.0.113.7', port 0 (")
+    assert str(caught.value).endswith('); name an address of this machine')
+
+
+def test_without_aiohttp_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'aiohttp' else object())
+    assert main(['view']) == 1
+    assert capsys.readouterr().err == (
+        "stprune: `stprune view` needs aiohttp: pip install 'aiohttp>=3.9,<4', or the extra [view]\n"
+    )
+
+
+def test_the_command_line_is_read_without_aiohttp():
+    program = "import sys; sys.modules['aiohttp'] = None; from stprune_ros.cli import main; main(['view', '--help'])"
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and '--address' in done.stdout
+
+
+@pytest.mark.parametrize('text', ['-1', '65536', 'x'])
+def test_ports_have_a_range(text: str):
+    with pytest.raises((ValueError, argparse.ArgumentTypeError), match='port in 0 to 65535|invalid literal'):
+        port(text)
+    assert port('0') == 0 and port('65535') == 65535
