@@ -40,7 +40,7 @@ def test_questions_of_drivelm_are_numbered_over_all_groups_and_judged_by_their_t
         'behavior': [qa(f'what next? {OPTIONS}', 'B', 0)],
         'planning': [qa('safe?', 'no', 1), {'A': 'no question'}, qa('where?', 'here 1.0, 2.0', 3, 2)],
         'perception': [qa('what is there?', 'a car', 2), qa('Is it red?', 'No.', 0), qa('Is it red?', 'Maybe.', 0)],
-        'prediction': [qa('how many?', None, 0), qa('and what else?', 'a bus')],
+        'prediction': [qa('how many?', None, 0), qa('and what else?', 'a bus'), qa('Does it move?', 'No.')],
     }
     found = drivelm.read(grey_set(tmp_path, {'f': groups}))
     asked = {q.id: (q.text, q.measures, q.answers, q.candidates, q.form) for q in found.questions}
@@ -50,13 +50,14 @@ def test_questions_of_drivelm_are_numbered_over_all_groups_and_judged_by_their_t
         's_f_2': ('Is it red?', ('accuracy',), ('Maybe.',), (), 'perception'),
         's_f_3': ('how many?', ('accuracy',), (), (), 'prediction'),
         's_f_4': ('and what else?', ('language',), ('a bus',), (), 'prediction'),
-        's_f_5': ('safe?', ('judge',), ('no',), (), 'planning'),
-        's_f_7': ('where?', ('match', 'language'), ('here 1.0, 2.0',), (), 'planning'),
-        's_f_8': (f'what next? {OPTIONS}', ('accuracy',), ('B',), ('A', 'B', 'C', 'D'), 'behavior'),
+        's_f_5': ('Does it move?', ('accuracy',), ('No.',), ('Yes.', 'No.'), 'prediction'),
+        's_f_6': ('safe?', ('judge',), ('no',), (), 'planning'),
+        's_f_8': ('where?', ('match', 'language'), ('here 1.0, 2.0',), (), 'planning'),
+        's_f_9': (f'what next? {OPTIONS}', ('accuracy',), ('B',), ('A', 'B', 'C', 'D'), 'behavior'),
     }
     assert found.faults.sentences == [
-        'questions without a tag, judged by what they ask: 1; the first is s_f_4',
-        'questions left out, without a text: 1; the first is s_f_6',
+        'questions without a tag, judged by what they ask: 2; the first is s_f_4',
+        'questions left out, without a text: 1; the first is s_f_7',
     ]
 
 

@@ -48,6 +48,7 @@ TAGS = {0: ACCURACY, 1: JUDGE, 2: LANGUAGE, 3: MATCH}
 FRAMES = 4  # instants, as in the node, where nothing else is said
 OPTIONS = re.compile(r'following options:(.*)', re.DOTALL)
 LETTER = re.compile(r'(?:^|\s)([A-Z])\.\s')
+YES_NO = ('Yes.', 'No.')
 YES_OR_NO = re.compile(r'(?:is|are|does|do|did|will|would|can|could|should|has|have)\b', re.IGNORECASE)
 INSTRUCTIONS = (
     'An object is written as <c1,CAMERA,x,y>: a name, the camera that shows it, and its middle in pixels of an image of'
@@ -184,10 +185,9 @@ def _question(name: str, text: str, answer: str, group: str, tags: object, fault
     known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
     if not known:
         faults.add('questions without a tag, judged by what they ask', name)
-    measures = tuple(dict.fromkeys(known)) or (ACCURACY if letters else LANGUAGE,)
-    candidates = letters
-    if not letters and measures == (ACCURACY,) and YES_OR_NO.match(text):
-        candidates = ('Yes.', 'No.')
+    closed = letters or (YES_NO if YES_OR_NO.match(text) else ())
+    measures = tuple(dict.fromkeys(known)) or (ACCURACY if answer in closed else LANGUAGE,)
+    candidates = closed if letters or measures == (ACCURACY,) else ()
     if answer and answer not in candidates:
         candidates = ()  # it is none of what is offered: the model writes
     answers = (answer,) if answer.strip() else ()
