@@ -172,7 +172,7 @@ def ask_all(
     plan.
     """
     for trial in plan.trials():
-        _check(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
+        check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info = backend.info
     model = [info.model_id, info.revision]
     ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asdict(plan)}
@@ -219,7 +219,8 @@ def _interruption(hits: Hits, file: Path, scenes: int) -> Interrupted:
     )
 
 
-def _check(variant: Variant, backend: Backend) -> None:
+def check_variant(variant: Variant, backend: Backend) -> None:
+    """Raise StpruneError where a method does not exist, or asks of the backend what it does not give."""
     SpatioTemporalPruner(variant.config)
     if variant.reads_question and not isinstance(backend, TextEmbedder):
         raise StpruneError(

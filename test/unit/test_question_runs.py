@@ -113,6 +113,9 @@ def test_the_bundled_model_takes_every_set_with_all_tokens_and_a_tenth(
     assert (tmp_path / f'r.ringworld.{name}.png').stat().st_size > 10_000
     lines = (tmp_path / f'r.ringworld.{name}.answers.jsonl').read_text().splitlines()
     assert len(lines) == 1 + 4 * questions
+    said = {method: [row['text'] for line in lines[1:] if (row := json.loads(line))['method'] == method] for method in
+            ('none', 'blind')}  # fmt: skip
+    assert said['none'] != said['blind'], 'grey pictures show something else'
     for method in ('none.1', f'{DEFAULT}.0.1', 'uniform.0.1', 'blind.1'):
         file = tmp_path / f'r.ringworld.{name}.{method}{ending}'
         count = len(json.loads(file.read_text())) if ending.endswith('json') else len(file.read_text().splitlines()) - 1
@@ -255,6 +258,15 @@ def test_what_needs_a_ring_is_refused_for_one_camera(
     assert sentence_of(capsys) == expected
 
 
+def test_views_take_no_turns_in_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = grey_set(tmp_path / 'set', {'f': {'perception': [qa('what?', 'that', 2)]}})
+    (tmp_path / 'p.yaml').write_text(json.dumps({'/**': {'ros__parameters': {'cameras.refresh_ms': 500.0}}}))
+    options = ('--params', str(tmp_path / 'p.yaml'), '--method', 'uniform+refresh')
+    assert evaluate(tmp_path, 'drivelm', data, *options) == 1
+    sentence = "views take no turns in a data set, whose instants are too far apart: omit 'uniform+refresh'"
+    assert sentence_of(capsys) == sentence
+
+
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
@@ -311,13 +323,16 @@ def test_a_thousand_questions_go_on_after_sigkill_without_asking_one_twice(tmp_p
     path = tmp_path / 'r.tiny.drivelm.answers.jsonl'
     environment = {**os.environ, 'PYTHONPATH': str(Path(cli.__file__).parents[1]), 'OMP_NUM_THREADS': '1'}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and (not path.exists() or path.read_bytes().count(b'\n') < 400):
+        until = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < until:
+            if path.exists() and path.read_bytes().count(b'\n') >= 400:
+                break
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, 'it was killed before its end'
     before = path.read_bytes()
     whole = before[: before.rfind(b'\n') + 1]
-    done = subprocess.run([*command, '--resume'], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, '--resume'], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     after = path.read_bytes()
     assert after.startswith(whole), 'what was answered stays as it was'

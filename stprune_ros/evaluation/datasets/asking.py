@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from stprune_ros.errors import Interrupted, ModelError, StpruneError
-from stprune_ros.evaluation.case import Case, CaseScene
+from stprune_ros.evaluation.case import Case
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
-from stprune_ros.evaluation.datasets.dataset import Dataset
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
 from stprune_ros.evaluation.hits import Trial
@@ -44,9 +44,10 @@ class Asking:
             with tqdm(total=total, unit='answer', desc='questions', disable=None) as progress:
                 for moment in self.dataset.moments:
                     ids = [question.id for question in moment.questions]
-                    open_ids = {trial: [i for i in ids if self._is_open(i, trial)] for trial in trials}
+                    defined = [trial for trial in trials if self._is_defined(trial, moment)]
+                    open_ids = {trial: [i for i in ids if self._is_open(i, trial)] for trial in defined}
                     if any(open_ids.values()):
-                        self._ask_about(moment.id, open_ids)
+                        self._ask_about(moment, open_ids)
                     progress.update(len(ids) * len(trials))
         except KeyboardInterrupt:
             raise Interrupted(
@@ -59,28 +60,37 @@ class Asking:
     def _is_open(self, question_id: str, trial: Trial) -> bool:
         return AnswerKey(question_id, trial) not in self.file.answers
 
-    def _ask_about(self, moment_id: int, open_ids: Mapping[Trial, Sequence[str]]) -> None:
+    def _is_defined(self, trial: Trial, moment: Moment) -> bool:
+        """Some methods always keep a whole image."""
+        method = self._variant(trial, moment.id).config.method
+        return method not in WHOLE_FIRST_FRAME or trial.keep * len(moment.egos) >= 1
+
+    def _variant(self, trial: Trial, scene_id: int) -> Variant:
+        method = ALL_TOKENS if trial == BLIND_TRIAL else trial.method
+        return variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene_id, self.settings)
+
+    def _ask_about(self, moment: Moment, open_ids: Mapping[Trial, Sequence[str]]) -> None:
         """Encode a moment and ask what is open; where its pictures cannot be used that is counted."""
-        try:
-            cases = self.dataset.cases(moment_id)
-        except StpruneError as error:
-            count = len(self.dataset.moments[moment_id].questions)
-            self.dataset.faults.add('questions left out, a picture cannot be used', str(error), count)
-            return
-        scene = cases[0].scene
         encoded: dict[tuple[bool, Encoding], EncodedScene] = {}
-        for trial, ids in open_ids.items():
-            asked = [case for case in cases if case.id in ids]
-            is_blind = trial == BLIND_TRIAL
-            method = ALL_TOKENS if is_blind else trial.method
-            variant = variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
-            if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * len(scene.egos) < 1:
-                continue
-            key = is_blind, variant.encoding
-            if asked and key not in encoded:
-                encoded[key] = EncodedScene.encode(_shown(scene, is_blind), self.backend, variant.encoding)
-            for context, group in self._contexts(encoded[key], variant, asked) if asked else ():
-                self._answer(context, group, trial, sum(view.count for view in encoded[key].views))
+        try:
+            cases = self.dataset.cases(moment.id)
+            for trial in (trial for trial, ids in open_ids.items() if ids):
+                key = trial == BLIND_TRIAL, self._variant(trial, moment.id).encoding
+                if key not in encoded:
+                    shown = cases[0].scene.with_grey_images() if key[0] else cases[0].scene
+                    encoded[key] = EncodedScene.encode(shown, self.backend, key[1])
+        except StpruneError as error:
+            reason = 'questions left out, a picture cannot be used'
+            self.dataset.faults.add(reason, str(error), len(moment.questions))
+            return
+        closed = {case.id for case in cases if case.candidates and self._can_choose(case)}
+        for trial in (trial for trial, ids in open_ids.items() if ids):
+            variant = self._variant(trial, moment.id)
+            scene = encoded[trial == BLIND_TRIAL, variant.encoding]
+            tokens = sum(view.count for view in scene.views)
+            asked = [case for case in cases if case.id in open_ids[trial]]
+            for context, group in self._contexts(scene, variant, asked):
+                self._answer(context, group, closed, trial, tokens)
 
     def _contexts(
         self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]
@@ -94,15 +104,17 @@ class Asking:
             options = {**variant.options, 'question': self.backend.embed(case.question)}
             yield encoded.prefill(variant.config, self.backend, self.prompt, options), [case]
 
-    def _answer(self, context: Context, cases: Sequence[Case], trial: Trial, tokens: int) -> None:
-        closed = [case for case in cases if case.candidates and self._can_choose(case)]
-        for start in range(0, len(closed), BATCH):
-            batch = closed[start : start + BATCH]
+    def _answer(
+        self, context: Context, cases: Sequence[Case], closed: Collection[str], trial: Trial, tokens: int
+    ) -> None:
+        """Have candidates chosen for the ``closed`` ones, by their ids, and texts written for the others."""
+        choices = [case for case in cases if case.id in closed]
+        for start in range(0, len(choices), BATCH):
+            batch = choices[start : start + BATCH]
             for case, answer in zip(batch, choose_answers(self.backend, context, batch), strict=True):
                 self.file.add(AnswerKey(case.id, trial), SetAnswer(answer, False, True, tokens))
-        chosen = {case.id for case in closed}
         for case in cases:
-            if case.id not in chosen:
+            if case.id not in closed:
                 self._write(context, case, trial, tokens)
 
     def _write(self, context: Context, case: Case, trial: Trial, tokens: int) -> None:
@@ -123,7 +135,3 @@ class Asking:
         except ModelError:
             return False
         return True
-
-
-def _shown(scene: CaseScene, is_blind: bool) -> CaseScene:
-    return scene.with_grey_images() if is_blind else scene

@@ -20,6 +20,7 @@ from stprune_ros.evaluation.datasets.text_metrics import require_packages
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, EvaluationPlan, name_of
 from stprune_ros.evaluation.hits import Trial
 from stprune_ros.evaluation.tables import to_markdown
+from stprune_ros.evaluation.variants import variant_of
 from stprune_ros.progress import Say
 from stprune_ros.results import Show, write_json
 from stprune_ros.settings.settings import Settings
@@ -78,12 +79,14 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     told = [*dataset.notes, *dataset.faults.sentences]
     for sentence in told:
         say(sentence)
-    _require_ring(dataset, plan.methods)
+    _require_possible(dataset, plan.methods, settings)
     judge = load_judge(plan.judge) if plan.judge else None
     if judge and not any(JUDGED & {*question.measures} for question in dataset.questions):
         raise StpruneError(f'no question of {dataset.world} is for a judge: omit --judge')
     backend, prompt = load_model(settings, say)
     trials = [*EvaluationPlan(plan.methods, plan.keeps, plan.seeds).trials(), BLIND_TRIAL]
+    for trial in trials[:-1]:
+        fidelity.check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info, default = backend.info, name_of(settings.pruning)
     head = _run_head(dataset, settings, prompt, (info.model_id, info.revision, info.dtype), plan.frames)
     fidelity.add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
@@ -133,8 +136,11 @@ def _run_head(
     }
 
 
-def _require_ring(dataset: Dataset, methods: Sequence[str]) -> None:
-    """Raise StpruneError for what compares a view with its neighbours where there is only one camera."""
+def _require_possible(dataset: Dataset, methods: Sequence[str], settings: Settings) -> None:
+    """Raise StpruneError for turns of views, and where there is one camera for what compares it with its neighbours."""
+    for method in methods:
+        if variant_of(method, 1.0, 0, settings).encoding.refresh_ns:
+            raise StpruneError(f"views take no turns in a data set, whose instants are too far apart: omit '{method}'")
     for method in methods if dataset.single_camera else ():
         found = [part for part in method.split('+') if part in NEED_RING]
         if found:
