@@ -65,7 +65,8 @@ demo: $(STAMP)
 
 # In an environment of its own: the site needs nothing of ROS or torch. A warning is an error (strict in mkdocs.yml).
 docs: $(DOCS_VENV)/.installed
-	$(DOCS_VENV)/bin/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet
+	@echo "wrote out/site/index.html; its search needs a server: python3 -m http.server -d out/site"
 
 $(DOCS_VENV)/.installed: docs/tools/requirements.txt
 	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)

@@ -28,7 +28,10 @@ NEEDED: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class RunTick:
-    """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full)."""
+    """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full).
+
+    ``hint_ms`` is the time up to the hint, NaN without a valid one; ``stage_ms`` has the description, too.
+    """
 
     said: str
     confidence: float
@@ -36,12 +39,18 @@ class RunTick:
     tokens: Mapping[str, tuple[int, int]]
     states: Mapping[str, str]
     stage_ms: Mapping[str, float]
+    hint_ms: float
     text: str = ''
 
     @property
     def kept(self) -> int:
         """Visual tokens that the model saw."""
         return sum(kept for kept, _ in self.tokens.values())
+
+    @property
+    def full(self) -> int:
+        """Visual tokens before pruning."""
+        return sum(full for _, full in self.tokens.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +95,8 @@ def read_run(folder: Path, letter: str) -> Run:
             raise BagError(f"'{file}' does not say '{key}': an older release wrote it; replay the bag again")
     with Bag(folder / 'results.mcap') as bag:
         hints = {_stamp(message): message for message in _messages(bag, HINT_TOPIC)}
-        texts = {_stamp(message): plain(message.description, 2000) for message in _messages(bag, SCENE_TOPIC)}
-    return Run(letter, folder, summary, {stamp: _tick(hint, texts.get(stamp, '')) for stamp, hint in hints.items()})
+        texts = {_stamp(message): message for message in _messages(bag, SCENE_TOPIC)}
+    return Run(letter, folder, summary, {stamp: _tick(hint, texts.get(stamp)) for stamp, hint in hints.items()})
 
 
 def _messages(bag: Bag, topic: str) -> list[Any]:
@@ -98,16 +107,22 @@ def _stamp(message: Any) -> int:
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
-def _tick(hint: Any, text: str) -> RunTick:
+def _tick(hint: Any, text: Any) -> RunTick:
     status = Status(hint.status)
     said = Behavior(hint.behavior).name if status.is_valid else status.name
     cameras = {camera.name: camera for camera in hint.info.cameras}
+    up_to_hint = _stages(hint)
     return RunTick(
         said,
         float(hint.confidence) if status.is_valid else math.nan,
         {Behavior(one).name: float(share) for one, share in zip(hint.candidates, hint.probabilities)},
         {name: (int(camera.tokens_kept), int(camera.tokens_full)) for name, camera in cameras.items()},
         {name: CameraState(camera.state).name for name, camera in cameras.items()},
-        {name: float(ms) for name, ms in zip(hint.info.stage_names, hint.info.stage_ms)},
-        text,
+        up_to_hint if text is None else {**up_to_hint, **_stages(text)},
+        sum(up_to_hint.values()) if status.is_valid else math.nan,
+        '' if text is None else plain(text.description, 2000),
     )
+
+
+def _stages(message: Any) -> dict[str, float]:
+    return {name: float(ms) for name, ms in zip(message.info.stage_names, message.info.stage_ms)}

@@ -98,6 +98,13 @@ def test_only_common_ticks_count(tmp_path: Path, rig: CameraRig):
     assert (found['ticks_common'], found['ticks_differing']) == (1, 1)
     assert [run['ticks'] for run in found['runs']] == [3, 1]
     assert [run['ticks_not_in_all'] for run in found['runs']] == [2, 0]
+    assert found['notes'] == [f"2 of 3 ticks of '{whole}' are not in every replay and count nowhere here"]
+    for run in found['runs']:  # what is told of the tick in common, and no other: 4 of 20 tokens, 31 + 4 ms
+        assert (run['tokens_kept'], run['tokens_full']) == (4.0, 20.0)
+        assert run['stage_ms']['encode'] == {'p50': 31.0, 'p95': 31.0, 'max': 31.0}
+        assert run['hint_ms']['max'] == run['tick_ms']['p50'] == 35.0
+    text = to_text(found, tmp_path)
+    assert found['notes'][0] in text and '2 of 3 ticks' in (tmp_path / 'out' / 'compare.html').read_text()
     other = write_run(tmp_path / 'other', drive(STOP, first=7), rig)
     with pytest.raises(BagError, match=r'^no tick is in each of .*whole, .*other: replay the same part of the bag$'):
         compare([whole, other], tmp_path / 'out')
