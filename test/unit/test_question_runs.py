@@ -19,6 +19,7 @@ import pytest
 from helpers.question_sets import (
     GREY,
     OPTIONS,
+    draw,
     grey_set,
     make_drivelm,
     make_lingoqa,
@@ -125,19 +126,25 @@ def test_the_bundled_model_takes_every_set_with_all_tokens_and_a_tenth(
     assert table_of(tmp_path) == table
 
 
-@pytest.mark.parametrize('fault', ['missing', 'bomb'])
+@pytest.mark.parametrize('fault', ['missing', 'bomb', 'oblong'])
 def test_questions_without_their_pictures_are_left_out_with_a_count(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, tiny: Path
 ) -> None:
     """The rest is asked, and the file for the set's own tools has an empty answer for what was not."""
     make_drivelm(tmp_path / 'set')
     path = tmp_path / 'set' / 'nuscenes' / 'samples' / 'CAM_BACK' / picture_name(1, 3, 'CAM_BACK')
-    path.unlink() if fault == 'missing' else bomb(path)
+    if fault == 'missing':
+        path.unlink()
+    elif fault == 'bomb':
+        bomb(path)
+    else:
+        draw(path, np.full((4, 900, 3), 90, np.uint8))
     assert evaluate(tmp_path, 'drivelm', tmp_path / 'set', '--params', str(tiny), '--method', 'uniform') == 0
     told = capsys.readouterr().err
     reason = {
         'missing': f'a picture is missing: 8; the first is {path.name}',
         'bomb': f"a picture cannot be used: 8; the first is picture '{path}' cannot be used: it has 60000x60000 pixels",
+        'oblong': 'a picture cannot be used: 8; the first is images cannot be prepared for the model: absolute',
     }[fault]
     assert told.count(f'stprune: questions left out, {reason}') == 1
     assert any(f'questions left out, {reason}' in note for note in table_of(tmp_path)['notes'])
