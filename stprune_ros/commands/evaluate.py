@@ -121,16 +121,17 @@ def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) ->
 
 def _run_dataset(options: argparse.Namespace, values: Settings, show: Show) -> int:
     from stprune_ros.evaluation.variants import config_of, name_of
-    from stprune_ros.vlm.loading import loading_text, model_path, prompt_file, require_model
+    from stprune_ros.vlm.loading import DEFAULT_PROMPT, loading_text, model_path, prompt_file, require_model
 
     output = options.output or Path(f'{options.dataset}.json')
     require_file(output)
     methods = options.methods or (name_of(values.pruning),)
     for method in methods:
         config_of(method, 1.0, 0, values)
-    if not values.prompt.file and prompt_file(model_path(values), values.model.revision).parent.name == 'prompts':
-        values = values.changed({'prompt.file': str(resource_path(DATASET_PROMPT))})
     require_model(values)
+    own = values.prompt.file or prompt_file(model_path(values), values.model.revision)
+    if own == resource_path(DEFAULT_PROMPT):
+        values = values.changed({'prompt.file': str(resource_path(DATASET_PROMPT))})
     from stprune_ros.evaluation.datasets.command import DatasetPlan
     from stprune_ros.evaluation.datasets.command import run as run_dataset
 

@@ -206,6 +206,13 @@ def test_options_are_chosen_from_where_the_model_has_words_for_them(tmp_path: Pa
     assert chosen == {'tiny': [True, True, False], 'ringworld': [False, True, False]}, 'ringworld knows no B'
     assert said['tiny']['s_f_0']['text'] in 'ABCD' and said['tiny']['s_f_1']['text'] in ('Yes.', 'No.')
     assert not said['tiny']['s_f_0']['cut'] and said['tiny']['s_f_2']['cut']
+    prompts = {
+        name: json.loads((tmp_path / name / f'r.{name}.drivelm.answers.jsonl').read_text().splitlines()[0])['run'][
+            'prompt'
+        ]
+        for name in said
+    }
+    assert prompts['tiny'].startswith('questions-') and prompts['ringworld'].startswith('ringworld-')
 
 
 def test_questions_that_the_model_does_not_take_are_counted_and_the_rest_is_asked(
