@@ -208,7 +208,7 @@ def test_without_images_the_deadline_says_what_was_waited_for(ask, vehicle, node
     finally:
         vehicle.images = makers
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.TIMEOUT)
-    assert result.reason == 'no answer came within 2 s: no frame set came that could be inferred'
+    assert result.reason == 'no answer came within 2 s: no frame set was inferred in that time'
     wait_for_hints(vehicle, node)
 
 
