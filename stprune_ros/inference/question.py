@@ -13,6 +13,7 @@ from stprune_ros.errors import StpruneError, listed, plain
 
 MAX_QUESTION, MAX_CANDIDATE = 500, 100  # characters
 CANDIDATES = range(2, 17)  # so many may be scored
+ANSWERED = (Status.OK, Status.DEGRADED, Status.STALE, Status.TIMEOUT)  # with any other status a text is not read
 MAX_DEADLINE_S, DEADLINE_S = 60.0, 10.0  # the longest, and that of a question without one
 NOTHING_INFERRED = 'no frame set was inferred in that time'
 IN_WORK = 'the model was still at work on it'
@@ -96,7 +97,7 @@ class Reply:
     @property
     def has_answer(self) -> bool:
         """Whether there is something to be read."""
-        return bool(self.text) and self.status in (Status.OK, Status.DEGRADED, Status.STALE, Status.TIMEOUT)
+        return bool(self.text) and self.status in ANSWERED
 
 
 class Ask:

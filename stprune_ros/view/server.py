@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from stprune_ros.errors import SettingsError, plain
+from stprune_ros.errors import SettingsError, one_line, plain
 from stprune_ros.results import as_json
 from stprune_ros.view.board import Board
 
@@ -110,12 +110,12 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> None:
         try:
             await web.TCPSite(runner, self.address, self.port).start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:  # the second one for what cannot be a host's name
+            if getattr(error, 'errno', None) == errno.EADDRINUSE:
                 raise SettingsError(
                     f"port {self.port} of '{self.address}' is in use; name another with --port, or 0 for any"
                 ) from None
-            why = error.strerror or str(error)
+            why = getattr(error, 'strerror', None) or one_line(error)
             raise SettingsError(
                 f"cannot listen on '{plain(self.address)}', port {self.port} ({why}); name an address of this machine"
             ) from None

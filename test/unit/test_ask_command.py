@@ -11,7 +11,7 @@ from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.commands.ask import WordsInTurn, answer_text
+from stprune_ros.commands.ask import WordsInTurn, answer_text, end_of
 from stprune_ros.core.types import Status
 from stprune_ros.inference.question import status_name
 from stprune_ros.resources import resource_path
@@ -133,3 +133,28 @@ def test_a_terminal_shows_the_end_of_the_words_so_far(capsys, monkeypatch):
     assert capsys.readouterr().out == '\r\x1b[Kands left'
     words.end()
     assert capsys.readouterr().out == '\r\x1b[K'
+
+
+@pytest.mark.parametrize(
+    ('text', 'columns', 'end'),
+    [
+        ('a car', 5, 'a car'),
+        ('a car', 4, ' car'),
+        ('左边有车', 5, '有车'),
+        ('a 车', 4, 'a 车'),
+        ('a', 0, ''),
+        ('', 9, ''),
+    ],
+)
+def test_letters_of_east_asia_take_two_columns(text, columns, end):
+    assert end_of(text, columns) == end
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'), [('two words', '/two words'), ('', '/'), ('/a//b/', '/a//b'), ('a\udcff', '/a?')]
+)
+def test_a_name_that_no_node_can_have_is_refused(capsys, name, shown):
+    pytest.importorskip('rclpy')
+    assert main(['ask', 'what?', '--node', name]) == 1
+    sentence = f"no node can be called '{shown}': a full name is of letters, digits, _ and /, as in /car/stprune_node"
+    assert capsys.readouterr().err == f'stprune: {sentence}\n'

@@ -31,7 +31,7 @@ from helpers.live_page import (
 from stprune_ros.arguments import port
 from stprune_ros.cli import main
 from stprune_ros.core.types import Status
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, plain
 from stprune_ros.results import as_json
 from stprune_ros.view import board as boards
 from stprune_ros.view import server as servers
@@ -316,10 +316,11 @@ def test_a_port_in_use_and_an_address_of_others_are_refused():
         assert str(caught.value) == (
             f"port {server.port} of '127.0.0.1' is in use; name another with --port, or 0 for any"
         )
-    with pytest.raises(SettingsError) as caught, serving(board, address='203.0.113.7'):
-        pass
-    assert str(caught.value).startswith("cannot listen on '203.0.113.7', port 0 (")
-    assert str(caught.value).endswith('); name an address of this machine')
+    for address in ('203.0.113.7', '127.0.0.1:80', 'a..b', 'x' * 300, 'a\udcff'):
+        with pytest.raises(SettingsError) as caught, serving(board, address=address):
+            pass
+        assert str(caught.value).startswith(f"cannot listen on '{plain(address)}', port 0 (")
+        assert str(caught.value).endswith('); name an address of this machine')
 
 
 def test_without_aiohttp_it_says_what_to_install(monkeypatch, capsys):
@@ -334,6 +335,13 @@ def test_the_command_line_is_read_without_aiohttp():
     program = "import sys; sys.modules['aiohttp'] = None; from stprune_ros.cli import main; main(['view', '--help'])"
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and '--address' in done.stdout
+
+
+def test_an_empty_address_is_not_taken_for_every_one(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['view', '--address', ''])
+    assert ended.value.code == 2
+    assert 'it is empty; name an address of this machine, or 0.0.0.0 for all of them' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text', ['-1', '65536', 'x'])
