@@ -145,6 +145,12 @@ def test_a_deadline_that_passes_leaves_the_words_or_says_what_was_waited_for():
     assert talking.is_over and talking.reply is words
 
 
+def test_only_some_statuses_come_with_an_answer():
+    answered = {status.name for status in Status if Reply(status, text='yes').has_answer}
+    assert answered == {'OK', 'DEGRADED', 'STALE', 'TIMEOUT'}
+    assert not Reply(Status.OK).has_answer
+
+
 def test_views_that_are_asked_about():
     views = [View('front', 'FRONT', ['old', 'new']), View('left', 'LEFT', ['only']), View('right', 'RIGHT', [])]
     assert asked_views(views, (), False) == views
@@ -292,7 +298,7 @@ def test_the_deadline_cuts_a_text_short(make, loaded, monkeypatch):
     monkeypatch.setattr(loaded[0], 'begin', with_changed_texts(loaded[0], slow))
     ask = Ask(Question('what?', deadline_s=2.0))
     make().run(window(1000), ask=ask)
-    assert ask.reply.status == Status.TIMEOUT and ask.reply.truncated and ask.reply.text
+    assert ask.reply.status == Status.TIMEOUT and ask.reply.truncated and ask.reply.has_answer
     assert ask.reply.reason == 'the deadline of 2 s cut the answer short'
 
 
@@ -436,6 +442,23 @@ def test_descriptions_wait_for_a_question_and_come_afterwards(make):
     assert ask.reply.status == Status.OK and texts == [], 'one text at a time'
     pipeline.run(window(1200), on_text=texts.append)
     assert [text.stamp_ns for text in texts] == [1200 * MS], 'made up for at once'
+
+
+@pytest.mark.parametrize('wanted', [False, True])
+def test_a_question_makes_no_description_due_and_forgets_none(make, wanted):
+    pipeline, texts = make(PACED), []
+    pipeline.run(window(1000), on_text=texts.append)
+    pipeline.describer.wanted = wanted
+    pipeline.run(window(1100), on_text=texts.append, ask=Ask(TEXT))
+    pipeline.run(window(1200), on_text=texts.append)
+    assert [text.stamp_ns // MS for text in texts] == [1000, *[1200] * wanted]
+
+
+def test_no_description_is_wanted_where_they_are_off(make):
+    pipeline, texts = make(), []
+    pipeline.describer.wanted = True
+    pipeline.run(window(1000), on_text=texts.append)
+    assert texts == []
 
 
 def test_a_description_that_is_wanted_comes_whatever_the_period(make):

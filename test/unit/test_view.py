@@ -163,16 +163,25 @@ def test_what_is_held_of_hostile_messages_is_bounded_and_strict_json():
     assert len(now['log']['lines']) == boards.LOG_LINES and now['log']['lines'][0]['level'] == 'level 77'
     assert len(now['states']['states']) == len(now['cost']['cameras']) == len(now['answer']['notes']) == 64
     assert now['picture']['problem'] == '8 bytes are no picture'
-    assert board.picture() == b''
+    assert board.picture(1) == b''
 
 
 def test_pictures_are_held_up_to_a_size():
     board, _ = board_at()
     board.hear('picture', picture_message(JPEG))
-    assert board.picture() == JPEG and board.update({})['picture']['number'] == 1
+    assert board.picture(1) == JPEG and board.update({})['picture']['number'] == 1
     board.hear('picture', picture_message(JPEG + bytes(boards.MAX_PICTURE)))
-    assert board.picture() == JPEG
     assert board.update({})['picture']['problem'] == f'{len(JPEG) + boards.MAX_PICTURE} bytes are no picture'
+    assert board.picture(1) == JPEG and board.picture(2) == b'' == board.picture(0)
+
+
+def test_each_picture_has_a_number_and_the_last_ones_stay():
+    board, _ = board_at()
+    for number in range(1, 7):
+        board.hear('picture', picture_message(JPEG + bytes([number]), START_NS + number))
+        told = board.update({})['picture']
+        assert (told['number'], told['stamp'][-1]) == (number, str(number))
+    assert [board.picture(number)[-1:] for number in range(8)] == [b'', b'', b'', b'\3', b'\4', b'\5', b'\6', b'']
 
 
 @pytest.mark.parametrize(
@@ -212,7 +221,7 @@ def ask(port: int, path: str, method: str = 'GET', host: str = '') -> tuple[int,
 def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
     board, _ = board_at()
     with serving(board) as server:
-        assert ask(server.port, '/picture.jpg')[0] == 404
+        assert ask(server.port, '/picture.jpg?1')[0] == 404
         board.hear('picture', picture_message(JPEG))
         for path, kind in (('/', 'text/html; charset=utf-8'), ('/picture.jpg?1', 'image/jpeg')):
             status, headers, body = ask(server.port, path)
@@ -231,6 +240,8 @@ def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
         for method in ('POST', 'PUT', 'DELETE'):
             assert ask(server.port, '/', method)[0] == 405
         assert ask(server.port, '/../pyproject.toml')[0] == 404
+        for query in ('', '?', '?0', '?2', '?-1', '?1.0', '?x', '?' + '9' * 5000):
+            assert ask(server.port, f'/picture.jpg{query}')[0] == 404
 
 
 def stream(port: int, receive_buffer: int = 0) -> socket.socket:
