@@ -69,7 +69,12 @@ def comparison(read: Sequence[Run], common: Sequence[int], truth: GroundTruth | 
             f'{one.letter}{other.letter}': sum(one.ticks[stamp].said == other.ticks[stamp].said for stamp in common)
             for one, other in combinations(read, 2)
         },
-        'notes': [],
+        'notes': [
+            f'{len(run.ticks) - len(common)} of {len(run.ticks)} ticks of {run.letter} are not compared, for not every'
+            ' replay has them'
+            for run in read
+            if len(run.ticks) > len(common)
+        ],
         'differing': [
             {
                 'stamp_ns': stamp,

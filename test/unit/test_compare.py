@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from enum import IntEnum
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.answers import make_answer
@@ -98,6 +101,9 @@ def test_only_common_ticks_count(tmp_path: Path, rig: CameraRig):
     assert (found['ticks_common'], found['ticks_differing']) == (1, 1)
     assert [run['ticks'] for run in found['runs']] == [3, 1]
     assert [run['ticks_not_in_all'] for run in found['runs']] == [2, 0]
+    assert found['notes'] == ['2 of 3 ticks of A are not compared, for not every replay has them']
+    assert found['notes'][0] in to_text(found, tmp_path / 'out').splitlines()
+    assert found['notes'][0] in (tmp_path / 'out' / 'compare.html').read_text()
     other = write_run(tmp_path / 'other', drive(STOP, first=7), rig)
     with pytest.raises(BagError, match=r'^no tick is in each of .*whole, .*other: replay the same part of the bag$'):
         compare([whole, other], tmp_path / 'out')
@@ -182,6 +188,49 @@ def test_broken_or_old_summaries_are_named(tmp_path: Path, rig: CameraRig, text:
     with pytest.raises(BagError, match=re.escape(words)) as error:
         read_run(folder, 'A')
     assert str(folder / 'summary.json') in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('keep_ratio', math.nan),
+        ('keep_ratio', True),
+        ('keep_ratio', '0.1'),
+        ('model_id', None),
+        ('stage_ms', {'encode': None}),
+        ('stage_ms', {'encode': {'p50': 'x'}}),
+        ('hint_ms', 'fast'),
+        ('tick_ms', {'p50': math.inf}),
+        ('tokens_full', 'many'),
+    ],
+)
+def test_summaries_that_say_something_else_are_named(tmp_path: Path, rig: CameraRig, key: str, value: Any):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig, **{key: value})
+    with pytest.raises(BagError) as error:
+        read_run(folder, 'A')
+    sentence = f"does not say '{key}': an older release wrote it; replay the bag again"
+    assert str(error.value) == f"'{folder / 'summary.json'}' {sentence}"
+
+
+def test_a_replay_without_a_hint_is_read(tmp_path: Path, rig: CameraRig):
+    folder = write_run(tmp_path / 'run', drive(Status.ERROR), rig, hint_ms=None, tokens_full=None)
+    assert [tick.said for tick in read_run(folder, 'A').ticks.values()] == ['ERROR']
+
+
+def test_hints_of_another_release_are_named(tmp_path: Path, rig: CameraRig, monkeypatch: pytest.MonkeyPatch):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig)
+    monkeypatch.setattr('stprune_ros.replay.folders.CameraState', IntEnum('CameraState', {'OK': int(CameraState.OK)}))
+    with pytest.raises(BagError) as error:
+        read_run(folder, 'A')
+    assert str(error.value) == (
+        f"'{folder / 'results.mcap'}' is of another release, whose hints are not understood"
+        f' ({CameraState.FROZEN:d} is not a valid CameraState): replay the bag again'
+    )
+
+
+def test_names_of_a_summary_control_no_terminal(tmp_path: Path, rig: CameraRig):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig, model_id='\x1b[2J', method='\u202e')
+    assert read_run(folder, 'A').label == 'A: run, ? at 0.1, ?[2J'
 
 
 def test_folders_of_different_bags_are_refused_in_one_sentence(tmp_path: Path, rig: CameraRig, capsys):
