@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip('aiohttp', reason="aiohttp is not installed: the extra 'view'")
 
+from helpers.answers import make_answer
 from helpers.live_page import (
     NODE,
     START_NS,
@@ -32,7 +33,10 @@ from stprune_ros.arguments import port
 from stprune_ros.cli import main
 from stprune_ros.core.types import Status
 from stprune_ros.errors import SettingsError, plain
+from stprune_ros.io import messages
+from stprune_ros.io.bag_reader import message_store
 from stprune_ros.results import as_json
+from stprune_ros.settings.settings import Settings
 from stprune_ros.view import board as boards
 from stprune_ros.view import server as servers
 from stprune_ros.view.board import Board
@@ -111,6 +115,63 @@ def test_an_older_hint_does_not_replace_a_newer_one_but_time_may_go_back():
     assert board.update({})['hint']['confidence'] == 0.5
 
 
+def test_a_degraded_hint_stands_and_says_so():
+    board, _ = board_at()
+    board.hear('hint', hint_message(Status.DEGRADED))
+    now = board.update({})
+    assert (now['hint']['said'], now['hint']['status'], now['hint']['source']) == ('STOP', 'DEGRADED', 'NONE')
+    assert now['hint']['stamp'] == now['answer']['stamp'] == '1700000000.000000000'
+
+
+def test_what_an_answer_saw_and_took_stays_until_the_next_one():
+    """A heartbeat has no cameras, and takes none of it away."""
+    board, _ = board_at()
+    board.hear('hint', hint_message(model_trained=False, keep_ratio=0.25))
+    cost, answer = (board.update({})[name] for name in ('cost', 'answer'))
+    assert cost['cameras'] == [
+        {'name': 'front', 'state': 'OK', 'kept': 9, 'full': 60},
+        {'name': 'back', 'state': 'MISSING', 'kept': 0, 'full': 0},
+    ]
+    assert (cost['kept'], cost['full'], cost['latency_s']) == (9, 60, 0.25)
+    assert cost['stages'] == [['encode', 12.0], ['hint', 3.0]]
+    assert {name: answer[name] for name in ('model', 'trained', 'prompt', 'method', 'keep_ratio')} == {
+        'model': 'tiny',
+        'trained': False,
+        'prompt': 'driving-1',
+        'method': 'st_prune',
+        'keep_ratio': 0.25,
+    }
+    board.hear('hint', hint_message(Status.NO_HINT, views=()))
+    assert board.update({})['cost'] == cost and board.update({})['answer']['status'] == 'NO_HINT'
+
+
+def text_message(status: Status, truncated: bool = False) -> Any:
+    """A SceneDescription that is valid for a second."""
+    answer = make_answer(Status.OK, 'a car', status, truncated, stamp_ns=START_NS)
+    settings = Settings().changed({'output.valid_for_ms': 1000.0})
+    return messages.scene_description(answer, settings, messages.store_types(message_store()))
+
+
+@pytest.mark.parametrize('status', Status)
+def test_a_text_is_shown_where_there_is_one_and_stays(status: Status):
+    board, _ = board_at(START_NS + 400 * MS)
+    board.hear('text', text_message(Status.OK))
+    before = board.update({})['text']
+    assert (before['text'], before['cut']) == ('a car', False)
+    assert before['until'] - before['at'] == pytest.approx(0.6, abs=0.05)
+    board.hear('text', text_message(status, truncated=True))
+    has_text = status in (Status.OK, Status.DEGRADED, Status.TIMEOUT)
+    assert board.update({})['text']['cut'] == has_text
+    assert (board.update({})['text'] == before) == (not has_text)
+
+
+def test_a_text_of_an_unknown_age_is_not_current():
+    board, _ = board_at(START_NS, 'ROS time stands still')
+    board.hear('text', text_message(Status.OK))
+    text = board.update({})['text']
+    assert text['until'] - text['at'] == pytest.approx(0.0, abs=0.05)
+
+
 def test_a_reader_gets_each_part_once_and_readers_do_not_share():
     board, _ = board_at()
     board.hear('log', log_line('a'))
@@ -138,6 +199,15 @@ def test_only_the_nodes_own_log_and_diagnostics_are_shown():
             'values': [['received_hz', '4.8'], ['used_hz', '4.7']],
         }
     }
+
+
+@pytest.mark.parametrize(
+    ('level', 'name'), [(0, 'ok'), (1, 'warning'), (2, 'error'), (3, 'stale'), (4, 'level 4'), (255, 'level 255')]
+)
+def test_levels_of_diagnostics_have_names(level: int, name: str):
+    board, _ = board_at()
+    board.hear('diagnostics', diagnostics((f'{NODE}: model', level, 'a sentence')))
+    assert board.update({})['states']['states']['model']['level'] == name
 
 
 def test_what_is_held_of_hostile_messages_is_bounded_and_strict_json():
