@@ -361,7 +361,7 @@ def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
             stamp_ns=clock()[0], valid_ms=60000.0, notes=(EVIL, LONG * 3), model_id=EVIL, prompt_id=LONG
         )
         hint.info.cameras[0].name, hint.info.cameras[1].name = EVIL, LONG
-        hint.info.stage_names[0] = EVIL
+        hint.info.stage_names[0], hint.confidence, hint.probabilities[0] = EVIL, float('nan'), float('nan')
         board.hear('hint', hint)
         board.hear('log', log_line(EVIL))
         board.hear('diagnostics', diagnostics((f'{NODE}: camera {EVIL}', 2, EVIL), (f'{NODE}: {LONG}', 1, LONG)))
@@ -370,6 +370,7 @@ def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
         until(opened, lambda: len(opened.page.query_selector_all('#states details')) == 2, 'states')
         wide, window = opened.widths()
         assert wide <= window == PHONE
+        assert opened.text('#said') == 'stop, n/a' and opened.text('#shares').startswith('stopn/a')
         assert opened.page.title() == f'stprune: {NODE}, live'
         assert opened.page.evaluate('document.images.length') == 1
         assert EVIL in opened.text('#notes') and camera(opened, LONG)[0] == 'missing'

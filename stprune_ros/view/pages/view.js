@@ -5,7 +5,7 @@ const LOST_S = 2, OLD_S = 3, AGES_S = 120, RETRY_MS = 1000;
 const element = (id) => document.getElementById(id);
 const words = (name) => name === 'NONE' ? 'no restriction' : name.toLowerCase().replaceAll('_', ' ');
 const shown = (value, unit, digits = 0) => value === null || value === undefined ? 'n/a' : value.toFixed(digits) + unit;
-const percent = (share) => Math.round(100 * (share ?? 0)) + ' %';
+const percent = (share) => shown((share ?? null) && 100 * share, ' %');
 const local = () => performance.now() / 1000;
 const opened = local();
 let state = {}, source = null, apart = Infinity, heard = null, fresh = true;
