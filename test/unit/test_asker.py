@@ -11,8 +11,9 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
+from helpers.engines import make_tiny, needs_llama
 from helpers.texts import with_changed_texts
-from helpers.tiny_models import make_tiny_model
+from helpers.tiny_gguf import make_tiny_gguf
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, EgoState, FrameSet, Status, Window
@@ -36,12 +37,15 @@ TEXT = Question('what is left of me?', deadline_s=60.0)
 CANDIDATES = ('a car', 'a wall', 'nothing')
 
 
-@pytest.fixture(scope='module')
-def loaded(tmp_path_factory):
-    """A tiny model that passes for a trained one, and its prompt."""
-    path = make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
+@pytest.fixture(scope='module', params=['transformers', pytest.param('llama.cpp', marks=needs_llama)])
+def loaded(request, tmp_path_factory):
+    """A tiny model that passes for a trained one, on each engine, and its prompt."""
+    path = make_tiny(request.param, tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
     (path / 'stprune.json').unlink(missing_ok=True)
-    return load_model(Settings.from_values({'model.path': str(path), 'model.device': 'cpu'}))
+    values = {'model.path': str(path), 'model.device': 'cpu', 'model.engine': request.param}
+    if request.param == 'llama.cpp':
+        values['model.gguf'] = str(make_tiny_gguf(path, path.with_suffix('.gguf')))
+    return load_model(Settings.from_values(values))
 
 
 @pytest.fixture
