@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers.answers import make_answer
 from helpers.reports import report_in
 from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
 from helpers.tiny_models import make_tiny_model
@@ -13,8 +15,10 @@ from helpers.tiny_models import make_tiny_model
 from stprune_ros.cli import main
 from stprune_ros.commands.ask import WordsInTurn, answer_text, end_of
 from stprune_ros.core.types import Status
-from stprune_ros.inference.question import status_name
+from stprune_ros.inference.question import Question, Reply, status_name
+from stprune_ros.replay.ask import reply_summary
 from stprune_ros.resources import resource_path
+from stprune_ros.settings.settings import Settings
 
 CANDIDATES = ['--candidate', 'a car', '--candidate', 'a wall']
 
@@ -109,6 +113,17 @@ def test_options_of_recordings_are_refused_for_a_node(capsys, option, value):
     assert main(['ask', 'what?', f'--{option}', value]) == 1
     said = f'--{option} is for a recording, and a running node is asked: add --bag, or leave it out'
     assert capsys.readouterr().err == f'stprune: {said}\n'
+
+
+def test_what_is_no_answer_has_neither_probabilities_nor_validity():
+    question = Question('which?', candidates=('a car', 'a wall'))
+    reply = Reply(Status.OK, '', 'a car', probabilities=(0.75, 0.25), answer=make_answer(stamp_ns=START_NS))
+    settings = Settings().changed({'output.valid_for_ms': 500.0})
+    found = reply_summary(reply, question, settings)
+    assert found['valid_until_ns'] == START_NS + 500_000_000
+    assert [one['probability'] for one in found['candidates']] == [0.75, 0.25]
+    nothing = reply_summary(replace(reply, status=Status.INVALID), question, settings)
+    assert (nothing['text'], nothing['candidates'], nothing['valid_until_ns']) == ('', [], START_NS)
 
 
 def test_a_node_that_is_not_there_is_named(capsys, monkeypatch):

@@ -361,6 +361,19 @@ def test_a_browser_that_takes_nothing_delays_nobody_and_is_let_go(monkeypatch):
         wait_for(lambda: board.watchers == 0, 'end of both')
 
 
+def test_where_nothing_is_new_only_the_beat_is_sent():
+    board, _ = board_at()
+    with serving(board) as server:
+        connection = stream(server.port)
+        board.hear('log', log_line('the last news'))
+        received, end = b'', time.monotonic() + 2.0
+        while time.monotonic() < end:
+            received += connection.recv(2**16)
+        connection.close()
+    assert b'the last news' in received
+    assert 2 <= received.count(b'data: ') <= 2.0 / servers.BEAT_S + 4
+
+
 def test_it_stops_at_once_with_browsers_that_take_nothing():
     board, _ = board_at()
     connections = []
