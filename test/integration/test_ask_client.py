@@ -110,6 +110,22 @@ def test_texts_of_another_process_control_no_terminal(other: Other, domain_id: i
     assert {found[name] for name in ('model_id', 'model_revision', 'prompt_id')} == {'?[2J??'}
 
 
+def test_what_is_asked_is_what_was_given_and_the_answer_what_came(other: Other, domain_id: int):
+    header = Header(stamp=Time(sec=5, nanosec=6))
+    probabilities, valid_for = array('f', [0.25, 0.75]), Duration(sec=1, nanosec=500_000_000)
+    other.result = Ask.Result(
+        status=Ask.Result.OK, text='no', header=header, probabilities=probabilities, valid_for=valid_for, tokens=3
+    )
+    given = ['--cameras', 'left,front', '--current-only', '--candidate', 'yes', '--candidate', 'no']
+    output, errors = start(domain_id, *given).communicate(timeout=LIMIT_S)
+    found, [goal] = report_in(output, 'ask')['result'], other.goals
+    assert errors == ' 75.0%  no\n 25.0%  yes\n'
+    assert (goal.question, list(goal.cameras), goal.current_only) == ('what?', ['left', 'front'], True)
+    assert (list(goal.candidates), goal.deadline) == (['yes', 'no'], Duration(sec=10))
+    assert (found['stamp_ns'], found['valid_until_ns'], found['tokens']) == (5_000_000_006, 6_500_000_006, 3)
+    assert found['candidates'] == [{'text': 'yes', 'probability': 0.25}, {'text': 'no', 'probability': 0.75}]
+
+
 def test_a_text_without_a_status_that_allows_it_is_not_read(other: Other, domain_id: int):
     other.result.status, other.result.reason = Ask.Result.INVALID, 'it means nothing'
     process = start(domain_id, '--candidate', 'yes', '--candidate', 'no')
