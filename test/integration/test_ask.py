@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from conftest import new_domain_id
 from helpers.faulty_node import CRAWL
 from helpers.harness import FaultyNode, Vehicle, base_values, stamp_ns
 from helpers.reports import report_in
+from helpers.simulated_time import SimulatedTime
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -362,3 +364,39 @@ def test_a_question_ends_with_the_node(ask, vehicle, node):
     status, result = asking.result()
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
     assert result.reason == 'the question was given up: the node ends'
+
+
+def test_simulated_time_that_jumps_or_stands(tmp_path: Path):
+    """A clock that jumps back ends a question; where it stands nobody can tell how old an answer is."""
+    vehicle = Vehicle(new_domain_id(), '/simulated')
+    clock = SimulatedTime(vehicle)
+    path = make_tiny_model(tmp_path / 'tiny', 'ringworld')
+    (path / 'stprune.json').unlink(missing_ok=True)
+    node = FaultyNode(tmp_path, vehicle, {**base_values(path), **VALUES, 'use_sim_time': True}, generate=CRAWL)
+    client = ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
+    try:
+        vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', node)
+        asking = Asking(client, vehicle, node, deadline=Duration(sec=60))
+        vehicle.wait_until(lambda: len(asking.feedback) > 1, 'words', node)
+        clock.fixed_ns = time.time_ns() - 20_000_000_000
+        status, result = asking.result()
+        assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+        assert result.reason == 'the question was given up: the time of the images jumped'
+        clock.fixed_ns = None
+        wait_for_hints(vehicle, node)
+        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
+        assert asking.result()[1].status == Ask.Result.OK
+        clock.runs = False
+        stale = len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE])
+        vehicle.wait_until(
+            lambda: len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE]) > stale, 'STALE', node
+        )
+        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
+        status, result = asking.result()
+        assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.STALE)
+        assert result.reason == 'the answer had expired when it went out: it is true of its stamp, not of now'
+        assert result.text and len(result.probabilities) == 2
+    finally:
+        code = node.stop()
+        vehicle.close()
+    assert code == 0 and 'Traceback' not in node.output()
