@@ -7,6 +7,8 @@ DOCS_VENV ?= .venv-docs
 PYTHON ?= python3
 # Whose wheels `make test` runs on, where not on those of Kilted that pyproject.toml pins: `make test DISTRO=jazzy`.
 DISTRO ?=
+# Processes that run tests side by side, whole files each: a node that is started has 0.5 GB and a core of its own.
+JOBS ?= 2
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PYTEST := $(VENV)/bin/python -m pytest
 
@@ -39,12 +41,12 @@ lint: $(STAMP)
 
 ifeq ($(filter-out kilted,$(DISTRO)),)
 test: lint
-	$(PYTEST) test -m 'not slow'
+	$(PYTEST) test -m 'not slow' -n $(JOBS) --dist loadfile
 else
 # In a copy with an environment of its own: what is compiled for a distribution lies beside the sources.
 test:
 	$(PYTHON) distributions/copy_tree.py $(DISTRO) build/$(DISTRO)
-	$(MAKE) -C build/$(DISTRO) test DISTRO=
+	$(MAKE) -C build/$(DISTRO) test DISTRO= JOBS=$(JOBS)
 endif
 
 test-all: test
@@ -63,7 +65,8 @@ demo: $(STAMP)
 
 # In an environment of its own: the site needs nothing of ROS or torch. A warning is an error (strict in mkdocs.yml).
 docs: $(DOCS_VENV)/.installed
-	$(DOCS_VENV)/bin/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet
+	@echo "wrote out/site/index.html; its search needs a server: python3 -m http.server -d out/site"
 
 $(DOCS_VENV)/.installed: docs/tools/requirements.txt
 	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)

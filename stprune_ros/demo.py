@@ -62,6 +62,11 @@ def demo(output: Path, *, seed: int, seconds: float, values: Mapping[str, Any] |
     write_json(output / 'live.json', found)
     written = [output / name for name in ('report.html', 'summary.json', 'results.mcap', 'live.json', 'live.mcap')]
     live_line = f'{found["valid"]} hints in {found["messages"]} messages; {found["hits"]} of {found["known"]} are right'
+    if found['missed']:
+        live_line += (
+            f'\n        {found["missed"]} replayed hints had none live: this machine was too busy, or sets were lost;'
+            f" see '{output / 'log'}'"
+        )
     agree_line = f'{found["agreed"]} of {found["compared"]} live hints equal the replayed hint of the same stamp'
     show(f'live    {live_line}\nagree   {agree_line}', {'files': written, 'live': found})
     if not found['compared']:
@@ -186,6 +191,7 @@ def compare(live_file: Path, replayed: Path, truth: GroundTruth | None) -> dict[
         'hints': dict(sorted(Counter(behavior.name for behavior in valid.values()).items())),
         'known': sum(1 for behavior in known.values() if behavior),
         'hits': sum(1 for stamp, behavior in known.items() if behavior == valid[stamp].name),
+        'missed': len(replayed_hints) - len(common),
         'compared': len(common),
         'agreed': sum(1 for stamp in common if valid[stamp] == replayed_hints[stamp]),
         'different_stamps': [stamp for stamp in common if valid[stamp] != replayed_hints[stamp]],

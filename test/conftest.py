@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,15 @@ settings.register_profile('search', deadline=None, suppress_health_check=[Health
 settings.register_profile('repeatable', settings.get_profile('search'), derandomize=True)
 settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'repeatable'))
 
-_numbers = itertools.count()
+_worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+_workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+_run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))  # the same in all workers
+_numbers = itertools.count(_worker, _workers)
 
 
 def new_domain_id() -> int:
     """A DDS domain that no other test of this run uses, in 1..100 (higher ones run into the ephemeral ports)."""
-    return (os.getpid() * 31 + next(_numbers)) % 100 + 1
+    return (zlib.crc32(_run.encode()) + next(_numbers)) % 100 + 1
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ NODE = '/stprune_node'
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    command.add_argument('question', metavar='QUESTION', help='as in "what is left of me?"')
+    command.add_argument('question', metavar='QUESTION', help='as in "how many cars are in front?"')
     command.add_argument('--cameras', type=names, default=(), metavar='A,B', help='default: the whole ring')
     command.add_argument('--current-only', action='store_true', help='without the history of the window')
     command.add_argument(

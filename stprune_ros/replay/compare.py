@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from stprune_ros.errors import BagError, SettingsError, StpruneError
@@ -12,6 +14,7 @@ from stprune_ros.io.ground_truth import GroundTruth
 from stprune_ros.replay.folders import Run, read_run
 from stprune_ros.replay.page import picture_data, render, runs
 from stprune_ros.replay.records import stamp_text, words
+from stprune_ros.replay.summary import quantiles
 from stprune_ros.results import write_json
 
 MAX_BYTES = 2_000_000  # of JPEG in the page
@@ -69,12 +72,7 @@ def comparison(read: Sequence[Run], common: Sequence[int], truth: GroundTruth | 
             f'{one.letter}{other.letter}': sum(one.ticks[stamp].said == other.ticks[stamp].said for stamp in common)
             for one, other in combinations(read, 2)
         },
-        'notes': [
-            f'{len(run.ticks) - len(common)} of {len(run.ticks)} ticks of {run.letter} are not compared, for not every'
-            ' replay has them'
-            for run in read
-            if len(run.ticks) > len(common)
-        ],
+        'notes': [_left_out(run, common) for run in read if len(run.ticks) > len(common)],
         'differing': [
             {
                 'stamp_ns': stamp,
@@ -91,7 +89,7 @@ def compare_page(read: Sequence[Run], common: Sequence[int], found: Mapping[str,
     """The page: the ticks of all runs over time, and those that differ one by one."""
     shown = _spread(found['differing'], MAX_SHOWN)
     pictures = _pictures(read, [tick['stamp_ns'] for tick in shown])
-    stages = list(dict.fromkeys(stage for run in read for stage in run.summary['stage_ms']))
+    stages = list(dict.fromkeys(stage for run in found['runs'] for stage in run['stage_ms']))
     return render(
         'compare.html.jinja',
         '',
@@ -103,25 +101,38 @@ def compare_page(read: Sequence[Run], common: Sequence[int], found: Mapping[str,
         marks=_marks(common, [tick['stamp_ns'] for tick in found['differing']]),
         ends=(0.0, (common[-1] - common[0]) / 1e9),
         stages=stages,
-        summaries={run.letter: run.summary for run in read},
     )
 
 
 def _run(run: Run, common: Sequence[int], right: Mapping[int, str]) -> dict[str, Any]:
+    """What one replay did in the ticks that all have."""
     known = [stamp for stamp in common if right[stamp]]
-    keys = ('method', 'keep_ratio', 'model_id', 'model_revision', 'prompt_id', 'tokens_full', 'hint_ms', 'tick_ms')
+    keys = ('method', 'keep_ratio', 'model_id', 'model_revision', 'prompt_id')
+    ticks = [run.ticks[stamp] for stamp in common]
+    stages = dict.fromkeys(stage for tick in ticks for stage in tick.stage_ms)
+    hint_ms = [tick.hint_ms for tick in ticks if not math.isnan(tick.hint_ms)]
     return {
         'letter': run.letter,
         'folder': str(run.folder),
         'label': run.label,
         **{key: run.summary.get(key) for key in keys},
-        'tokens_kept': round(sum(run.ticks[stamp].kept for stamp in common) / len(common), 3),
-        'stage_ms': run.summary['stage_ms'],
+        'tokens_full': round(mean(tick.full for tick in ticks), 3),
+        'tokens_kept': round(mean(tick.kept for tick in ticks), 3),
+        'stage_ms': {name: quantiles([t.stage_ms[name] for t in ticks if name in t.stage_ms]) for name in stages},
+        'hint_ms': quantiles(hint_ms) if hint_ms else None,
+        'tick_ms': quantiles([sum(tick.stage_ms.values()) for tick in ticks]),
         'ticks': len(run.ticks),
         'ticks_not_in_all': len(run.ticks) - len(common),
         'known': len(known),
         'hits': sum(run.ticks[stamp].said == right[stamp] for stamp in known),
     }
+
+
+def _left_out(run: Run, common: Sequence[int]) -> str:
+    return (
+        f"{len(run.ticks) - len(common)} of {len(run.ticks)} ticks of '{run.folder}' are not in every replay and count"
+        ' nowhere here'
+    )
 
 
 def _tick(run: Run, stamp: int) -> dict[str, Any]:

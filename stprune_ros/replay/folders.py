@@ -20,7 +20,10 @@ MAX_BYTES = 2**26  # of summary.json
 
 @dataclass(frozen=True, slots=True)
 class RunTick:
-    """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full)."""
+    """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full).
+
+    ``hint_ms`` is the time up to the hint, NaN without a valid one; ``stage_ms`` has the description, too.
+    """
 
     said: str
     confidence: float
@@ -28,12 +31,18 @@ class RunTick:
     tokens: Mapping[str, tuple[int, int]]
     states: Mapping[str, str]
     stage_ms: Mapping[str, float]
+    hint_ms: float
     text: str = ''
 
     @property
     def kept(self) -> int:
         """Visual tokens that the model saw."""
         return sum(kept for kept, _ in self.tokens.values())
+
+    @property
+    def full(self) -> int:
+        """Visual tokens before pruning."""
+        return sum(full for _, full in self.tokens.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +88,9 @@ def read_run(folder: Path, letter: str) -> Run:
             raise BagError(f"'{file}' does not say '{key}': an older release wrote it; replay the bag again")
     with Bag(folder / 'results.mcap') as bag:
         hints = {_stamp(message): message for message in _messages(bag, HINT_TOPIC)}
-        texts = {_stamp(message): plain(message.description, 2000) for message in _messages(bag, SCENE_TOPIC)}
+        texts = {_stamp(message): message for message in _messages(bag, SCENE_TOPIC)}
     try:
-        ticks = {stamp: _tick(hint, texts.get(stamp, '')) for stamp, hint in hints.items()}
+        ticks = {stamp: _tick(hint, texts.get(stamp)) for stamp, hint in hints.items()}
     except ValueError as error:  # a number that has no name
         raise BagError(
             f"'{folder / 'results.mcap'}' is of another release, whose hints are not understood ({one_line(error)}):"
@@ -98,21 +107,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) and all(one is None or _is_number(one) for one in value.values())
-
-
-# What is read of summary.json, and what it has to be; the last ones may be left out.
+# What is needed of summary.json, and what it has to be.
 NEEDED: Mapping[str, Callable[[Any], bool]] = {
     'bag': _is_text,
     'bag_id': _is_text,
     'method': _is_text,
     'keep_ratio': _is_number,
     'model_id': _is_text,
-    'stage_ms': lambda value: isinstance(value, dict) and all(map(_is_table, value.values())),
-    'hint_ms': lambda value: value is None or _is_table(value),
-    'tick_ms': lambda value: value is None or _is_table(value),
-    'tokens_full': lambda value: value is None or _is_number(value),
+    'stage_ms': lambda value: isinstance(value, dict),
 }
 
 
@@ -124,16 +126,22 @@ def _stamp(message: Any) -> int:
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
-def _tick(hint: Any, text: str) -> RunTick:
+def _tick(hint: Any, text: Any) -> RunTick:
     status = Status(hint.status)
     said = Behavior(hint.behavior).name if status.is_valid else status.name
     cameras = {camera.name: camera for camera in hint.info.cameras}
+    up_to_hint = _stages(hint)
     return RunTick(
         said,
         float(hint.confidence) if status.is_valid else math.nan,
         {Behavior(one).name: float(share) for one, share in zip(hint.candidates, hint.probabilities)},
         {name: (int(camera.tokens_kept), int(camera.tokens_full)) for name, camera in cameras.items()},
         {name: CameraState(camera.state).name for name, camera in cameras.items()},
-        {name: float(ms) for name, ms in zip(hint.info.stage_names, hint.info.stage_ms)},
-        text,
+        up_to_hint if text is None else {**up_to_hint, **_stages(text)},
+        sum(up_to_hint.values()) if status.is_valid else math.nan,
+        '' if text is None else plain(text.description, 2000),
     )
+
+
+def _stages(message: Any) -> dict[str, float]:
+    return {name: float(ms) for name, ms in zip(message.info.stage_names, message.info.stage_ms)}

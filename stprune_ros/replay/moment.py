@@ -35,7 +35,8 @@ class Span:
             )
 
     def __str__(self) -> str:
-        return f'from {stamp_text(self.from_ns)} until {stamp_text(self.until_ns)}'
+        until = '' if self.until_ns == LATEST_NS else f'until {stamp_text(self.until_ns)}'
+        return ' '.join(filter(None, [f'from {stamp_text(self.from_ns)}' if self.from_ns else '', until]))
 
     def nearest(self, stamp_ns: int, other_ns: int | None) -> int:
         """Which of two stamps is nearer to the span, the second one where both are as near."""

@@ -53,6 +53,7 @@ INCOMPLETE = 'cameras without usable calibration are left out'
 NOT_LOADED = 'no model is loaded'
 NO_IMAGES = 'no images'
 CAMERA_MIXED = 'images of several publishers'
+UNTOLD = 'several publishers, and nothing tells their messages apart'
 CAMERA_TIMING = 'time stamps are wrong or out of step'
 CAMERA_UNUSED = 'images come, but none is used'
 CAMERA_SLOW = 'far fewer images than expected'
@@ -209,6 +210,8 @@ def _camera(camera: str, health: Health, settings: Settings, now: float) -> Repo
         return Report(name, WARN, CAMERA_MISCALIBRATED, values)
     if 'timing' in values:
         return Report(name, WARN, CAMERA_TIMING, values)
+    if (inputs.IMAGE, camera) in health.untold:
+        return Report(name, WARN, UNTOLD, {**values, 'publishers': health.untold[inputs.IMAGE, camera]})
     rates = health.rates
     received = rates.grown(counted.RECEIVED, camera)
     if rates.span_s >= PATIENCE_S and received >= ENOUGH and not rates.grown(counted.USED, camera):
@@ -267,6 +270,8 @@ def _odometry(health: Health, now: float) -> Report:
         return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, {**values, 'reason': reason})
     if received >= ENOUGH and 2 * refused > received:
         return Report(ODOMETRY, WARN, ODOMETRY_NOT_USED, values)
+    if (inputs.ODOMETRY, '') in health.untold:
+        return Report(ODOMETRY, WARN, UNTOLD, {**values, 'publishers': health.untold[inputs.ODOMETRY, '']})
     return Report(ODOMETRY, OK, ALL_WELL, values)
 
 

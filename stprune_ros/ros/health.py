@@ -41,6 +41,7 @@ class Health:
     outdated: str = ''  # in what way the ring is not that of the newest calibration
     unusable: tuple[str, ...] = ()  # why cameras are left out of the ring
     unheard: Mapping[tuple[str, str], str] = field(default_factory=dict)  # why nothing can come: by input and camera
+    untold: Mapping[tuple[str, str], str] = field(default_factory=dict)  # who publish what nothing tells apart
     timing: Mapping[str, str] = field(default_factory=dict)  # what is wrong with the stamps of a camera
     mixed: frozenset[str] = frozenset()  # cameras whose images come from several publishers in turn
     model: Provenance | None = None  # of what is loaded
@@ -104,6 +105,7 @@ class Health:
         return [
             *self.waiting,
             *self.unheard.values(),
+            *self.untold.values(),
             *self.timing.values(),
             *self.unusable,
             *filter(None, [self.outdated, self.odometry_fault]),

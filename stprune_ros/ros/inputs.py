@@ -55,6 +55,7 @@ class _Input:
     heard: float  # time.monotonic() seconds; before the first message: when it was subscribed to
     ever: bool = False
     asked: bool = False  # for what the publisher keeps
+    told: bool = False  # who published the last message
 
 
 class Inputs:
@@ -149,6 +150,17 @@ class Inputs:
         }
         return {key: sentence for key, sentence in sentences.items() if sentence is not None}
 
+    def untold(self) -> dict[tuple[str, str], str]:
+        """A sentence for each input that several publish where rclpy does not tell whose a message is.
+
+        By what and camera, as in `unheard`; elsewhere `core.publisher_turns` judges the messages themselves.
+        """
+        doubtful = [one for one in self._inputs if one.ever and not one.told and one.what != CAMERA_INFO]
+        found = {
+            (one.what, one.camera): topic_graph.several_publish(one.topic, self._node, one.kind) for one in doubtful
+        }
+        return {key: sentence for key, sentence in found.items() if sentence is not None}
+
     def _listen(
         self,
         what: str,
@@ -192,9 +204,9 @@ class Inputs:
     def _heard(
         found: _Input, callback: Callable[[Any, Publisher], None], message: Any, info: Mapping[str, Any]
     ) -> None:
-        found.heard, found.ever = time.monotonic(), True
-        # Jazzy's rclpy does not tell who published: all are one to it.
-        callback(message, (info.get('publisher_gid') or {}).get('data', b''))
+        publisher = (info.get('publisher_gid') or {}).get('data', b'')
+        found.heard, found.ever, found.told = time.monotonic(), True, bool(publisher)
+        callback(message, publisher)
 
     def _count_lost(self, camera: str, event: QoSMessageLostInfo) -> None:
         if self.lost is not None:

@@ -94,6 +94,7 @@ class Perception:
         if self._pipeline is None:
             self._complete_rig()  # it may have been waited for long enough
         self._health.unheard = self._inputs.unheard(time.monotonic())
+        self._health.untold = self._inputs.untold()
         faults = {camera: self._stream.fault(camera) for camera in self._cameras} if self._stream is not None else {}
         self._health.timing = {camera: fault for camera, fault in faults.items() if fault is not None}
         self._health.mixed = self._stream.mixed if self._stream is not None else frozenset()

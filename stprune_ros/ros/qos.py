@@ -17,6 +17,8 @@ LATCHED = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOC
 ODOMETRY = _profile(20, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 # What tf2 uses: every broadcaster keeps its transforms for those who come later.
 TF_STATIC = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+# /rosout keeps what was said before somebody listened.
+ROSOUT = _profile(100, ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
 # Volatile: a late joiner must not get an old hint.
 OUTPUT = _profile(1, ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE)
 # Reliable: RViz asks for that unless told otherwise, and whoever asks for less gets it too.

@@ -18,7 +18,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, qos_profile_rosout_default
+from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage
 
@@ -77,16 +77,11 @@ class Spectator:
 
     def _subscribe(self) -> None:
         node, types = self._node, messages.ros_types()
-        rosout = QoSProfile(
-            depth=100,
-            reliability=qos_profile_rosout_default.reliability,
-            durability=qos_profile_rosout_default.durability,
-        )
         topics: Mapping[str, tuple[Any, str, QoSProfile]] = {
             HINT: (types.planning_hint, f'{self._name}/output/planning_hint', QoSProfile(depth=10)),
             TEXT: (types.scene_description, f'{self._name}/output/scene_description', QoSProfile(depth=10)),
             DIAGNOSTICS: (DiagnosticArray, '/diagnostics', QoSProfile(depth=50)),
-            LOG: (Log, '/rosout', rosout),
+            LOG: (Log, '/rosout', qos.copy_of(qos.ROSOUT)),
         }
         for kind, (message, topic, profile) in topics.items():
             node.create_subscription(message, topic, partial(self._hear, kind), profile)

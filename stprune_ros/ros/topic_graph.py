@@ -11,7 +11,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from stprune_ros.errors import SettingsError, plain
+from stprune_ros.errors import SettingsError, listed, plain
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 TRANSPORTS = {IMAGE: 'raw', COMPRESSED: 'compressed'}
@@ -96,6 +96,18 @@ def unfit_qos(topic: str, wanted: QoSProfile, node: Node, kind: str) -> str | No
     offers = [info.qos_profile for info in node.get_publishers_info_by_topic(topic) if info.topic_type == kind]
     policies = [unfit_policy(offer, wanted) for offer in offers]
     return unfit_sentence(topic, policies[0]) if policies and policies[0] and all(policies) else None
+
+
+def several_publish(topic: str, node: Node, kind: str) -> str | None:
+    """Who publish a topic where nothing tells their messages apart, None where it is one or nobody."""
+    infos = [info for info in node.get_publishers_info_by_topic(topic) if info.topic_type == kind]
+    if len(infos) < 2:
+        return None
+    names = sorted(plain(f'{info.node_namespace.rstrip("/")}/{info.node_name}', MAX_NAME) for info in infos)
+    return (
+        f"'{topic}' has {len(infos)} publishers ({listed(names)}), and this rclpy does not tell whose a message is:"
+        ' stop all but one, or remap'
+    )
 
 
 def unfit_policy(offered: QoSProfile, wanted: QoSProfile) -> str | None:

@@ -30,7 +30,7 @@ class CameraSettings:
     """``cameras``: the ring."""
 
     names: tuple[str, ...] = parameter(
-        (), 'camera names; the node subscribes to ~/input/<name>/image; empty in replay: found in the bag'
+        (), 'camera names; the node subscribes to `~/input/<name>/image`; empty in replay: found in the bag'
     )
     transport: str = parameter('compressed', 'which image topics to subscribe to', choices=('raw', 'compressed'))
     anchor: str = parameter('', 'camera whose stamps define the ticks; empty: the first in ring order')

@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TEST = Path(__file__).resolve().parents[1]  # where a program of ours finds `hel
 WIDTH, HEIGHT = 64, 48
 AZIMUTH_DEG = {'front': 0.0, 'right': -70.0, 'left': 70.0}
 PERIOD_NS = 100_000_000
+PUBLISHERS_ARE_TOLD = int(version('rclpy').partition('.')[0]) >= 9  # whose a message is: from Kilted on
 TIMEOUT_S = 180.0  # generous: it only bounds how long a failure takes
 LAST_WORDS_S = 1.0  # what an ended node has sent may still be on its way
 

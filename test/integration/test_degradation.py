@@ -16,7 +16,7 @@ pytest.importorskip('rclpy')
 from conftest import new_domain_id
 from helpers.faults import Scene, faults
 from helpers.faulty_vehicle import FaultyVehicle
-from helpers.harness import AZIMUTH_DEG, FaultyNode, base_values, stamp_ns
+from helpers.harness import AZIMUTH_DEG, PUBLISHERS_ARE_TOLD, FaultyNode, base_values, stamp_ns
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -283,6 +283,8 @@ def test_every_fault_has_its_expectation():
     'name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPECTED]
 )
 def test_a_fault_is_said_and_passes(scene, name):
+    if name.endswith('two publishers') and not PUBLISHERS_ARE_TOLD:
+        pytest.skip('rclpy does not tell whose a message is: see test_inputs')
     wanted, vehicle, node = EXPECTED[name], scene.vehicle, scene.node
     ended = node.output().count('inference works again after ')
     undo = FAULTS[name].begin(scene)

@@ -10,13 +10,14 @@ import pytest
 pytest.importorskip('rclpy')
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from helpers.harness import NodeProcess, Vehicle, base_values
+from helpers.harness import PUBLISHERS_ARE_TOLD, TIMEOUT_S, Listener, NodeProcess, Vehicle, base_values
 from helpers.tiny_models import make_tiny_model
+from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from stprune_ros.msg import PlanningHint
-from stprune_ros.ros import diagnostics
+from stprune_ros.ros import diagnostics, topic_graph
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +113,49 @@ def test_topics_that_nobody_publishes_are_named_with_those_that_are(model, domai
         code = node.stop()
         vehicle.close()
     assert code == 0
+
+
+def test_a_second_publisher_is_named_where_its_messages_could_not_be_told(model, domain_id, tmp_path):
+    vehicle = Vehicle(domain_id, '/second')
+    node = NodeProcess(tmp_path, vehicle, base_values(model))
+    try:
+        wait_for_hint(vehicle, node)
+        topic = f'{vehicle.node_name}/input/front/image/compressed'
+        silent = vehicle.node.create_publisher(CompressedImage, topic, qos_profile_sensor_data)
+        if PUBLISHERS_ARE_TOLD:  # whoever sends nothing does no harm, and is not warned of
+            vehicle.listen_until(lambda: False, 3.0)
+            assert 'publishers' not in values(vehicle, 'camera front') and '2 publishers' not in node.output()
+        else:
+            said = wait_for_value(vehicle, node, 'camera front', 'publishers')
+            assert (said.level, said.message) == (DiagnosticStatus.WARN, diagnostics.UNTOLD)
+            vehicle.wait_until(lambda: f"'{topic}' has 2 publishers (" in node.output(), 'the log', node)
+            vehicle.node.destroy_publisher(silent)
+            vehicle.wait_until(lambda: 'publishers' not in values(vehicle, 'camera front'), 'the end of it', node)
+    finally:
+        code = node.stop()
+        vehicle.close()
+    assert code == 0 and 'Traceback' not in node.output()
+
+
+def test_who_publish_a_topic_is_told_by_name(domain_id):
+    listener = Listener(domain_id, '/graph')
+    topic, kind = '/graph/front', 'sensor_msgs/msg/Image'
+    others = [Node(name, namespace=space, context=listener.node.context) for name, space in (('b', '/x'), ('a', '/'))]
+    try:
+        others[0].create_publisher(Image, topic, 1)
+        listener.listen_until(lambda: len(listener.node.get_publishers_info_by_topic(topic)) == 1, TIMEOUT_S)
+        assert topic_graph.several_publish(topic, listener.node, kind) is None
+        others[1].create_publisher(Image, topic, 1)
+        listener.listen_until(lambda: len(listener.node.get_publishers_info_by_topic(topic)) == 2, TIMEOUT_S)
+        assert topic_graph.several_publish(topic, listener.node, 'sensor_msgs/msg/CompressedImage') is None
+        assert topic_graph.several_publish(topic, listener.node, kind) == (
+            "'/graph/front' has 2 publishers ('/a', '/x/b'), and this rclpy does not tell whose a message is: stop all"
+            ' but one, or remap'
+        )
+    finally:
+        for node in others:
+            node.destroy_node()
+        listener.close()
 
 
 @pytest.mark.parametrize(('topic', 'ending'), [('', "/input/left/image' is"), ('{}/image/compressed', 'it is')])

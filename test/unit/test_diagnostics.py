@@ -141,6 +141,24 @@ def test_a_camera_of_several_publishers_is_an_error_even_without_an_answer():
     assert found(health)['camera front'] == (OK, diagnostics.ALL_WELL)
 
 
+def test_publishers_that_nothing_tells_apart_are_a_warning_of_their_topic():
+    health = healthy()
+    health.untold = {('image', 'back'): 'A', ('odometry', ''): 'B'}
+    says = {report.name: (report.level, report.message, report.values) for report in reports(health, SETTINGS, NOW)}
+    for name, sentence in (('camera back', 'A'), ('odometry', 'B')):
+        level, message, values = says[name]
+        assert (level, message, values['publishers']) == (WARN, diagnostics.UNTOLD, sentence)
+    assert says['camera front'][:2] == (OK, diagnostics.ALL_WELL) and 'publishers' not in says['camera front'][2]
+
+
+def test_what_is_known_to_be_wrong_is_said_before_publishers_that_nothing_tells_apart():
+    health = healthy()
+    health.untold = {('image', 'back'): 'A', ('odometry', ''): 'B'}
+    health.timing, health.odometry_fault = {'back': 'stamps go back'}, 'it is of another time'
+    assert found(health)['camera back'] == (WARN, diagnostics.CAMERA_TIMING)
+    assert found(health)['odometry'] == (WARN, diagnostics.ODOMETRY_NOT_USED)
+
+
 def test_a_wrong_camera_info_is_a_warning_of_that_camera_only():
     health = healthy()
     health.answer = answer(Status.DEGRADED, back=CameraState.MISCALIBRATED)
@@ -603,10 +621,11 @@ def test_what_was_refused_to_a_managed_node_is_shown():
 
 def test_all_faults_of_the_inputs_are_said():
     health = healthy()
-    health.waiting, health.unheard, health.timing = ('a',), {('image', 'back'): 'b'}, {'back': 'c'}
+    health.waiting, health.unheard, health.timing = ('a',), {('image', 'back'): 'b'}, {'back': 'c2'}
+    health.untold = {('image', 'back'): 'c1'}
     health.unusable, health.outdated, health.odometry_fault = ('d',), 'e', 'f'
     health.cameras['back'] = NOW - 5
-    assert health.faults(SETTINGS, NOW) == [*'abcdef', "camera 'back' is silent for 5 s"]
+    assert health.faults(SETTINGS, NOW) == ['a', 'b', 'c1', 'c2', *'def', "camera 'back' is silent for 5 s"]
 
 
 def test_values_are_stripped_of_what_controls_a_terminal_and_bounded():

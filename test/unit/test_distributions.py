@@ -149,6 +149,8 @@ def test_a_distribution_that_is_unknown_is_named(tmp_path: Path):
 
 def test_every_wheel_of_kilted_has_its_twin_of_jazzy():
     """By name, but for what only one of the two build with."""
+    if 'ros-kilted-' not in (ROOT / 'pyproject.toml').read_text(encoding='utf-8'):
+        pytest.skip('this copy has the wheels of another distribution')
     kilted = {name.partition('==')[0].replace('kilted', 'jazzy') for name in requirements(ROOT / 'pyproject.toml')}
     text = (ROOT / 'distributions' / 'jazzy.txt').read_text(encoding='utf-8')
     jazzy = {line.partition('==')[0] for line in text.splitlines() if line.startswith('ros-')}

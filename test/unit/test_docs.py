@@ -24,6 +24,10 @@ from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import to_markdown
 from stprune_ros.evaluation.variants import name_of
 from stprune_ros.resources import version
+from stprune_ros.ringworld.questions import FORMS
+from stprune_ros.ringworld.renderer import VIEW_NAMES
+from stprune_ros.ringworld.scenes import make_scene
+from stprune_ros.ringworld.world import COLOURS
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.settings import Settings
 
@@ -109,13 +113,27 @@ def test_the_site_shows_every_page():
     assert '\nstrict: true\n' in text
 
 
-def test_links_out_of_the_site_lead_to_the_repository():
-    links = runpy.run_path(str(ROOT / 'docs' / 'tools' / 'links.py'))
-    config = SimpleNamespace(repo_url='https://forge/us')
-    page = '[a](../README.md#purpose), [b](models.md), ![c](demo.webp)'
-    assert links['on_page_markdown'](page, config=config, page=None, files=None) == (
-        '[a](https://forge/us/blob/main/README.md#purpose), [b](models.md), ![c](demo.webp)'
+def test_what_pages_link_to_is_in_the_site():
+    hook = runpy.run_path(str(ROOT / 'docs' / 'tools' / 'links.py'))
+
+    def moved(place: str, markdown: str) -> str:
+        return hook['on_page_markdown'](markdown, page=SimpleNamespace(file=SimpleNamespace(src_uri=place)))
+
+    assert moved(
+        'looking.md', '[a](../README.md#install), [b](models.md), ![c](demo.webp), [d](#e), [f](https://g/h)'
+    ) == ('[a](repository/README.md#install), [b](models.md), ![c](demo.webp), [d](#e), [f](https://g/h)')
+    assert (
+        moved('sets/one.md', '[a](../../README.md), [b](../models.md)')
+        == '[a](../repository/README.md), [b](../models.md)'
     )
+    assert moved('repository/README.md', '![a](docs/demo.webp), [b](docs/looking.md#c), [d](SECURITY.md)') == (
+        '![a](../demo.webp), [b](../looking.md#c), [d](SECURITY.md)'
+    )
+    assert moved('repository/models/ringworld/README.md', '[a](../../docs/models.md)') == '[a](../../../models.md)'
+    assert moved('models.md', '[templates](../test/real/templates)') == '[templates] (`test/real/templates`)'
+    found = hook['linked'](f'docs/{page.name}' for page in (ROOT / 'docs').glob('*.md'))
+    assert found >= {'README.md', 'SECURITY.md', 'LICENSE', 'examples/hint_consumer.py', 'models/ringworld/README.md'}
+    assert all((ROOT / path).is_file() and not path.startswith('docs/') for path in found)
 
 
 RECIPES = re.findall(r'^## (\w+)\n(.*?)(?=^## |\Z)', text_of(ROOT / 'docs' / 'recipes.md'), re.MULTILINE | re.DOTALL)
@@ -440,3 +458,18 @@ def test_what_pages_say_of_bench_is_in_the_committed_results():
     ms = {row['method']: row['ms_median'] for row in selections}
     said = f'takes {ms["st_prune_joint"]:.0f} ms, {ms["st_prune_joint, next tick"]:.0f} ms from the second tick on'
     assert said in ' '.join(text_of(README).split())
+
+
+def test_the_questions_that_the_bundled_model_knows_are_those_that_the_docs_list():
+    """Each form of ringworld by its words, with views and colours left out."""
+    said = re.findall(r'`([^`]+\?)`', text_of(ROOT / 'docs' / 'terminal.md'))
+    names = '|'.join(sorted((*VIEW_NAMES, *COLOURS), key=len, reverse=True))
+    views = tuple(range(len(VIEW_NAMES)))
+    asked = {
+        re.sub(rf'\b({names})\b', '*', question.text)
+        for truth in (make_scene(seed).truths[-1] for seed in range(910_000, 910_012))
+        for form in FORMS
+        for question in form(truth, views)
+    }
+    assert len(asked) == len(FORMS)
+    assert {re.sub(rf'\b({names})\b', '*', question) for question in said} == asked

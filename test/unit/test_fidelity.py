@@ -387,7 +387,6 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
     assert 'holds answers to another plan' in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_a_small_examination_in_each_world(tmp_path, capsys):
     """Tables, answers and plots of both worlds stand side by side, and the hard one is harder to see."""
     output = tmp_path / 'fidelity.json'

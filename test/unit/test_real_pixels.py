@@ -81,7 +81,6 @@ def test_a_layer_must_be_named(real_pixels, monkeypatch):
     assert real_pixels.NetworkLayer.load(Path('net.onnx'), 'b/add', 300).layer == 'b/add'
 
 
-@pytest.mark.slow
 def test_a_small_run(real_pixels, tmp_path, monkeypatch, capsys):
     record_world(tmp_path / 'bag', 3, 2.0, 2.0)
     with Bag(tmp_path / 'bag') as bag:

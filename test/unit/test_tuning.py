@@ -94,7 +94,6 @@ def test_the_committed_choices_are_those_of_the_committed_answers(tune):
     assert f'{found["scenes"]} scenes, {found["questions"]} questions' in page
 
 
-@pytest.mark.slow
 def test_a_small_run_of_tuning(tune, monkeypatch, capsys, tmp_path):
     output = tmp_path / 'knobs.json'
     monkeypatch.setattr(sys, 'argv', ['tune', '--output', str(output), '--methods', 'mvpruner', '--scenes', '1'])
