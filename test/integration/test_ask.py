@@ -372,7 +372,12 @@ def test_simulated_time_that_jumps_or_stands(tmp_path: Path):
     clock = SimulatedTime(vehicle)
     path = make_tiny_model(tmp_path / 'tiny', 'ringworld')
     (path / 'stprune.json').unlink(missing_ok=True)
-    node = FaultyNode(tmp_path, vehicle, {**base_values(path), **VALUES, 'use_sim_time': True}, generate=CRAWL)
+    node = FaultyNode(
+        tmp_path,
+        vehicle,
+        {**base_values(path), **VALUES, 'use_sim_time': True, 'output.max_ahead_ms': 5000.0},
+        generate=CRAWL,
+    )
     client = ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
     try:
         vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', node)
