@@ -375,7 +375,7 @@ def test_simulated_time_that_jumps_or_stands(tmp_path: Path):
     node = FaultyNode(
         tmp_path,
         vehicle,
-        {**base_values(path), **VALUES, 'use_sim_time': True, 'output.max_ahead_ms': 5000.0},
+        {**base_values(path), **VALUES, 'use_sim_time': True, 'output.max_ahead_ms': 60000.0},
         generate=CRAWL,
     )
     client = ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
