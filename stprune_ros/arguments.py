@@ -47,6 +47,13 @@ def port(text: str) -> int:
     return value
 
 
+def address(text: str) -> str:
+    """An address of this machine, not empty: for a socket that is all of them."""
+    if not text:
+        raise argparse.ArgumentTypeError('it is empty; name an address of this machine, or 0.0.0.0 for all of them')
+    return text
+
+
 def ratio(text: str) -> float:
     """A keep ratio as the parameter table allows it."""
     try:

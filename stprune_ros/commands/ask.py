@@ -6,8 +6,10 @@ import argparse
 import os
 import shutil
 import sys
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unicodedata import east_asian_width
 
 from stprune_ros.arguments import add_pruning, changed_settings, names, positive, require_rclpy, say, stamp
 from stprune_ros.errors import StpruneError
@@ -65,7 +67,8 @@ def _ask_node(options: argparse.Namespace, question: Question) -> dict[str, Any]
     os.environ.setdefault(*dds_profile())
     from stprune_ros.ros.ask_client import ask_node
 
-    return ask_node(question, options.node or NODE, WordsInTurn() if sys.stdout.isatty() else None)
+    name = f'/{(NODE if options.node is None else options.node).strip("/")}'
+    return ask_node(question, name, WordsInTurn() if sys.stdout.isatty() else None)
 
 
 def _ask_bag(options: argparse.Namespace, question: Question) -> dict[str, Any]:
@@ -81,12 +84,18 @@ class WordsInTurn:
     """Writes on a terminal what is new of the words so far, each time in place of the last line."""
 
     def __call__(self, text: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        print(f'\r\x1b[K{text[-width:]}', end='', flush=True)
+        print(f'\r\x1b[K{end_of(text, shutil.get_terminal_size().columns - 1)}', end='', flush=True)
 
     def end(self) -> None:
         """The whole answer comes next."""
         print('\r\x1b[K', end='', flush=True)
+
+
+def end_of(text: str, columns: int) -> str:
+    """As much of the end of a text as fits into so many columns of a terminal; letters of East Asia take two."""
+    widths = accumulate(1 + (east_asian_width(letter) in 'WF') for letter in reversed(text))
+    fit = sum(width <= columns for width in widths)
+    return text[len(text) - fit :]
 
 
 def answer_text(found: dict[str, Any]) -> str:

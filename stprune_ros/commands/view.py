@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import os
 
-from stprune_ros.arguments import port, require_rclpy, say
+from stprune_ros.arguments import address, port, require_rclpy, say
 from stprune_ros.errors import StpruneError
 from stprune_ros.resources import dds_profile
 from stprune_ros.results import Show
@@ -25,7 +25,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--port', type=port, default=PORT, help='0: any that is free; default: %(default)s')
     command.add_argument(
-        '--address', default=LOCAL, metavar='A', help='another than %(default)s lets others look, without a password'
+        '--address',
+        type=address,
+        default=LOCAL,
+        metavar='A',
+        help='another than %(default)s lets others look, without a password',
     )
 
 

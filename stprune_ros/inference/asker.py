@@ -8,6 +8,7 @@ cannot be interrupted, so it is begun only while no newer set waits.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from operator import is_not
@@ -16,7 +17,7 @@ from threading import Event
 from stprune_ros.core.types import Answer, EgoState, Status
 from stprune_ros.errors import StpruneError, listed, one_line
 from stprune_ros.inference.describer import Leave, status_of
-from stprune_ros.inference.question import NO_GAP, Ask, Reply, cut_short
+from stprune_ros.inference.question import IN_WORK, NO_GAP, Ask, Reply, cut_short
 from stprune_ros.inference.stages import StageClock
 from stprune_ros.vlm.backend import Backend, Context, Generated, Text
 from stprune_ros.vlm.parsing import clean_text
@@ -94,7 +95,9 @@ class Asker:
             self._draft = None
 
     def _begin(self, ask: Ask, scene: Scene, max_new_tokens: int, waits: Leave) -> None:
-        """Score the candidates, or begin a text; neither where that is refused, or has to wait."""
+        """Score the candidates, or begin a text; neither where that is refused, has to wait, or would come too late."""
+        if _ended_late(ask, scene):
+            return
         question = ask.question
         try:
             self._backend.check_candidates(question.text, question.candidates)
@@ -111,8 +114,12 @@ class Asker:
             if waits():
                 ask.waits_for = NO_GAP
                 return
+            ask.waits_for = IN_WORK
             with clock.stage('prefill'):
                 context = self._backend.prefill(self._prompt.system, self._prompt.content(views, scene.ego))
+            if _ended_late(ask, scene):
+                return
+        ask.waits_for = IN_WORK
         if question.candidates:
             with clock.stage('score'):
                 scores = self._backend.score(context, question.text, question.candidates)
@@ -150,15 +157,16 @@ class Asker:
     def _so_far(self, draft: _Draft) -> Reply:
         """The words up to now, as they are said where nothing follows before the deadline."""
         text, _ = clean_text(draft.text.so_far())
-        status = Status.TIMEOUT if self._backend.info.trained else Status.INVALID
         reason = cut_short(draft.ask.question.deadline_s)
-        return Reply(status, reason, text, True, (), draft.tokens, draft.clock.stage_ms, draft.scene.answer)
+        words = Reply(Status.TIMEOUT, reason, text, True, (), draft.tokens)
+        return self._judged(words, draft.scene, draft.clock)
 
     def _written(self, draft: _Draft, generated: Generated) -> Reply:
         text, status = clean_text(generated.text)
         reason = 'the model wrote nothing that can be shown' if status == Status.INVALID else generated.note
         if generated.timed_out:
-            status, reason = Status.TIMEOUT, cut_short(draft.ask.question.deadline_s)
+            status = Status.TIMEOUT
+            reason = cut_short(draft.ask.question.deadline_s) if text else draft.ask.no_word
         reply = Reply(status, reason, text, not generated.finished, (), generated.tokens)
         return self._judged(reply, draft.scene, draft.clock)
 
@@ -173,10 +181,19 @@ class Asker:
         status, reason = status_of(reply.status, scene.degraded, late=False), reply.reason
         info, notes = self._backend.info, scene.answer.notes
         if not info.trained:
+            reply = replace(reply, text='')  # nor does anybody get to see words of it
             status, reason = Status.INVALID, f"model '{info.model_id}' has random weights: its answers mean nothing"
         elif status == Status.DEGRADED and not reason:
             reason = f'the input was incomplete: {"; ".join(notes)}'
         return replace(reply, status=status, reason=reason, stage_ms=dict(clock.stage_ms), answer=scene.answer)
+
+
+def _ended_late(ask: Ask, scene: Scene) -> bool:
+    """End a question whose deadline has passed before there was a word; whether it was so."""
+    is_late = time.monotonic() >= ask.deadline
+    if is_late:
+        ask.finish(Reply(Status.TIMEOUT, ask.no_word, answer=scene.answer))
+    return is_late
 
 
 def asked_views(views: Sequence[View], cameras: Sequence[str], current_only: bool) -> list[View]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -12,8 +13,10 @@ from stprune_ros.errors import StpruneError, listed, plain
 
 MAX_QUESTION, MAX_CANDIDATE = 500, 100  # characters
 CANDIDATES = range(2, 17)  # so many may be scored
+ANSWERED = (Status.OK, Status.DEGRADED, Status.STALE, Status.TIMEOUT)  # with any other status a text is not read
 MAX_DEADLINE_S, DEADLINE_S = 60.0, 10.0  # the longest, and that of a question without one
-NOTHING_INFERRED = 'no frame set came that could be inferred'
+NOTHING_INFERRED = 'no frame set was inferred in that time'
+IN_WORK = 'the model was still at work on it'
 NO_GAP = (
     'a newer frame set always waited, and a question about some cameras or without the history takes a prompt of its'
     ' own: ask about the whole window'
@@ -48,6 +51,11 @@ class Question:
             raise StpruneError(
                 f'the deadline is {self.deadline_s:g} s: it must be above 0 and at most {MAX_DEADLINE_S:g} s'
             )
+        for camera in self.cameras:
+            _require_printable('camera', camera)
+        if len({*self.cameras}) < len(self.cameras):
+            twice = next(camera for camera, times in Counter(self.cameras).items() if times > 1)
+            raise StpruneError(f"camera '{plain(twice)}' stands there a second time: remove it")
 
     def require_cameras(self, ring: tuple[str, ...]) -> None:
         """Raise StpruneError naming a camera that is not in the ring."""
@@ -61,6 +69,10 @@ def _require_text(what: str, text: str, limit: int) -> None:
         raise StpruneError(f'{what} is empty: nothing can be asked')
     if len(text) > limit:
         raise StpruneError(f'{what} has {len(text)} characters, and {limit} are allowed: make it shorter')
+    _require_printable(what, text)
+
+
+def _require_printable(what: str, text: str) -> None:
     if not text.isprintable():
         raise StpruneError(f"{what} '{plain(text)}' holds a character that does not print: remove it")
 
@@ -85,7 +97,7 @@ class Reply:
     @property
     def has_answer(self) -> bool:
         """Whether there is something to be read."""
-        return bool(self.text) and self.status in (Status.OK, Status.DEGRADED, Status.STALE, Status.TIMEOUT)
+        return bool(self.text) and self.status in ANSWERED
 
 
 class Ask:
@@ -117,13 +129,15 @@ class Ask:
         """The last reply, unless there was one."""
         self._set(reply, last=True)
 
+    @property
+    def no_word(self) -> str:
+        """What is said where the deadline passed before there was a word."""
+        return f'no answer came within {self.question.deadline_s:g} s: {self.waits_for}'
+
     def expire(self) -> None:
         """The deadline passed, and whoever answers has not said so."""
-        words, limit_s = self.reply, self.question.deadline_s
-        if words is None:
-            self.finish(Reply(Status.TIMEOUT, f'no answer came within {limit_s:g} s: {self.waits_for}'))
-        else:
-            self.finish(words)
+        words = self.reply
+        self.finish(Reply(Status.TIMEOUT, self.no_word) if words is None else words)
 
     def _set(self, reply: Reply, last: bool) -> None:
         with self._lock:

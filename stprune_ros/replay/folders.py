@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stprune_ros.bounded_yaml import read_text
 from stprune_ros.core.types import Behavior, CameraState, Status
-from stprune_ros.errors import BagError, plain, shown
+from stprune_ros.errors import BagError, one_line, plain, shown
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.results import HINT_TOPIC, OVERLAY_TOPIC, SCENE_TOPIC
 
 MAX_BYTES = 2**26  # of summary.json
-NEEDED: Mapping[str, Any] = {
-    'bag': str,
-    'bag_id': str,
-    'method': str,
-    'keep_ratio': (int, float),
-    'model_id': str,
-    'stage_ms': dict,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,8 @@ class Run:
     def label(self) -> str:
         """What sets it apart from others of the same bag, in a few words."""
         ratio = 'a ratio that follows the latency' if self.summary.get('latency') else f'{self.summary["keep_ratio"]:g}'
-        return f'{self.letter}: {self.folder.name}, {self.summary["method"]} at {ratio}, {self.summary["model_id"]}'
+        method, model = plain(self.summary['method']), plain(self.summary['model_id'])
+        return f'{self.letter}: {self.folder.name}, {method} at {ratio}, {model}'
 
     def pictures(self, stamps: set[int]) -> dict[int, bytes]:
         """JPEG of the ticks of these stamps, where the results hold one."""
@@ -90,13 +83,39 @@ def read_run(folder: Path, letter: str) -> Run:
         summary = json.loads(read_text(file, MAX_BYTES))
     except (ValueError, RecursionError) as error:
         raise BagError(f"'{file}' is not readable: {shown(error)}") from None
-    for key, kind in NEEDED.items():
-        if not isinstance(summary, dict) or not isinstance(summary.get(key), kind):
+    for key, is_fit in NEEDED.items():
+        if not isinstance(summary, dict) or not is_fit(summary.get(key)):
             raise BagError(f"'{file}' does not say '{key}': an older release wrote it; replay the bag again")
     with Bag(folder / 'results.mcap') as bag:
         hints = {_stamp(message): message for message in _messages(bag, HINT_TOPIC)}
         texts = {_stamp(message): message for message in _messages(bag, SCENE_TOPIC)}
-    return Run(letter, folder, summary, {stamp: _tick(hint, texts.get(stamp)) for stamp, hint in hints.items()})
+    try:
+        ticks = {stamp: _tick(hint, texts.get(stamp)) for stamp, hint in hints.items()}
+    except ValueError as error:  # a number that has no name
+        raise BagError(
+            f"'{folder / 'results.mcap'}' is of another release, whose hints are not understood ({one_line(error)}):"
+            ' replay the bag again'
+        ) from None
+    return Run(letter, folder, summary, ticks)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# What is needed of summary.json, and what it has to be.
+NEEDED: Mapping[str, Callable[[Any], bool]] = {
+    'bag': _is_text,
+    'bag_id': _is_text,
+    'method': _is_text,
+    'keep_ratio': _is_number,
+    'model_id': _is_text,
+    'stage_ms': lambda value: isinstance(value, dict),
+}
 
 
 def _messages(bag: Bag, topic: str) -> list[Any]:

@@ -15,16 +15,14 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Log, ParameterType
 from rcl_interfaces.srv import GetParameters
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rclpy.validate_full_topic_name import validate_full_topic_name
 from sensor_msgs.msg import CompressedImage
 
-from stprune_ros.errors import SettingsError, one_line, plain
+from stprune_ros.errors import one_line
 from stprune_ros.io import messages
 from stprune_ros.ros import qos, topic_graph
 from stprune_ros.ros.ros_time import RosTime
@@ -46,13 +44,7 @@ class Spectator:
     def __init__(self, name: str, hear: Callable[[str, Any], None], wanted: Callable[[], bool]) -> None:
         """``name`` is the node's full name. Raises SettingsError where no node can have it."""
         self._name, self._hear, self._wanted = name, hear, wanted
-        try:
-            validate_full_topic_name(name)
-        except InvalidTopicNameException:
-            raise SettingsError(
-                f"no node can be called '{plain(name)}': a full name is of letters, digits, _ and /, as"
-                ' in /car/stprune_node'
-            ) from None
+        topic_graph.require_node_name(name)
         self._stop = Event()
         self._failure = ''
         self._problem: str | None = None

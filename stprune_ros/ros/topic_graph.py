@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
-from stprune_ros.errors import listed, plain
+from stprune_ros.errors import SettingsError, listed, plain
 
 IMAGE, COMPRESSED = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 TRANSPORTS = {IMAGE: 'raw', COMPRESSED: 'compressed'}
@@ -20,6 +22,17 @@ MAX_NAME = 255  # characters of a topic
 def type_name(kind: Any) -> str:
     """'package/msg/Name' of a message class."""
     return f'{kind.__module__.partition(".")[0]}/msg/{kind.__name__}'
+
+
+def require_node_name(name: str) -> None:
+    """Raise SettingsError where no node can have the full name ``name``."""
+    try:
+        validate_full_topic_name(name)
+    except (InvalidTopicNameException, TypeError):  # the second one where it is no UTF-8
+        raise SettingsError(
+            f"no node can be called '{plain(name)}': a full name is of letters, digits, _ and /, as in"
+            ' /car/stprune_node'
+        ) from None
 
 
 def published(node: Node) -> dict[str, set[str]]:

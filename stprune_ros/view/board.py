@@ -21,6 +21,7 @@ MAX_AHEAD_NS = 100_000_000  # as the example of a consumer: what is farther in t
 MAX_TEXT = 2000  # characters, the bound of a description
 MAX_LIST = 64  # cameras, candidates, notes, states of diagnostics and their values: more are left out
 MAX_PICTURE = 4 * 2**20  # bytes
+PICTURES = 4  # so many stay, for browsers that ask for one a little later
 LOG_LINES = 100
 LEVELS = {10: 'debug', 20: 'info', 30: 'warning', 40: 'error', 50: 'fatal'}
 DIAGNOSTIC_LEVELS = ('ok', 'warning', 'error', 'stale')
@@ -60,7 +61,7 @@ class Board:
         self._sections: dict[str, Any] = {}
         self._lines: deque[Mapping[str, Any]] = deque(maxlen=LOG_LINES)
         self._standing: Standing | None = None
-        self._picture = b''
+        self._pictures: dict[int, bytes] = {}  # by number, oldest first
         self._heard: Mapping[str, Callable[[Any], bool]] = {
             'hint': self._hear_hint,
             'text': self._hear_text,
@@ -77,9 +78,9 @@ class Board:
         if is_new:
             self.changed()
 
-    def picture(self) -> bytes:
-        """The newest picture as JPEG, empty before the first."""
-        return self._picture
+    def picture(self, number: int) -> bytes:
+        """The JPEG of a picture by its number, empty where it is not there any more."""
+        return self._pictures.get(number, b'')
 
     def update(self, seen: dict[str, int]) -> dict[str, Any]:
         """What somebody who has ``seen`` these versions lacks, and the hint as it stands now; ``seen`` is brought up.
@@ -139,8 +140,9 @@ class Board:
         data = bytes(message.data) if size <= MAX_PICTURE else b''
         if not data.startswith(JPEG):
             return self._put('picture', {'number': 0, 'stamp': '', 'problem': f'{size} bytes are no picture'})
-        self._picture = data
         number = self._versions.get('picture', 0) + 1
+        held = [*self._pictures.items(), (number, data)]
+        self._pictures = dict(held[-PICTURES:])
         stamp = stamp_text(_ns(message.header.stamp))
         return self._put('picture', {'number': number, 'stamp': stamp, 'problem': ''})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from stprune_ros.errors import SettingsError, plain
+from stprune_ros.errors import SettingsError, one_line, plain
 from stprune_ros.results import as_json
 from stprune_ros.view.board import Board
 
@@ -27,6 +28,7 @@ SILENT_S = 5.0  # a browser that takes nothing for so long is let go
 MAX_BROWSERS = 16
 CLOSING_S = 0.5
 SEND_BUFFER = 2**16  # bytes that the system holds for a browser: what lies there is old when it arrives
+NUMBER = re.compile(r'[0-9]{1,18}')
 HEADERS = {
     'Cache-Control': 'no-store',
     'Content-Security-Policy': "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -110,12 +112,12 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> None:
         try:
             await web.TCPSite(runner, self.address, self.port).start()
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+        except (OSError, UnicodeError) as error:  # the second one for what cannot be a host's name
+            if getattr(error, 'errno', None) == errno.EADDRINUSE:
                 raise SettingsError(
                     f"port {self.port} of '{self.address}' is in use; name another with --port, or 0 for any"
                 ) from None
-            why = error.strerror or str(error)
+            why = getattr(error, 'strerror', None) or one_line(error)
             raise SettingsError(
                 f"cannot listen on '{plain(self.address)}', port {self.port} ({why}); name an address of this machine"
             ) from None
@@ -147,10 +149,11 @@ class Server:
     async def _send_nothing(self, _: web.Request) -> web.Response:
         return web.Response(status=204)
 
-    async def _send_picture(self, _: web.Request) -> web.Response:
-        data = self.board.picture()
+    async def _send_picture(self, request: web.Request) -> web.Response:
+        number = request.query_string
+        data = self.board.picture(int(number) if NUMBER.fullmatch(number) else 0)
         if not data:
-            raise web.HTTPNotFound(text='there is no picture yet')
+            raise web.HTTPNotFound(text='there is no such picture, or not any more')
         return web.Response(body=data, content_type='image/jpeg')
 
     async def _send_events(self, request: web.Request) -> web.StreamResponse:

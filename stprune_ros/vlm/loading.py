@@ -201,7 +201,10 @@ def check_memory(settings: Settings, size: tuple[int, int], free: int | None = N
     found, ring, folder = _estimate(settings, size, here=free is None)
     device = find_device(settings.model.device, here=free is None)
     memory = free_memory(device) if free is None else Memory(free, '--memory')
-    head = f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames'
+    head = (
+        f'{folder.model_id} ({folder.family.model_type}) on {device}: {ring.views} views of {ring.frames} frames,'
+        f' images of {size[1]}x{size[0]} (--image)'
+    )
     fits = memory.free is None or found.kept <= memory.free
     text = f'{head}\n{summary_text(found, memory, largest_ratio(settings))}'
     figures = {**asdict(found), 'kept': found.kept, 'full': found.full, 'free': memory.free}

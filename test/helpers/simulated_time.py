@@ -14,7 +14,7 @@ class SimulatedTime:
     """A /clock that follows the vehicle's stamps as long as it runs; ``fixed_ns`` stands in their place."""
 
     def __init__(self, vehicle: Vehicle, fixed_ns: int | None = None) -> None:
-        self.runs, self._fixed_ns = True, fixed_ns
+        self.runs, self.fixed_ns = True, fixed_ns
         self._vehicle, self._act, self._next = vehicle, vehicle.act, 0.0
         self._publisher = vehicle.node.create_publisher(Clock, '/clock', 10)
         vehicle.act = self.act  # type: ignore[method-assign]
@@ -23,7 +23,7 @@ class SimulatedTime:
         self._act()
         if self.runs and time.monotonic() >= self._next:
             self._next = time.monotonic() + PERIOD_S
-            now_ns = time.time_ns() - self._vehicle.behind_ns if self._fixed_ns is None else self._fixed_ns
+            now_ns = time.time_ns() - self._vehicle.behind_ns if self.fixed_ns is None else self.fixed_ns
             message = Clock()
             message.clock.sec, message.clock.nanosec = divmod(now_ns, 10**9)
             self._publisher.publish(message)

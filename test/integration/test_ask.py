@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from conftest import new_domain_id
 from helpers.faulty_node import CRAWL
 from helpers.harness import FaultyNode, Vehicle, base_values, stamp_ns
 from helpers.reports import report_in
+from helpers.simulated_time import SimulatedTime
 from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -32,6 +34,7 @@ from stprune_ros.msg import PlanningHint, SceneDescription
 from stprune_ros.srv import DescribeNow
 
 QUESTION = 'what is left of me?'
+BUSY = 'another question is being answered: ask again when it is over, or cancel it'
 TOKENS = 30
 VALID_MS = 60000.0
 VALUES = {
@@ -115,8 +118,8 @@ def change(vehicle: Vehicle, node: FaultyNode, transition: int) -> None:
     assert vehicle.call(ChangeState, 'change_state', request, node).success
 
 
-def set_parameter(vehicle: Vehicle, node: FaultyNode, name: str, value: float) -> None:
-    parameter = Parameter(name, Parameter.Type.DOUBLE, value).to_parameter_msg()
+def set_parameter(vehicle: Vehicle, node: FaultyNode, name: str, value: float | bool) -> None:
+    parameter = Parameter(name, value=value).to_parameter_msg()
     response = vehicle.call(SetParameters, 'set_parameters', SetParameters.Request(parameters=[parameter]), node)
     assert response.results[0].successful
 
@@ -145,6 +148,31 @@ def test_an_answer_comes_within_its_deadline_while_hints_go_on(ask, vehicle, nod
     said = [words.text for words in asking.feedback]
     assert said and all(result.text.startswith(text) for text in said)
     assert [words.tokens for words in asking.feedback] == sorted({words.tokens for words in asking.feedback})
+
+
+def test_what_the_model_refuses_has_a_set_and_no_answer(ask, vehicle):
+    status, result = ask(candidates=['a car', '<|im_end|>'], deadline=Duration(sec=60)).result()
+    assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+    assert "holds '<|im_end|>', which is no word to this model: remove it" in result.reason
+    assert stamp_ns(result) in vehicle.stamps and result.valid_for == Duration() and result.info.model_id == 'tiny'
+
+
+def test_whoever_asked_and_is_gone_leaves_the_node_as_it_was(ask, vehicle, node):
+    """Nothing tells the node of it: the question goes on to its end, and then there is room for the next one."""
+    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
+    command = [sys.executable, '-c', program, 'ask', QUESTION, '--node', vehicle.node_name, '--deadline', '60']
+    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node).accepted:  # nobody asks yet
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    ends = time.monotonic() + 100
+    while (reply := ask(candidates=['yes', 'no'], deadline=Duration(sec=60)).result())[1].reason == BUSY:
+        assert time.monotonic() < ends
+        vehicle.listen_until(lambda: False, 0.2)
+    assert (reply[0], reply[1].status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.OK)
+    wait_for_hints(vehicle, node)
 
 
 def test_candidates_are_scored(ask):
@@ -178,7 +206,7 @@ def test_one_question_at_a_time_and_cancel(ask):
     first = ask(deadline=Duration(sec=60))
     status, result = ask().result()
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
-    assert result.reason == 'another question is being answered: ask again when it is over, or cancel it'
+    assert result.reason == BUSY
     assert first.cancel() == 1
     status, result = first.result()
     assert (status, result.status) == (GoalStatus.STATUS_CANCELED, Ask.Result.NO_ANSWER)
@@ -200,15 +228,20 @@ def test_the_deadline_leaves_the_words_that_are_there(ask, vehicle):
     assert stamp_ns(result) in vehicle.stamps
 
 
-def test_without_images_the_deadline_says_what_was_waited_for(ask, vehicle, node):
+@pytest.mark.parametrize(
+    ('deadline', 'seconds'), [(Duration(sec=1, nanosec=500_000_000), 1.5), (Duration(), 10)], ids=['given', 'none']
+)
+def test_without_images_the_deadline_says_what_was_waited_for(ask, vehicle, node, deadline, seconds):
     makers, vehicle.images = vehicle.images, {}
     try:
         vehicle.listen_until(lambda: False, 1.0)
-        status, result = ask(deadline=Duration(sec=2)).result()
+        asking = ask(deadline=deadline)
+        status, result = asking.result()
     finally:
         vehicle.images = makers
+    assert seconds <= asking.took_s < seconds + 15, 'on a busy machine'
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.TIMEOUT)
-    assert result.reason == 'no answer came within 2 s: no frame set came that could be inferred'
+    assert result.reason == f'no answer came within {seconds} s: no frame set was inferred in that time'
     wait_for_hints(vehicle, node)
 
 
@@ -244,6 +277,11 @@ def test_a_description_comes_when_it_is_wanted(ask, vehicle, node):
     vehicle.wait_until(lambda: bool(described() - before), 'a description', node)
     assert max(described()) >= now_ns - 10**9
     node.fail(generate=CRAWL)
+    set_parameter(vehicle, node, 'inference.describe', False)
+    response = vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node)
+    set_parameter(vehicle, node, 'inference.describe', True)
+    assert not response.accepted
+    assert response.message == "descriptions are switched off: set 'inference.describe' to true"
     asking = ask(deadline=Duration(sec=60))
     response = vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node)
     assert not response.accepted
@@ -268,9 +306,11 @@ def test_the_command_asks_the_node(ask, vehicle, node):
             assert sentence == "camera 'rear' cannot be asked about: the ring has 'front', 'right', 'left'"
             continue
         found = report['result']
-        assert found['status'] == 'OK' and found['text'] and found['stamp_ns'] in vehicle.stamps
+        # On a busy machine an image may be late: the answer is then DEGRADED, and says so.
+        assert found['status'] == ('DEGRADED' if found['reason'] else 'OK')
+        assert found['text'] and found['stamp_ns'] in vehicle.stamps
         assert found['valid_until_ns'] == found['stamp_ns'] + 60 * 10**9
-        assert found['cameras'] == dict.fromkeys(['front', 'right', 'left'], 'OK')
+        assert {*found['cameras']} == {'front', 'right', 'left'}
         assert [one['text'] for one in found['candidates']] == more[1::2]
 
 
@@ -326,3 +366,44 @@ def test_a_question_ends_with_the_node(ask, vehicle, node):
     status, result = asking.result()
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
     assert result.reason == 'the question was given up: the node ends'
+
+
+def test_simulated_time_that_jumps_or_stands(tmp_path: Path):
+    """A clock that jumps back ends a question; where it stands nobody can tell how old an answer is."""
+    vehicle = Vehicle(new_domain_id(), '/simulated')
+    clock = SimulatedTime(vehicle)
+    path = make_tiny_model(tmp_path / 'tiny', 'ringworld')
+    (path / 'stprune.json').unlink(missing_ok=True)
+    node = FaultyNode(
+        tmp_path,
+        vehicle,
+        {**base_values(path), **VALUES, 'use_sim_time': True, 'output.max_ahead_ms': 60000.0},
+        generate=CRAWL,
+    )
+    client = ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
+    try:
+        vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', node)
+        asking = Asking(client, vehicle, node, deadline=Duration(sec=60))
+        vehicle.wait_until(lambda: len(asking.feedback) > 1, 'words', node)
+        clock.fixed_ns = time.time_ns() - 20_000_000_000
+        status, result = asking.result()
+        assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
+        assert result.reason == 'the question was given up: the time of the images jumped'
+        clock.fixed_ns = None
+        wait_for_hints(vehicle, node)
+        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
+        assert asking.result()[1].status == Ask.Result.OK
+        clock.runs = False
+        stale = len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE])
+        vehicle.wait_until(
+            lambda: len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE]) > stale, 'STALE', node
+        )
+        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
+        status, result = asking.result()
+        assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.STALE)
+        assert result.reason == 'the answer had expired when it went out: it is true of its stamp, not of now'
+        assert result.text and len(result.probabilities) == 2
+    finally:
+        code = node.stop()
+        vehicle.close()
+    assert code == 0 and 'Traceback' not in node.output()

@@ -21,9 +21,10 @@ pytest.importorskip('aiohttp', reason="aiohttp is not installed: the extra 'view
 
 import yaml
 from helpers.browser import FAINT, NAMELESS, OpenPage, chromium
-from helpers.harness import Listener, NodeProcess, Vehicle, base_values, playing
+from helpers.harness import Listener, NodeProcess, Vehicle, base_values, jpeg, playing
 from helpers.live_page import (
     NODE,
+    START_NS,
     Clock,
     diagnostics,
     hint_message,
@@ -360,7 +361,7 @@ def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
             stamp_ns=clock()[0], valid_ms=60000.0, notes=(EVIL, LONG * 3), model_id=EVIL, prompt_id=LONG
         )
         hint.info.cameras[0].name, hint.info.cameras[1].name = EVIL, LONG
-        hint.info.stage_names[0] = EVIL
+        hint.info.stage_names[0], hint.confidence, hint.probabilities[0] = EVIL, float('nan'), float('nan')
         board.hear('hint', hint)
         board.hear('log', log_line(EVIL))
         board.hear('diagnostics', diagnostics((f'{NODE}: camera {EVIL}', 2, EVIL), (f'{NODE}: {LONG}', 1, LONG)))
@@ -369,11 +370,34 @@ def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
         until(opened, lambda: len(opened.page.query_selector_all('#states details')) == 2, 'states')
         wide, window = opened.widths()
         assert wide <= window == PHONE
+        assert opened.text('#said') == 'stop, n/a' and opened.text('#shares').startswith('stopn/a')
         assert opened.page.title() == f'stprune: {NODE}, live'
         assert opened.page.evaluate('document.images.length') == 1
         assert EVIL in opened.text('#notes') and camera(opened, LONG)[0] == 'missing'
         assert opened.page.evaluate(FAINT) == []
         assert opened.complaints == []
+
+
+def test_what_is_said_of_a_picture_holds_for_the_one_that_is_seen(browser):
+    """Whatever comes after it and cannot be shown."""
+    board, clock = board_and_clock()
+    first, second, third = ({'stamp_ns': START_NS + number * 10**9} for number in range(1, 4))
+    with serving(board) as server:
+        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
+        board.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=60000.0))
+        board.hear('picture', picture_message(jpeg(), **first))
+        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000001.'), 'the first')
+        assert opened.page.get_attribute('#shown', 'class') == ''
+        board.hear('picture', picture_message(jpeg()[:30], **second))
+        until(opened, lambda: opened.page.get_attribute('#shown', 'class') == 'old', 'word that it is old')
+        assert opened.text('#pictured').startswith('Not current: the picture is of 1700000001.000000000 and came ')
+        assert opened.page.get_attribute('#picture', 'alt').endswith(' at 1700000001.000000000')
+        board.hear('picture', picture_message(jpeg(), **third))
+        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000003.'), 'the third')
+        board.hear('picture', picture_message(b'GIF89a'))
+        sentence = '6 bytes are no picture. Not current: the picture is of 1700000003.000000000 and came '
+        until(opened, lambda: opened.text('#pictured').startswith(sentence), 'the sentence')
+        assert opened.page.get_attribute('#shown', 'class') == 'old'
 
 
 def test_a_hidden_page_gives_its_connection_back_and_shows_no_hint(browser):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers.answers import make_answer
 from helpers.reports import report_in
 from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.commands.ask import WordsInTurn, answer_text
+from stprune_ros.commands.ask import WordsInTurn, answer_text, end_of
 from stprune_ros.core.types import Status
-from stprune_ros.inference.question import status_name
+from stprune_ros.inference.question import Question, Reply, status_name
+from stprune_ros.replay.ask import reply_summary
 from stprune_ros.resources import resource_path
+from stprune_ros.settings.settings import Settings
 
 CANDIDATES = ['--candidate', 'a car', '--candidate', 'a wall']
 
@@ -111,6 +115,17 @@ def test_options_of_recordings_are_refused_for_a_node(capsys, option, value):
     assert capsys.readouterr().err == f'stprune: {said}\n'
 
 
+def test_what_is_no_answer_has_neither_probabilities_nor_validity():
+    question = Question('which?', candidates=('a car', 'a wall'))
+    reply = Reply(Status.OK, '', 'a car', probabilities=(0.75, 0.25), answer=make_answer(stamp_ns=START_NS))
+    settings = Settings().changed({'output.valid_for_ms': 500.0})
+    found = reply_summary(reply, question, settings)
+    assert found['valid_until_ns'] == START_NS + 500_000_000
+    assert [one['probability'] for one in found['candidates']] == [0.75, 0.25]
+    nothing = reply_summary(replace(reply, status=Status.INVALID), question, settings)
+    assert (nothing['text'], nothing['candidates'], nothing['valid_until_ns']) == ('', [], START_NS)
+
+
 def test_a_node_that_is_not_there_is_named(capsys, monkeypatch):
     pytest.importorskip('rclpy')
     from stprune_ros.ros import ask_client
@@ -133,3 +148,28 @@ def test_a_terminal_shows_the_end_of_the_words_so_far(capsys, monkeypatch):
     assert capsys.readouterr().out == '\r\x1b[Kands left'
     words.end()
     assert capsys.readouterr().out == '\r\x1b[K'
+
+
+@pytest.mark.parametrize(
+    ('text', 'columns', 'end'),
+    [
+        ('a car', 5, 'a car'),
+        ('a car', 4, ' car'),
+        ('左边有车', 5, '有车'),
+        ('a 车', 4, 'a 车'),
+        ('a', 0, ''),
+        ('', 9, ''),
+    ],
+)
+def test_letters_of_east_asia_take_two_columns(text, columns, end):
+    assert end_of(text, columns) == end
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'), [('two words', '/two words'), ('', '/'), ('/a//b/', '/a//b'), ('a\udcff', '/a?')]
+)
+def test_a_name_that_no_node_can_have_is_refused(capsys, name, shown):
+    pytest.importorskip('rclpy')
+    assert main(['ask', 'what?', '--node', name]) == 1
+    sentence = f"no node can be called '{shown}': a full name is of letters, digits, _ and /, as in /car/stprune_node"
+    assert capsys.readouterr().err == f'stprune: {sentence}\n'

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from enum import IntEnum
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.answers import make_answer
@@ -189,6 +192,40 @@ def test_broken_or_old_summaries_are_named(tmp_path: Path, rig: CameraRig, text:
     with pytest.raises(BagError, match=re.escape(words)) as error:
         read_run(folder, 'A')
     assert str(folder / 'summary.json') in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('keep_ratio', math.nan),
+        ('keep_ratio', True),
+        ('keep_ratio', '0.1'),
+        ('model_id', None),
+        ('stage_ms', []),
+    ],
+)
+def test_summaries_that_say_something_else_are_named(tmp_path: Path, rig: CameraRig, key: str, value: Any):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig, **{key: value})
+    with pytest.raises(BagError) as error:
+        read_run(folder, 'A')
+    sentence = f"does not say '{key}': an older release wrote it; replay the bag again"
+    assert str(error.value) == f"'{folder / 'summary.json'}' {sentence}"
+
+
+def test_hints_of_another_release_are_named(tmp_path: Path, rig: CameraRig, monkeypatch: pytest.MonkeyPatch):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig)
+    monkeypatch.setattr('stprune_ros.replay.folders.CameraState', IntEnum('CameraState', {'OK': int(CameraState.OK)}))
+    with pytest.raises(BagError) as error:
+        read_run(folder, 'A')
+    assert str(error.value) == (
+        f"'{folder / 'results.mcap'}' is of another release, whose hints are not understood"
+        f' ({CameraState.FROZEN:d} is not a valid CameraState): replay the bag again'
+    )
+
+
+def test_names_of_a_summary_control_no_terminal(tmp_path: Path, rig: CameraRig):
+    folder = write_run(tmp_path / 'run', drive(STOP), rig, model_id='\x1b[2J', method='\u202e')
+    assert read_run(folder, 'A').label == 'A: run, ? at 0.1, ?[2J'
 
 
 def test_folders_of_different_bags_are_refused_in_one_sentence(tmp_path: Path, rig: CameraRig, capsys):

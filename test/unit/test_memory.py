@@ -193,7 +193,7 @@ def test_check_of_the_bundled_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     file = params(tmp_path / 'p.yaml', **{'cameras.names': ['a', 'b'], 'history.frames': 3, 'model.device': 'cpu'})
     assert main(['check', file, '--model', '--image', '320x192']) == 0
     out = capsys.readouterr().out
-    assert 'ringworld (qwen3_vl) on cpu: 2 views of 3 frames\n' in out
+    assert 'ringworld (qwen3_vl) on cpu: 2 views of 3 frames, images of 320x192 (--image)\n' in out
     assert '6 images of 60 tokens' in out
     size = sum(path.stat().st_size for path in Path(loading.resource_path(loading.BUNDLED_MODEL)).glob('*.safetensors'))
     held = float(out.split('weights')[1].split()[0])

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip('aiohttp', reason="aiohttp is not installed: the extra 'view'")
 
+from helpers.answers import make_answer
 from helpers.live_page import (
     NODE,
     START_NS,
@@ -31,8 +32,11 @@ from helpers.live_page import (
 from stprune_ros.arguments import port
 from stprune_ros.cli import main
 from stprune_ros.core.types import Status
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, plain
+from stprune_ros.io import messages
+from stprune_ros.io.bag_reader import message_store
 from stprune_ros.results import as_json
+from stprune_ros.settings.settings import Settings
 from stprune_ros.view import board as boards
 from stprune_ros.view import server as servers
 from stprune_ros.view.board import Board
@@ -111,6 +115,63 @@ def test_an_older_hint_does_not_replace_a_newer_one_but_time_may_go_back():
     assert board.update({})['hint']['confidence'] == 0.5
 
 
+def test_a_degraded_hint_stands_and_says_so():
+    board, _ = board_at()
+    board.hear('hint', hint_message(Status.DEGRADED))
+    now = board.update({})
+    assert (now['hint']['said'], now['hint']['status'], now['hint']['source']) == ('STOP', 'DEGRADED', 'NONE')
+    assert now['hint']['stamp'] == now['answer']['stamp'] == '1700000000.000000000'
+
+
+def test_what_an_answer_saw_and_took_stays_until_the_next_one():
+    """A heartbeat has no cameras, and takes none of it away."""
+    board, _ = board_at()
+    board.hear('hint', hint_message(model_trained=False, keep_ratio=0.25))
+    cost, answer = (board.update({})[name] for name in ('cost', 'answer'))
+    assert cost['cameras'] == [
+        {'name': 'front', 'state': 'OK', 'kept': 9, 'full': 60},
+        {'name': 'back', 'state': 'MISSING', 'kept': 0, 'full': 0},
+    ]
+    assert (cost['kept'], cost['full'], cost['latency_s']) == (9, 60, 0.25)
+    assert cost['stages'] == [['encode', 12.0], ['hint', 3.0]]
+    assert {name: answer[name] for name in ('model', 'trained', 'prompt', 'method', 'keep_ratio')} == {
+        'model': 'tiny',
+        'trained': False,
+        'prompt': 'driving-1',
+        'method': 'st_prune',
+        'keep_ratio': 0.25,
+    }
+    board.hear('hint', hint_message(Status.NO_HINT, views=()))
+    assert board.update({})['cost'] == cost and board.update({})['answer']['status'] == 'NO_HINT'
+
+
+def text_message(status: Status, truncated: bool = False) -> Any:
+    """A SceneDescription that is valid for a second."""
+    answer = make_answer(Status.OK, 'a car', status, truncated, stamp_ns=START_NS)
+    settings = Settings().changed({'output.valid_for_ms': 1000.0})
+    return messages.scene_description(answer, settings, messages.store_types(message_store()))
+
+
+@pytest.mark.parametrize('status', Status)
+def test_a_text_is_shown_where_there_is_one_and_stays(status: Status):
+    board, _ = board_at(START_NS + 400 * MS)
+    board.hear('text', text_message(Status.OK))
+    before = board.update({})['text']
+    assert (before['text'], before['cut']) == ('a car', False)
+    assert before['until'] - before['at'] == pytest.approx(0.6, abs=0.05)
+    board.hear('text', text_message(status, truncated=True))
+    has_text = status in (Status.OK, Status.DEGRADED, Status.TIMEOUT)
+    assert board.update({})['text']['cut'] == has_text
+    assert (board.update({})['text'] == before) == (not has_text)
+
+
+def test_a_text_of_an_unknown_age_is_not_current():
+    board, _ = board_at(START_NS, 'ROS time stands still')
+    board.hear('text', text_message(Status.OK))
+    text = board.update({})['text']
+    assert text['until'] - text['at'] == pytest.approx(0.0, abs=0.05)
+
+
 def test_a_reader_gets_each_part_once_and_readers_do_not_share():
     board, _ = board_at()
     board.hear('log', log_line('a'))
@@ -140,6 +201,15 @@ def test_only_the_nodes_own_log_and_diagnostics_are_shown():
     }
 
 
+@pytest.mark.parametrize(
+    ('level', 'name'), [(0, 'ok'), (1, 'warning'), (2, 'error'), (3, 'stale'), (4, 'level 4'), (255, 'level 255')]
+)
+def test_levels_of_diagnostics_have_names(level: int, name: str):
+    board, _ = board_at()
+    board.hear('diagnostics', diagnostics((f'{NODE}: model', level, 'a sentence')))
+    assert board.update({})['states']['states']['model']['level'] == name
+
+
 def test_what_is_held_of_hostile_messages_is_bounded_and_strict_json():
     board, _ = board_at()
     huge = 'x\x1b[2J' + 'y' * 10**6
@@ -163,16 +233,25 @@ def test_what_is_held_of_hostile_messages_is_bounded_and_strict_json():
     assert len(now['log']['lines']) == boards.LOG_LINES and now['log']['lines'][0]['level'] == 'level 77'
     assert len(now['states']['states']) == len(now['cost']['cameras']) == len(now['answer']['notes']) == 64
     assert now['picture']['problem'] == '8 bytes are no picture'
-    assert board.picture() == b''
+    assert board.picture(1) == b''
 
 
 def test_pictures_are_held_up_to_a_size():
     board, _ = board_at()
     board.hear('picture', picture_message(JPEG))
-    assert board.picture() == JPEG and board.update({})['picture']['number'] == 1
+    assert board.picture(1) == JPEG and board.update({})['picture']['number'] == 1
     board.hear('picture', picture_message(JPEG + bytes(boards.MAX_PICTURE)))
-    assert board.picture() == JPEG
     assert board.update({})['picture']['problem'] == f'{len(JPEG) + boards.MAX_PICTURE} bytes are no picture'
+    assert board.picture(1) == JPEG and board.picture(2) == b'' == board.picture(0)
+
+
+def test_each_picture_has_a_number_and_the_last_ones_stay():
+    board, _ = board_at()
+    for number in range(1, 7):
+        board.hear('picture', picture_message(JPEG + bytes([number]), START_NS + number))
+        told = board.update({})['picture']
+        assert (told['number'], told['stamp'][-1]) == (number, str(number))
+    assert [board.picture(number)[-1:] for number in range(8)] == [b'', b'', b'', b'\3', b'\4', b'\5', b'\6', b'']
 
 
 @pytest.mark.parametrize(
@@ -212,7 +291,7 @@ def ask(port: int, path: str, method: str = 'GET', host: str = '') -> tuple[int,
 def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
     board, _ = board_at()
     with serving(board) as server:
-        assert ask(server.port, '/picture.jpg')[0] == 404
+        assert ask(server.port, '/picture.jpg?1')[0] == 404
         board.hear('picture', picture_message(JPEG))
         for path, kind in (('/', 'text/html; charset=utf-8'), ('/picture.jpg?1', 'image/jpeg')):
             status, headers, body = ask(server.port, path)
@@ -231,6 +310,8 @@ def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
         for method in ('POST', 'PUT', 'DELETE'):
             assert ask(server.port, '/', method)[0] == 405
         assert ask(server.port, '/../pyproject.toml')[0] == 404
+        for query in ('', '?', '?0', '?2', '?-1', '?1.0', '?x', '?' + '9' * 5000):
+            assert ask(server.port, f'/picture.jpg{query}')[0] == 404
 
 
 def stream(port: int, receive_buffer: int = 0) -> socket.socket:
@@ -257,7 +338,7 @@ def test_a_browser_that_takes_nothing_delays_nobody_and_is_let_go(monkeypatch):
             while not ended.is_set():
                 received.extend(quick.recv(2**16))
 
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(target=read, daemon=True)  # a test that fails must end all the same
         reader.start()
         count, waits = 0, []
         end = time.monotonic() + 60
@@ -278,6 +359,19 @@ def test_a_browser_that_takes_nothing_delays_nobody_and_is_let_go(monkeypatch):
         slow.close()
         quick.close()
         wait_for(lambda: board.watchers == 0, 'end of both')
+
+
+def test_where_nothing_is_new_only_the_beat_is_sent():
+    board, _ = board_at()
+    with serving(board) as server:
+        connection = stream(server.port)
+        board.hear('log', log_line('the last news'))
+        received, end = b'', time.monotonic() + 2.0
+        while time.monotonic() < end:
+            received += connection.recv(2**16)
+        connection.close()
+    assert b'the last news' in received
+    assert 2 <= received.count(b'data: ') <= 2.0 / servers.BEAT_S + 4
 
 
 def test_it_stops_at_once_with_browsers_that_take_nothing():
@@ -301,8 +395,12 @@ def test_so_many_pages_and_no_more(monkeypatch):
     with serving(board) as server:
         held = [stream(server.port) for _ in range(2)]
         wait_for(lambda: board.watchers == 2, 'two watchers')
-        status, _, body = ask(server.port, '/events')
-        assert (status, body) == (503, b'2 pages are open already')
+        third = http.client.HTTPConnection('127.0.0.1', server.port, timeout=30)
+        third.request('GET', '/events')
+        answer = third.getresponse()
+        assert answer.status == 503  # a stream would have no end to read
+        assert answer.read() == b'2 pages are open already'
+        third.close()
         held.pop().close()
         wait_for(lambda: board.watchers == 1, 'one that is gone')
         held.pop().close()
@@ -316,10 +414,11 @@ def test_a_port_in_use_and_an_address_of_others_are_refused():
         assert str(caught.value) == (
             f"port {server.port} of '127.0.0.1' is in use; name another with --port, or 0 for any"
         )
-    with pytest.raises(SettingsError) as caught, serving(board, address='203.0.113.7'):
-        pass
-    assert str(caught.value).startswith("cannot listen on '203.0.113.7', port 0 (")
-    assert str(caught.value).endswith('); name an address of this machine')
+    for address in ('203.0.113.7', '127.0.0.1:80', 'a..b', 'x' * 300, 'a\udcff'):
+        with pytest.raises(SettingsError) as caught, serving(board, address=address):
+            pass
+        assert str(caught.value).startswith(f"cannot listen on '{plain(address)}', port 0 (")
+        assert str(caught.value).endswith('); name an address of this machine')
 
 
 def test_without_aiohttp_it_says_what_to_install(monkeypatch, capsys):
@@ -334,6 +433,13 @@ def test_the_command_line_is_read_without_aiohttp():
     program = "import sys; sys.modules['aiohttp'] = None; from stprune_ros.cli import main; main(['view', '--help'])"
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and '--address' in done.stdout
+
+
+def test_an_empty_address_is_not_taken_for_every_one(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(['view', '--address', ''])
+    assert ended.value.code == 2
+    assert 'it is empty; name an address of this machine, or 0.0.0.0 for all of them' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('text', ['-1', '65536', 'x'])

@@ -5,11 +5,11 @@ const LOST_S = 2, OLD_S = 3, AGES_S = 120, RETRY_MS = 1000;
 const element = (id) => document.getElementById(id);
 const words = (name) => name === 'NONE' ? 'no restriction' : name.toLowerCase().replaceAll('_', ' ');
 const shown = (value, unit, digits = 0) => value === null || value === undefined ? 'n/a' : value.toFixed(digits) + unit;
-const percent = (share) => Math.round(100 * (share ?? 0)) + ' %';
+const percent = (share) => shown((share ?? null) && 100 * share, ' %');
 const local = () => performance.now() / 1000;
 const opened = local();
 let state = {}, source = null, apart = Infinity, heard = null, fresh = true;
-let loading = false, pictured = 0, ages = [], wasOld = null;
+let loading = false, pictured = null, ages = [], wasOld = null;  // pictured: what is said of the picture that is seen
 
 const now = () => local() - apart;
 const isLost = () => heard === null || local() - heard > LOST_S;
@@ -44,7 +44,7 @@ function close() {
 }
 
 function receive(message) {
-  if (fresh) [state, apart, fresh] = [{}, Infinity, false];
+  if (fresh) [state, apart, fresh, pictured] = [{}, Infinity, false, pictured && {...pictured, number: 0}];
   apart = Math.min(apart, local() - message.now);
   heard = local();
   Object.assign(state, message);
@@ -74,9 +74,9 @@ function tick() {
   put('trouble', trouble);
   const answer = state.answer;
   put('status', answer ? `${words(answer.status)}, ${since(answer.at)} ago` : 'n/a');
-  const picture = state.picture, oldPicture = !hint || !picture || now() - picture.at > OLD_S;
+  const problem = state.picture?.problem, oldPicture = !hint || !pictured || problem || now() - pictured.at > OLD_S;
   element('shown').className = oldPicture ? 'old' : '';
-  put('pictured', !picture ? '' : picture.problem || `${oldPicture ? 'Not current: the' : 'The'} picture is of ${picture.stamp} and came ${since(picture.at)} ago.`);
+  put('pictured', [problem, pictured && `${oldPicture ? 'Not current: the' : 'The'} picture is of ${pictured.stamp} and came ${since(pictured.at)} ago.`].filter(Boolean).join('. '));
   const text = state.text, oldText = isLost() || !text || now() > text.until;
   element('text').className = oldText ? 'text soft' : 'text';
   put('written', text ? `${oldText ? 'Not current: written' : 'Written'} ${since(text.at)} ago.` : '');
@@ -161,17 +161,18 @@ function showLog(lines) {
     make('code', {}, line.stamp), ` ${line.level}: ${line.text}`)));
 }
 
-// One picture at a time: where they load slowly some are left out.
+// One picture at a time: where they load slowly some are left out. What cannot be shown leaves the last one, which gets old.
 function showPicture() {
-  const number = state.picture?.number ?? 0;
-  if (loading || !number || number === pictured) return;
+  const picture = state.picture, number = picture?.number;
+  if (loading || !number || number === pictured?.number) return;
   loading = true;
-  const next = make('img', {id: 'picture', alt: `the ring of cameras with its kept tokens at ${state.picture.stamp}`});
+  const next = make('img', {id: 'picture', alt: `the ring of cameras with its kept tokens at ${picture.stamp}`});
   next.onload = () => {
-    [loading, pictured] = [false, number];
+    [loading, pictured] = [false, picture];
     element('picture').replaceWith(next);
     element('shown').hidden = false;
     element('unpictured').hidden = true;
+    tick();
     showPicture();
   };
   next.onerror = () => { loading = false; };
