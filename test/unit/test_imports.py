@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('io', 'vlm'),
     ('inference', 'ringworld'),
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
-    ('init', 'view'),
+    ('init', 'view', 'fleet'),
     ('arguments', 'preflight'),
     ('demo', 'check'),
     ('commands',),
