@@ -163,7 +163,7 @@ class Pool:
         self._kind = ray.remote(_Actor).options(**options)
         self._given = (str(Path.cwd()), given.threads, version(), self._board)
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, Task]] = {}
+        self._busy: dict[Any, tuple[Any, int]] = {}
 
     @property
     def idle(self) -> int:
@@ -173,10 +173,10 @@ class Pool:
     def submit(self, number: int, task: Task) -> None:
         """Give a task with a number of its own to an idle worker."""
         actor = self._idle.pop() if self._idle else self._kind.remote(*self._given)
-        self._busy[actor.do.remote(number, task)] = (actor, task)
+        self._busy[actor.do.remote(number, task)] = (actor, number)
 
-    def wait(self, timeout_s: float) -> list[tuple[Task, Outcome | Died]]:
-        """What has been done or has died, or nothing after ``timeout_s``. Raises StpruneError if none can start."""
+    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
+        """What came of tasks by their numbers, nothing after ``timeout_s``. Raises StpruneError if none can start."""
         ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=timeout_s)
         return [self._collect(ref) for ref in ready]
 
@@ -190,17 +190,17 @@ class Pool:
         for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
             self._ray.kill(actor)
 
-    def _collect(self, ref: Any) -> tuple[Task, Outcome | Died]:
-        actor, task = self._busy.pop(ref)
+    def _collect(self, ref: Any) -> tuple[int, Outcome | Died]:
+        actor, number = self._busy.pop(ref)
         try:
             outcome: Outcome = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             if getattr(error, 'actor_init_failed', False):
                 raise StpruneError(f'no worker can start: {_cause(error)}') from None
             self._ray.kill(actor)
-            return task, Died(_cause(error))
+            return number, Died(_cause(error))
         self._idle.append(actor)
-        return task, outcome
+        return number, outcome
 
 
 def _cause(error: BaseException) -> str:

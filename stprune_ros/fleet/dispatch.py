@@ -13,7 +13,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.fleet.index import DONE, FAILED, MISSING, Entry
 from stprune_ros.fleet.ledger import Ledger, move
 from stprune_ros.fleet.split import Cut
-from stprune_ros.fleet.tasks import Broken, Died, JoinParts, Outcome, Pace, ReplayPart, ReplayRun, Split, Task
+from stprune_ros.fleet.tasks import Broken, Died, JoinParts, Outcome, Pace, ReplayPart, ReplayRun, RunTask, Split, Task
 from stprune_ros.replay.command import fault
 
 ATTEMPTS = 3  # of a task whose workers die
@@ -32,8 +32,8 @@ class Workers(Protocol):
         """Give a task with a number of its own to one of those."""
         ...
 
-    def wait(self, timeout_s: float) -> list[tuple[Task, Outcome | Died]]:
-        """What has been done or has died, or nothing after ``timeout_s``."""
+    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
+        """What came of tasks by their numbers, or nothing after ``timeout_s``."""
         ...
 
     def paces(self) -> Mapping[int, Pace]:
@@ -56,9 +56,8 @@ class _Job:
     """One task of a run, to be tried again where its worker dies; ``cut`` and ``key`` are those of a part."""
 
     entry: Entry
-    task: Task
+    task: RunTask
     deaths: int = 0
-    number: int = -1
     cut: Cut | None = None
     key: str = ''
 
@@ -78,7 +77,7 @@ class Dispatcher:
     def __init__(self, entries: Iterable[Entry], ledger: Ledger, workers: Workers, window_s: float) -> None:
         self._entries, self._ledger, self._workers, self._window_s = list(entries), ledger, workers, window_s
         self._queue = deque(_Job(entry, self._whole(entry)) for entry in self._entries if not ledger.is_done(entry.run))
-        self._running: dict[Path, _Job] = {}  # by the place that its task writes to
+        self._running: dict[int, _Job] = {}  # by the numbers of their tasks
         self._parts: dict[Path, _Parts] = {}  # by the folder of their run
         self._numbers = count()
         self._ticks = 0  # of tasks that are over
@@ -89,16 +88,16 @@ class Dispatcher:
             while self._queue and self._workers.idle:
                 self._start(self._queue.popleft())
             paces = self._workers.paces()
-            for task, outcome in self._workers.wait(WAIT_S):
-                job = self._running.pop(task.into)
-                self._ticks += paces.get(job.number, Pace()).ticks
+            for number, outcome in self._workers.wait(WAIT_S):
+                job = self._running.pop(number)
+                self._ticks += paces.get(number, Pace()).ticks
                 self._take(job, outcome)
             on_progress(self._progress(paces))
 
     def _start(self, job: _Job) -> None:
-        job.number, job.task = next(self._numbers), replace(job.task, into=self._ledger.new_place())
-        self._running[job.task.into] = job
-        self._workers.submit(job.number, job.task)
+        number, job.task = next(self._numbers), replace(job.task, into=self._ledger.new_place())
+        self._running[number] = job
+        self._workers.submit(number, job.task)
 
     def _take(self, job: _Job, outcome: Outcome | Died) -> None:
         place = job.task.into
@@ -143,7 +142,7 @@ class Dispatcher:
             self._ledger.discard_parts(parts.key)
         take_result(entry, self._ledger)
 
-    def _whole(self, entry: Entry) -> Task:
+    def _whole(self, entry: Entry) -> RunTask:
         return ReplayRun(entry.run, Path(), self._ledger.home(entry.run), self._window_s)
 
     def _split(self, entry: Entry, found: Split) -> None:
@@ -170,13 +169,16 @@ class Dispatcher:
 
     def _progress(self, paces: Mapping[int, Pace]) -> Progress:
         done = sum(entry.state != MISSING for entry in self._entries)
-        shares = {job.number: (job.entry, paces.get(job.number, Pace())) for job in self._running.values()}
-        moving = sum(pace.share * entry.run.drive.bytes / entry.parts for entry, pace in shares.values())
+        moving = ticks = 0.0
+        for number, job in self._running.items():
+            pace = paces.get(number, Pace())
+            moving += pace.share * job.entry.run.drive.bytes / job.entry.parts
+            ticks += pace.ticks
         for folder, parts in self._parts.items():
             entry = next(entry for entry in self._entries if entry.run.folder == folder)
             moving += entry.run.drive.bytes * (len(parts.cuts) - len(parts.open)) / len(parts.cuts)
-        ticks = self._ticks + sum(pace.ticks for _, pace in shares.values())
-        return Progress(done, len(self._entries), min(self.bytes_done + round(moving), self.bytes), ticks)
+        read = min(self.bytes_done + round(moving), self.bytes)
+        return Progress(done, len(self._entries), read, self._ticks + round(ticks))
 
     @property
     def bytes(self) -> int:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stprune_ros.fleet.plan import Run
 from stprune_ros.fleet.split import Cut
+from stprune_ros.settings.settings import Settings
+
+if TYPE_CHECKING:  # they import torch
+    from stprune_ros.evaluation.case import CaseSource
+    from stprune_ros.evaluation.fidelity import EvaluationPlan
+    from stprune_ros.evaluation.hits import SceneResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,18 @@ class JoinParts:
     home: Path
 
 
-Task = ReplayRun | ReplayPart | JoinParts
+@dataclass(frozen=True, slots=True)
+class AskScene:
+    """Evaluate one scene of a data set, as `SceneEvaluator` does."""
+
+    source: CaseSource
+    plan: EvaluationPlan
+    settings: Settings
+    scene: int
+
+
+RunTask = ReplayRun | ReplayPart | JoinParts
+Task = RunTask | AskScene
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,13 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of a scene."""
+
+    results: list[SceneResult]
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The task cannot be done, in one sentence: neither here nor elsewhere."""
 
@@ -71,7 +96,7 @@ class Died:
     reason: str
 
 
-Outcome = Done | Split | Broken
+Outcome = Done | Split | Asked | Broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from stprune_ros.errors import BagError, StpruneError, one_line
+from stprune_ros.evaluation.fidelity import SceneEvaluator
 from stprune_ros.fleet.index import write_rows
 from stprune_ros.fleet.ledger import rows_beside
 from stprune_ros.fleet.parts import RecordedTicks, write_part
 from stprune_ros.fleet.plan import Run
 from stprune_ros.fleet.split import cuts, seen_ticks, why_whole
-from stprune_ros.fleet.tasks import Broken, Done, JoinParts, Outcome, Pace, ReplayPart, ReplayRun, Split, Task
+from stprune_ros.fleet.tasks import (
+    Asked,
+    AskScene,
+    Broken,
+    Done,
+    JoinParts,
+    Outcome,
+    Pace,
+    ReplayPart,
+    ReplayRun,
+    Split,
+    Task,
+)
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
@@ -45,6 +58,7 @@ class Worker:
 
         torch.set_num_threads(threads)
         self._loaded: tuple[object, Backend, Prompt] | None = None
+        self._evaluator: tuple[object, SceneEvaluator] | None = None
 
     def do(self, task: Task, tell: Tell) -> Outcome:
         """Do a task; ``tell`` is called with its pace now and then. What fails for good comes back as a sentence."""
@@ -53,7 +67,9 @@ class Worker:
                 return self._replay(task, tell)
             if isinstance(task, ReplayPart):
                 return self._part(task, tell)
-            return self._join(task, tell)
+            if isinstance(task, JoinParts):
+                return self._join(task, tell)
+            return self._ask(task)
         except StpruneError as error:
             return Broken(' '.join(str(error).splitlines()))
         except OSError as error:
@@ -97,6 +113,12 @@ class Worker:
             write_replay(windows, ticks.tick, task.into, home=task.home, on_message=pace.step)
         write_rows(task.into, task.run, rows_beside(task.into))
         return Done()
+
+    def _ask(self, task: AskScene) -> Asked:
+        wanted = (task.source, task.plan, task.settings)
+        if self._evaluator is None or self._evaluator[0] != wanted:
+            self._evaluator = (wanted, SceneEvaluator(*wanted))
+        return Asked(self._evaluator[1].evaluate(task.scene))
 
     def _model(self, settings: Settings) -> tuple[Backend, Prompt]:
         """The model of these settings; it stays as long as the next settings ask for the same."""
