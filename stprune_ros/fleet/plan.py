@@ -80,7 +80,8 @@ def find_drives(given: Sequence[str]) -> list[Drive]:
                 f"'{plain(text)}' {what}: name bag folders, .mcap or .db3 files, a folder that holds some, or a pattern"
             )
         paths |= {bag.resolve(): bag for bag in found if bag.resolve() not in paths}
-    drives = [Drive(path, _folder_name(_stem(path)), _size(path)) for path in paths.values()]
+    apart = [path for place, path in paths.items() if place.parent not in paths]  # no file of a bag beside the bag
+    drives = [Drive(path, _folder_name(_stem(path)), _size(path)) for path in apart]
     by_name: dict[str, Drive] = {}
     for drive in drives:
         other = by_name.setdefault(drive.name, drive)
@@ -171,7 +172,9 @@ def _bags_at(path: Path) -> Iterator[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.resolve().name if path.is_dir() else path.stem
+    """What a bag is called where it was named; a folder that was named as . or .. by its own name."""
+    named = path.name if path.name not in ('', '..') else path.resolve().name
+    return named if path.is_dir() else path.stem
 
 
 def _size(path: Path) -> int:
