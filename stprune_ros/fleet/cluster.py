@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -57,7 +57,11 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[str]:
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     cpus = len(os.sched_getaffinity(0)) if workers is None else workers * threads
-    with _on(address) if address else _local(max(cpus, threads)) as dashboard:
+    with (
+        _on(address) if address else _local(max(cpus, threads)) as dashboard,
+        Path(os.devnull).open('w') as nowhere,
+        redirect_stdout(nowhere),  # Ray prints there that a worker died, which is counted here
+    ):
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their places
         yield dashboard
@@ -159,8 +163,8 @@ class Pool:
         options: dict[str, Any] = {'num_cpus': given.threads, 'num_gpus': given.gpus, 'max_restarts': 0}
         if given.memory:
             options['memory'] = given.memory
-        self._board = ray.remote(_Board).options(num_cpus=0).remote()
-        self._kind = ray.remote(_Actor).options(**options)
+        self._board = ray.remote(FleetBoard).options(num_cpus=0).remote()
+        self._kind = ray.remote(FleetWorker).options(**options)
         self._given = (str(Path.cwd()), given.threads, version(), self._board)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int]] = {}
@@ -210,7 +214,7 @@ def _cause(error: BaseException) -> str:
     return plain((causes or lines or [type(error).__name__])[-1], 300)
 
 
-class _Board:
+class FleetBoard:
     """Where workers say how far they are."""
 
     def __init__(self) -> None:
@@ -223,7 +227,7 @@ class _Board:
         return self._paces
 
 
-class _Actor:
+class FleetWorker:
     """A worker in a process of its own, on any machine of the cluster."""
 
     def __init__(self, folder: str, threads: int, wanted: str, board: Any) -> None:
