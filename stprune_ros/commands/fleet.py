@@ -41,6 +41,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help='bags of more than twice this length are split into parts of about this length, with the same results; 0:'
         ' never; default: 600',
     )
+    command.add_argument(
+        '--patience',
+        type=at_least_0,
+        default=1800.0,
+        metavar='SECONDS',
+        help='a worker that gets no further for so long is replaced; 0: never; default: %(default)g',
+    )
     add_cluster(command)
     command.add_argument(
         '--num-gpus',
@@ -89,5 +96,6 @@ def run(options: argparse.Namespace, show: Show) -> int:
         gpus=options.num_gpus,
         memory=options.per_task_memory,
         window_s=options.window,
+        patience_s=options.patience,
     )
     return command.run(drives, settings, given, show)

@@ -168,6 +168,7 @@ class Pool:
         self._given = (str(Path.cwd()), given.threads, version(), self._board)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, int]] = {}
+        self._ended: dict[int, str] = {}
 
     @property
     def idle(self) -> int:
@@ -185,9 +186,16 @@ class Pool:
         return [self._collect(ref) for ref in ready]
 
     def paces(self) -> dict[int, Pace]:
-        """How far the tasks are that have said it, by their numbers."""
+        """How far the tasks are that a worker has begun, by their numbers."""
         found: dict[int, Pace] = self._ray.get(self._board.read.remote())
         return found
+
+    def end(self, number: int, why: str) -> None:
+        """End the worker of a task, which then has died: of ``why``."""
+        self._ended[number] = why
+        for actor, other in self._busy.values():
+            if other == number:
+                self._ray.kill(actor)
 
     def close(self) -> None:
         """End every worker, whatever it does."""
@@ -202,7 +210,12 @@ class Pool:
             if getattr(error, 'actor_init_failed', False):
                 raise StpruneError(f'no worker can start: {_cause(error)}') from None
             self._ray.kill(actor)
-            return number, Died(_cause(error))
+            return number, Died(
+                self._ended.pop(
+                    number,
+                )
+                or _cause(error)
+            )
         self._idle.append(actor)
         return number, outcome
 
@@ -238,4 +251,5 @@ class FleetWorker:
         self._worker, self._board = Worker(folder, threads), board
 
     def do(self, number: int, task: Task) -> Outcome:
+        self._board.tell.remote(number, Pace())
         return self._worker.do(task, lambda pace: self._board.tell.remote(number, pace))

@@ -41,6 +41,7 @@ class FleetOptions:
     gpus: float | None
     memory: int
     window_s: float | None
+    patience_s: float
 
 
 def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOptions, show: Show) -> int:
@@ -135,7 +136,7 @@ def _run_missing(entries: Sequence[Entry], ledger: Ledger, settings: Sequence[Se
         given = resources(options.workers, options.threads, options.gpus, options.memory, uses_gpu)
         _say(f'up to {given.workers} workers' + (f"; Ray's dashboard is at {dashboard}" if dashboard else ''))
         pool = stack.enter_context(closing(Pool(given)))
-        dispatcher = Dispatcher(entries, ledger, pool, window_s)
+        dispatcher = Dispatcher(entries, ledger, pool, window_s, options.patience_s)
         with _bar(dispatcher.bytes, dispatcher.bytes_done) as advance:
             dispatcher.run(advance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -37,7 +38,11 @@ class Workers(Protocol):
         ...
 
     def paces(self) -> Mapping[int, Pace]:
-        """How far tasks are, by their numbers."""
+        """How far tasks are that a worker has begun, by their numbers."""
+        ...
+
+    def end(self, number: int, why: str) -> None:
+        """End the worker of a task, which then has died."""
         ...
 
 
@@ -74,7 +79,12 @@ class _Parts:
 class Dispatcher:
     """Runs every entry that is not done, and writes into it what came of it."""
 
-    def __init__(self, entries: Iterable[Entry], ledger: Ledger, workers: Workers, window_s: float) -> None:
+    def __init__(
+        self, entries: Iterable[Entry], ledger: Ledger, workers: Workers, window_s: float, patience_s: float
+    ) -> None:
+        """``patience_s`` is how long a worker may get no further before it is ended, 0: for ever."""
+        self._patience_s = patience_s
+        self._moved: dict[int, tuple[Pace, float]] = {}  # how far a task was when it got further last, and when
         self._entries, self._ledger, self._workers, self._window_s = list(entries), ledger, workers, window_s
         self._queue = deque(_Job(entry, self._whole(entry)) for entry in self._entries if not ledger.is_done(entry.run))
         self._running: dict[int, _Job] = {}  # by the numbers of their tasks
@@ -92,7 +102,20 @@ class Dispatcher:
                 job = self._running.pop(number)
                 self._ticks += paces.get(number, Pace()).ticks
                 self._take(job, outcome)
+            self._end_stalled(paces)
             on_progress(self._progress(paces))
+
+    def _end_stalled(self, paces: Mapping[int, Pace]) -> None:
+        now = time.monotonic()
+        self._moved = {
+            number: self._moved[number]
+            if self._moved.get(number, (None,))[0] == paces[number]
+            else (paces[number], now)
+            for number in self._running.keys() & paces.keys()
+        }
+        for number, (_, since) in self._moved.items():
+            if 0 < self._patience_s < now - since:
+                self._workers.end(number, f'nothing came of it for {self._patience_s:g} s, and its worker was ended')
 
     def _start(self, job: _Job) -> None:
         number, job.task = next(self._numbers), replace(job.task, into=self._ledger.new_place())

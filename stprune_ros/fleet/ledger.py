@@ -174,7 +174,5 @@ def _summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise BagError(
-            f"'{folder}' is no output folder of a replay: its summary.json cannot be read; remove the folder"
-        )
+        raise BagError(f"'{folder}' is no output folder of a replay, its summary.json cannot be read: remove it")
     return found
