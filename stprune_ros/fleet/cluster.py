@@ -8,12 +8,13 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from stprune_ros.errors import StpruneError, one_line, plain
@@ -21,9 +22,9 @@ from stprune_ros.fleet.tasks import Died, Outcome, Pace, Task
 from stprune_ros.resources import version
 
 ANSWER_S = 9.0  # how long a cluster may take to answer
+TRIAL = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 STORE_BYTES = 100 * 2**20  # of a local Ray's object store: files carry what is large
 LOCAL = {
-    'RAY_USAGE_STATS_ENABLED': '0',
     # Away from Linux Ray keeps to the loopback interface; this makes it do so here, too. With the token below nobody
     # but its own processes may ask it to run anything.
     'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER': '0',
@@ -57,6 +58,7 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[str]:
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     cpus = len(os.sched_getaffinity(0)) if workers is None else workers * threads
+    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     with (
         _on(address) if address else _local(max(cpus, threads)) as dashboard,
         Path(os.devnull).open('w') as nowhere,
@@ -94,41 +96,37 @@ def _local(cpus: int) -> Iterator[str]:
 
 @contextmanager
 def _on(address: str) -> Iterator[str]:
-    os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     import ray
 
-    _require_listener(address)
-    found: list[Any] = []
-
-    def connect() -> None:
-        try:
-            found.append(ray.init(address=address, log_to_driver=False, logging_level='ERROR'))
-        except Exception as error:
-            found.append(error)
-
-    thread = Thread(target=connect, daemon=True)  # it may wait for ever for what is no Ray
-    thread.start()
-    thread.join(ANSWER_S)
-    if not found or isinstance(found[0], Exception):
-        why = one_line(found[0]) if found else f'no answer within {ANSWER_S:g} s'
+    why = _no_listener(address) or _no_cluster(address)
+    if why:
         raise StpruneError(f"no Ray cluster answers at '{plain(address)}' ({why}): check --address, or omit it")
     try:
-        yield found[0].dashboard_url or ''
+        yield ray.init(address=address, log_to_driver=False, logging_level='ERROR').dashboard_url or ''
     finally:
         ray.shutdown()
 
 
-def _require_listener(address: str) -> None:
-    """Raise StpruneError where nothing listens at host:port, which Ray itself would try for minutes."""
+def _no_listener(address: str) -> str:
+    """Why nothing listens at host:port, which Ray itself would try for long; '' where something does."""
     host, colon, port = address.rpartition('://')[2].rpartition(':')
     if not colon or not port.isdecimal():
-        return
+        return ''
     try:
         socket.create_connection((host.strip('[]'), int(port)), ANSWER_S / 3).close()
     except (OSError, OverflowError) as error:
-        raise StpruneError(
-            f"no Ray cluster answers at '{plain(address)}' ({one_line(error)}): check --address, or omit it"
-        ) from None
+        return one_line(error)
+    return ''
+
+
+def _no_cluster(address: str) -> str:
+    """Why Ray cannot connect, '' where it can; tried in a process of its own, for it may wait for ever."""
+    try:
+        done = subprocess.run([sys.executable, '-c', TRIAL, address], capture_output=True, text=True, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return f'no answer within {ANSWER_S:g} s'
+    lines = done.stderr.strip().splitlines() or ['it ended without a word']
+    return plain(lines[-1].rpartition('Error: ')[2], 200) if done.returncode else ''
 
 
 def resources(workers: int | None, threads: int, gpus: float | None, memory: int, uses_gpu: bool) -> Resources:

@@ -13,10 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stprune_ros.errors import BagError, Interrupted, SettingsError
+from stprune_ros.errors import BagError, Interrupted, SettingsError, StpruneError
 from stprune_ros.fleet.cluster import Pool, connected, require_ray, resources
 from stprune_ros.fleet.dispatch import Dispatcher, Progress, take_result
-from stprune_ros.fleet.index import FAILED, Entry, content, hints_in, join_rows, write_rows
+from stprune_ros.fleet.index import FAILED, MISSING, Entry, content, hints_in, join_rows, write_rows
 from stprune_ros.fleet.ledger import REPORTS, Ledger, locked
 from stprune_ros.fleet.page import fleet_page
 from stprune_ros.fleet.plan import Drive, Run, Setting, runs_of
@@ -59,18 +59,21 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
         for one in runs:
             if ledger.is_done(one):
                 take_result(entries[one], ledger)
-        stopped: KeyboardInterrupt | None = None
+        stopped_by: BaseException | None = None
         try:
-            order = [entries[one] for one in runs_of(drives, settings)]
             if any(not ledger.is_done(one) for one in runs):
-                _run_missing(order, ledger, settings, options)
-        except KeyboardInterrupt as stop:
-            stopped = stop
+                _run_missing([entries[one] for one in runs_of(drives, settings)], ledger, settings, options)
+        except (KeyboardInterrupt, StpruneError) as error:
+            stopped_by = error
         finally:
             ledger.discard_work()
-            found = _write_index(list(entries.values()), ledger)
+        if isinstance(stopped_by, StpruneError) and all(entry.state == MISSING for entry in entries.values()):
+            raise stopped_by
+        found = _write_index(list(entries.values()), ledger)
     result = {'files': [options.output / name for name in REPORTS], 'fleet': found}
-    if stopped is not None:
+    if isinstance(stopped_by, StpruneError):
+        raise stopped_by
+    if stopped_by is not None:
         raise Interrupted(
             f'interrupted after {found["done"]} of {found["runs"]} replays: they are in'
             f" '{options.output / 'fleet.html'}', and the same command with --resume goes on",

@@ -43,42 +43,18 @@ def write_rows(folder: Path, run: Run, target: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    schema = pyarrow.schema(
-        [
-            *((name, pyarrow.string()) for name in ('bag', 'setting')),
-            ('stamp_ns', pyarrow.int64()),
-            *((name, pyarrow.string()) for name in ('hint', 'status')),
-            ('confidence', pyarrow.float32()),
-            *((_probability(behavior), pyarrow.float32()) for behavior in _candidates()),
-            ('truth', pyarrow.string()),
-            ('method', pyarrow.string()),
-            ('keep_ratio', pyarrow.float32()),
-            *((name, pyarrow.uint32()) for name in ('tokens_full', 'tokens_kept', 'tokens_text')),
-            ('stage_ms', pyarrow.map_(pyarrow.string(), pyarrow.float32())),
-            *((name, pyarrow.float64()) for name in ('up_to_hint_ms', 'tick_ms')),
-            ('cameras', pyarrow.map_(pyarrow.string(), pyarrow.string())),
-            ('notes', pyarrow.list_(pyarrow.string())),
-            ('description', pyarrow.string()),
-            *((name, pyarrow.string()) for name in ('model_id', 'model_revision')),
-        ]
-    )
     target.parent.mkdir(parents=True, exist_ok=True)
     with replaced_at_once(target) as part:
-        parquet.write_table(pyarrow.Table.from_pylist(list(_rows(folder, run)), schema), part)
+        parquet.write_table(pyarrow.Table.from_pylist(list(_rows(folder, run)), _schema()), part)
 
 
 def join_rows(sources: Iterable[Path], target: Path) -> None:
     """Put the rows of all runs into one Parquet file, run by run."""
     from pyarrow import parquet
 
-    with replaced_at_once(target) as part:
-        writer = None
+    with replaced_at_once(target) as part, parquet.ParquetWriter(part, _schema()) as writer:
         for source in sources:
-            table = parquet.read_table(source)
-            writer = writer or parquet.ParquetWriter(part, table.schema)
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+            writer.write_table(parquet.read_table(source))
 
 
 def hints_in(rows: Path) -> dict[int, str]:
@@ -236,6 +212,29 @@ def _rows(folder: Path, run: Run) -> Iterable[dict[str, Any]]:
             'model_id': info.model_id,
             'model_revision': info.model_revision,
         }
+
+
+def _schema() -> Any:
+    """Names and types of the columns."""
+    import pyarrow
+
+    text, number = pyarrow.string(), pyarrow.float32()
+    columns = {
+        **dict.fromkeys(('bag', 'setting'), text),
+        'stamp_ns': pyarrow.int64(),
+        **dict.fromkeys(('hint', 'status'), text),
+        'confidence': number,
+        **dict.fromkeys(map(_probability, _candidates()), number),
+        **dict.fromkeys(('truth', 'method'), text),
+        'keep_ratio': number,
+        **dict.fromkeys(('tokens_full', 'tokens_kept', 'tokens_text'), pyarrow.uint32()),
+        'stage_ms': pyarrow.map_(text, number),
+        **dict.fromkeys(('up_to_hint_ms', 'tick_ms'), pyarrow.float64()),
+        'cameras': pyarrow.map_(text, text),
+        'notes': pyarrow.list_(text),
+        **dict.fromkeys(('description', 'model_id', 'model_revision'), text),
+    }
+    return pyarrow.schema(list(columns.items()))
 
 
 def _number(message: Any) -> float | None:

@@ -147,7 +147,7 @@ def test_the_page_opens_and_leads_to_the_reports(killed):
             links = page.eval_on_selector_all('section.bag a', 'all => all.map((one) => one.getAttribute("href"))')
             assert len(links) == 2 * len(TICKS) and all((output / unquote(link)).is_file() for link in links)
         page.click('section.bag a')
-        assert 'stprune replay' in page.title()
+        assert page.title().endswith('/bags/middle')
 
 
 def test_an_interrupted_fleet_goes_on_where_it_was(garage: Path, tmp_path: Path):
@@ -228,4 +228,4 @@ def test_an_address_that_does_not_answer_is_refused_within_ten_seconds(garage: P
     assert code == 1
     assert f"no Ray cluster answers at '127.0.0.1:{port}'" in errors and errors.count('\n') <= 2
     assert time.monotonic() - begun < 20
-    assert not list((tmp_path / 'out').glob('*/*'))
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.fleet']
