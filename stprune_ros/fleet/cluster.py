@@ -60,9 +60,9 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[str]:
     cpus = len(os.sched_getaffinity(0)) if workers is None else workers * threads
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     with (
-        _on(address) if address else _local(max(cpus, threads)) as dashboard,
         Path(os.devnull).open('w') as nowhere,
         redirect_stdout(nowhere),  # Ray prints there that a worker died, which is counted here
+        _on(address) if address else _local(max(cpus, threads)) as dashboard,
     ):
         for number, handler in handlers.items():
             signal.signal(number, handler)  # Ray puts its own in their places
@@ -208,12 +208,7 @@ class Pool:
             if getattr(error, 'actor_init_failed', False):
                 raise StpruneError(f'no worker can start: {_cause(error)}') from None
             self._ray.kill(actor)
-            return number, Died(
-                self._ended.pop(
-                    number,
-                )
-                or _cause(error)
-            )
+            return number, Died(self._ended.pop(number, '') or _cause(error))
         self._idle.append(actor)
         return number, outcome
 
