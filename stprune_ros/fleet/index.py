@@ -88,11 +88,11 @@ def content(entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any
 
 
 def badness(found: Mapping[str, Any]) -> tuple[float, ...]:
-    """What to look at first: what failed, then errors, hints that are not valid, wrong hints, flips, what is slow."""
+    """What to look at first: what failed, then errors, hints that are not valid, wrong ones, flips, what is slow."""
     ticks = max(1, found['ticks'])
     truth, flips = found['truth'], found['flips']
     return (
-        {FAILED: 2, MISSING: 1, DONE: 0}[found['state']],
+        {FAILED: 1, DONE: 0, MISSING: -1}[found['state']],
         found['errors'] / ticks,
         found['not_valid'] / ticks,
         truth['misses'] / truth['known'] if truth else 0.0,

@@ -61,12 +61,12 @@ def entry(bag: str, ratio: str, said: str, **more: Any) -> Entry:
 
 
 def test_flips_are_counted_against_the_first_setting_of_the_same_bag():
-    found = content([entry('a', '0.1', 'SSNN'), entry('a', '0.2', 'SNNx'), entry('b', '0.1', 'N')], FACTS)
+    found = content([entry('a', '0.1', 'SSNNN'), entry('a', '0.2', 'SNNNx'), entry('b', '0.1', 'N')], FACTS)
     runs = {(run['bag'], run['values']['pruning.keep_ratio']): run for bag in found['bags'] for run in bag['runs']}
     assert runs['a', '0.1']['flips'] is None and runs['b', '0.1']['flips'] is None
-    assert runs['a', '0.2']['flips'] == {'ticks': 2, 'common': 4}
+    assert runs['a', '0.2']['flips'] == {'ticks': 2, 'common': 5}
     assert runs['a', '0.2']['not_valid'] == 1
-    assert [one['flips'] for one in found['settings']] == [None, {'ticks': 2, 'common': 4}]
+    assert [one['flips'] for one in found['settings']] == [None, {'ticks': 2, 'common': 5}]
 
 
 def test_flips_are_of_ticks_that_both_have():
@@ -91,7 +91,7 @@ def test_what_is_counted_adds_up():
     entries = [entry('a', '0.1', 'S'), Entry(run_of('b'), FAILED, 'no bag', deaths=3), Entry(run_of('c'))]
     found = content(entries, FACTS)
     assert [found[key] for key in ('runs', 'done', 'failed', 'missing', 'ticks', 'deaths')] == [3, 1, 1, 1, 1, 3]
-    assert [bag['bag'] for bag in found['bags']] == ['b', 'c', 'a']
+    assert [bag['bag'] for bag in found['bags']] == ['b', 'a', 'c']
     assert found['bags'][0]['runs'][0]['sentence'] == 'no bag' and found['bags'][0]['runs'][0]['folder'] == ''
 
 
@@ -102,12 +102,13 @@ def test_the_worst_bags_come_first():
         entry('wrong', '0.1', 'SSSS', truth={'known': 4, 'hits': 1, 'misses': 3}),
         entry('invalid', '0.1', 'SxSS'),
         entry('errors', '0.1', 'SSSS', errors=1),
+        Entry(run_of('missing')),
         Entry(run_of('failed'), FAILED, 'no'),
         entry('flips', '0.1', 'SSSS'),
         entry('flips', '0.2', 'SSNN'),
     ]
     order = [bag['bag'] for bag in content(entries, FACTS)['bags']]
-    assert order == ['failed', 'errors', 'invalid', 'wrong', 'flips', 'slow', 'good']
+    assert order == ['failed', 'errors', 'invalid', 'wrong', 'flips', 'slow', 'good', 'missing']
 
 
 @given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 50))
