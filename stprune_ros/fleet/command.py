@@ -56,9 +56,11 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
         ledger = Ledger(options.output, runs, models)
         ledger.require_own(options.resume)
         entries = {one: Entry(one) for one in runs}
+        earlier = ledger.earlier()
         for one in runs:
             if ledger.is_done(one):
                 take_result(entries[one], ledger)
+                entries[one].deaths, entries[one].parts = earlier.get(one.folder.as_posix(), (0, 1))
         stopped_by: BaseException | None = None
         try:
             if any(not ledger.is_done(one) for one in runs):

@@ -106,6 +106,18 @@ class Ledger:
         """Remove all that was being written."""
         shutil.rmtree(self._work, ignore_errors=True)
 
+    def earlier(self) -> dict[str, tuple[int, int]]:
+        """What only an earlier fleet.json says of a folder: how many workers died of it, and in how many parts it was.
+
+        Nothing where there is none that can be read.
+        """
+        try:
+            found = json.loads(read_text(self.output / 'fleet.json', MAX_BYTES))
+            runs = [run for bag in found['bags'] for run in bag['runs']]
+            return {str(run['folder']): (int(run['deaths']), int(run['parts'])) for run in runs}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
     def strangers(self) -> list[str]:
         """Folders of bags and settings that are none of these runs, relative to the output."""
         own = {run.folder for run in self._runs}

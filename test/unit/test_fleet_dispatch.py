@@ -322,6 +322,15 @@ def test_one_fleet_holds_a_folder(tmp_path: Path):
         pass
 
 
+def test_deaths_of_earlier_fleets_are_remembered(ledger: Ledger, runs: list[Run]):
+    assert ledger.earlier() == {}
+    (ledger.output / 'fleet.json').write_text('{"bags": [{"runs": [{"folder": "a/b", "deaths": 2, "parts": 3}]}]}')
+    assert ledger.earlier() == {'a/b': (2, 3)}
+    for broken in ('{', '[]', '{"bags": [{"runs": [{"folder": "a/b"}]}]}'):
+        (ledger.output / 'fleet.json').write_text(broken)
+        assert ledger.earlier() == {}
+
+
 def test_what_belongs_to_no_run_is_named(ledger: Ledger, runs: list[Run]):
     dispatch(ledger, runs[:1], Script(1, write))
     (ledger.output / 'gone' / 'base').mkdir(parents=True)
