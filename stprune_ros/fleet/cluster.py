@@ -21,7 +21,7 @@ from stprune_ros.errors import StpruneError, one_line, plain
 from stprune_ros.fleet.tasks import Died, Outcome, Pace, Task
 from stprune_ros.resources import version
 
-ANSWER_S = 9.0  # how long a cluster may take to answer
+LISTEN_S, ANSWER_S = 1.5, 8.0  # how long an address, and the cluster at it, may take to answer
 TRIAL = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 STORE_BYTES = 100 * 2**20  # of a local Ray's object store: files carry what is large
 LOCAL = {
@@ -113,7 +113,7 @@ def _no_listener(address: str) -> str:
     if not colon or not port.isdecimal():
         return ''
     try:
-        socket.create_connection((host.strip('[]'), int(port)), ANSWER_S / 3).close()
+        socket.create_connection((host.strip('[]'), int(port)), LISTEN_S).close()
     except (OSError, OverflowError) as error:
         return one_line(error)
     return ''
