@@ -149,14 +149,14 @@ def _run_missing(entries: Sequence[Entry], ledger: Ledger, settings: Sequence[Se
 @contextmanager
 def _bar(total: int, done: int) -> Iterator[Callable[[Progress], None]]:
     """A bar over the bytes of all bags, with replays, ticks, their rate and the time left; nothing in a log."""
-    form = '{percentage:3.0f}%|{bar}| {postfix}[{elapsed}<{remaining}]'
+    form = '{percentage:3.0f}%|{bar}| {desc}[{elapsed}<{remaining}]'
     started = time.monotonic()
     with tqdm(total=total, initial=done, bar_format=form, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
 
         def advance(progress: Progress) -> None:
             rate = progress.ticks / (time.monotonic() - started)
             text = f'{progress.runs}/{progress.of} replays, {progress.ticks} ticks, {rate:.1f} ticks/s '
-            bar.set_postfix_str(text, refresh=False)
+            bar.set_description_str(text, refresh=False)
             bar.update(progress.bytes - bar.n)
 
         yield advance

@@ -90,7 +90,7 @@ class Dispatcher:
         self._running: dict[int, _Job] = {}  # by the numbers of their tasks
         self._parts: dict[Path, _Parts] = {}  # by the folder of their run
         self._numbers = count()
-        self._ticks = 0  # of tasks that are over
+        self._ticks = 0  # inferred in tasks that are over
 
     def run(self, on_progress: Callable[[Progress], object]) -> None:
         """Do all there is to do; ``on_progress`` is called now and then."""
@@ -99,9 +99,7 @@ class Dispatcher:
                 self._start(self._queue.popleft())
             paces = self._workers.paces()
             for number, outcome in self._workers.wait(WAIT_S):
-                job = self._running.pop(number)
-                self._ticks += paces.get(number, Pace()).ticks
-                self._take(job, outcome)
+                self._take(self._running.pop(number), outcome)
             self._end_stalled(paces)
             on_progress(self._progress(paces))
 
@@ -135,6 +133,7 @@ class Dispatcher:
             self._split(job.entry, outcome)
         elif job.cut is not None:
             move(place, self._ledger.part(job.key, job.cut))
+            self._ticks += job.cut.ticks
             self._part_done(job.entry, job.cut)
         else:
             self._publish(job)
@@ -164,6 +163,8 @@ class Dispatcher:
         if parts is not None:
             self._ledger.discard_parts(parts.key)
         take_result(entry, self._ledger)
+        if parts is None and entry.summary is not None:
+            self._ticks += int(entry.summary['ticks'])
 
     def _whole(self, entry: Entry) -> RunTask:
         return ReplayRun(entry.run, Path(), self._ledger.home(entry.run), self._window_s)

@@ -143,7 +143,7 @@ def test_every_run_is_done_and_moved_in(ledger: Ledger, runs: list[Run]):
     assert len({task.into for task in workers.given}) == 4  # type: ignore[union-attr]
     assert all(ledger.is_done(run) and ledger.rows(run).read_text() == 'rows' for run in runs)
     assert [(one.runs, one.of) for one in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert seen[-1] == Progress(4, 4, 220, 8)
+    assert seen[-1] == Progress(4, 4, 220, 12)
     assert [one.bytes for one in seen] == sorted(one.bytes for one in seen)
 
 
@@ -209,6 +209,7 @@ def test_a_long_bag_is_put_together_from_its_parts(ledger: Ledger, runs: list[Ru
     assert [(entry.state, entry.parts, entry.deaths) for entry in entries] == [(DONE, 2, 1), (DONE, 1, 0)]
     assert not ledger.part('key', CUTS[0]).exists()
     assert max(one.bytes for one in seen) == 200
+    assert seen[-1].ticks == 5 + 4 + 3
 
 
 def test_parts_that_are_there_are_not_inferred_again(ledger: Ledger, runs: list[Run]):
