@@ -10,6 +10,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -27,10 +28,14 @@ from helpers.tiny_models import make_tiny_model
 from pyarrow import parquet
 
 from stprune_ros.cli import main
+from stprune_ros.commands.evaluate import UNTOUCHED
+from stprune_ros.evaluation.fidelity import EvaluationPlan, SceneEvaluator, evaluate_methods
+from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.replay.replay import replay
 from stprune_ros.settings.parameter_file import load_settings
+from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
 RATIOS = ('0.1', '0.3')
@@ -199,15 +204,20 @@ def test_an_interrupted_fleet_goes_on_where_it_was_on_a_cluster(garage: Path, ra
 
 def test_an_evaluation_on_a_cluster_gives_the_answers_of_one_process(ray_cluster, tmp_path: Path):
     address, environment = ray_cluster
-    given = ('--methods', 'uniform', '--keep', '0.1', '--scenes', '2')
-    tables = []
-    for name, more in (('here', ('--workers', '1')), ('there', ('--workers', '2', '--address', address))):
-        output = tmp_path / name / 'found.json'
-        output.parent.mkdir()
-        code, _, errors = Command('eval', '--output', output, *given, *more, **environment).end()
-        assert code == 0, errors
-        tables.append(json.loads(output.read_text()))
-    assert tables[0] == tables[1]
+    given = ('--methods', 'uniform,random', '--keep', '0.1', '--scenes', '3', '--seeds', '2', '--workers', '2')
+    for name in ('here', 'there'):
+        (tmp_path / name).mkdir()
+    there, here = tmp_path / 'there' / 'found.json', tmp_path / 'here' / 'found.json'
+    code, _, errors = Command('eval', '--output', there, *given, '--address', address, **environment).end()
+    assert code == 0, errors
+
+    @contextmanager
+    def one_by_one(source: Any, plan: Any, settings: Settings, scenes: Any) -> Iterator[Any]:
+        yield map(SceneEvaluator(source, plan, settings).evaluate, scenes)
+
+    plan, source = EvaluationPlan(('uniform', 'random'), (0.1,), 2), RingworldCases(3, UNTOUCHED)
+    found = evaluate_methods(source, plan, Settings(), 1, here, evaluating=one_by_one)
+    assert json.loads(there.read_text())['tables'] == [json.loads(json.dumps(found))]
     hits = [next((tmp_path / name).glob('*.hits.npz')).read_bytes() for name in ('here', 'there')]
     assert hits[0] == hits[1]
 
