@@ -77,7 +77,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, for model and weights')
     command.add_argument('--workers', type=count, metavar='N', help='default: one for each core')
-    command.add_argument('--address', metavar='A', help='evaluate scenes on a Ray cluster that runs, see `stprune fleet`')
+    command.add_argument('--address', metavar='A', help='evaluate scenes on a running Ray cluster, see `stprune fleet`')
 
 
 def run(options: argparse.Namespace, show: Show) -> int:

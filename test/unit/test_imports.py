@@ -56,7 +56,6 @@ ROS = {
 ALONE = {
     'rclpy': ('ros/',),
     'ray': ('fleet/cluster.py',),
-    'pyarrow': ('fleet/index.py',),
     'cv_bridge': ('io/images.py',),
     'rosbags': ('io/', 'ringworld/recording.py'),
     'mcap': ('io/',),
@@ -66,7 +65,7 @@ ALONE = {
     'aiohttp': ('view/server.py',),
     'jinja2': ('replay/page.py', 'vlm/hf/'),
     'numba': ('pruning/greedy_numba.py',),
-    'pyarrow': ('evaluation/datasets/lingoqa.py',),
+    'pyarrow': ('evaluation/datasets/lingoqa.py', 'fleet/index.py'),
     'sacrebleu': ('evaluation/datasets/text_metrics.py',),
     'rouge_score': ('evaluation/datasets/text_metrics.py',),
     'nltk': ('evaluation/datasets/text_metrics.py',),
