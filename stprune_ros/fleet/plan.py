@@ -127,9 +127,9 @@ def _parse(sweep: str) -> tuple[str, list[tuple[str, object]]]:
     return found.name, values
 
 
-def _between_commas(text: str) -> Iterator[str]:
+def _between_commas(text: str) -> list[str]:
     """The parts between commas that stand in no brackets."""
-    return iter(re.findall(r'(?:[^,\[]|\[[^\]]*\]?)+|(?<=,)(?=,|$)', text) if text else [''])
+    return re.findall(r'(?:[^,\[]|\[[^\]]*\]?)+|(?<=,)(?=,|$)', text) or ['']
 
 
 def _value(parameter: Parameter, text: str) -> object:

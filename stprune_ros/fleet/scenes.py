@@ -13,7 +13,7 @@ from stprune_ros.evaluation.fidelity import Evaluating, EvaluationPlan
 from stprune_ros.evaluation.hits import SceneResult
 from stprune_ros.fleet.cluster import Pool, connected, resources
 from stprune_ros.fleet.dispatch import ATTEMPTS, WAIT_S, Workers
-from stprune_ros.fleet.tasks import Asked, AskScene, Died
+from stprune_ros.fleet.tasks import Asked, AskScene, Broken, Died
 from stprune_ros.settings.settings import Settings
 
 
@@ -52,8 +52,9 @@ def asked_in_order(workers: Workers, tasks: Sequence[AskScene]) -> Iterator[list
                     done[asked.scene] = outcome.results
                     continue
                 deaths[asked.scene] += 1
-                if not isinstance(outcome, Died):
-                    raise StpruneError(f'scene {asked.scene} cannot be evaluated: {getattr(outcome, "sentence", "")}')
+                if isinstance(outcome, Broken):
+                    raise StpruneError(f'scene {asked.scene} cannot be evaluated: {outcome.sentence}')
+                assert isinstance(outcome, Died)
                 if deaths[asked.scene] == ATTEMPTS:
                     raise StpruneError(f'{ATTEMPTS} workers in a row died of scene {asked.scene}: {outcome.reason}')
                 queue.appendleft(asked)
