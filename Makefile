@@ -32,7 +32,7 @@ venv: $(STAMP)
 
 $(STAMP): $(BUILD_INPUTS)
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,bitsandbytes,torchao,datasets,test]'
+	$(PIP) install --quiet -c constraints.txt -e '.[ros,llama,bitsandbytes,torchao,datasets,fleet,test]'
 	touch $@
 
 lint: $(STAMP)

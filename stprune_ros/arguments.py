@@ -39,6 +39,14 @@ def count(text: str) -> int:
     return value
 
 
+def at_least_0(text: str) -> float:
+    """A finite number of at least 0."""
+    value = float(text)
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f'{text} is not a number of at least 0')
+    return value
+
+
 def port(text: str) -> int:
     """A port of TCP, 0 for any that is free."""
     value = int(text)

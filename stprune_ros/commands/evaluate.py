@@ -21,7 +21,7 @@ KEEPS, DATASET_KEEPS = (0.5, 0.25, 0.1, 0.05, 0.02), (0.1,)
 DATASETS = ('drivelm', 'lingoqa', 'nuinstruct')
 DATASET_PROMPT = 'config/prompts/questions.yaml'
 # Options of one of the two.
-OF_RINGWORLD = ('scenes', 'first_seed', 'world', 'workers')
+OF_RINGWORLD = ('scenes', 'first_seed', 'world', 'workers', 'address')
 OF_DATASETS = ('data', 'limit', 'frames', 'judge')
 
 
@@ -77,6 +77,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, for model and weights')
     command.add_argument('--workers', type=count, metavar='N', help='default: one for each core')
+    command.add_argument('--address', metavar='A', help='evaluate scenes on a running Ray cluster, see `stprune fleet`')
 
 
 def run(options: argparse.Namespace, show: Show) -> int:
@@ -85,6 +86,10 @@ def run(options: argparse.Namespace, show: Show) -> int:
     values = with_host(load_settings(options.params), options.host)
     if options.engine is not None:
         values = values.changed({'model.engine': options.engine})
+    if options.address is not None:
+        from stprune_ros.fleet.cluster import require_ray
+
+        require_ray()
     if values.prompt.calibration:
         say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
         values = values.changed({'prompt.calibration': ''})
@@ -109,8 +114,13 @@ def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) ->
     plan = fidelity.EvaluationPlan(methods, options.keep or KEEPS, options.seeds or 3)
     default, world = name_of(values.pruning), options.world or 'ringworld'
     source = RingworldCases(options.scenes or 500, options.first_seed or UNTOUCHED, world)
+    evaluating = None
+    if options.address is not None:
+        from stprune_ros.fleet.scenes import on_ray
+
+        evaluating = on_ray(options.address, options.workers)
     workers = options.workers or os.cpu_count() or 1
-    found = fidelity.evaluate_methods(source, plan, values, workers, options.output, options.resume, say)
+    found = fidelity.evaluate_methods(source, plan, values, workers, options.output, options.resume, say, evaluating)
     write_json(options.output, fidelity.add_table(options.output, default, found))
     plot = fidelity.beside(options.output, found['host'], world, '.png')
     fidelity.write_plot(found, default, plot)

@@ -9,7 +9,8 @@ import json
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,6 +67,12 @@ class EvaluationPlan:
                 if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
                         yield Trial(method, keep, seed)
+
+
+# Where scenes are evaluated: the results of each of the scenes, in their order, within the context.
+Evaluating = Callable[
+    [CaseSource, EvaluationPlan, Settings, Sequence[int]], AbstractContextManager[Iterable[list[SceneResult]]]
+]
 
 
 class SceneEvaluator:
@@ -147,10 +154,11 @@ def evaluate_methods(
     output: Path,
     resume: bool = False,
     say: Say = say_nothing,
+    evaluating: Evaluating | None = None,
 ) -> dict[str, Any]:
     """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
-    hits = ask_all(source, plan, settings, backend, workers, output, resume)
+    hits = ask_all(source, plan, settings, backend, workers, output, resume, evaluating)
     gauged = source.scene_ids[:GAUGED_SCENES]
     return {**summarize(hits), 'things': measure_things(source, gauged, plan.methods, backend, settings)}
 
@@ -163,8 +171,11 @@ def ask_all(
     workers: int,
     output: Path,
     resume: bool = False,
+    evaluating: Evaluating | None = None,
 ) -> Hits:
     """Ask every question under every trial, in workers that each load the model of ``backend`` anew.
+
+    They are processes of this machine unless ``evaluating`` says otherwise.
 
     The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` scenes that the file
     has are not asked again.
@@ -188,8 +199,7 @@ def ask_all(
     open_scenes = [scene for scene in source.scene_ids if scene not in hits.results]
     saved = time.monotonic()
     try:
-        with get_context('spawn').Pool(workers, _start_worker, (source, plan, settings)) as pool:
-            scenes = pool.imap(SceneEvaluator.run, open_scenes)
+        with (evaluating or in_processes(workers))(source, plan, settings, open_scenes) as scenes:
             for scene, results in zip(open_scenes, tqdm(scenes, total=len(open_scenes), unit='scene', disable=None)):
                 hits.add(scene, results)
                 if time.monotonic() - saved > SAVE_SECONDS:
@@ -199,6 +209,19 @@ def ask_all(
         raise _interruption(hits, hits_file, len(source.scene_ids)) from None
     hits.save(hits_file)
     return hits
+
+
+def in_processes(workers: int) -> Evaluating:
+    """Workers that are processes of this machine."""
+
+    @contextmanager
+    def evaluating(
+        source: CaseSource, plan: EvaluationPlan, settings: Settings, scenes: Sequence[int]
+    ) -> Iterator[Iterable[list[SceneResult]]]:
+        with get_context('spawn').Pool(workers, _start_worker, (source, plan, settings)) as pool:
+            yield pool.imap(SceneEvaluator.run, scenes)
+
+    return evaluating
 
 
 def _start_worker(source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:

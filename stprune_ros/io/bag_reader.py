@@ -120,6 +120,12 @@ class Bag:
             self.close()
             raise
 
+    @property
+    def duration_ns(self) -> int:
+        """Time from the first message to the last, as the files say; 0 where one is too damaged to tell."""
+        spans = [] if self._salvages else [(reader.start_time, reader.end_time) for reader in self._readers]
+        return int(max(end for _, end in spans) - min(start for start, _ in spans)) if spans else 0
+
     def messages(self, topics: Collection[str] = ()) -> Iterator[Record]:
         """Yield the messages of ``topics`` (default: all topics) in the order of recording.
 
@@ -356,8 +362,7 @@ class Bag:
 
 
 def _latched(connection: Connection) -> bool:
-    profiles = getattr(connection.ext, 'offered_qos_profiles', [])
-    return any(profile.durability.name == 'TRANSIENT_LOCAL' for profile in profiles)
+    return any(one.durability.name == 'TRANSIENT_LOCAL' for one in getattr(connection.ext, 'offered_qos_profiles', []))
 
 
 def _form(connection: Connection) -> str:

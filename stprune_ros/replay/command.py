@@ -52,21 +52,25 @@ def run(path: Path, output: Path, settings: Settings, show: Show, span: Span = E
                 show(summary_text(stop.result, output), found(stop.result, output))
                 raise
     show(summary_text(summary, output), found(summary, output))
-    if not summary['ticks'] and summary['span'] and summary['span']['nearest_ns'] is not None:
-        nearest = stamp_text(summary['span']['nearest_ns'])
-        raise BagError(f"bag '{path}' has no tick {span}; the nearest one is at {nearest}: change --from or --until")
-    if not summary['ticks']:
-        raise BagError(f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}")
-    if set(summary['status']) <= NOTHING_INFERRED:
-        raise BagError(
-            f"nothing could be inferred in any of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
-        )
-    failed = summary['status'].get(Status.ERROR.name, 0)
-    if 2 * failed > summary['ticks']:
-        raise BagError(
-            f"inference failed in {failed} of the {summary['ticks']} ticks of bag '{path}': {_why_nothing(summary)}"
-        )
+    sentence = fault(summary, path, span)
+    if sentence:
+        raise BagError(sentence)
     return 0
+
+
+def fault(summary: Mapping[str, Any], path: Path, span: Span = EVERYTHING) -> str:
+    """Why a replay of the bag at ``path`` is none to go by, '' where it is one."""
+    ticks, failed = summary['ticks'], summary['status'].get(Status.ERROR.name, 0)
+    if not ticks and summary['span'] and summary['span']['nearest_ns'] is not None:
+        nearest = stamp_text(summary['span']['nearest_ns'])
+        return f"bag '{path}' has no tick {span}; the nearest one is at {nearest}: change --from or --until"
+    if not ticks:
+        return f"bag '{path}' gave no frame set to run on: {_why_no_tick(summary)}"
+    if set(summary['status']) <= NOTHING_INFERRED:
+        return f"nothing could be inferred in any of the {ticks} ticks of bag '{path}': {_why_nothing(summary)}"
+    if 2 * failed > ticks:
+        return f"inference failed in {failed} of the {ticks} ticks of bag '{path}': {_why_nothing(summary)}"
+    return ''
 
 
 def found(summary: Mapping[str, Any], output: Path) -> dict[str, Any]:

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from stprune_ros.core.types import Answer, CameraFrame, CameraState, Status, ViewReport, Window
-from stprune_ros.errors import Interrupted, StpruneError, one_line
-from stprune_ros.inference.features import left_out
-from stprune_ros.inference.pipeline import Pipeline
-from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.io import drawing, images
+from stprune_ros.core.types import Answer, Window
+from stprune_ros.errors import Interrupted
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.io.ground_truth import NO_TRUTH, GroundTruth
@@ -28,10 +21,13 @@ from stprune_ros.replay.records import TickRecord
 from stprune_ros.replay.report import report_page
 from stprune_ros.replay.results import ResultsFile
 from stprune_ros.replay.summary import ReplayStatistics
+from stprune_ros.replay.ticks import Inference, Tick, views_of
 from stprune_ros.replay.versions import versions
 from stprune_ros.results import write_json
 from stprune_ros.vlm.backend import Backend
 from stprune_ros.vlm.prompt import Prompt
+
+Infer = Callable[[Window], Tick]  # what one window comes to; windows come in order
 
 
 def replay(
@@ -41,22 +37,42 @@ def replay(
     output: Path,
     span: Span = EVERYTHING,
     *,
+    home: Path | None = None,
     say: Callable[[str], object] = lambda sentence: None,
     on_message: Callable[[], object] = lambda: None,
     on_answer: Callable[[Answer], object] = lambda answer: None,
 ) -> dict[str, Any]:
     """Replay a bag, or a ``span`` of it, into the folder ``output``; loads and prints nothing.
 
-    Writes results.mcap, summary.json, report.html, and the parameters as replay.param.yaml. ``say`` gets each new
-    sentence about what went wrong, ``on_message`` is called after each message of the bag, ``on_answer`` with the
-    answer of each tick.
+    See `write_replay` for what it writes, and for the rest.
+    """
+    infer = Inference(windows, backend, prompt).tick
+    return write_replay(windows, infer, output, span, home=home, say=say, on_message=on_message, on_answer=on_answer)
+
+
+def write_replay(
+    windows: BagWindows,
+    infer: Infer,
+    output: Path,
+    span: Span = EVERYTHING,
+    *,
+    home: Path | None = None,
+    say: Callable[[str], object] = lambda sentence: None,
+    on_message: Callable[[], object] = lambda: None,
+    on_answer: Callable[[Answer], object] = lambda answer: None,
+) -> dict[str, Any]:
+    """Write what ``infer`` makes of each window of a bag, or of a ``span`` of it, into the folder ``output``.
+
+    Writes results.mcap, summary.json, report.html, and the parameters as replay.param.yaml. ``home`` is where whoever
+    calls will move the folder to. ``say`` gets each new sentence about what went wrong, ``on_message`` is called after
+    each message of the bag, ``on_answer`` with the answer of each tick.
     Returns the content of summary.json. Where it is interrupted the exception goes on to the caller after everything
     so far has been written: as Interrupted, with that content, where somebody asked it to stop.
     """
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     (output / PARAMETER_FILE).write_text(parameter_text(windows.settings), encoding='utf-8')
-    run = _Replay(windows, backend, prompt, span, say, on_answer)
+    run = _Replay(windows, infer, span, say, on_answer)
     stopped_by: BaseException | None = None
     try:
         run.run(output / 'results.mcap', on_message)
@@ -67,7 +83,7 @@ def replay(
     wall_s = round(time.monotonic() - started, 3)
     summary['times'] = {'wall_s': wall_s, 'ticks_per_s': run.statistics.ticks_per_s}
     write_json(output / 'summary.json', summary)
-    page = report_page(summary, run.records, run.album, windows.rig, Moments(windows.bag.path, output))
+    page = report_page(summary, run.records, run.album, windows.rig, Moments(windows.bag.path, home or output))
     (output / 'report.html').write_text(page, encoding='utf-8')
     if isinstance(stopped_by, KeyboardInterrupt):
         raise Interrupted(
@@ -79,13 +95,12 @@ def replay(
 
 
 class _Replay:
-    """One pass over a bag: pipeline, writers and counters."""
+    """One pass over a bag: inference, writers and counters."""
 
     def __init__(
         self,
         windows: BagWindows,
-        backend: Backend,
-        prompt: Prompt,
+        infer: Infer,
         span: Span,
         say: Callable[[str], object],
         on_answer: Callable[[Answer], object],
@@ -93,10 +108,8 @@ class _Replay:
         self.statistics = ReplayStatistics()
         self.records: list[TickRecord] = []
         self.album = Album()
-        self._windows, self._span = windows, span
+        self._windows, self._infer, self._span = windows, infer, span
         self._settings = windows.settings
-        self._pipeline = Pipeline(windows.settings, backend, windows.rig, prompt, self._decode)
-        self._provenance = provenance_of(windows.settings, backend.info, prompt)
         self._truth = GroundTruth.beside(windows.bag.path)
         self._say = say
         self._on_answer = on_answer
@@ -135,39 +148,22 @@ class _Replay:
         }
 
     def _tick(self, window: Window, file: ResultsFile) -> None:
-        hinted: list[Answer] = []
-        described: list[Answer] = []
-        try:
-            answer = self._pipeline.run(window, on_hint=hinted.append, on_text=described.append, with_images=True)
-            answer = self._pipeline.explained(answer)
-        except (StpruneError, RuntimeError) as error:  # torch raises RuntimeError, out of memory included
-            self._pipeline.free()
-            note = f'inference failed: {one_line(error)}'
-            answer = Answer.without_result(Status.ERROR, window, self._provenance, notes=[note])
-            described = [answer] if self._settings.inference.describe else []
-            self._error(note, answer.stamp_ns)
+        tick = self._infer(window)
+        answer = tick.answer
+        for sentence, stamp_ns in tick.errors:
+            self._error(sentence, stamp_ns)
         for note in answer.notes:
             self._note(note, answer.stamp_ns)
-        views = answer.views or tuple(ViewReport(camera, CameraState.UNKNOWN) for camera in window.current.cameras)
-        overlaps = drawing.overlap_columns(self._windows.rig, views)
-        picture = drawing.encode_jpeg(drawing.ring_picture(replace(answer, views=views), overlaps))
-        file.write(hinted[0] if hinted else answer, described, answer, views, picture)
-        for each in described:
+        file.write(tick.hinted, tick.described, answer, views_of(answer, window), tick.picture)
+        for each in tick.described:
             self.statistics.add_description(each.description)
         truth = self._truth.at(answer.stamp_ns) if self._truth else NO_TRUTH
         self.statistics.add(answer, truth.behavior)
         ego = window.current.ego
         record = TickRecord.from_answer(answer, ego.speed if ego else None, truth)
         self.records.append(record)
-        self.album.add(record, picture)
+        self.album.add(record, tick.picture)
         self._on_answer(answer.without_images())
-
-    def _decode(self, frame: CameraFrame, limits: images.DecodeLimits) -> tuple[np.ndarray, int]:
-        try:
-            return images.decode_for_model(frame, limits)
-        except StpruneError as error:
-            self._error(left_out(frame, error), frame.stamp_ns)  # as the answer's note will say
-            raise
 
     def _say_what_the_bag_said(self, stamp_ns: int) -> None:
         errors, self._windows.errors = self._windows.errors, []

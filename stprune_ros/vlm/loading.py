@@ -165,17 +165,40 @@ def require_calibration(settings: Settings, say: Say = say_nothing) -> None:
     calibration = load_calibration(settings)
     if calibration is None:
         return
-    path, model = model_path(settings), settings.model
-    prompt = Prompt.load(settings.prompt.file or prompt_file(path, model.revision))
+    prompt = Prompt.load(settings.prompt.file or prompt_file(model_path(settings), settings.model.revision))
     calibration.require_prompt(prompt.id, prompt.behaviors)
+    calibration.require_model(*_model_id(settings, say))
+
+
+class ModelIdentity(NamedTuple):
+    """What tells a model with its prompt from others, as summary.json names it."""
+
+    model_id: str
+    model_revision: str
+    prompt_id: str
+    hint_calibration_id: str
+
+
+def model_identity(settings: Settings, say: Say = say_nothing) -> ModelIdentity:
+    """What `load_model` would load. Reads weights for their digest, unless that is known; ``say`` as there.
+
+    Imports no torch. Raises ModelError where there is no such model.
+    """
+    prompt = Prompt.load(settings.prompt.file or prompt_file(model_path(settings), settings.model.revision))
+    calibration = load_calibration(settings, prompt)
+    return ModelIdentity(*_model_id(settings, say), prompt.id, calibration.id if calibration is not None else '')
+
+
+def _model_id(settings: Settings, say: Say) -> tuple[str, str]:
+    """Name and revision of the model."""
+    path, model = model_path(settings), settings.model
     if model.engine == 'llama.cpp':
         from stprune_ros.vlm.llama_cpp.pairing import revision_of
 
         folder = locate_model(path, model.revision, model.allow_download)
-        calibration.require_model(folder.model_id, revision_of(folder.weights, model.gguf, say))
-        return
+        return folder.model_id, revision_of(folder.weights, model.gguf, say)
     folder = find_model(path, model.revision, model.allow_download, say)
-    calibration.require_model(folder.model_id, folder.revision)
+    return folder.model_id, folder.revision
 
 
 class MemoryCheck(NamedTuple):

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('io', 'vlm'),
     ('inference', 'ringworld'),
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
-    ('init', 'view'),
+    ('init', 'view', 'fleet'),
     ('arguments', 'preflight'),
     ('demo', 'check'),
     ('commands',),
@@ -55,6 +55,7 @@ ROS = {
 # Who alone may import a package: rooms or files, as prefixes of their paths.
 ALONE = {
     'rclpy': ('ros/',),
+    'ray': ('fleet/cluster.py',),
     'cv_bridge': ('io/images.py',),
     'rosbags': ('io/', 'ringworld/recording.py'),
     'mcap': ('io/',),
@@ -64,14 +65,14 @@ ALONE = {
     'aiohttp': ('view/server.py',),
     'jinja2': ('replay/page.py', 'vlm/hf/'),
     'numba': ('pruning/greedy_numba.py',),
-    'pyarrow': ('evaluation/datasets/lingoqa.py',),
+    'pyarrow': ('evaluation/datasets/lingoqa.py', 'fleet/index.py'),
     'sacrebleu': ('evaluation/datasets/text_metrics.py',),
     'rouge_score': ('evaluation/datasets/text_metrics.py',),
     'nltk': ('evaluation/datasets/text_metrics.py',),
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
-        *('evaluation/', 'bench/', 'calibrate/fit.py'),
+        *('evaluation/', 'bench/', 'calibrate/fit.py', 'fleet/worker.py'),
     ),
 }
 TORCH_FREE = (
@@ -214,6 +215,7 @@ def test_no_file_is_too_long():
         ('stprune_ros.io.bag_windows', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.replay.replay', 'rclpy,transformers,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.check', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
+        ('stprune_ros.fleet.command', 'rclpy,transformers,torch,ray,pyarrow,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.vlm.loading', 'rclpy,transformers,torch,cv2,stprune_ros.msg'),
         ('stprune_ros.replay.command', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),
         ('stprune_ros.calibrate.command', 'rclpy,transformers,torch,sensor_msgs,stprune_ros.msg'),

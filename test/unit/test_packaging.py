@@ -39,7 +39,7 @@ FROM_PYPI = {'mcap', 'numba', 'rosbags', 'torch', 'transformers'}
 # Brought along by transformers, torch and mcap.
 WITH_THOSE = {'lz4', 'zstandard', 'huggingface_hub', 'safetensors', 'tokenizers', 'triton'}
 OPTIONAL = {
-    *('aiohttp', 'bitsandbytes', 'cv_bridge', 'gguf', 'shtab', 'torchao'),
+    *('aiohttp', 'bitsandbytes', 'cv_bridge', 'gguf', 'ray', 'shtab', 'torchao'),
     *('nltk', 'pyarrow', 'rouge_score', 'sacrebleu'),
 }
 

@@ -1,0 +1,1 @@
+"""Many replays at once: bags times settings on Ray, one folder each, and an index of them all."""

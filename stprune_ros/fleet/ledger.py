@@ -1,0 +1,190 @@
+"""The output folder of a fleet: what is there already, what is written beside and moved in, and whose it is.
+
+Only the process that holds the lock moves anything into place, and what a worker writes has a name that no other worker
+is given: nothing that bears its final name is ever half written, or written by two.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from stprune_ros.bounded_yaml import read_text
+from stprune_ros.errors import BagError, SettingsError, StpruneError, shown
+from stprune_ros.fleet.plan import Run
+from stprune_ros.fleet.split import Cut
+from stprune_ros.io.bag_identity import bag_identity
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.replay.moment import plain_values
+from stprune_ros.vlm.loading import ModelIdentity
+
+OWN = '.fleet'  # folder of what is no result: lock, rows, parts, and what is being written
+REPORTS = ('fleet.json', 'fleet.html', 'fleet.parquet')
+MAX_BYTES = 2**26  # of summary.json
+
+
+class Ledger:
+    """The results of ``runs`` in the folder ``output``; ``models`` has the model of each setting by its name.
+
+    Use within `locked`.
+    """
+
+    def __init__(self, output: Path, runs: Sequence[Run], models: Mapping[str, ModelIdentity]) -> None:
+        self.output = output
+        self._runs, self._models = runs, models
+        self._numbers = count()
+
+    def require_own(self, resume: bool) -> None:
+        """Raise StpruneError where the folder holds something else than results of these runs, or is not resumed."""
+        there = sorted(path.name for path in self.output.iterdir() if path.name != OWN)
+        if there and not resume:
+            raise StpruneError(
+                f"'{self.output}' is not empty ('{there[0]}'): add --resume to run what an earlier fleet left, or name"
+                ' another --output'
+            )
+        for run in self._runs:
+            if self.home(run).exists():
+                self._require_same(run)
+        self.discard_work()  # of a fleet that was killed
+
+    def home(self, run: Run) -> Path:
+        """The folder of a run."""
+        return self.output / run.folder
+
+    def is_done(self, run: Run) -> bool:
+        """Whether the folder of a run is there."""
+        return self.home(run).exists()
+
+    def summary(self, run: Run) -> dict[str, Any]:
+        """The content of summary.json of a run that is done. Raises BagError where it is not readable."""
+        return _summary(self.home(run))
+
+    def rows(self, run: Run) -> Path:
+        """The file with the rows of a run."""
+        return self.output / OWN / 'rows' / run.folder.with_name(f'{run.folder.name}.parquet')
+
+    def part(self, key: str, cut: Cut) -> Path:
+        """The file with the ticks of a part."""
+        return self.output / OWN / 'parts' / key / f'{cut.from_ns}-{cut.until_ns}.jsonl'
+
+    def new_place(self) -> Path:
+        """A place for a worker to write to, which nobody else is given."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        return self._work / str(next(self._numbers))
+
+    def publish(self, run: Run, place: Path) -> None:
+        """Move the folder of a run to where it belongs, and its rows.
+
+        Raises BagError where it is not what was asked for: a worker elsewhere may find another model.
+        """
+        sentence = self._difference(run, _summary(place), None)
+        if sentence:
+            raise BagError(f'what a worker replayed is not what was asked for: {sentence}')
+        move(rows_beside(place), self.rows(run))
+        move(place, self.home(run))
+
+    def discard(self, place: Path) -> None:
+        """Remove what a worker wrote that is not wanted."""
+        for path in (place, rows_beside(place)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def discard_parts(self, key: str) -> None:
+        """Remove the parts of a run that is done."""
+        shutil.rmtree(self.output / OWN / 'parts' / key, ignore_errors=True)
+
+    def discard_work(self) -> None:
+        """Remove all that was being written."""
+        shutil.rmtree(self._work, ignore_errors=True)
+
+    def earlier(self) -> dict[str, tuple[int, int]]:
+        """What only an earlier fleet.json says of a folder: how many workers died of it, and in how many parts it was.
+
+        Nothing where there is none that can be read.
+        """
+        try:
+            found = json.loads(read_text(self.output / 'fleet.json', MAX_BYTES))
+            runs = [run for bag in found['bags'] for run in bag['runs']]
+            return {str(run['folder']): (int(run['deaths']), int(run['parts'])) for run in runs}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def strangers(self) -> list[str]:
+        """Folders of bags and settings that are none of these runs, relative to the output."""
+        own = {run.folder for run in self._runs}
+        found = [path.parent.relative_to(self.output) for path in self.output.glob('*/*/summary.json')]
+        return sorted(str(folder) for folder in found if folder not in own)
+
+    @property
+    def _work(self) -> Path:
+        return self.output / OWN / 'work'
+
+    def _require_same(self, run: Run) -> None:
+        summary = self.summary(run)
+        with Bag(run.drive.path) as bag:
+            windows = BagWindows(bag, run.setting.settings)
+            identity = bag_identity(bag, windows.topics.images)
+        sentence = self._difference(run, summary, identity)
+        if sentence:
+            raise SettingsError(
+                f"'{self.home(run)}' holds the results of another run: {sentence}; name another --output, or remove it"
+            )
+
+    def _difference(self, run: Run, summary: Mapping[str, Any], bag_id: str | None) -> str:
+        """How a replay differs from a run, naming both sides, '' where it does not."""
+        wanted = {f"'{name}'": value for name, value in plain_values(run.setting.settings).items()}
+        wanted |= dict(self._models[run.setting.name]._asdict()) if summary.get('model_id') else {}
+        wanted |= {'interrupted': False, 'span': None} | ({'bag_id': bag_id} if bag_id is not None else {})
+        found = {f"'{name}'": value for name, value in summary.get('parameters', {}).items()} | {
+            name: summary.get(name) for name in wanted if not name.startswith("'")
+        }
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                return f'there {name} is {shown(found.get(name))}, here it is {shown(value)}'
+        return ''
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Hold the folder for one fleet; makes it. Raises StpruneError while another fleet does."""
+    own = output / OWN
+    own.mkdir(parents=True, exist_ok=True)
+    with (own / 'lock').open('w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StpruneError(
+                f"another fleet is writing to '{output}': wait for its end, or name another --output"
+            ) from None
+        yield
+
+
+def rows_beside(place: Path) -> Path:
+    """The file for the rows of a run that is written to ``place``."""
+    return place.with_name(f'{place.name}.parquet')
+
+
+def move(source: Path, target: Path) -> None:
+    """Move in one step."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    file = folder / 'summary.json'
+    try:
+        found = json.loads(read_text(file, MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BagError(f"'{folder}' is no output folder of a replay, its summary.json cannot be read: remove it")
+    return found

@@ -1,0 +1,130 @@
+"""What `stprune fleet` refuses before anything runs: one sentence, exit code 1, nothing written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.small_bags import drive, write_bag
+
+from stprune_ros.cli import main
+from stprune_ros.errors import StpruneError
+from stprune_ros.fleet import cluster, command
+from stprune_ros.fleet.cluster import require_ray
+from stprune_ros.fleet.command import FleetOptions, summary_text
+from stprune_ros.fleet.index import DONE, Entry, content
+from stprune_ros.fleet.plan import Drive, Run, Setting, settings_of
+from stprune_ros.settings.settings import Settings
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    return write_bag(tmp_path / 'bags' / 'one', drive(1))
+
+
+@pytest.fixture
+def _ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Ray were installed: what is refused is refused before it is imported."""
+    monkeypatch.setattr('stprune_ros.fleet.cluster.require_ray', lambda: None)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert main(['fleet', *map(str, arguments)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_without_ray_the_extra_is_named(bag: Path, tmp_path: Path, monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *rest: None if name == 'ray' else real(name, *rest))
+    expected = "a fleet needs ray: pip install '.[fleet]' (extra 'fleet')"
+    if real('pyarrow') is None:
+        expected = expected.replace('ray:', 'ray and pyarrow:')
+    assert refusal(capsys, bag, '--output', tmp_path / 'out') == f'stprune: {expected}'
+    assert not (tmp_path / 'out').exists()
+    with pytest.raises(StpruneError, match='extra'):
+        require_ray()
+    assert main(['eval', '--output', str(tmp_path / 'found.json'), '--address', 'auto']) == 1
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures('_ray')
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (['nowhere'], "'nowhere' names nothing that is there"),
+        (['--sweep', 'pruning.keep=1'], "there is no parameter 'pruning.keep'"),
+        (['--sweep', 'pruning.keep_ratio=7'], "'pruning.keep_ratio' is 7"),
+        (['--sweep', 'latency.target_ms=0,200', '--window', '60'], "--window is 60, but with 'latency.target_ms' 200"),
+        (['--sweep', 'model.path=/no/such/model'], '/no/such/model'),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(bag: Path, tmp_path: Path, capsys, arguments: list[str], words: str):
+    assert words in refusal(capsys, bag, *arguments, '--output', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.usefixtures('_ray')
+def test_results_of_something_else_are_not_touched(bag: Path, tmp_path: Path, capsys):
+    output = tmp_path / 'out'
+    output.mkdir()
+    (output / 'thesis.txt').write_text('years of work')
+    assert 'is not empty' in refusal(capsys, bag, '--output', output)
+    assert 'is where the bag itself lies' in refusal(capsys, bag, '--output', bag)
+    assert (output / 'thesis.txt').read_text() == 'years of work'
+    assert sorted(path.name for path in output.iterdir() if path.name != '.fleet') == ['thesis.txt']
+
+
+@pytest.mark.usefixtures('_ray')
+def test_what_is_asked_for_reaches_the_fleet(bag: Path, tmp_path: Path, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(command, 'run', lambda *given: asked.extend(given) or 0)
+    arguments = [
+        '--address',
+        'a:1',
+        '--workers',
+        '3',
+        '--threads',
+        '2',
+        '--num-gpus',
+        '0.5',
+        '--per-task-memory',
+        '2GiB',
+    ]
+    more = ['--window', '9', '--patience', '5', '--resume', '--sweep', 'history.frames=1,2']
+    assert main(['fleet', str(bag), '--output', str(tmp_path / 'out'), *arguments, *more]) == 0
+    drives, settings, options, _ = asked
+    assert [one.name for one in drives] == ['one']
+    assert [one.settings.history.frames for one in settings] == [1, 2]
+    assert options == FleetOptions(tmp_path / 'out', True, 'a:1', 3, 2, 0.5, 2 * 2**30, 9.0, 5.0)
+
+
+def test_a_fleet_in_a_few_lines():
+    def entry(name: str, setting: Setting, hints: str) -> Entry:
+        summary = {
+            'ticks': len(hints),
+            'tokens_kept': 5.0,
+            'tokens_full': 50.0,
+            'hint_ms': {'p50': 12.3, 'p95': 20.0, 'max': 30.0},
+            'truth': {'known': 2, 'hits': 1, 'misses': 1},
+            'errors': 1,
+        }
+        said = dict(enumerate(hints))
+        return Entry(Run(Drive(Path(name), name, 1), setting), DONE, deaths=1, summary=summary, said=said)
+
+    settings = settings_of(Settings(), ['history.frames=1,2'])
+    found = content([entry('a', settings[0], 'SS'), entry('a', settings[1], 'SN')], {'notes': ['a note']})
+    assert summary_text(json.loads(json.dumps(found)), Path('out')).splitlines()[2:] == [
+        '| history.frames=1 | 1/1 | 2 | 5.0 of 50.0 | 1 of 2 | n/a | 12 | 1 |',
+        '| history.frames=2 | 1/1 | 2 | 5.0 of 50.0 | 1 of 2 | 1 of 2 | 12 | 1 |',
+        'a note',
+        'workers that died and were replaced: 2',
+        'report  out/fleet.html',
+    ]
+
+
+def test_nothing_but_a_fleet_needs_ray():
+    assert not hasattr(cluster, 'ray')
