@@ -14,7 +14,7 @@ from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, Question, describe, hint_question, questions_about
 from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH
 from stprune_ros.ringworld.scenes import GRID, HELD_OUT, Scene, make_scene
-from stprune_ros.ringworld.world import COLOURS
+from stprune_ros.ringworld.traffic import COLOURS
 
 QUESTIONS_PER_SCENE = 10
 CARD_QUESTIONS_PER_SCENE = 8

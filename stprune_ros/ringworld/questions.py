@@ -13,8 +13,8 @@ import numpy as np
 
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.renderer import VIEW_NAMES
+from stprune_ros.ringworld.traffic import COLOURS
 from stprune_ros.ringworld.truth import NO_REASON, REASONS, SceneTruth, VisibleActor
-from stprune_ros.ringworld.world import COLOURS
 
 QUESTION_KINDS = ('perception', 'motion', 'cross-view', 'planning')
 HINT_QUESTION = 'what should the ego vehicle do?'

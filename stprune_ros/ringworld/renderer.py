@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from stprune_ros.ringworld.route import BLOCK
 from stprune_ros.ringworld.scenery import furniture, walls
 from stprune_ros.ringworld.shapes import (
     BUILDING,
@@ -25,7 +26,7 @@ from stprune_ros.ringworld.shapes import (
     yaw_rotation,
 )
 from stprune_ros.ringworld.weather import Surfaces, in_weather
-from stprune_ros.ringworld.world import BLOCK, CURB, ROAD, STOP_LINE, Snapshot
+from stprune_ros.ringworld.world import CURB, ROAD, STOP_LINE, Snapshot
 
 WIDTH, HEIGHT = 320, 192
 NEAR_PLANE = 0.25  # m in front of the camera

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 
+BLOCK = 72.0  # distance between parallel roads, m
 LANE = 1.75  # lane centre from the middle of the road, m
+FRONT_BUMPER = 3.6  # of the ego vehicle, from base_link, m
 TURN_RADIUS = {'left': 9.0, 'right': 6.0}
 
 

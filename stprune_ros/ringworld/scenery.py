@@ -7,8 +7,9 @@ from functools import lru_cache
 import numpy as np
 
 from stprune_ros.ringworld.paints import draw_clothes, draw_paint
+from stprune_ros.ringworld.route import BLOCK
 from stprune_ros.ringworld.shapes import BUILDING, POLE, Face, box
-from stprune_ros.ringworld.world import BLOCK, CURB, ROAD
+from stprune_ros.ringworld.world import CURB, ROAD
 
 WALLS = ((176, 152, 130), (150, 120, 104), (168, 168, 160), (132, 138, 150), (190, 176, 150), (140, 110, 100))
 FURNITURE_RANGE = 60.0  # m

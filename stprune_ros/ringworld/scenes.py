@@ -16,8 +16,9 @@ import numpy as np
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, RenderedView, render_view
 from stprune_ros.ringworld.shapes import CLASSES, GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE
+from stprune_ros.ringworld.traffic import COLOURS
 from stprune_ros.ringworld.truth import SceneTruth, hazard, scene_truth
-from stprune_ros.ringworld.world import COLOURS, Snapshot, World
+from stprune_ros.ringworld.world import Snapshot, World
 
 FRAMES = 4
 GRID = (6, 10)  # token rows and columns of a view

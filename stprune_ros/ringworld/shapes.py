@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stprune_ros.ringworld.paints import Paint
-from stprune_ros.ringworld.world import Actor
+from stprune_ros.ringworld.traffic import Actor
 
 CLASSES = ('sky', 'ground', 'road', 'marking', 'building', 'vehicle', 'pedestrian', 'red light', 'green light', 'pole')
 SKY, GROUND, PAVED, MARKING, BUILDING, VEHICLE, PEDESTRIAN, RED_LIGHT, GREEN_LIGHT, POLE = range(len(CLASSES))

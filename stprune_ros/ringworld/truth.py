@@ -18,8 +18,10 @@ import numpy as np
 
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.renderer import Camera, RenderedView
+from stprune_ros.ringworld.route import BLOCK, FRONT_BUMPER
 from stprune_ros.ringworld.shapes import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE
-from stprune_ros.ringworld.world import BLOCK, FRONT_BUMPER, LIGHT_OFFSET, STOP_LINE, Actor, Snapshot, World
+from stprune_ros.ringworld.traffic import Actor
+from stprune_ros.ringworld.world import LIGHT_OFFSET, STOP_LINE, Snapshot, World
 
 MIN_PIXELS = 120  # pixels of a 320 x 192 image from which a vehicle or pedestrian counts as visible
 MIN_LAMP_PIXELS = 16  # the same for the lit lamp of a traffic light

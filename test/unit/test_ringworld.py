@@ -16,10 +16,11 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.ringworld.recording import ROLLING_S, odometry, quaternion_from_matrix, record_world, render_tick
 from stprune_ros.ringworld.renderer import HEIGHT, RING, ROAD, VIEW_NAMES, WIDTH, Camera, RenderedView, render_view
-from stprune_ros.ringworld.route import LANE
+from stprune_ros.ringworld.route import BLOCK, LANE
 from stprune_ros.ringworld.shapes import GROUND, MARKING, PAVED, PEDESTRIAN, RED_LIGHT, VEHICLE
+from stprune_ros.ringworld.traffic import Actor
 from stprune_ros.ringworld.truth import SLOW_WITHIN, STOP_WITHIN, hazard, scene_truth
-from stprune_ros.ringworld.world import BLOCK, STEP, STOP_LINE, Actor, Ego, Snapshot, World
+from stprune_ros.ringworld.world import STEP, STOP_LINE, Ego, Snapshot, World
 
 EGO = Ego(20.0, -LANE, 0.0, 5.0, 0.0)
 

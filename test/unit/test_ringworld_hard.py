@@ -13,10 +13,11 @@ from stprune_ros.ringworld import questions
 from stprune_ros.ringworld.paints import CARS, draw_paint
 from stprune_ros.ringworld.recording import record_world
 from stprune_ros.ringworld.renderer import RING, RenderedView, render_view
-from stprune_ros.ringworld.route import LANE
+from stprune_ros.ringworld.route import BLOCK, LANE
 from stprune_ros.ringworld.scenery import FURNITURE_SIDE, furniture
 from stprune_ros.ringworld.scenes import make_scene
 from stprune_ros.ringworld.shapes import POLE, VEHICLE
+from stprune_ros.ringworld.traffic import COLOURS, HARD_TRAFFIC, Actor
 from stprune_ros.ringworld.truth import (
     ATTENTIVE,
     DISTINCT,
@@ -31,7 +32,7 @@ from stprune_ros.ringworld.truth import (
     visible_actors,
 )
 from stprune_ros.ringworld.weather import TEXELS, Surfaces, Weather, draw_weather, in_weather, light_at
-from stprune_ros.ringworld.world import BLOCK, COLOURS, HARD_TRAFFIC, Actor, Ego, Snapshot, World
+from stprune_ros.ringworld.world import Ego, Snapshot, World
 
 EGO = Ego(20.0, -LANE, 0.0, 5.0, 0.0)
 POSE = (EGO.x, EGO.y, EGO.yaw)

@@ -11,9 +11,10 @@ import pytest
 from stprune_ros.core.types import Behavior
 from stprune_ros.ringworld.recording import truth_as_json
 from stprune_ros.ringworld.renderer import HEIGHT, RING, WIDTH, RenderedView, render_view
-from stprune_ros.ringworld.route import LANE
+from stprune_ros.ringworld.route import FRONT_BUMPER, LANE
 from stprune_ros.ringworld.scenes import draw_time, token_truth
 from stprune_ros.ringworld.shapes import GREEN_LIGHT, PEDESTRIAN, POLE, RED_LIGHT, SKY, VEHICLE
+from stprune_ros.ringworld.traffic import Actor
 from stprune_ros.ringworld.truth import (
     ATTENTIVE,
     INATTENTIVE,
@@ -24,7 +25,7 @@ from stprune_ros.ringworld.truth import (
     scene_truth,
     visible_actors,
 )
-from stprune_ros.ringworld.world import FRONT_BUMPER, Actor, Ego, Snapshot, World
+from stprune_ros.ringworld.world import Ego, Snapshot, World
 
 EGO = Ego(10.0, -LANE, 0.0, 5.0, 0.0)
 SIZES = {'vehicle': (4.4, 1.9, 1.6), 'pedestrian': (0.5, 0.55, 1.75), 'light': (0.4, 1.2, 5.6)}

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from stprune_ros.ringworld.renderer import HEIGHT, WIDTH
 from stprune_ros.ringworld.scenes import Scene
+from stprune_ros.ringworld.traffic import COLOURS
 from stprune_ros.ringworld.training.probes import masked_cross_entropy, masked_mean
 from stprune_ros.ringworld.truth import VisibleActor
-from stprune_ros.ringworld.world import COLOURS
 
 MOST = 3  # stands for three and more
 COUNTED = ('vehicle', 'pedestrian')

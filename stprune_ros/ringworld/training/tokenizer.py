@@ -10,7 +10,7 @@ from typing import Any
 
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT, NUMBERS
 from stprune_ros.ringworld.renderer import VIEW_NAMES
-from stprune_ros.ringworld.world import COLOURS
+from stprune_ros.ringworld.traffic import COLOURS
 
 TURN_START, TURN_END = '<|im_start|>', '<|im_end|>'
 VISION_START, VISION_END, IMAGE = '<|vision_start|>', '<|vision_end|>', '<|image_pad|>'
