@@ -21,7 +21,7 @@ from stprune_ros.ringworld.renderer import Camera, RenderedView
 from stprune_ros.ringworld.route import BLOCK, FRONT_BUMPER
 from stprune_ros.ringworld.shapes import GREEN_LIGHT, PEDESTRIAN, RED_LIGHT, VEHICLE
 from stprune_ros.ringworld.traffic import Actor
-from stprune_ros.ringworld.world import LIGHT_OFFSET, STOP_LINE, Snapshot, World
+from stprune_ros.ringworld.world import LIGHT_OFFSET, STOP_LINE, Snapshot, SteppedWorld
 
 MIN_PIXELS = 120  # pixels of a 320 x 192 image from which a vehicle or pedestrian counts as visible
 MIN_LAMP_PIXELS = 16  # the same for the lit lamp of a traffic light
@@ -109,7 +109,7 @@ class SceneTruth:
 
 
 def scene_truth(
-    world: World, snapshot: Snapshot, cameras: tuple[Camera, ...], rendered: Sequence[RenderedView]
+    world: SteppedWorld, snapshot: Snapshot, cameras: tuple[Camera, ...], rendered: Sequence[RenderedView]
 ) -> SceneTruth:
     """Truth at a snapshot, from the world and its rendered views (in the order of ``cameras``)."""
     candidates = [visible_actors(snapshot, camera, view) for camera, view in zip(cameras, rendered, strict=True)]
@@ -118,7 +118,7 @@ def scene_truth(
 
 
 def judge(
-    world: World, snapshot: Snapshot, candidates: Sequence[tuple[VisibleActor, ...]], observer: Observer
+    world: SteppedWorld, snapshot: Snapshot, candidates: Sequence[tuple[VisibleActor, ...]], observer: Observer
 ) -> SceneTruth:
     """Truth for one observer, from what the most attentive one sees in each view."""
     share = observer.pixel_share
@@ -134,7 +134,7 @@ def judge(
 
 
 def hazard(
-    world: World, snapshot: Snapshot, visible: set[int], range_scale: float = 1.0
+    world: SteppedWorld, snapshot: Snapshot, visible: set[int], range_scale: float = 1.0
 ) -> tuple[Behavior, Actor | None, float]:
     """The hint, the actor that is its reason, and that actor's gap (m) to the front bumper.
 
@@ -160,7 +160,7 @@ def hazard(
     return worst
 
 
-def _corridor_gap(world: World, snapshot: Snapshot, actor: Actor, corridor: float) -> float:
+def _corridor_gap(world: SteppedWorld, snapshot: Snapshot, actor: Actor, corridor: float) -> float:
     """Distance from the front bumper to an actor in the corridor, infinite for one beside or behind it."""
     ego = snapshot.ego
     dx, dy = actor.x - ego.x, actor.y - ego.y

@@ -61,10 +61,12 @@ class Snapshot:
     paints: Mapping[int, Paint] = field(default_factory=dict)
 
 
-class World:
-    """A world simulated once for ``seconds``; ``snapshot(t)`` gives its state at any time in [0, seconds].
+class SteppedWorld:
+    """A world that goes on by `STEP` seconds with each `step`; ``seconds`` says how far traffic is laid out.
 
-    A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike and street furniture.
+    ``snapshot(t)`` gives its state at any time before `simulated_s`: how fast a pedestrian goes is seen from the
+    step after it. A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike and street
+    furniture.
     Raises SettingsError if the duration is not positive or exceeds ten minutes.
     """
 
@@ -89,9 +91,28 @@ class World:
         self._ego_track: list[tuple[float, float]] = []  # progress and speed
         self._driver_track: list[np.ndarray] = []
         self._pedestrian_track: list[np.ndarray] = []
-        for index in range(math.ceil(seconds / STEP) + 2):
-            self._record_states()
-            self._advance(index * STEP, rng)
+        self._rng = rng
+        self._record_states()
+
+    @property
+    def simulated_s(self) -> float:
+        """Seconds that were simulated: whatever is before can be looked at."""
+        return (len(self._ego_track) - 1) * STEP
+
+    @property
+    def ego_progress(self) -> float:
+        """Distance (m) that the ego vehicle has gone by the last step."""
+        return self._s
+
+    @property
+    def ego_speed(self) -> float:
+        """Speed (m/s) of the ego vehicle after the last step."""
+        return self._v
+
+    def step(self, acceleration: float) -> None:
+        """Go on by `STEP`, the ego vehicle with ``acceleration`` (m/s2) along its route; it never goes backward."""
+        self._advance((len(self._ego_track) - 1) * STEP, acceleration)
+        self._record_states()
 
     def light(self, axis: int, t: float) -> str:
         """'red' or 'green' for traffic along ``axis``; both are red for a second between the phases."""
@@ -101,9 +122,10 @@ class World:
 
     def snapshot(self, t: float) -> Snapshot:
         """The world at ``t`` seconds; raises SettingsError outside the simulated time."""
-        if not -1e-6 <= t <= self.seconds + 1e-6:
-            raise SettingsError(f'time {t:g} s lies outside this ringworld of {self.seconds:g} s')
         index = int(max(t, 0.0) / STEP)
+        if not -1e-6 <= t <= self.seconds + 1e-6 or index + 1 >= len(self._ego_track):
+            limit = min(self.seconds, self.simulated_s)
+            raise SettingsError(f'time {t:g} s lies outside this ringworld of {limit:g} s')
         fraction = max(t, 0.0) / STEP - index
         s, v = (1.0 - fraction) * np.array(self._ego_track[index]) + fraction * np.array(self._ego_track[index + 1])
         x, y, yaw = self.route.pose(s)
@@ -133,17 +155,16 @@ class World:
         self._driver_track.append(np.array([(d.s, d.v) for d in self._drivers]).reshape(-1, 2))
         self._pedestrian_track.append(np.array([(p.x, p.y) for p in self._pedestrians]).reshape(-1, 2))
 
-    def _advance(self, t: float, rng: np.random.Generator) -> None:
+    def _advance(self, t: float, ego_acceleration: float) -> None:
         ex, ey, _ = self.route.pose(self._s)
         accelerations = [self._driver_acceleration(driver, t, ex, ey) for driver in self._drivers]
-        ego_acceleration = self._ego_acceleration(t)
         for driver, acceleration in zip(self._drivers, accelerations, strict=True):
             driver.v = max(0.0, driver.v + acceleration * STEP)
             driver.s += driver.v * STEP
         self._v = max(0.0, self._v + ego_acceleration * STEP)
         self._s += self._v * STEP
         for pedestrian in self._pedestrians:
-            self._walk(pedestrian, rng)
+            self._walk(pedestrian)
 
     def _to_stop_line(self, position: float, t: float, axis: int, v: float) -> float:
         """Distance to the next stop line at red; infinite at green or where stopping is no longer possible."""
@@ -174,7 +195,9 @@ class World:
                 gap, closing = ahead, driver.v
         return idm_acceleration(driver.v, desired_speed, gap, closing)
 
-    def _ego_acceleration(self, t: float) -> float:
+    def scripted_acceleration(self) -> float:
+        """What the world's own driver of the ego vehicle does next (m/s2): it sees everything and obeys the lights."""
+        t = (len(self._ego_track) - 1) * STEP
         if self.maneuver == 'stand':
             return -3.0
         s, v = self._s, self._v
@@ -206,7 +229,7 @@ class World:
             return gap, closing
         return position[0] - half - FRONT_BUMPER, self._v - speed
 
-    def _walk(self, pedestrian: Pedestrian, rng: np.random.Generator) -> None:
+    def _walk(self, pedestrian: Pedestrian) -> None:
         if pedestrian.role == 'stand':
             return
         if pedestrian.role == 'along':
@@ -220,7 +243,7 @@ class World:
             return
         pedestrian.y += math.copysign(pedestrian.speed * STEP, pedestrian.goal - pedestrian.y)
         if abs(pedestrian.y - pedestrian.goal) < pedestrian.speed * STEP:
-            pedestrian.goal, pedestrian.pause = -pedestrian.goal, rng.uniform(1.0, 5.0)
+            pedestrian.goal, pedestrian.pause = -pedestrian.goal, self._rng.uniform(1.0, 5.0)
 
     def _gap_in_traffic(self, pedestrian: Pedestrian) -> bool:
         """Whether no vehicle is about to pass where the pedestrian wants to cross."""
@@ -263,6 +286,15 @@ class World:
                 place = ((base_x + i) * BLOCK + x, (base_y + j) * BLOCK + y, yaw)
                 actors.append(Actor(0, 'light', '', *place, 0.4, 1.2, 5.6, state=self.light(axis, t)))
         return actors
+
+
+class World(SteppedWorld):
+    """A world simulated once for ``seconds`` with its scripted ego driver; see `SteppedWorld`."""
+
+    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False) -> None:
+        super().__init__(seed, seconds, hard)
+        for _ in range(math.ceil(seconds / STEP) + 1):
+            self.step(self.scripted_acceleration())
 
 
 def _driver_xy(driver: Driver, s: float) -> tuple[float, float]:
