@@ -22,7 +22,7 @@ from stprune_ros.ringworld.questions import describe
 from stprune_ros.ringworld.renderer import HEIGHT, RING, VIEW_NAMES, WIDTH, Camera, render_view
 from stprune_ros.ringworld.scenes import JPEG_QUALITY
 from stprune_ros.ringworld.truth import SceneTruth, scene_truth
-from stprune_ros.ringworld.world import Ego, World
+from stprune_ros.ringworld.world import Ego, SteppedWorld, World
 
 START_NS = 1_700_000_000 * 10**9
 ODOMETRY_HZ = 50
@@ -41,12 +41,24 @@ def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool 
 
     Raises BagError if ``out`` exists or cannot be written, SettingsError if ``seconds`` or ``hz`` is out of range.
     """
-    out = Path(out)
+    require_new_bag(Path(out), hz)
+    write_world(Path(out), World(seed, seconds + ROLLING_S * len(RING), hard), seconds, hz, rolling)
+
+
+def require_new_bag(out: Path, hz: float) -> None:
+    """Raise BagError where ``out`` exists, SettingsError where ``hz`` is out of range."""
     if out.exists():
         raise BagError(f"'{out}' exists already; name a new folder for the recording")
     if not HZ_RANGE[0] <= hz <= HZ_RANGE[1]:
         raise SettingsError(f'a recording at {hz:g} Hz cannot be made; choose {HZ_RANGE[0]:g} to {HZ_RANGE[1]:g} Hz')
-    world = World(seed, seconds + ROLLING_S * len(RING), hard)
+
+
+def write_world(out: Path, world: SteppedWorld, seconds: float, hz: float, rolling: bool = False) -> None:
+    """Write what happened in a world until ``seconds`` as `record_world` does, whoever drove the ego vehicle.
+
+    Raises BagError where ``out`` cannot be written.
+    """
+    seed, hard = world.seed, world.hard
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -63,7 +75,7 @@ class _Recorder:
 
     def __init__(self, writer: Writer, seed: int) -> None:
         self.writer = writer
-        self.noise = np.random.default_rng(seed)
+        self.noise = sensor_noise(seed)
         self.images = {
             c.name: self._topic(f'/camera/{c.name}/image_raw/compressed', 'sensor_msgs/msg/CompressedImage')
             for c in RING
@@ -72,7 +84,7 @@ class _Recorder:
         self.odometry = self._topic('/odom', 'nav_msgs/msg/Odometry')
         self.transforms = self._topic('/tf_static', 'tf2_msgs/msg/TFMessage', latched=True)
 
-    def run(self, world: World, seconds: float, hz: float, rolling: bool) -> list[dict[str, Any]]:
+    def run(self, world: SteppedWorld, seconds: float, hz: float, rolling: bool) -> list[dict[str, Any]]:
         """Write everything in time order; returns the truth of each tick."""
         self._write(self.transforms, START_NS, static_transforms())
         ticks = []
@@ -110,22 +122,19 @@ class _Recorder:
     def _write(self, topic: Any, t_ns: int, message: Any) -> None:
         self.writer.write(topic, t_ns, TYPESTORE.serialize_cdr(message, topic.msgtype))
 
-    def _odometry(self, world: World, index: int) -> None:
+    def _odometry(self, world: SteppedWorld, index: int) -> None:
         t = index / ODOMETRY_HZ
         self._write(self.odometry, stamp_ns(t), odometry(world.snapshot(t).ego, stamp_ns(t)))
 
     def _image(self, camera: Camera, t_ns: int, rgb: np.ndarray) -> None:
-        types = TYPESTORE.types
-        header = _header(t_ns, f'{camera.name}_optical')
-        noisy = np.clip(rgb + self.noise.normal(0.0, NOISE, rgb.shape), 0, 255).round().astype(np.uint8)
-        data = cv2.imencode('.jpg', noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        self._write(self.infos[camera.name], t_ns, camera_info(camera, header))
-        self._write(
-            self.images[camera.name], t_ns, types['sensor_msgs/msg/CompressedImage'](header, 'jpeg', data.ravel())
-        )
+        image = compressed_image(camera, t_ns, rgb, self.noise)
+        self._write(self.infos[camera.name], t_ns, camera_info(camera, image.header))
+        self._write(self.images[camera.name], t_ns, image)
 
 
-def render_tick(world: World, t: float, rolling: bool) -> tuple[list[tuple[Camera, float, np.ndarray]], SceneTruth]:
+def render_tick(
+    world: SteppedWorld, t: float, rolling: bool
+) -> tuple[list[tuple[Camera, float, np.ndarray]], SceneTruth]:
     """(camera, time, RGB image) of every camera in the tick at ``t`` seconds, and the truth at ``t``."""
     times = [t + ROLLING_S * index * rolling for index in range(len(RING))]
     rendered = [render_view(world.snapshot(time), camera) for time, camera in zip(times, RING, strict=True)]
@@ -165,12 +174,26 @@ def truth_as_json(truth: SceneTruth) -> dict[str, Any]:
     }
 
 
+def sensor_noise(seed: int) -> np.random.Generator:
+    """What `compressed_image` draws from: one for all cameras of a world, in the order of their images."""
+    return np.random.default_rng(seed)
+
+
+def compressed_image(camera: Camera, t_ns: int, rgb: np.ndarray, noise: np.random.Generator) -> Any:
+    """CompressedImage of an RGB image (H, W, 3) uint8, with the noise of a sensor."""
+    noisy = np.clip(rgb + noise.normal(0.0, NOISE, rgb.shape), 0, 255).round().astype(np.uint8)
+    data = cv2.imencode('.jpg', noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    frame = f'{camera.name}_optical'
+    return TYPESTORE.types['sensor_msgs/msg/CompressedImage'](header(t_ns, frame), 'jpeg', data.ravel())
+
+
 def stamp_ns(t: float) -> int:
     """Stamp of ``t`` seconds after the start of a recording."""
     return START_NS + round(t * 1e9)
 
 
-def _header(t_ns: int, frame: str) -> Any:
+def header(t_ns: int, frame: str) -> Any:
+    """Header of a message: a stamp in ns and its frame."""
     stamp = TYPESTORE.types['builtin_interfaces/msg/Time'](t_ns // 10**9, t_ns % 10**9)
     return TYPESTORE.types['std_msgs/msg/Header'](stamp, frame)
 
@@ -203,7 +226,7 @@ def odometry(ego: Ego, t_ns: int) -> Any:
     )
     twist = types['geometry_msgs/msg/Twist'](vector(ego.speed, 0.0, 0.0), vector(0.0, 0.0, ego.yaw_rate))
     return types['nav_msgs/msg/Odometry'](
-        _header(t_ns, 'odom'),
+        header(t_ns, 'odom'),
         'base_link',
         types['geometry_msgs/msg/PoseWithCovariance'](pose, tiny),
         types['geometry_msgs/msg/TwistWithCovariance'](twist, tiny),
@@ -218,7 +241,7 @@ def static_transforms() -> Any:
         shift = types['geometry_msgs/msg/Vector3'](*camera.position)
         transform = types['geometry_msgs/msg/Transform'](shift, _quaternion(quaternion_from_matrix(camera.rotation)))
         stamped = types['geometry_msgs/msg/TransformStamped'](
-            _header(START_NS, 'base_link'), f'{camera.name}_optical', transform
+            header(START_NS, 'base_link'), f'{camera.name}_optical', transform
         )
         transforms.append(stamped)
     return types['tf2_msgs/msg/TFMessage'](transforms)

@@ -10,6 +10,7 @@ BLOCK = 72.0  # distance between parallel roads, m
 LANE = 1.75  # lane centre from the middle of the road, m
 FRONT_BUMPER = 3.6  # of the ego vehicle, from base_link, m
 TURN_RADIUS = {'left': 9.0, 'right': 6.0}
+CRUISE, BEND = 8.0, 3.5  # m/s on a free road, and round a corner
 
 
 class Route:
@@ -32,6 +33,11 @@ class Route:
             return 0.0
         return (1.0 if self.turn == 'left' else -1.0) / TURN_RADIUS[self.turn]
 
+    def desired_speed(self, s: float) -> float:
+        """Speed (m/s) on a free road at progress ``s`` (m): slower ahead of a bend and in it."""
+        bend = self.arc_start - s
+        return CRUISE if s > self.arc_end else min(CRUISE, math.sqrt(BEND**2 + 3.0 * max(bend, 0.0)))
+
     def pose(self, s: float) -> tuple[float, float, float]:
         """Pose (x, y, yaw) in the world at progress ``s`` (m)."""
         if s < self.arc_start:
@@ -43,6 +49,13 @@ class Route:
         y = -LANE + side * radius * (1.0 - math.cos(angle))
         rest = max(0.0, s - self.arc_end)
         return x, y + side * rest, side * angle
+
+    def road(self, s: float) -> tuple[int, float] | None:
+        """Axis of the road at progress ``s`` (m), and how far along it that is (m); None in the bend."""
+        if self.curvature(s) != 0.0:
+            return None
+        x, y, yaw = self.pose(s)
+        return (0, x) if s < self.arc_start else (1, math.copysign(1.0, yaw) * y)
 
     def locate(self, x: float, y: float, s: float, reach: float = 40.0) -> tuple[float, float] | None:
         """Distance (m) ahead of progress ``s`` along the route, and lateral offset (m, left positive), of a point.

@@ -75,6 +75,7 @@ class SteppedWorld:
             raise SettingsError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
         self.seed = seed
         self.seconds = seconds
+        self.hard = hard
         rng = np.random.default_rng([seed, 1])
         self.maneuver = str(rng.choice(['drive', 'drive', 'drive', 'left', 'right', 'right', 'stand']))
         self.route = Route(self.maneuver if self.maneuver in TURN_RADIUS else 'straight', -rng.uniform(12.0, 55.0))
@@ -201,14 +202,12 @@ class SteppedWorld:
         if self.maneuver == 'stand':
             return -3.0
         s, v = self._s, self._v
-        bend = self.route.arc_start - s
-        desired_speed = 8.0 if s > self.route.arc_end else min(8.0, math.sqrt(3.5**2 + 3.0 * max(bend, 0.0)))
+        desired_speed = self.route.desired_speed(s)
         gap, closing = math.inf, v
-        x, y, yaw = self.route.pose(s)
-        if self.route.curvature(s) == 0.0:
-            axis = 0 if s < self.route.arc_start else 1
-            along = x if axis == 0 else math.copysign(1.0, yaw) * y
-            gap = self._to_stop_line(along + FRONT_BUMPER, t, axis, v) + 1.0
+        yaw = self.route.pose(s)[2]
+        road = self.route.road(s)
+        if road is not None:
+            gap = self._to_stop_line(road[1] + FRONT_BUMPER, t, road[0], v) + 1.0
         for driver in self._drivers:
             x, y = _driver_xy(driver, driver.s)
             heading = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2

@@ -1,0 +1,94 @@
+"""What is driven: the worlds, and where the planner's hints come from in each of their drives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from stprune_ros.driving import planner
+from stprune_ros.driving.latency import Latency
+from stprune_ros.errors import SettingsError
+from stprune_ros.pruning.config import METHOD_NAMES
+from stprune_ros.ringworld.world import SteppedWorld
+from stprune_ros.settings.settings import Settings
+
+RINGWORLD, HARD = 'ringworld', 'hard'
+WORLDS = RINGWORLD, HARD
+NO_HINTS, TRUE_HINTS, ALL_TOKENS, RANDOM = 'no hints', 'true hints', 'all tokens', 'random'
+BASELINES = NO_HINTS, TRUE_HINTS, ALL_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where hints come from: one of `BASELINES`, or the model behind a pruning method at a keep ratio."""
+
+    method: str
+    keep: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """As tables and files have it."""
+        return self.method if self.method in BASELINES else f'{self.method} {self.keep:g}'
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the pipeline answers."""
+        return self.method not in (NO_HINTS, TRUE_HINTS)
+
+
+@dataclass(frozen=True, slots=True)
+class DrivePlan:
+    """``seconds`` of each world in ``seeds``, its cameras at ``hz``, once for each of ``sources``."""
+
+    sources: tuple[Source, ...]
+    seeds: tuple[int, ...]
+    world: str
+    seconds: float
+    hz: float
+
+    def new_world(self, seed: int) -> SteppedWorld:
+        """The world of a seed at its beginning."""
+        return SteppedWorld(seed, self.seconds, self.world == HARD)
+
+
+def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, ...]:
+    """The baselines, and each method at each ratio below 1; random tokens are always among them.
+
+    Raises SettingsError for a method that does not exist.
+    """
+    for method in methods:
+        if method not in METHOD_NAMES:
+            raise SettingsError(f"there is no pruning method '{method}'; choose one of {', '.join(METHOD_NAMES)}")
+    pruned = [
+        Source(method, keep)
+        for method in dict.fromkeys((*methods, RANDOM))
+        for keep in dict.fromkeys(keeps)
+        if keep < 1 and method != 'none'
+    ]
+    return (*(Source(name) for name in BASELINES), *pruned)
+
+
+def settings_for(source: Source, seed: int, settings: Settings) -> Settings:
+    """The node's parameters for a drive: a fixed ratio, and no text, which would only keep the next hint waiting."""
+    pruning = {} if source.method in BASELINES else {'pruning.method': source.method}
+    fixed = {'inference.describe': False, 'latency.target_ms': 0.0, 'prompt.calibration': ''}
+    return settings.changed({**fixed, **pruning, 'pruning.keep_ratio': source.keep, 'pruning.seed': seed})
+
+
+def identity(plan: DrivePlan, latency: Latency, model: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """What two drives must have in common to stand in one table: JSON data."""
+    names = ('SLOW', 'WIDE_GAP', 'CAUTION', 'SPEED_UP', 'SLOW_BY', 'STOP_BY', 'RESPONSE_S')
+    pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
+    keeps = sorted({source.keep for source in plan.sources if source.has_model}, reverse=True)
+    return {
+        'world': plan.world,
+        'seconds': plan.seconds,
+        'hz': plan.hz,
+        'profile': latency.profile,
+        'valid_for_ms': latency.valid_for_ms,
+        'up_to_hint_ms': {f'{keep:g}': round(latency.up_to_hint_ms(keep), 1) for keep in keeps},
+        'model': list(model),
+        'pruning': pruning,
+        'planner': {name.lower(): getattr(planner, name) for name in names},
+    }
