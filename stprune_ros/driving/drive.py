@@ -42,7 +42,8 @@ def run_drive(world: SteppedWorld, planner: Planner, guide: Guide, hz: float) ->
             ttc = observer.look(index * STEP)
             x, y, yaw = world.route.pose(progress)
             drive.steps.append(Step(index * STEP, x, y, yaw, speed, progress, command.limit, command.behavior, ttc))
-            drive.ticks += sensors.feed(guide, (index + 1) * STEP)
+            if guide.looks:
+                drive.ticks += sensors.feed(guide, (index + 1) * STEP)
     return drive
 
 
@@ -73,7 +74,7 @@ class Sensors:
         """Everything up to ``t``, that moment included."""
         while self._samples / ODOMETRY_HZ <= t + 1e-9:
             at = self._samples / ODOMETRY_HZ
-            guide.take_odometry(odometry(self._world.snapshot(at).ego, stamp_ns(at)), stamp_ns(at))
+            guide.take_odometry(odometry(self._world.ego(at), stamp_ns(at)), stamp_ns(at))
             self._samples += 1
 
 

@@ -107,7 +107,8 @@ def drive_all(
     except KeyboardInterrupt:
         done = sum(files[task].exists() for task in tasks)
         raise Interrupted(
-            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / 'drives'}', where --resume goes on",
+            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / 'drives'}', where --resume goes"
+            ' on',
             {'files': [plan_file]},
         ) from None
     return ran, {(seed, source.name): read_drive(files[seed, source]) for seed, source in tasks}

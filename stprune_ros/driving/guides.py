@@ -24,7 +24,12 @@ OnAnswer = Callable[[Answer], object]
 
 
 class Guide(Protocol):
-    """Takes what the sensors say, in time order, and gives hints as they come out."""
+    """Takes what the sensors say, in time order, and gives hints as they come out.
+
+    What ``looks`` at nothing needs no pictures.
+    """
+
+    looks: bool
 
     def take_odometry(self, message: Any, now_ns: int) -> None:
         """An Odometry message."""
@@ -39,6 +44,8 @@ class Guide(Protocol):
 class NoHints:
     """Says nothing."""
 
+    looks = False
+
     def take_odometry(self, message: Any, now_ns: int) -> None:
         """Pass it over."""
 
@@ -52,6 +59,8 @@ class NoHints:
 
 class TrueHints(NoHints):
     """Says what is true, as soon as the images are there."""
+
+    looks = True
 
     def __init__(self, valid_for_ms: float) -> None:
         self._valid_for_ns = nanoseconds(valid_for_ms)
@@ -74,6 +83,8 @@ class PipelineHints:
     What the pipeline takes is not measured but follows from ``latency``: until a hint is out no other set is begun.
     ``on_answer`` gets every answer with its pictures, where somebody wants them.
     """
+
+    looks = True
 
     def __init__(
         self, settings: Settings, backend: Backend, prompt: Prompt, latency: Latency, on_answer: OnAnswer | None = None

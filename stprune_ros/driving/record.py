@@ -9,7 +9,10 @@ from stprune_ros.core.types import Behavior, Status
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The ego vehicle at ``t`` (s), and what the planner did: see `planner.Command`. ``ttc`` is the time to collision (s)."""
+    """The ego vehicle at ``t`` (s), and what the planner did: see `planner.Command`.
+
+    ``progress`` is in m, ``ttc`` the time to collision (s).
+    """
 
     t: float
     x: float

@@ -40,7 +40,7 @@ def _row(plan: DrivePlan, source: Source, found: Found) -> dict[str, Any]:
         others.pop('minus_all')
     if source.method in (*BASELINES, RANDOM):
         others.pop('minus_random')
-    measures = {}
+    measures: dict[str, dict[str, Any] | None] = {}
     for name in MEASURES:
         counts = _counts(plan, source, found, name)
         if counts is None:

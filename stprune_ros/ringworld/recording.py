@@ -124,7 +124,7 @@ class _Recorder:
 
     def _odometry(self, world: SteppedWorld, index: int) -> None:
         t = index / ODOMETRY_HZ
-        self._write(self.odometry, stamp_ns(t), odometry(world.snapshot(t).ego, stamp_ns(t)))
+        self._write(self.odometry, stamp_ns(t), odometry(world.ego(t), stamp_ns(t)))
 
     def _image(self, camera: Camera, t_ns: int, rgb: np.ndarray) -> None:
         image = compressed_image(camera, t_ns, rgb, self.noise)

@@ -121,16 +121,17 @@ class SteppedWorld:
         half = self._cycle / 2.0
         return 'green' if (phase < half - 1.0 if axis == 0 else half <= phase < self._cycle - 1.0) else 'red'
 
-    def snapshot(self, t: float) -> Snapshot:
-        """The world at ``t`` seconds; raises SettingsError outside the simulated time."""
-        index = int(max(t, 0.0) / STEP)
-        if not -1e-6 <= t <= self.seconds + 1e-6 or index + 1 >= len(self._ego_track):
-            limit = min(self.seconds, self.simulated_s)
-            raise SettingsError(f'time {t:g} s lies outside this ringworld of {limit:g} s')
-        fraction = max(t, 0.0) / STEP - index
+    def ego(self, t: float) -> Ego:
+        """The ego vehicle at ``t`` seconds; raises SettingsError outside the simulated time."""
+        index, fraction = self._moment(t)
         s, v = (1.0 - fraction) * np.array(self._ego_track[index]) + fraction * np.array(self._ego_track[index + 1])
         x, y, yaw = self.route.pose(s)
-        ego = Ego(float(x), float(y), float(yaw), float(v), float(v * self.route.curvature(s)))
+        return Ego(float(x), float(y), float(yaw), float(v), float(v * self.route.curvature(s)))
+
+    def snapshot(self, t: float) -> Snapshot:
+        """The world at ``t`` seconds; raises SettingsError outside the simulated time."""
+        ego = self.ego(t)
+        index, fraction = self._moment(t)
         actors = [
             *self._vehicle_actors(index, fraction),
             *self._pedestrian_actors(index, fraction),
@@ -138,6 +139,14 @@ class SteppedWorld:
         ]
         numbered = tuple(replace(actor, id=number) for number, actor in enumerate(actors))
         return Snapshot(t, ego, numbered, self.seed, self._weather, self._paints)
+
+    def _moment(self, t: float) -> tuple[int, float]:
+        """The step before ``t`` seconds, and how much of the next one has passed."""
+        index = int(max(t, 0.0) / STEP)
+        if not -1e-6 <= t <= self.seconds + 1e-6 or index + 1 >= len(self._ego_track):
+            limit = min(self.seconds, self.simulated_s)
+            raise SettingsError(f'time {t:g} s lies outside this ringworld of {limit:g} s')
+        return index, max(t, 0.0) / STEP - index
 
     def progress(self, t: float) -> float:
         """Distance (m) that the ego vehicle has gone at ``t``."""
