@@ -44,6 +44,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--seconds', type=positive, default=20.0, help='of each drive; default: %(default)s')
     command.add_argument('--hz', type=positive, default=2.0, help='images per second and camera; default: %(default)s')
+    command.add_argument(
+        '--show', type=seed, metavar='SEED', help='the world of the film and the bag; default: the first one'
+    )
     command.add_argument('--resume', action='store_true', help='keep the drives that an earlier run has finished')
     command.add_argument('--workers', type=count, default=os.cpu_count(), metavar='N', help='default: %(default)s')
 
@@ -52,14 +55,17 @@ def run(options: argparse.Namespace, show: Show) -> int:
     """Drive, and write what came of it; returns 0. Raises StpruneError where the plan cannot be run."""
     settings = with_host(Settings(), options.host)
     require_folder(options.output)
+    from stprune_ros.driving.command import DriveRun
     from stprune_ros.driving.command import run as drive
-    from stprune_ros.driving.plan import DrivePlan, sources_of
+    from stprune_ros.driving.plan import DrivePlan, require_plan, sources_of
     from stprune_ros.vlm.loading import loading_text, require_model
 
     sources = sources_of(options.method or (settings.pruning.method,), options.keep)
     seeds = tuple(range(options.first_seed, options.first_seed + options.scenes))
     plan = DrivePlan(sources, seeds, options.world, options.seconds, options.hz)
-    plan.new_world(seeds[0])
+    shown = seeds[0] if options.show is None else options.show
+    require_plan(plan, shown)
     require_model(settings)
     say(loading_text(settings))
-    return drive(plan, options.profile, settings, options.output, options.workers, options.resume, say, show)
+    ordered = DriveRun(plan, options.profile, options.output, options.workers, options.resume, shown)
+    return drive(ordered, settings, say, show)

@@ -1,33 +1,79 @@
-"""What `stprune drive` does: all drives, their table, and the page to look at them."""
+"""What `stprune drive` does: all drives, their table, the page to look at them, and one drive as a film and a bag."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from stprune_ros.driving.fleet import drive_all
+from stprune_ros.core.types import Answer
+from stprune_ros.driving.film import write_film
+from stprune_ros.driving.fleet import Driver, drive_all
+from stprune_ros.driving.guides import calibration_of
 from stprune_ros.driving.latency import latency_of
-from stprune_ros.driving.plan import DrivePlan
+from stprune_ros.driving.page import drive_page
+from stprune_ros.driving.plan import DrivePlan, Source, settings_for
 from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.progress import Say
+from stprune_ros.replay.moment import PARAMETER_FILE, parameter_text
 from stprune_ros.results import Show, write_json
+from stprune_ros.ringworld.recording import write_world
+from stprune_ros.ringworld.renderer import RING
 from stprune_ros.settings.settings import Settings
 
+FILM, WORLD = 'film.webp', 'world'
+FILMED_KEEP = 0.1  # the ratio whose drive is filmed, or the lowest above it
 
-def run(
-    plan: DrivePlan,
-    profile: str,
-    settings: Settings,
-    output: Path,
-    workers: int,
-    resume: bool,
-    say: Say,
-    show: Show,
-) -> int:
-    """Drive the plan into the folder ``output`` and show the table; returns 0."""
-    latency = latency_of(profile, settings.output.valid_for_ms)
-    ran, found = drive_all(plan, latency, settings, workers, output, resume, say)
+
+@dataclass(frozen=True, slots=True)
+class DriveRun:
+    """How to run a plan: see the arguments of `stprune drive`. ``show`` is the world of the film and the bag."""
+
+    plan: DrivePlan
+    profile: str
+    output: Path
+    workers: int
+    resume: bool
+    show: int
+
+
+def run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
+    """Drive the plan into the output folder and show the table; returns 0."""
+    plan, output = ordered.plan, ordered.output
+    latency = latency_of(ordered.profile, settings.output.valid_for_ms)
+    ran, found = drive_all(plan, latency, settings, ordered.workers, output, ordered.resume, say)
     result = summarize(plan, ran, found)
     write_json(output / 'drive.json', result)
-    files = [output / 'drive.json']
+    files = [output / 'drive.json', output / 'drive.html']
+    filmed = filmed_source(plan.sources)
+    if filmed is not None:
+        files += film(Driver(plan, latency, settings, output), ordered.show, filmed)
+    page = drive_page(plan, result, found, [ordered.show], FILM if filmed is not None else '')
+    (output / 'drive.html').write_text(page, encoding='utf-8')
     show(to_markdown(result), {'files': files, 'drive': {key: value for key, value in result.items() if key != 'rows'}})
     return 0
+
+
+def filmed_source(sources: Sequence[Source]) -> Source | None:
+    """The first method at `FILMED_KEEP` or nearest above it; None where only baselines are driven."""
+    pruned = [source for source in sources if source.has_model and source.keep < 1]
+    first = [source for source in pruned if source.method == pruned[0].method]
+    return min(first, key=lambda source: (source.keep < FILMED_KEEP, source.keep), default=None)
+
+
+def film(driver: Driver, seed: int, source: Source) -> list[Path]:
+    """Drive once more, and write the film, and the bag with the parameters that `stprune replay` needs for its hints.
+
+    The bag takes the place of one that an earlier run wrote.
+    """
+    answers: list[Answer] = []
+    drive, world = driver.drive(seed, source, answers.append)
+    settings, output = settings_for(source, seed, driver.settings), driver.output
+    if answers:
+        rig = calibration_of(settings).usable([camera.name for camera in RING])
+        write_film(output / FILM, answers, drive, world, rig)
+    shutil.rmtree(output / WORLD, ignore_errors=True)
+    write_world(output / WORLD, world, world.seconds, driver.plan.hz)
+    (output / PARAMETER_FILE).write_text(parameter_text(settings), encoding='utf-8')
+    return [output / FILM, output / WORLD, output / PARAMETER_FILE]

@@ -1,4 +1,4 @@
-"""A drive as JSON, short enough to keep hundreds of them: columns of numbers, rounded to what a page can show."""
+"""A drive as JSON, short enough to keep thousands of them: its hints, from which the same drive follows again."""
 
 from __future__ import annotations
 
@@ -7,36 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.core.types import Behavior, Status
 from stprune_ros.driving.measures import measure
-from stprune_ros.driving.record import Drive
+from stprune_ros.driving.record import Drive, Said
 from stprune_ros.errors import StpruneError, shown
 from stprune_ros.results import replaced_at_once
 
-SHOWN_EACH = 5  # steps from one that is kept to the next
-
 
 def drive_as_json(drive: Drive) -> dict[str, Any]:
-    """The measures of a drive, and what a page shows of it: some of its steps, every tick and hint, all events."""
-    steps = drive.steps[::SHOWN_EACH]
+    """The measures of a drive, and all that its steps follow from: every tick and hint; times in s."""
     return {
         'seed': drive.seed,
         'seconds': drive.seconds,
         'measures': measure(drive),
         'events': [{'t': round(event.t, 2), 'kind': event.kind, 'actor': event.actor} for event in drive.events],
-        'steps': {
-            't': [round(step.t, 2) for step in steps],
-            'x': [round(step.x, 1) for step in steps],
-            'y': [round(step.y, 1) for step in steps],
-            'speed': [round(step.speed, 1) for step in steps],
-            'limit': [round(step.limit, 1) for step in steps],
-            'hint': [step.behavior.name for step in steps],
-            'ttc': [round(step.ttc, 1) for step in steps],
-        },
-        'ticks': [{'t': round(tick.t, 3), 'truth': tick.truth.name, 'reason': tick.reason} for tick in drive.ticks],
+        'ticks': [{'t': round(tick.t, 6), 'truth': tick.truth.name, 'reason': tick.reason} for tick in drive.ticks],
         'hints': [
             {
-                't': round(said.stamp_s, 3),
-                'out': round(said.out_s, 3),
+                't': round(said.stamp_s, 6),
+                'out': round(said.out_s, 6),
                 'status': said.status.name,
                 'hint': said.behavior.name,
                 'confidence': said.confidence,
@@ -46,6 +35,22 @@ def drive_as_json(drive: Drive) -> dict[str, Any]:
             for said in drive.said
         ],
     }
+
+
+def hints_of(found: Mapping[str, Any]) -> list[Said]:
+    """The hints of a drive that was read."""
+    return [
+        Said(
+            one['t'],
+            one['out'],
+            Status[one['status']],
+            Behavior[one['hint']],
+            one['confidence'],
+            one['kept'],
+            one['full'],
+        )
+        for one in found['hints']
+    ]
 
 
 def write_drive(path: Path, drive: Drive) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 from stprune_ros.core.rig_builder import RigBuilder
@@ -13,7 +14,7 @@ from stprune_ros.driving.planner import TimedHint
 from stprune_ros.driving.record import Said
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.io import images
-from stprune_ros.ringworld.recording import START_NS, camera_info, header, static_transforms
+from stprune_ros.ringworld.recording import START_NS, camera_info, header, stamp_ns, static_transforms
 from stprune_ros.ringworld.renderer import RING
 from stprune_ros.ringworld.truth import SceneTruth
 from stprune_ros.settings.settings import Settings, nanoseconds
@@ -77,6 +78,24 @@ class TrueHints(NoHints):
         return waiting
 
 
+class RecordedHints(NoHints):
+    """Says what was said in an earlier drive, when it was said: the vehicle does the same again, without pictures."""
+
+    def __init__(self, said: Sequence[Said], valid_for_ms: float) -> None:
+        self._said = sorted(said, key=attrgetter('out_s'))
+        self._valid_for_ns = nanoseconds(valid_for_ms)
+
+    def due(self, now_ns: int) -> list[tuple[TimedHint, Said]]:
+        """Those that came out since the last call."""
+        count = sum(stamp_ns(said.out_s) <= now_ns for said in self._said)
+        out, self._said = self._said[:count], self._said[count:]
+        stamps = [stamp_ns(said.stamp_s) for said in out]
+        return [
+            (TimedHint(stamp, stamp + self._valid_for_ns, said.status, said.behavior), said)
+            for stamp, said in zip(stamps, out, strict=True)
+        ]
+
+
 class PipelineHints:
     """The node's stream and pipeline, and its mailbox in which the newest set of images wins.
 
@@ -112,7 +131,7 @@ class PipelineHints:
     def due(self, now_ns: int) -> list[tuple[TimedHint, Said]]:
         """Run what could begin until now, and give the hints that are out."""
         self._begin(now_ns)
-        out = [(hint, said) for hint, said in self._coming if said.out_s <= seconds(now_ns)]
+        out = [(hint, said) for hint, said in self._coming if stamp_ns(said.out_s) <= now_ns]
         self._coming = self._coming[len(out) :]
         return out
 

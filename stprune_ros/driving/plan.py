@@ -10,6 +10,7 @@ from stprune_ros.driving import planner
 from stprune_ros.driving.latency import Latency
 from stprune_ros.errors import SettingsError
 from stprune_ros.pruning.config import METHOD_NAMES
+from stprune_ros.ringworld.recording import require_rate
 from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.settings import Settings
 
@@ -67,6 +68,16 @@ def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, 
         if keep < 1 and method != 'none'
     ]
     return (*(Source(name) for name in BASELINES), *pruned)
+
+
+def require_plan(plan: DrivePlan, shown: int) -> None:
+    """Raise SettingsError for a duration or a rate that cannot be, or a world to show that is not driven through."""
+    plan.new_world(plan.seeds[0])
+    require_rate(plan.hz)
+    if shown not in plan.seeds:
+        raise SettingsError(
+            f'world {shown} is not driven through, only {plan.seeds[0]} to {plan.seeds[-1]}: change --show'
+        )
 
 
 def settings_for(source: Source, seed: int, settings: Settings) -> Settings:

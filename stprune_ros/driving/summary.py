@@ -70,9 +70,9 @@ def _rounded(values: Sequence[float]) -> list[float]:
 def to_markdown(result: Mapping[str, Any]) -> str:
     """Two tables: means, and differences against all tokens."""
     head = ('hints from', *(MEASURES[name] for name in SHOWN))
-    means = [(row['name'], *(_cell(row, name, 'mean') for name in SHOWN)) for row in result['sources']]
+    means = [(row['name'], *(cell(row, name, 'mean') for name in SHOWN)) for row in result['sources']]
     minus = [
-        (row['name'], *(_cell(row, name, 'minus_all') for name in SHOWN))
+        (row['name'], *(cell(row, name, 'minus_all') for name in SHOWN))
         for row in result['sources']
         if row['name'] != ALL_TOKENS
     ]
@@ -80,7 +80,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     return '\n\n'.join((title, table(head, means), 'minus all tokens, paired, with 95 % interval:', table(head, minus)))
 
 
-def _cell(row: Mapping[str, Any], measure: str, key: str) -> str:
+def cell(row: Mapping[str, Any], measure: str, key: str) -> str:
+    """A figure as tables show it: a mean, or a difference with its interval."""
     figures = row['measures'][measure]
     if figures is None or figures.get(key) is None:
         return 'n/a'

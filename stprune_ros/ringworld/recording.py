@@ -41,14 +41,15 @@ def record_world(out: Path, seed: int, seconds: float, hz: float, rolling: bool 
 
     Raises BagError if ``out`` exists or cannot be written, SettingsError if ``seconds`` or ``hz`` is out of range.
     """
-    require_new_bag(Path(out), hz)
-    write_world(Path(out), World(seed, seconds + ROLLING_S * len(RING), hard), seconds, hz, rolling)
-
-
-def require_new_bag(out: Path, hz: float) -> None:
-    """Raise BagError where ``out`` exists, SettingsError where ``hz`` is out of range."""
+    out = Path(out)
     if out.exists():
         raise BagError(f"'{out}' exists already; name a new folder for the recording")
+    require_rate(hz)
+    write_world(out, World(seed, seconds + ROLLING_S * len(RING), hard), seconds, hz, rolling)
+
+
+def require_rate(hz: float) -> None:
+    """Raise SettingsError for a rate of images that is out of range."""
     if not HZ_RANGE[0] <= hz <= HZ_RANGE[1]:
         raise SettingsError(f'a recording at {hz:g} Hz cannot be made; choose {HZ_RANGE[0]:g} to {HZ_RANGE[1]:g} Hz')
 
