@@ -69,6 +69,7 @@ class Sensors:
             guide.take_images(messages, truth, now_ns)
             self._ticks += 1
             yield Tick(t, truth.behavior, truth.reason, truth.gap)
+        self._odometry(guide, until_s - 1e-6)
 
     def _odometry(self, guide: Guide, t: float) -> None:
         """Everything up to ``t``, that moment included."""

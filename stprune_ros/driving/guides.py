@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Protocol
 
 from stprune_ros.core.rig_builder import RigBuilder
 from stprune_ros.core.stream import SensorStream
-from stprune_ros.core.types import Answer, Status, Window
+from stprune_ros.core.types import Answer, Status, Timing, Window
 from stprune_ros.driving.latency import Latency
 from stprune_ros.driving.planner import TimedHint
 from stprune_ros.driving.record import Said
@@ -100,7 +101,7 @@ class PipelineHints:
     """The node's stream and pipeline, and its mailbox in which the newest set of images wins.
 
     What the pipeline takes is not measured but follows from ``latency``: until a hint is out no other set is begun.
-    ``on_answer`` gets every answer with its pictures, where somebody wants them.
+    ``on_answer`` gets every answer with its pictures and those times, where somebody wants them.
     """
 
     looks = True
@@ -148,7 +149,8 @@ class PipelineHints:
 
     def _run(self, window: Window, came_ns: int) -> None:
         answer = self._pipeline.run(window, with_images=self._on_answer is not None)
-        self._free_ns = max(came_ns, self._free_ns) + self._takes_ns
+        begun_ns = max(came_ns, self._free_ns)
+        self._free_ns = begun_ns + self._takes_ns
         expires_ns, hint = answer.stamp_ns + self._valid_for_ns, answer.hint
         status = Status.STALE if hint.status.is_valid and self._free_ns >= expires_ns else hint.status
         said = Said(
@@ -162,7 +164,9 @@ class PipelineHints:
         )
         self._coming.append((TimedHint(answer.stamp_ns, expires_ns, status, hint.behavior), said))
         if self._on_answer is not None:
-            self._on_answer(self._pipeline.explained(answer))
+            takes_ms, wait_ms = self._takes_ns / 1e6, (begun_ns - answer.stamp_ns) / 1e6
+            timing = Timing({'modelled': takes_ms}, wait_ms, takes_ms)
+            self._on_answer(replace(self._pipeline.explained(answer), timing=timing))
 
 
 def seconds(stamp_ns: int) -> float:
