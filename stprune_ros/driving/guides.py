@@ -40,7 +40,7 @@ class Guide(Protocol):
         """One CompressedImage of each camera, by its name, and the truth about them."""
 
     def due(self, now_ns: int) -> list[tuple[TimedHint, Said]]:
-        """Hints that came out since the last call, until ``now_ns``."""
+        """Hints that came out since the last call, before ``now_ns``."""
 
 
 class NoHints:
@@ -88,7 +88,7 @@ class RecordedHints(NoHints):
 
     def due(self, now_ns: int) -> list[tuple[TimedHint, Said]]:
         """Those that came out since the last call."""
-        count = sum(stamp_ns(said.out_s) <= now_ns for said in self._said)
+        count = sum(stamp_ns(said.out_s) < now_ns for said in self._said)
         out, self._said = self._said[:count], self._said[count:]
         stamps = [stamp_ns(said.stamp_s) for said in out]
         return [
@@ -130,9 +130,9 @@ class PipelineHints:
             self._put(self._stream.add_image(camera, message, now_ns), now_ns)
 
     def due(self, now_ns: int) -> list[tuple[TimedHint, Said]]:
-        """Run what could begin until now, and give the hints that are out."""
+        """Run what could begin by now, and give the hints that are out."""
         self._begin(now_ns)
-        out = [(hint, said) for hint, said in self._coming if stamp_ns(said.out_s) <= now_ns]
+        out = [(hint, said) for hint, said in self._coming if stamp_ns(said.out_s) < now_ns]
         self._coming = self._coming[len(out) :]
         return out
 
