@@ -23,7 +23,7 @@ from stprune_ros.ringworld.renderer import RING
 from stprune_ros.settings.settings import Settings
 
 FILM, WORLD = 'film.webp', 'world'
-FILMED_KEEP = 0.1  # the ratio whose drive is filmed, or the lowest above it
+FILMED_KEEP = 0.1  # the ratio whose drive is filmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ def run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
 
 
 def filmed_source(sources: Sequence[Source]) -> Source | None:
-    """The first method at `FILMED_KEEP` or nearest above it; None where only baselines are driven."""
+    """The first method at `FILMED_KEEP`, or nearest to it and rather above; None where only baselines are driven."""
     pruned = [source for source in sources if source.has_model and source.keep < 1]
     first = [source for source in pruned if source.method == pruned[0].method]
-    return min(first, key=lambda source: (source.keep < FILMED_KEEP, source.keep), default=None)
+    return min(first, key=lambda source: (source.keep < FILMED_KEEP, abs(source.keep - FILMED_KEEP)), default=None)
 
 
 def film(driver: Driver, seed: int, source: Source) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
 PLAN = 'plan.json'
+Task = tuple[int, Source]  # a world's seed, and where hints come from
 Found = dict[tuple[int, str], Mapping[str, Any]]  # drives by seed and name of the source
 
 
@@ -50,7 +51,7 @@ class Driver:
         cls.ready = cls(plan, latency, settings, output)
 
     @classmethod
-    def run(cls, task: tuple[int, Source]) -> None:
+    def run(cls, task: Task) -> None:
         """Drive with the driver of this process, into the drive's file."""
         assert cls.ready is not None
         seed, source = task
@@ -100,10 +101,8 @@ def drive_all(
     files = {task: drive_file(output, task[1], task[0]) for task in tasks}
     open_tasks = [task for task in tasks if not (resume and files[task].exists())]
     try:
-        with get_context('spawn').Pool(workers, Driver.prepare, (plan, latency, settings, output)) as pool:
-            drives = pool.imap_unordered(Driver.run, open_tasks)
-            for _ in tqdm(drives, total=len(open_tasks), unit='drive', disable=None):
-                pass
+        if open_tasks:
+            _run_all(open_tasks, workers, (plan, latency, settings, output))
     except KeyboardInterrupt:
         done = sum(files[task].exists() for task in tasks)
         raise Interrupted(
@@ -112,6 +111,12 @@ def drive_all(
             {'files': [plan_file]},
         ) from None
     return ran, {(seed, source.name): read_drive(files[seed, source]) for seed, source in tasks}
+
+
+def _run_all(tasks: Sequence[Task], workers: int, setup: tuple[DrivePlan, Latency, Settings, Path]) -> None:
+    with get_context('spawn').Pool(min(workers, len(tasks)), Driver.prepare, setup) as pool:
+        for _ in tqdm(pool.imap_unordered(Driver.run, tasks), total=len(tasks), unit='drive', disable=None):
+            pass
 
 
 def _refuse_another(file: Path, ran: Mapping[str, Any]) -> None:

@@ -1,0 +1,299 @@
+"""Short drives through ringworld: repeatable, late by what is modelled, resumable, and the same again in a replay."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stprune_ros.cli import main
+from stprune_ros.core.types import Behavior, Status
+from stprune_ros.driving.command import filmed_source
+from stprune_ros.driving.drive import run_drive
+from stprune_ros.driving.files import drive_as_json, hints_of
+from stprune_ros.driving.fleet import Driver
+from stprune_ros.driving.guides import NoHints, RecordedHints, TrueHints
+from stprune_ros.driving.latency import Latency, latency_of
+from stprune_ros.driving.measures import MEASURES, measure
+from stprune_ros.driving.page import MAX_WORLDS, worlds_to_show
+from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source, settings_for, sources_of
+from stprune_ros.driving.planner import CAUTION, Planner
+from stprune_ros.driving.record import Drive, Event, Said, Step, Tick
+from stprune_ros.driving.summary import summarize, to_markdown
+from stprune_ros.errors import SettingsError
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.replay.results import HINT_TOPIC
+from stprune_ros.ringworld.recording import START_NS
+from stprune_ros.ringworld.world import STEP, SteppedWorld
+from stprune_ros.settings.settings import Settings
+
+SEED = 930_016  # a vehicle stands ahead, which is hit after 2.2 s by whoever drives on
+SECONDS, HZ = 3.0, 2.0
+PRUNED = Source('st_prune_joint', 0.1)
+PLAN = DrivePlan(
+    (*(Source(name) for name in (NO_HINTS, TRUE_HINTS, ALL_TOKENS)), PRUNED), (SEED,), 'ringworld', SECONDS, HZ
+)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of the command for two worlds and one ratio."""
+    output = tmp_path_factory.mktemp('drive')
+    assert main(command(output)) == 0
+    return output
+
+
+def command(output: Path, *more: str) -> list[str]:
+    plan = ['--first-seed', str(SEED), '--scenes', '2', '--keep', '0.1', '--seconds', str(SECONDS), '--workers', '1']
+    return ['drive', '--output', str(output), *plan, *more]
+
+
+def driver(latency: Latency, folder: Path, plan: DrivePlan = PLAN) -> Driver:
+    return Driver(plan, latency, Settings(), folder)
+
+
+def read(output: Path, source: str, seed: int = SEED) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / 'drives' / source / f'{seed}.json').read_text())
+    return found
+
+
+def test_a_drive_repeats_bit_for_bit_and_follows_from_its_hints(run: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, sources=(*PLAN.sources, Source('random', 0.1)))
+    again = driver(latency_of('none', 1000.0), tmp_path, plan)
+    for source in plan.sources:
+        found, _ = again.drive(SEED, source)
+        written = read(run, source.name.replace(' ', '_'))
+        assert json.loads(json.dumps(drive_as_json(found))) == written
+        guide = RecordedHints(hints_of(written), 1000.0)
+        recorded = run_drive(plan.new_world(SEED), Planner(source.method != NO_HINTS), guide, HZ)
+        assert (recorded.steps, recorded.events) == (found.steps, found.events)
+
+
+def test_hints_matter(run: Path) -> None:
+    """Without any the vehicle ahead is hit; true ones, and the model's, keep it from that."""
+    measures = {source: read(run, source)['measures'] for source in ('no_hints', 'true_hints', 'all_tokens')}
+    assert measures['no_hints']['vehicle_ahead'] == 1
+    assert measures['true_hints']['collisions'] == measures['all_tokens']['collisions'] == 0
+    assert measures['no_hints']['progress_m'] > measures['true_hints']['progress_m'] > 1.0
+    assert measures['true_hints']['hints_right'] == 1.0
+
+
+def test_the_bag_of_a_drive_replays_to_the_same_hints(run: Path, tmp_path: Path) -> None:
+    assert (
+        main(['replay', str(run / 'world'), '--params', str(run / 'replay.param.yaml'), '--output', str(tmp_path)]) == 0
+    )
+    with Bag(tmp_path / 'results.mcap') as bag:
+        messages = [record.message() for record in bag.messages([HINT_TOPIC])]
+    replayed = [
+        (
+            round((m.header.stamp.sec * 10**9 + m.header.stamp.nanosec - START_NS) / 1e9, 6),
+            Behavior(m.behavior).name,
+            round(m.confidence, 4),
+        )
+        for m in messages
+    ]
+    driven = [(one['t'], one['hint'], one['confidence']) for one in read(run, 'st_prune_joint_0.1')['hints']]
+    assert len(driven) == SECONDS * HZ
+    assert replayed == driven
+    truth = json.loads((run / 'world' / 'truth.json').read_text())['ticks']
+    assert [tick['behavior'] for tick in truth] == [t['truth'] for t in read(run, 'st_prune_joint_0.1')['ticks']]
+
+
+def test_what_is_written_fits_together(run: Path) -> None:
+    result = json.loads((run / 'drive.json').read_text())
+    assert [row['name'] for row in result['sources']] == [
+        'no hints', 'true hints', 'all tokens', 'st_prune_joint 0.1', 'random 0.1'
+    ]  # fmt: skip
+    assert len(result['rows']) == 2 * 5
+    for row in result['sources']:
+        mine = [one for one in result['rows'] if one['source'] == row['name']]
+        mean = row['measures']['progress_m']['mean'][0]
+        assert mean == pytest.approx(np.mean([one['progress_m'] for one in mine]), abs=1e-3)
+    page = (run / 'drive.html').read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)[0])
+    assert sorted(data['drives']) == sorted(f'{s} {row["name"]}' for s in (SEED, SEED + 1) for row in result['sources'])
+    shown = data['drives'][f'{SEED} no hints']
+    assert len(shown['t']) == SECONDS / (5 * STEP) == len(shown['actors'])
+    assert shown['events'] == read(run, 'no_hints')['events'] != []
+    with Image.open(run / 'film.webp') as film:
+        assert film.n_frames == SECONDS * HZ
+
+
+def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'copy'
+    shutil.copytree(run, output)
+    kept, lost = output / 'drives' / 'all_tokens' / f'{SEED}.json', output / 'drives' / 'random_0.1' / f'{SEED}.json'
+    before, stamp = lost.read_text(), kept.stat().st_mtime_ns
+    lost.unlink()
+    assert main(command(output, '--resume')) == 0
+    assert lost.read_text() == before
+    assert kept.stat().st_mtime_ns == stamp
+    assert (output / 'drive.json').read_text() == (run / 'drive.json').read_text()
+    capsys.readouterr()
+    assert main(command(output, '--resume', '--hz', '4')) == 1
+    assert 'is of drives under another plan: omit --resume, or name another --output' in capsys.readouterr().err
+    kept.write_text('{}')
+    assert main(command(output, '--resume')) == 1
+    assert f"'{kept}' is no drive that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('more', 'sentence'),
+    [
+        (['--method', 'best'], "there is no pruning method 'best'"),
+        (['--hz', '100'], 'a recording at 100 Hz cannot be made'),
+        (['--seconds', '1000'], 'a ringworld of 1000 s cannot be made'),
+        (['--show', '5'], f'world 5 is not driven through, only {SEED} to {SEED + 1}: change --show'),
+    ],
+)
+def test_what_cannot_be_driven_is_refused(
+    more: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(tmp_path / 'new', *more)) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / 'new').exists()
+
+
+def test_a_slow_pipeline_takes_the_newest_images_and_its_hints_come_late(tmp_path: Path) -> None:
+    """1.11 s to a hint: of the sets at 0.5 s the first is begun once odometry is trusted, then always the newest."""
+    slow = driver(Latency('slow', 2000.0, hint_ms=1110.0), tmp_path)
+    drive, _ = slow.drive(SEED, PRUNED)
+    assert [(said.stamp_s, said.out_s) for said in drive.said] == [(0.0, 1.21), (1.0, 2.32)]
+    first = next(step for step in drive.steps if step.behavior != Behavior.UNKNOWN)
+    assert first.t == pytest.approx(1.25)
+    assert {step.limit for step in drive.steps if step.t < 1.25} == {CAUTION}
+    ended = [step for step in drive.steps if 2.0 <= step.t < 2.35]  # the first hint is over, the next not out
+    assert {step.behavior for step in ended} == {Behavior.UNKNOWN}
+
+
+def test_a_hint_that_comes_after_its_end_is_stale(tmp_path: Path) -> None:
+    drive, _ = driver(Latency('slow', 1000.0, hint_ms=1110.0), tmp_path).drive(SEED, PRUNED)
+    assert {said.status for said in drive.said} == {Status.STALE}
+    assert {step.behavior for step in drive.steps} == {Behavior.UNKNOWN}
+    assert measure(drive)['stale_share'] == 1.0
+    assert measure(drive)['flips_per_min'] == 0.0
+
+
+def test_true_hints_count_from_the_step_after_their_images() -> None:
+    drive = run_drive(SteppedWorld(SEED, 2.0), Planner(), TrueHints(1000.0), HZ)
+    truth = [tick.truth for tick in drive.ticks]
+    assert [said.behavior for said in drive.said] == truth
+    assert drive.steps[0].behavior == Behavior.UNKNOWN
+    for step in drive.steps[1:]:
+        assert step.behavior == truth[int((step.t - STEP / 2) * HZ)]
+
+
+def test_nothing_is_rendered_for_whoever_looks_at_nothing() -> None:
+    drive = run_drive(SteppedWorld(SEED, 2.0), Planner(heeds=False), NoHints(), HZ)
+    assert (drive.ticks, drive.said) == ([], [])
+    assert len(drive.steps) == 2.0 / STEP
+
+
+@pytest.mark.parametrize('profile', ['orin_agx', 'orin_nx'])
+def test_computed_times_are_those_of_the_docs(profile: str) -> None:
+    lines = (Path(__file__).parents[2] / 'docs' / 'profiles.md').read_text().splitlines()
+    rows = {cells[0]: cells for cells in ([c.strip() for c in line.split('|')[1:-1]] for line in lines if '|' in line)}
+    column = rows['profile'].index(profile)
+    latency = latency_of(profile, 1000.0)
+    assert f'{latency.encode_ms:.0f}' == rows['encode at best, ms'][column]
+    assert f'{latency.prefill_ms(0.1):.0f}' == rows['prefill of 10 % at best, ms'][column]
+    assert f'{latency.hint_ms:.1f}' == rows['written token at best, ms'][column]
+    assert f'{latency.valid_for_ms:g}' == rows['hints valid for, ms'][column]
+    assert latency.up_to_hint_ms(0.1) == latency.encode_ms + latency.prefill_ms(0.1) + latency.hint_ms
+    assert latency.up_to_hint_ms(1.0) > 2 * latency.up_to_hint_ms(0.1)
+    with pytest.raises(SettingsError, match='computed times of a profile'):
+        latency_of('workstation', 1000.0)
+
+
+def step(t: float, speed: float, behavior: Behavior = Behavior.NONE, ttc: float = 5.0) -> Step:
+    return Step(t, 0.0, 0.0, 0.0, speed, 3.0 * t, 8.0, behavior, ttc)
+
+
+def test_measures_of_a_drive_made_by_hand() -> None:
+    drive = Drive(1, 20.0)
+    speeds = [8.0, 0.5, 0.1, 0.0, 2.0, 0.2, 3.0, 0.1]  # stands at 2, 5 and 7 s
+    drive.steps = [step(float(t), speed, ttc=4.0 - 0.5 * t) for t, speed in enumerate(speeds)]
+    drive.steps[0] = replace(drive.steps[0], behavior=Behavior.UNKNOWN)
+    stops = {0, 3}  # s at which STOP is true: the stops at 2 and at 5 s are excused, that at 7 s is not
+    drive.ticks = [
+        Tick(float(t), Behavior.STOP if t in stops else Behavior.NONE, 'car', 1.0) for t in range(len(speeds))
+    ]
+    told = [Behavior.STOP, Behavior.NONE, Behavior.STOP, Behavior.NONE]
+    drive.said = [Said(float(t), t + 0.5, Status.OK, behavior) for t, behavior in enumerate(told)]
+    drive.said[2] = replace(drive.said[2], status=Status.STALE)
+    found = measure(drive)
+    assert set(found) == set(MEASURES)
+    assert found['needless_stops'] == 1
+    assert found['flips_per_min'] == 3.0  # once in 20 s: what is stale is not heard
+    assert found['stale_share'] == 1 / 8
+    assert found['hints_right'] == 0.5
+    assert found['min_ttc_s'] == 0.5
+    assert found['progress_m'] == 21.0
+    drive.events = [Event(1.0, 'pedestrian', 3), Event(2.0, 'stop line'), Event(2.5, 'red light')]
+    hit = measure(drive)
+    assert (hit['collisions'], hit['pedestrian'], hit['stop_lines'], hit['red_lights']) == (1, 1, 1, 1)
+    assert hit['min_ttc_s'] == 0.0
+
+
+def test_differences_are_paired() -> None:
+    sources = sources_of(('st_prune_joint',), (0.1,))
+    plan = DrivePlan(sources, tuple(range(40)), 'ringworld', 20.0, 2.0)
+    rng = np.random.default_rng(0)
+    hard = rng.integers(0, 5, 40)  # what a world costs whoever drives through it
+
+    def row(seed: int, source: Source) -> dict[str, Any]:
+        extra = {ALL_TOKENS: 0, 'st_prune_joint': 1, 'random': 3}.get(source.method, 2)
+        values = dict.fromkeys(MEASURES, 0.0) | {'collisions': int(hard[seed]) + extra}
+        return {'measures': values | ({'stale_share': None} if source.method == NO_HINTS else {})}
+
+    found = {(seed, source.name): row(seed, source) for seed in plan.seeds for source in sources}
+    result = summarize(plan, {'seconds': 20.0, 'world': 'ringworld', 'profile': 'none'}, found)
+    rows = {one['name']: one['measures'] for one in result['sources']}
+    pruned = rows['st_prune_joint 0.1']['collisions']
+    assert pruned['mean'][0] == pytest.approx(hard.mean() + 1)
+    assert pruned['minus_all'] == [1.0, 1.0, 1.0]  # the same in every world: nothing is left to doubt
+    assert pruned['minus_random'] == [-2.0, -2.0, -2.0]
+    assert pruned['mean'][1] < pruned['mean'][0] < pruned['mean'][2]
+    assert 'minus_all' not in rows[ALL_TOKENS]['collisions']
+    assert rows['no hints']['stale_share'] is None
+    text = to_markdown(result)
+    assert '| st_prune_joint 0.1 | +1.00 [+1.00, +1.00] |' in text
+    assert re.search(r'\| no hints \|.* n/a \|', text)
+
+
+def test_sources_and_their_settings() -> None:
+    sources = sources_of(('uniform', 'random', 'uniform'), (1.0, 0.25, 0.1))
+    assert [source.name for source in sources] == [
+        'no hints', 'true hints', 'all tokens', 'uniform 0.25', 'uniform 0.1', 'random 0.25', 'random 0.1'
+    ]  # fmt: skip
+    given = Settings.from_values({'latency.target_ms': 300.0})
+    found = settings_for(sources[-1], 7, given)
+    assert (found.pruning.method, found.pruning.keep_ratio, found.pruning.seed) == ('random', 0.1, 7)
+    assert (found.latency.target_ms, found.inference.describe) == (0.0, False)
+    assert settings_for(Source(ALL_TOKENS), 7, given).pruning.keep_ratio == 1.0
+    assert filmed_source(sources) == Source('uniform', 0.1)
+    assert filmed_source(sources_of(('uniform',), (0.05, 0.25))) == Source('uniform', 0.25)
+    assert filmed_source(sources_of(('uniform',), (0.02, 0.05))) == Source('uniform', 0.05)
+    assert filmed_source(sources_of(('uniform',), (1.0,))) is None
+
+
+def test_the_page_has_what_was_asked_for_and_the_worst_worlds() -> None:
+    plan = replace(PLAN, seeds=tuple(range(40)))
+    found = {
+        (seed, source.name): {'measures': {'collisions': int(seed in (8, 39) and source == PRUNED)}}
+        for seed in plan.seeds
+        for source in plan.sources
+    }
+    shown = worlds_to_show(plan, found, [20])
+    assert len(shown) == MAX_WORLDS
+    assert {8, 20, 39} <= set(shown)
+    assert shown == sorted(shown)
