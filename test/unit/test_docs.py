@@ -43,7 +43,7 @@ PAGES = [README, ROOT / 'SECURITY.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT /
 RESULTS = ROOT / 'benchmark' / 'results'
 OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
 # Rooms whose sentences a user can meet; the others raise for wrong calls.
-ROOMS = ('calibrate', 'core', 'fleet', 'inference', 'io', 'replay', 'ros', 'settings', 'view', 'vlm')
+ROOMS = ('calibrate', 'core', 'driving', 'fleet', 'inference', 'io', 'replay', 'ros', 'settings', 'view', 'vlm')
 DATASETS = ('evaluation', 'datasets')  # of the evaluation the part that reads what users bring
 ERRORS = {'StpruneError', 'SettingsError', 'BagError', 'ModelError', 'Interrupted'}
 LOGGING = {'warn', '_warn', '_note', 'warning', 'error', 'fatal', 'again'}

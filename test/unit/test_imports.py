@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ('io', 'vlm'),
     ('inference', 'ringworld'),
     ('ros', 'replay', 'calibrate', 'evaluation', 'bench'),
-    ('init', 'view', 'fleet'),
+    ('init', 'view', 'fleet', 'driving'),
     ('arguments', 'preflight'),
     ('demo', 'check'),
     ('commands',),
@@ -72,7 +72,7 @@ ALONE = {
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
-        *('evaluation/', 'bench/', 'calibrate/fit.py', 'fleet/worker.py'),
+        *('evaluation/', 'bench/', 'calibrate/fit.py', 'fleet/worker.py', 'driving/fleet.py'),
     ),
 }
 TORCH_FREE = (
