@@ -18,7 +18,11 @@ import yaml
 from PIL import Image
 
 from stprune_ros.bench import engine_report, gpu, memory, page, report, selection_report
+from stprune_ros.commands import drive
 from stprune_ros.commands.evaluate import UNTOUCHED
+from stprune_ros.driving import summary
+from stprune_ros.driving.latency import latency_of
+from stprune_ros.driving.plan import DrivePlan, Source
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import to_markdown
@@ -365,6 +369,34 @@ def test_fidelity_tables_are_the_committed_result(world: str, shown: int):
     printed = to_markdown(found, found['default']).split('\n\n')
     assert len(printed) == 5
     assert text.count(f'<!-- fidelity {world}: ') == shown == sum(part in text for part in printed)
+
+
+@pytest.mark.parametrize('profile', ['none', 'orin_nx'])
+def test_tables_of_the_closed_loop_are_the_committed_drives(profile: str):
+    text = text_of(ROOT / 'docs' / 'closed_loop.md')
+    drives = json.loads((RESULTS / f'drive.{profile}.json').read_text(encoding='utf-8'))
+    assert drives['first_seed'] >= drive.UNTOUCHED
+    assert drives['profile'] == profile
+    assert summary.to_markdown(drives) in text
+    plan = DrivePlan(
+        tuple(Source(row['method'], row['keep']) for row in drives['sources']),
+        tuple(range(drives['first_seed'], drives['first_seed'] + drives['drives'])),
+        drives['world'],
+        drives['seconds'],
+        drives['hz'],
+    )
+    found = {(row['seed'], row['source']): {'measures': row} for row in drives['rows']}
+    assert summary.summarize(plan, {}, found)['sources'] == drives['sources']
+
+
+def test_latencies_of_the_closed_loop_are_computed():
+    rows = tables('latency', 'closed_loop.md')
+    assert [row['up to the hint, ms'] for row in rows] == ['orin_agx', 'orin_nx']
+    for row in rows:
+        found = latency_of(row['up to the hint, ms'], 0.0)
+        keeps = {'100%': 1.0, '25%': 0.25, '10%': 0.1, '5%': 0.05, '2%': 0.02}
+        assert [row[head] for head in keeps] == [f'{found.up_to_hint_ms(keep):.0f}' for keep in keeps.values()]
+        assert row['valid for'] == f'{found.valid_for_ms:g}'
 
 
 @pytest.mark.parametrize('world', ['ringworld', 'hard'])

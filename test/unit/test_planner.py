@@ -72,6 +72,11 @@ def test_a_lower_limit_never_speeds_up(speed: float, one: float, other: float) -
         assert acceleration(speed, low) >= -SLOW_BY
 
 
+def test_it_brakes_harder_to_stop_than_to_slow_down() -> None:
+    assert [acceleration(8.0, limit) for limit in (0.0, SLOW, 9.0)] == [-STOP_BY, -SLOW_BY, SPEED_UP]
+    assert acceleration(3.6, 3.5) == pytest.approx(-0.2)
+
+
 @pytest.mark.parametrize(
     ('behavior', 'limit'),
     [
