@@ -31,7 +31,7 @@ from stprune_ros.resources import version
 from stprune_ros.ringworld.questions import FORMS
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import make_scene
-from stprune_ros.ringworld.world import COLOURS
+from stprune_ros.ringworld.traffic import COLOURS
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.settings import Settings
 
