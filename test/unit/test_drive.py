@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jsonschema import Draft202012Validator
 from PIL import Image
 
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, Status
+from stprune_ros.driving import fleet
 from stprune_ros.driving.command import filmed_source
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.files import drive_as_json, hints_of
@@ -30,6 +32,7 @@ from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.errors import SettingsError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.results import HINT_TOPIC
+from stprune_ros.resources import resource_path
 from stprune_ros.ringworld.recording import START_NS
 from stprune_ros.ringworld.world import STEP, SteppedWorld
 from stprune_ros.settings.settings import Settings
@@ -134,7 +137,11 @@ def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
     kept, lost = output / 'drives' / 'all_tokens' / f'{SEED}.json', output / 'drives' / 'random_0.1' / f'{SEED}.json'
     before, stamp = lost.read_text(), kept.stat().st_mtime_ns
     lost.unlink()
-    assert main(command(output, '--resume')) == 0
+    assert main(command(output, '--resume', '--json')) == 0
+    report = json.loads(capsys.readouterr().out)
+    Draft202012Validator(json.loads(resource_path('config/schema/command.schema.json').read_text())).validate(report)
+    assert [row['name'] for row in report['result']['drive']['sources']][-1] == 'random 0.1'
+    assert all(Path(file).exists() for file in report['result']['files'])
     assert lost.read_text() == before
     assert kept.stat().st_mtime_ns == stamp
     assert (output / 'drive.json').read_text() == (run / 'drive.json').read_text()
@@ -144,6 +151,19 @@ def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
     kept.write_text('{}')
     assert main(command(output, '--resume')) == 1
     assert f"'{kept}' is no drive that can be read" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_where_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fleet, '_run_all', stopped)
+    assert main(command(tmp_path)) == 130
+    said = capsys.readouterr().err
+    assert f"interrupted after 0 of 10 drives: they are in '{tmp_path / 'drives'}', where --resume goes on" in said
+    assert (tmp_path / 'plan.json').exists()
 
 
 @pytest.mark.parametrize(
