@@ -9,11 +9,11 @@ from pathlib import Path
 
 from stprune_ros.core.types import Answer
 from stprune_ros.driving.film import write_film
-from stprune_ros.driving.fleet import Driver, drive_all
 from stprune_ros.driving.guides import calibration_of
 from stprune_ros.driving.latency import latency_of
 from stprune_ros.driving.page import drive_page
 from stprune_ros.driving.plan import DrivePlan, Source, settings_for
+from stprune_ros.driving.runs import Driver, drive_all
 from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.progress import Say
 from stprune_ros.replay.moment import PARAMETER_FILE, parameter_text

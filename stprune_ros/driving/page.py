@@ -9,11 +9,11 @@ from stprune_ros.core.types import Behavior
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.events import NEAR, near_actors
 from stprune_ros.driving.files import hints_of
-from stprune_ros.driving.fleet import Found
 from stprune_ros.driving.guides import RecordedHints
 from stprune_ros.driving.measures import MEASURES
 from stprune_ros.driving.plan import NO_HINTS, DrivePlan, Source
 from stprune_ros.driving.planner import Planner
+from stprune_ros.driving.runs import Found
 from stprune_ros.driving.summary import SHOWN, cell
 from stprune_ros.replay.page import render
 from stprune_ros.ringworld.route import BLOCK

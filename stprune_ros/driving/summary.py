@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from stprune_ros.driving.fleet import Found
 from stprune_ros.driving.measures import MEASURES
 from stprune_ros.driving.plan import ALL_TOKENS, BASELINES, RANDOM, DrivePlan, Source
+from stprune_ros.driving.runs import Found
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference
 from stprune_ros.results import table
 

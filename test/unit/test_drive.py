@@ -16,11 +16,10 @@ from PIL import Image
 
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, Status
-from stprune_ros.driving import fleet
+from stprune_ros.driving import runs
 from stprune_ros.driving.command import filmed_source
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.files import drive_as_json, hints_of
-from stprune_ros.driving.fleet import Driver
 from stprune_ros.driving.guides import NoHints, RecordedHints, TrueHints
 from stprune_ros.driving.latency import Latency, latency_of
 from stprune_ros.driving.measures import MEASURES, measure
@@ -28,6 +27,7 @@ from stprune_ros.driving.page import MAX_WORLDS, worlds_to_show
 from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source, settings_for, sources_of
 from stprune_ros.driving.planner import CAUTION, Planner
 from stprune_ros.driving.record import Drive, Event, Said, Step, Tick
+from stprune_ros.driving.runs import Driver
 from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.errors import SettingsError
 from stprune_ros.io.bag_reader import Bag
@@ -159,7 +159,7 @@ def test_an_interrupted_run_says_where_it_goes_on(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fleet, '_run_all', stopped)
+    monkeypatch.setattr(runs, '_run_all', stopped)
     assert main(command(tmp_path)) == 130
     said = capsys.readouterr().err
     assert f"interrupted after 0 of 10 drives: they are in '{tmp_path / 'drives'}', where --resume goes on" in said

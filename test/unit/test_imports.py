@@ -72,7 +72,7 @@ ALONE = {
     'triton': ('pruning/greedy_triton.py',),
     'torch': (
         *('cuda_graph.py', 'pruning/', 'vlm/', 'inference/', 'ringworld/training/'),
-        *('evaluation/', 'bench/', 'calibrate/fit.py', 'fleet/worker.py', 'driving/fleet.py'),
+        *('evaluation/', 'bench/', 'calibrate/fit.py', 'fleet/worker.py', 'driving/runs.py'),
     ),
 }
 TORCH_FREE = (
