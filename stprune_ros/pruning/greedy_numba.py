@@ -5,6 +5,7 @@ The loop makes a few million comparisons; as tensor operations each of its steps
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from stprune_ros.private_folder import is_private
 
+# Where colorama is installed numba would otherwise write to the terminal when the program ends.
+os.environ.setdefault('NUMBA_DISABLE_ERROR_MESSAGE_HIGHLIGHTING', '1')
 try:
     from numba import njit
 except ImportError:  # `selection` then takes the plain loop
