@@ -316,6 +316,17 @@ def test_a_hint_ends_on_the_page_although_nothing_more_comes(browser):
         del board.update
 
 
+def test_a_node_that_is_not_active_says_so_at_the_top(browser):
+    board, _ = board_and_clock()
+    with serving(board) as server:
+        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
+        board.hear('diagnostics', diagnostics((f'{NODE}: lifecycle', 1, 'not active: nothing is inferred')))
+        said = 'The node says: not active: nothing is inferred.'
+        until(opened, lambda: opened.text('#trouble') == said, 'word of it')
+        board.hear('diagnostics', diagnostics((f'{NODE}: lifecycle', 0, 'all is well')))
+        until(opened, lambda: not opened.page.is_visible('#trouble'), 'the end of it')
+
+
 def test_hints_that_come_late_over_a_slow_link_are_not_valid(browser):
     """A link that holds everything back for longer than hints are valid: by the page's own clock they would be."""
     board, _ = board_and_clock()

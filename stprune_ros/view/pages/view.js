@@ -69,7 +69,7 @@ function tick() {
   showShares(hint);
   const spoke = Math.max(state.answer?.at ?? 0, state.states?.at ?? 0);
   const trouble = isLost() ? 'No connection to stprune view: nothing here is current.'
-    : state.node?.problem || (spoke && now() - spoke > OLD_S ? 'Nothing is heard of the node any more.' : state.fault) || '';
+    : state.node?.problem || (spoke && now() - spoke > OLD_S ? 'Nothing is heard of the node any more.' : state.fault || lifecycle());
   element('trouble').hidden = !trouble || (heard === null && local() - opened < LOST_S);
   put('trouble', trouble);
   const answer = state.answer;
@@ -89,6 +89,12 @@ function tick() {
     showCameras();
     showStates(states?.states ?? {});
   }
+}
+
+// What the node says of itself where it does not work.
+function lifecycle() {
+  const said = state.states?.states.lifecycle;
+  return !said || said.level === 'ok' ? '' : `The node says: ${said.message}.`;
 }
 
 function showShares(hint) {
