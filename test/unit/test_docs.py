@@ -237,7 +237,11 @@ def trees() -> tuple[tuple[Path, ast.AST], ...]:
 
 def in_source() -> set[str]:
     """Every string of the package, those of scripts in pages included."""
-    scripts = {text for file in PACKAGE.glob('*/pages/*.js') for text in re.findall(r"'([^'\n]+)'", text_of(file))}
+    code = [text_of(file) for file in PACKAGE.glob('*/pages/*.js')]
+    scripts = {text for one in code for text in re.findall(r"'([^'\n]+)'", one)}
+    scripts |= {
+        normal(re.sub(r'\$\{[^}]*\}', VARIABLE, text)) for one in code for text in re.findall(r'`([^`\n]+)`', one)
+    }
     return scripts | {found for _, tree in trees() for node in ast.walk(tree) if (found := sentence(node)) is not None}
 
 
