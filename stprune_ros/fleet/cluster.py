@@ -129,11 +129,13 @@ def _no_cluster(address: str) -> str:
     return plain(lines[-1].rpartition('Error: ')[2], 200) if done.returncode else ''
 
 
-def resources(workers: int | None, threads: int, gpus: float | None, memory: int, uses_gpu: bool) -> Resources:
+def resources(
+    workers: int | None, threads: int, gpus: float | None, memory: int, uses_gpu: bool, grows: bool
+) -> Resources:
     """What each worker gets, and how many there may be: as many as the cluster holds, unless ``workers`` says it.
 
     Where ``gpus`` is not said a worker has a GPU if there are some and the model ``uses_gpu``. Raises StpruneError
-    where the cluster holds no worker; one that grows holds as many as ``workers`` says.
+    where the cluster holds no worker; one that ``grows`` may hold as many as ``workers`` says.
     """
     import ray
 
@@ -142,7 +144,7 @@ def resources(workers: int | None, threads: int, gpus: float | None, memory: int
         gpus = 1.0 if uses_gpu and there.get('GPU') else 0.0
     wanted = {'CPU': float(threads), 'GPU': gpus, 'memory': float(memory)}
     fits = min(int(there.get(name, 0.0) / amount) for name, amount in wanted.items() if amount)
-    if workers is None and not fits:
+    if not fits and (workers is None or not grows):
         name = next(name for name, amount in wanted.items() if amount > there.get(name, 0.0))
         raise StpruneError(
             f'a worker is to have {wanted[name]:g} {name}, and the cluster has {there.get(name, 0.0):g} in all: ask for'

@@ -138,7 +138,9 @@ def _run_missing(entries: Sequence[Entry], ledger: Ledger, settings: Sequence[Se
     with ExitStack() as stack:
         with said_while_slow(_say, lambda: starting):
             dashboard = stack.enter_context(connected(options.address, options.workers, options.threads))
-        given = resources(options.workers, options.threads, options.gpus, options.memory, uses_gpu)
+        given = resources(
+            options.workers, options.threads, options.gpus, options.memory, uses_gpu, bool(options.address)
+        )
         _say(f'up to {given.workers} workers' + (f"; Ray's dashboard is at {dashboard}" if dashboard else ''))
         pool = stack.enter_context(closing(Pool(given)))
         dispatcher = Dispatcher(entries, ledger, pool, window_s, options.patience_s)

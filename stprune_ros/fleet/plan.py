@@ -149,13 +149,14 @@ def _item(kind: type, text: str) -> object:
         return text
 
 
-def _bags_at(path: Path) -> Iterator[Path]:
-    """The bags that a file or folder is or holds, in order of their names."""
+def _bags_at(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The bags that a file or folder is or holds, in order of their names. A link to a folder ``above`` ends there."""
     if path.is_file():
         if path.suffix in STORAGES:
             yield path
         return
-    if not path.is_dir() or (path / SUMMARY).is_file():  # what a replay left is no drive
+    place = path.resolve()
+    if not path.is_dir() or (path / SUMMARY).is_file() or place in above:  # what a replay left is no drive
         return
     files = sorted(file.name for file in path.iterdir() if file.name.endswith((*STORAGES, *PACKED)))
     if (path / METADATA).is_file() or len(files) == 1:
@@ -168,7 +169,7 @@ def _bags_at(path: Path) -> Iterator[Path]:
     else:
         for folder in sorted(path.iterdir()):
             if folder.is_dir() and not folder.name.startswith('.'):
-                yield from _bags_at(folder)
+                yield from _bags_at(folder, (*above, place))
 
 
 def _stem(path: Path) -> str:

@@ -25,7 +25,7 @@ def on_ray(address: str, workers: int | None) -> Evaluating:
         source: CaseSource, plan: EvaluationPlan, settings: Settings, scenes: Sequence[int]
     ) -> Iterator[Iterable[list[SceneResult]]]:
         with connected(address, workers, 1):
-            given = resources(workers, 1, None, 0, settings.model.device != 'cpu')
+            given = resources(workers, 1, None, 0, settings.model.device != 'cpu', grows=True)
             with closing(Pool(given)) as pool:
                 yield asked_in_order(pool, [AskScene(source, plan, settings, scene) for scene in scenes])
 

@@ -44,6 +44,14 @@ def test_a_bag_that_is_named_twice_runs_once(drives: Path):
     assert names(drives / 'drives', drives / 'drives' / 'two') == ['one', 'two']
 
 
+def test_links_that_lead_back_end_there(drives: Path):
+    (drives / 'drives' / 'here').symlink_to('.')
+    (drives / 'drives' / 'more' / 'deep').mkdir(parents=True)
+    (drives / 'drives' / 'more' / 'up').symlink_to('..')
+    (drives / 'drives' / 'more' / 'deep' / 'up').symlink_to('../..')
+    assert names(drives / 'drives') == ['one', 'two']
+
+
 def test_what_replays_left_and_hidden_folders_are_no_drives(drives: Path):
     write_bag(drives / 'drives' / 'out' / 'two' / 'base', drive(1))
     (drives / 'drives' / 'out' / 'two' / 'base' / 'summary.json').write_text('{}')

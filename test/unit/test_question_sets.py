@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,19 @@ def test_broken_tables_are_named(tmp_path: Path) -> None:
     (tables / 'calibrated_sensor.json').write_text(content.replace('"rotation"', '"turned"', 1))
     with pytest.raises(StpruneError, match="has a calibration of CAM_FRONT that is none, cal-CAM_FRONT: 'rotation'"):
         drivelm.read(tmp_path)
+    rows = json.loads(content)
+    for row in rows:
+        row['camera_intrinsic'] = [[10**400, 0, 1], [0, 1, 1], [0, 0, 1]]  # more than a float holds
+    (tables / 'calibrated_sensor.json').write_text(json.dumps(rows))
+    with pytest.raises(StpruneError, match='has a calibration of CAM_FRONT that is none'):
+        drivelm.read(tmp_path)
+    (tables / 'calibrated_sensor.json').write_text(content)
+    data = (tables / 'sample_data.json').read_text()
+    for width in ('"abc"', 'NaN', '[1]', 'Infinity', 'true', '{}'):
+        (tables / 'sample_data.json').write_text(re.sub(r'"width": \d+', f'"width": {width}', data))
+        with pytest.raises(StpruneError, match='has a calibration of CAM_FRONT that is none'):
+            drivelm.read(tmp_path)
+    (tables / 'sample_data.json').write_text(data)
     (tables / 'calibrated_sensor.json').write_text(content[:-40])
     with pytest.raises(StpruneError, match=r"calibrated_sensor.json' is no list of JSON objects that is whole"):
         drivelm.read(tmp_path)
@@ -141,6 +155,11 @@ def test_conversations_are_read_as_the_scenes_that_they_were_made_of(tmp_path: P
     found = drivelm.read(path)
     assert (found.questions, found.moments[0].pictures) == (before.questions, before.moments[0].pictures)
     assert found.faults.sentences[0] == 'conversations left out, without an id or a question: 2; the first is short'
+    path.write_text(json.dumps([{**rows[1], 'id': 's_f_7'}, {**rows[0], 'id': 's_f_4'}]))  # a part, in another order
+    assert [(one.id, one.text) for one in drivelm.read(path).questions] == [
+        ('s_f_7', 'Is it red?'),
+        ('s_f_4', 'what is there?'),
+    ]
 
 
 @pytest.mark.parametrize('shape', ['by instant', 'by camera', 'in one row'])

@@ -85,7 +85,7 @@ class AnswerFile:
         content = self.path.read_bytes()
         whole = content[: content.rfind(b'\n') + 1]
         try:
-            first, *rows = (json.loads(line) for line in whole.decode('utf-8').splitlines()) if whole else (head,)
+            first, *rows = (json.loads(line) for line in whole.decode('utf-8').split('\n')[:-1]) if whole else (head,)
             for row in rows:
                 key = AnswerKey(row['id'], Trial(row['method'], row['keep'], row['seed']))
                 if 'judge' in row:

@@ -55,6 +55,7 @@ INSTRUCTIONS = (
     ' 1600x900, from the top left. Asked to select from options, answer with the letter only.'
 )
 FRONT = 'CAM_FRONT'
+GIVEN = ''  # the key of an id that a conversation has: no file of scenes has it
 WEIGHTS = (0.4, 0.2, 0.2, 0.2)  # of judge, language, match and accuracy in the final score
 
 
@@ -177,7 +178,7 @@ def _questions(groups: Mapping[str, Any], name: str, faults: Faults) -> Iterator
         if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
             faults.add('questions left out, without a text', f'{name}_{index}')
             continue
-        yield _question(f'{name}_{index}', question, answer or '', group, entry.get('tag'), faults)
+        yield _question(entry.get(GIVEN, f'{name}_{index}'), question, answer or '', group, entry.get('tag'), faults)
 
 
 def _question(name: str, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
@@ -262,5 +263,5 @@ def _from_conversations(rows: Sequence[Any], faults: Faults) -> dict[str, Any]:
         paths = {p.camera: p.name for text in _list(row.get('image')) if (p := Picture.of(text))}
         frame = frames.setdefault(parts[1], {'image_paths': paths, 'QA': {GROUPS[0]: []}})
         answer = said[1] if len(said) > 1 and said[1] else ''
-        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer})
+        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: name})
     return tree

@@ -94,7 +94,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             if taken > MAX_BYTES:
                 raise StpruneError(f"'{path}' has more than {MAX_BYTES} bytes when unpacked: split it")
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise StpruneError(f"'{path}' is no parquet file that can be read: {one_line(error)}") from None
 
 

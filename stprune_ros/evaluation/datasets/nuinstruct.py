@@ -98,6 +98,8 @@ def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, t
         if not pictures:
             faults.add('questions left out, without names of pictures', plain(name))
             continue
+        if isinstance(said, (int, float)) and not isinstance(said, bool):
+            said = str(said)
         answers = (said,) if isinstance(said, str) and said.strip() else ()
         question = SetQuestion(name, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
         tokens = entry.get('sample_list')

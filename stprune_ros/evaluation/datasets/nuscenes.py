@@ -116,16 +116,16 @@ class Tables:
         self.previous |= {token: before[token] for token in wanted}
         sizes: dict[str, tuple[str, int, int]] = {}
         for row in rows_of(folder / 'sample_data.json'):
-            if row.get('sample_token') in wanted and (picture := Picture.of(row.get('filename'))):
+            if _text(row, 'sample_token') in wanted and (picture := Picture.of(row.get('filename'))):
                 shot = Shot(picture, _text(row, 'ego_pose_token'), _text(row, 'calibrated_sensor_token'))
                 self.shots[_text(row, 'sample_token')][picture.camera].append(shot)
-                sizes[shot.sensor_token] = picture.camera, int(row.get('width') or 0), int(row.get('height') or 0)
+                sizes[shot.sensor_token] = picture.camera, _size(row, 'width'), _size(row, 'height')
         for row in rows_of(folder / 'calibrated_sensor.json'):
-            if row.get('token') in sizes:
+            if _text(row, 'token') in sizes:
                 self.models[row['token']] = _model(row, *sizes[row['token']], folder)
         needed = {shot.ego_token for cameras in self.shots.values() for row in cameras.values() for shot in row}
         for row in rows_of(folder / 'ego_pose.json'):
-            if row.get('token') in needed:
+            if _text(row, 'token') in needed:
                 self.poses[row['token']] = _pose(row, folder / 'ego_pose.json')
 
     def around(self, sample: str, back: int) -> dict[str, list[Shot]]:
@@ -203,12 +203,18 @@ def _text(row: Mapping[str, Any], key: str) -> str:
     return value if isinstance(value, str) else ''
 
 
+def _size(row: Mapping[str, Any], key: str) -> int:
+    """Pixels; 0, which no camera has, for what is no whole number."""
+    value = row.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
 def _model(row: Mapping[str, Any], camera: str, width: int, height: int, folder: Path) -> CameraModel:
     try:
         k = np.array(row['camera_intrinsic'], float).reshape(3, 3)
         rotation, translation = _turned(row)
         faults = intrinsics_faults(width, height, k, ())
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         faults = [str(error)]
     if faults:
         token = plain(str(row.get('token')))
@@ -219,7 +225,7 @@ def _model(row: Mapping[str, Any], camera: str, width: int, height: int, folder:
 def _pose(row: Mapping[str, Any], path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         return _turned(row)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise StpruneError(f"'{path}' has a pose that is none, {plain(str(row.get('token')))}: {error}") from None
 
 
