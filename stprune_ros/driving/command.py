@@ -15,6 +15,7 @@ from stprune_ros.driving.page import drive_page
 from stprune_ros.driving.plan import DrivePlan, Source, settings_for
 from stprune_ros.driving.runs import Driver, drive_all
 from stprune_ros.driving.summary import summarize, to_markdown
+from stprune_ros.errors import StpruneError
 from stprune_ros.progress import Say
 from stprune_ros.replay.moment import PARAMETER_FILE, parameter_text
 from stprune_ros.results import Show, write_json
@@ -41,6 +42,7 @@ class DriveRun:
 def run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
     """Drive the plan into the output folder and show the table; returns 0."""
     plan, output = ordered.plan, ordered.output
+    _require_own(output / WORLD)
     latency = latency_of(ordered.profile, settings.output.valid_for_ms)
     ran, found = drive_all(plan, latency, settings, ordered.workers, output, ordered.resume, say)
     result = summarize(plan, ran, found)
@@ -73,7 +75,14 @@ def film(driver: Driver, seed: int, source: Source) -> list[Path]:
     if answers:
         rig = calibration_of(settings).usable([camera.name for camera in RING])
         write_film(output / FILM, answers, drive, world, rig)
+    _require_own(output / WORLD)
     shutil.rmtree(output / WORLD, ignore_errors=True)
     write_world(output / WORLD, world, world.seconds, driver.plan.hz)
     (output / PARAMETER_FILE).write_text(parameter_text(settings), encoding='utf-8')
     return [output / FILM, output / WORLD, output / PARAMETER_FILE]
+
+
+def _require_own(world: Path) -> None:
+    """Raise StpruneError where the folder of the bag is there, and is not what an earlier run wrote."""
+    if world.exists() and not (world / 'truth.json').is_file():
+        raise StpruneError(f"'{world}' is in the way of the bag of a drive: name another --output")

@@ -43,7 +43,7 @@ def run_drive(world: SteppedWorld, planner: Planner, guide: Guide, hz: float) ->
             x, y, yaw = world.route.pose(progress)
             drive.steps.append(Step(index * STEP, x, y, yaw, speed, progress, command.limit, command.behavior, ttc))
             if guide.looks:
-                drive.ticks += sensors.feed(guide, (index + 1) * STEP)
+                drive.ticks += sensors.feed(guide, min((index + 1) * STEP, world.seconds))
     return drive
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.core.types import Behavior, Status
-from stprune_ros.driving.measures import measure
+from stprune_ros.driving.measures import MEASURES, measure
 from stprune_ros.driving.record import Drive, Said
 from stprune_ros.errors import StpruneError, shown
 from stprune_ros.results import replaced_at_once
@@ -60,11 +60,16 @@ def write_drive(path: Path, drive: Drive) -> None:
         part.write_text(json.dumps(drive_as_json(drive), separators=(',', ':')) + '\n', encoding='utf-8')
 
 
-def read_drive(path: Path) -> Mapping[str, Any]:
-    """What `write_drive` wrote; StpruneError where the file is something else."""
+def read_drive(path: Path, seed: int, seconds: float) -> Mapping[str, Any]:
+    """What `write_drive` wrote of this world; StpruneError where the file is something else."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-        found['measures']['collisions']
+        if (found['seed'], found['seconds']) != (seed, seconds):
+            raise ValueError(f'it is of world {found["seed"]} and {found["seconds"]} s')
+        missing = [name for name in MEASURES if name not in found['measures']]
+        if missing:
+            raise ValueError(f'it lacks {missing[0]}')
+        hints_of(found)
     except (ValueError, KeyError, TypeError) as error:
         raise StpruneError(f"'{path}' is no drive that can be read: {shown(error)}; remove it") from None
     return found

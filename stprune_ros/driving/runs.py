@@ -26,7 +26,7 @@ from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
-PLAN = 'plan.json'
+PLAN, DRIVES = 'plan.json', 'drives'
 Task = tuple[int, Source]  # a world's seed, and where hints come from
 Found = dict[tuple[int, str], Mapping[str, Any]]  # drives by seed and name of the source
 
@@ -73,7 +73,7 @@ class Driver:
 
 def drive_file(output: Path, source: Source, seed: int) -> Path:
     """Where a drive is written."""
-    return output / 'drives' / source.name.replace(' ', '_') / f'{seed}.json'
+    return output / DRIVES / source.name.replace(' ', '_') / f'{seed}.json'
 
 
 def drive_all(
@@ -93,24 +93,27 @@ def drive_all(
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     ran = json.loads(json.dumps(identity(plan, latency, [backend.info.model_id, backend.info.revision], settings)))
     plan_file = output / PLAN
-    if resume and plan_file.exists():
+    if next((output / DRIVES).glob('*/*.json'), None) is not None:
+        if not resume:
+            raise StpruneError(
+                f"'{output}' holds drives of an earlier run: add --resume to go on with them, or name another --output"
+            )
         _refuse_another(plan_file, ran)
     output.mkdir(parents=True, exist_ok=True)
     write_json(plan_file, ran)
     tasks = [(seed, source) for seed in plan.seeds for source in plan.sources]
     files = {task: drive_file(output, task[1], task[0]) for task in tasks}
-    open_tasks = [task for task in tasks if not (resume and files[task].exists())]
+    open_tasks = [task for task in tasks if not files[task].exists()]
     try:
         if open_tasks:
             _run_all(open_tasks, workers, (plan, latency, settings, output))
     except KeyboardInterrupt:
         done = sum(files[task].exists() for task in tasks)
         raise Interrupted(
-            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / 'drives'}', where --resume goes"
-            ' on',
+            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / DRIVES}', where --resume goes on",
             {'files': [plan_file]},
         ) from None
-    return ran, {(seed, source.name): read_drive(files[seed, source]) for seed, source in tasks}
+    return ran, {(seed, source.name): read_drive(files[seed, source], seed, plan.seconds) for seed, source in tasks}
 
 
 def _run_all(tasks: Sequence[Task], workers: int, setup: tuple[DrivePlan, Latency, Settings, Path]) -> None:
@@ -123,8 +126,11 @@ def _refuse_another(file: Path, ran: Mapping[str, Any]) -> None:
     """The latencies of further ratios may be new; all else must be equal."""
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
-        same = {**found, 'up_to_hint_ms': {}} == {**ran, 'up_to_hint_ms': {}}
-    except (ValueError, TypeError):
+        then, now = found['up_to_hint_ms'], ran['up_to_hint_ms']
+        same = {**found, 'up_to_hint_ms': now} == ran and all(
+            then[keep] == now[keep] for keep in then.keys() & now.keys()
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         same = False
     if not same:
-        raise StpruneError(f"'{file}' is of drives under another plan: omit --resume, or name another --output")
+        raise StpruneError(f"'{file}' is of drives under another plan: name another --output")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -147,10 +148,36 @@ def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
     assert (output / 'drive.json').read_text() == (run / 'drive.json').read_text()
     capsys.readouterr()
     assert main(command(output, '--resume', '--hz', '4')) == 1
-    assert 'is of drives under another plan: omit --resume, or name another --output' in capsys.readouterr().err
+    assert 'is of drives under another plan: name another --output' in capsys.readouterr().err
+    assert main(command(output)) == 1  # nothing is driven over, and so no table mixes two plans
+    assert 'holds drives of an earlier run: add --resume to go on with them' in capsys.readouterr().err
+    plan = json.loads((output / 'plan.json').read_text())
+    (output / 'plan.json').unlink()
+    assert main(command(output, '--resume')) == 1
+    assert 'is of drives under another plan' in capsys.readouterr().err
+    (output / 'plan.json').write_text(json.dumps(plan))
+    whole = json.loads(kept.read_text())
+    for wrong in ({'seed': 7}, {'seconds': 1.0}, {'measures': {'collisions': 0}}, {'hints': [{'hint': 'FLY'}]}):
+        kept.write_text(json.dumps({**whole, **wrong}))
+        assert main(command(output, '--resume')) == 1
+        assert f"'{kept}' is no drive that can be read" in capsys.readouterr().err
     kept.write_text('{}')
     assert main(command(output, '--resume')) == 1
     assert f"'{kept}' is no drive that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('seconds', [0.01, 0.5, 1.01, 1.03, 1.06])
+def test_a_drive_may_end_within_a_step(seconds: float) -> None:
+    drive = run_drive(SteppedWorld(SEED, seconds), Planner(True), TrueHints(1000.0), 2.0)
+    assert len(drive.steps) == math.ceil(seconds / STEP) and len(drive.ticks) == max(1, math.floor(2 * seconds))
+
+
+def test_a_folder_of_somebody_else_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'world').mkdir()
+    (tmp_path / 'world' / 'mine.txt').write_text('x')
+    assert main(command(tmp_path)) == 1
+    assert f"'{tmp_path / 'world'}' is in the way of the bag of a drive" in capsys.readouterr().err
+    assert (tmp_path / 'world' / 'mine.txt').read_text() == 'x'
 
 
 def test_an_interrupted_run_says_where_it_goes_on(
