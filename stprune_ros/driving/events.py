@@ -135,7 +135,8 @@ class LineWatch:
         if road is None:
             return False, False
         axis, along = road
-        line = next_line(along + FRONT_BUMPER)
+        from_along = before[1] if before is not None and before[0] == axis else along
+        line = next_line(from_along + FRONT_BUMPER)  # it may have been passed in this very step
         if red and not self._was_red and line - along - FRONT_BUMPER < speed**2 / (2 * HARD_BRAKING):
             self._excused = line
         self._was_red = red

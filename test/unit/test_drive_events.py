@@ -140,6 +140,12 @@ def test_who_stops_behind_the_line_until_green_has_run_no_light() -> None:
     assert (lines.lines_passed, lines.lights_run) == (1, 0)
 
 
+def test_a_light_that_turns_red_in_the_step_that_passes_the_line_costs_nothing() -> None:
+    fronts = [LINE - 0.3, LINE + 0.1, LINE + 2.0, LINE + FRONT_BUMPER + 0.1, LINE + 9.0]
+    lines, _ = watch(fronts, [False, True, True, True, True], speed=8.0)
+    assert (lines.lines_passed, lines.lights_run) == (0, 0)
+
+
 def test_green_and_a_light_that_turns_red_too_late_cost_nothing() -> None:
     fronts = [LINE - 20.0, LINE - 2.0, LINE + 0.5, LINE + 5.0]
     assert watch(fronts, [False] * 4)[0].lines_passed == 0
