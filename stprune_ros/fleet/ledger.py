@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.bounded_yaml import read_text
-from stprune_ros.errors import BagError, SettingsError, StpruneError, shown
-from stprune_ros.fleet.plan import Run
+from stprune_ros.errors import BagError, SettingsError, StpruneError, plain, shown
+from stprune_ros.fleet.plan import METADATA, STORAGES, Run
 from stprune_ros.fleet.split import Cut
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.replay.moment import plain_values
+from stprune_ros.results import write_json
 from stprune_ros.vlm.loading import ModelIdentity
 
 OWN = '.fleet'  # folder of what is no result: lock, rows, parts, and what is being written
+TRUTH = 'truth.json'
+OF_BAG = (METADATA, TRUTH)
 REPORTS = ('fleet.json', 'fleet.html', 'fleet.parquet')
 MAX_BYTES = 2**26  # of summary.json
 
@@ -39,6 +42,7 @@ class Ledger:
     def __init__(self, output: Path, runs: Sequence[Run], models: Mapping[str, ModelIdentity]) -> None:
         self.output = output
         self._runs, self._models = runs, models
+        self._inputs = {run.folder: inputs_of(run) for run in runs}  # as they are before anything runs
         self._numbers = count()
 
     def require_own(self, resume: bool) -> None:
@@ -87,6 +91,8 @@ class Ledger:
         sentence = self._difference(run, _summary(place), None)
         if sentence:
             raise BagError(f'what a worker replayed is not what was asked for: {sentence}')
+        self._inputs_file(run).parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._inputs_file(run), self._inputs[run.folder])
         move(rows_beside(place), self.rows(run))
         move(place, self.home(run))
 
@@ -133,11 +139,26 @@ class Ledger:
         with Bag(run.drive.path) as bag:
             windows = BagWindows(bag, run.setting.settings)
             identity = bag_identity(bag, windows.topics.images)
-        sentence = self._difference(run, summary, identity)
+        sentence = self._difference(run, summary, identity) or self._changed(run)
         if sentence:
             raise SettingsError(
                 f"'{self.home(run)}' holds the results of another run: {sentence}; name another --output, or remove it"
             )
+
+    def _changed(self, run: Run) -> str:
+        """Which file has another size or time than before the run, '' where none has."""
+        try:
+            then = json.loads(read_text(self._inputs_file(run), MAX_BYTES))
+        except (OSError, ValueError, RecursionError):
+            then = None
+        if not isinstance(then, dict):
+            return 'nothing is known of the files that it read'
+        now = self._inputs[run.folder]
+        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
+        return f"'{plain(changed[0])}' has changed since" if changed else ''
+
+    def _inputs_file(self, run: Run) -> Path:
+        return self.output / OWN / 'inputs' / run.folder.with_name(f'{run.folder.name}.json')
 
     def _difference(self, run: Run, summary: Mapping[str, Any], bag_id: str | None) -> str:
         """How a replay differs from a run, naming both sides, '' where it does not."""
@@ -151,6 +172,24 @@ class Ledger:
             if found.get(name) != value:
                 return f'there {name} is {shown(found.get(name))}, here it is {shown(value)}'
         return ''
+
+
+def inputs_of(run: Run) -> dict[str, list[int]]:
+    """Size in bytes and time of change in ns of each file that a run reads beside its model, by name.
+
+    `bag_identity` looks at the first image only, and neither at the truth nor at a rig file.
+    """
+    bag = run.drive.path
+    files = (
+        [bag, bag.with_name(TRUTH)]
+        if bag.is_file()
+        else [one for one in bag.iterdir() if one.name in OF_BAG or one.suffix in STORAGES]
+    )
+    rig_file = run.setting.settings.cameras.rig_file
+    files += [Path(rig_file)] if rig_file else []
+    return {
+        file.name: [found.st_size, found.st_mtime_ns] for file in files if file.is_file() for found in [file.stat()]
+    }
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -301,6 +302,34 @@ def test_results_of_another_run_are_refused(ledger: Ledger, runs: list[Run], cha
         ledger.require_own(resume=True)
     assert f"'{ledger.home(runs[0])}' holds the results of another run: " in str(error.value)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize('name', ['truth.json', 'metadata.yaml', 'rig.yaml'])
+def test_results_of_files_that_have_changed_are_refused(tmp_path: Path, runs: list[Run], name: str):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'rig.yaml').write_text('cameras: {}')
+    settings = Settings.from_values({'cameras.rig_file': str(tmp_path / 'rig.yaml')})
+    [one] = runs_of([runs[0].drive], settings_of(settings, []))
+    before = Ledger(tmp_path / 'out', [one], {one.setting.name: MODEL})
+    dispatch(before, [one], Script(1, write))
+    after = Ledger(tmp_path / 'out', [one], {one.setting.name: MODEL})
+    assert after._changed(one) == ''
+    file = tmp_path / 'rig.yaml' if name == 'rig.yaml' else one.drive.path / name
+    file.write_text(f'{file.read_text() if file.exists() else ""} ')
+    after = Ledger(tmp_path / 'out', [one], {one.setting.name: MODEL})
+    assert after._changed(one) == f"'{name}' has changed since"
+    shutil.rmtree(tmp_path / 'out' / '.fleet' / 'inputs')
+    assert after._changed(one) == 'nothing is known of the files that it read'
+
+
+def test_results_of_another_recording_of_the_same_counts_are_refused(ledger: Ledger, runs: list[Run]):
+    dispatch(ledger, runs[:1], Script(1, write))
+    [storage] = [file for file in runs[0].drive.path.iterdir() if file.suffix in ('.mcap', '.db3')]
+    stat = storage.stat()
+    os.utime(storage, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))  # written anew, with the same first image
+    again = Ledger(ledger.output, runs, {run.setting.name: MODEL for run in runs})
+    with pytest.raises(SettingsError, match=f"holds the results of another run: '{storage.name}' has changed since"):
+        again.require_own(resume=True)
 
 
 def test_what_is_no_replay_is_refused(ledger: Ledger, runs: list[Run]):
