@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,12 +184,21 @@ def _rows(folder: Path, run: Run) -> Iterable[dict[str, Any]]:
     truth = GroundTruth.beside(run.drive.path)
     with Bag(folder / 'results.mcap') as bag:
         wanted = [topic for topic in (HINT_TOPIC, SCENE_TOPIC, UP_TO_HINT_MS, TICK_MS) if topic in bag.topics]
-        by_topic: dict[str, dict[int, Any]] = {topic: {} for topic in (HINT_TOPIC, SCENE_TOPIC, UP_TO_HINT_MS, TICK_MS)}
+        hints: list[tuple[int, Any]] = []
+        beside: dict[tuple[str, int], deque[Any]] = defaultdict(deque)  # a recording in a loop has a stamp again
         for record in bag.messages(wanted):
-            by_topic[record.topic][record.receive_ns] = record.message()
-    for stamp_ns, hint in by_topic[HINT_TOPIC].items():
+            if record.topic == HINT_TOPIC:
+                hints.append((record.receive_ns, record.message()))
+            else:
+                beside[record.topic, record.receive_ns].append(record.message())
+
+    def of_tick(topic: str) -> Any:
+        found = beside[topic, stamp_ns]
+        return found.popleft() if found else None
+
+    for stamp_ns, hint in hints:
         status, info = Status(hint.status), hint.info
-        text, known = by_topic[SCENE_TOPIC].get(stamp_ns), truth.at(stamp_ns).behavior if truth else ''
+        text, known = of_tick(SCENE_TOPIC), truth.at(stamp_ns).behavior if truth else ''
         yield {
             'bag': run.drive.name,
             'setting': run.setting.name,
@@ -204,8 +214,8 @@ def _rows(folder: Path, run: Run) -> Iterable[dict[str, Any]]:
             'tokens_kept': int(info.tokens_kept),
             'tokens_text': int(info.tokens_text),
             'stage_ms': [(name, float(ms)) for name, ms in zip(info.stage_names, info.stage_ms)],
-            'up_to_hint_ms': _number(by_topic[UP_TO_HINT_MS].get(stamp_ns)),
-            'tick_ms': _number(by_topic[TICK_MS].get(stamp_ns)),
+            'up_to_hint_ms': _number(of_tick(UP_TO_HINT_MS)),
+            'tick_ms': _number(of_tick(TICK_MS)),
             'cameras': [(camera.name, CameraState(camera.state).name) for camera in info.cameras],
             'notes': [str(note) for note in info.notes],
             'description': plain(text.description, MAX_TEXT) if text is not None else None,

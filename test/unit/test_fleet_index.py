@@ -129,6 +129,21 @@ def test_the_page_escapes_what_others_wrote_and_links_to_reports(rig: CameraRig)
     assert text.count('not readable: ') == 1
 
 
+def test_a_stamp_that_comes_again_has_a_row_again(tmp_path: Path, rig: CameraRig):
+    pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[fleet]'")
+    said = [Behavior.STOP, Behavior.NONE, Behavior.STOP]
+    answers = [
+        make_answer(
+            Status.OK, behavior=one, stamp_ns=START_NS + 10**8 * (n % 2), text=str(n), stage_ms={'hint': 1.0 + n}
+        )
+        for n, one in enumerate(said)
+    ]
+    rows = tmp_path / 'rows' / 'a.parquet'
+    write_rows(write_run(tmp_path / 'run', answers, rig), run_of('a'), rows)
+    found = sorted((row['stamp_ns'], row['hint'], row['description'], row['tick_ms']) for row in _read(rows))
+    assert found == [(START_NS, 'STOP', '0', 1.0), (START_NS, 'STOP', '2', 3.0), (START_NS + 10**8, 'NONE', '1', 2.0)]
+
+
 def test_rows_are_what_the_messages_say(tmp_path: Path, rig: CameraRig):
     pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[fleet]'")
     views = (
