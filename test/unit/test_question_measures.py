@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.question_sets import needs_packages
 
@@ -25,6 +26,7 @@ from stprune_ros.evaluation.datasets.measures import (
     overlap,
 )
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
+from stprune_ros.evaluation.datasets.table import _paired
 from stprune_ros.evaluation.datasets.text_metrics import bleu, cider, require_packages, rouge_l, words
 
 pytestmark = needs_packages
@@ -142,6 +144,22 @@ def test_errors_of_numbers() -> None:
     assert mean_error('about 4 m in c1', ['5']) == 1.0
     assert math.isnan(mean_error('far away', ['5']))
     assert math.isnan(mean_error('3', ['(3.5, -1.0)']))
+
+
+def test_numbers_are_compared_where_both_sides_said_one() -> None:
+    drives, nan = np.array([0, 1, 2]), np.nan
+    one, other = _paired(drives, np.array([[5.0, nan, 0.0]]), np.array([[1.0, 2.0, nan]]))
+    assert (one.questions, other.questions) == (1, 1)
+    assert one.accuracy - other.accuracy == 4.0
+    nothing, _ = _paired(drives, np.array([[nan, 1.0, nan]]), np.array([[1.0, nan, 1.0]]))
+    assert nothing.questions == 0
+
+
+def test_classes_of_objects_may_hold_blanks_and_dots() -> None:
+    for name in ('bus.rigid', 'traffic light'):
+        truth = [f'<{name}>[c1,0,0,10,10]']
+        assert average_precision(f'<{name}>[c2,0,0,10,10]', truth) == 0.0
+        assert average_precision(f'< {name} > [c1,0,0,10,10]', truth) == 1.0
 
 
 def test_overlap_and_average_precision_by_hand() -> None:

@@ -23,7 +23,7 @@ OBJECTS = 'map'  # average precision of boxes
 ERROR = 'mae'  # absolute error of numbers; less is better
 
 NUMBER = re.compile(r'(?<![\w.])[-+]?\d+(?:\.\d+)?')
-OBJECT = re.compile(r'<\s*(\w+)\s*>\s*\[\s*(\w+)\s*,' + ','.join([r'\s*([-+]?\d+(?:\.\d+)?)\s*'] * 4) + r'\]')
+OBJECT = re.compile(r'<\s*([^<>]+?)\s*>\s*\[\s*(\w+)\s*,' + ','.join([r'\s*([-+]?\d+(?:\.\d+)?)\s*'] * 4) + r'\]')
 MIN_OVERLAP = 0.5  # of a box with the true one, as intersection over union
 DECIMAL = re.compile(r'\d+\.\d+')
 MATCH_DISTANCE = 16.0  # pixels, the sum of both axes: nearer ones match

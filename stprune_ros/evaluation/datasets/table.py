@@ -23,6 +23,7 @@ Answers = Mapping[AnswerKey, SetAnswer]
 Scores = Mapping[AnswerKey, float]
 Cells = dict[str, dict[Trial, np.ndarray]]
 ROUGE, CIDER = 'rouge_l', 'cider'
+FULL = (FULL_TRIAL.method, FULL_TRIAL.keep)
 
 
 class Figures:
@@ -119,10 +120,11 @@ class Figures:
         values = self.cells[name]
         cells = {cell: np.array([values[trial] for trial in ts if trial in values]) for cell, ts in self._runs()}
         counts = {cell: SceneCounts.of(drives, runs) for cell, runs in cells.items() if len(runs)}
-        full = counts.get((FULL_TRIAL.method, FULL_TRIAL.keep))
+        full = counts.get(FULL)
         for (method, keep), found in counts.items():
             figures: dict[str, float | None] = dict(zip(('value', 'lo', 'hi'), accuracy(found)))
-            minus = difference(found, full) if full is not None else (None,) * 3
+            sides = None if full is None else _paired(drives, cells[method, keep], cells[FULL])
+            minus = difference(*sides) if sides is not None and sides[0].questions else (None,) * 3
             figures.update(zip(('minus_full', 'minus_full_lo', 'minus_full_hi'), minus))
             yield {'measure': name, 'method': method, 'keep': keep, 'questions': found.questions, **_rounded(figures)}
 
@@ -140,6 +142,14 @@ class Figures:
         for trial in self.trials:
             runs[trial.method, trial.keep].append(trial)
         return list(runs.items())
+
+
+def _paired(drives: np.ndarray, runs: np.ndarray, others: np.ndarray) -> tuple[SceneCounts, SceneCounts]:
+    """Both sides (runs, Q) over the questions that each has a score of: a number that is not said is no error."""
+    lacking = np.isnan(runs).any(axis=0) | np.isnan(others).any(axis=0)
+    return SceneCounts.of(drives, np.where(lacking, np.nan, runs)), SceneCounts.of(
+        drives, np.where(lacking, np.nan, others)
+    )
 
 
 def measures_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -160,7 +170,7 @@ def ego_motion(moment: Moment) -> str:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    if row.get('minus_full') is None or (row['method'], row['keep']) == (FULL_TRIAL.method, FULL_TRIAL.keep):
+    if row.get('minus_full') is None or (row['method'], row['keep']) == FULL:
         return f'{row["value"]:.3f}'
     low, high = row['minus_full_lo'], row['minus_full_hi']
     return f'{row["value"]:.3f} ({row["minus_full"]:+.3f} [{low:+.3f}, {high:+.3f}])'
