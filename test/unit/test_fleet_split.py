@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fleets import messages_of
 from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, jpeg, odometry, write_bag
 from helpers.tiny_models import make_tiny_model
 from hypothesis import given
@@ -117,19 +118,6 @@ def awkward(item: Item) -> Item | None:
     return item
 
 
-def ticks_of(folder: Path) -> list[tuple[str, int, str]]:
-    """Every message of results.mcap but for times."""
-    found = []
-    with Bag(folder / 'results.mcap') as bag:
-        for record in bag.messages():
-            message = record.message()
-            if hasattr(message, 'info'):
-                message.info.stage_ms = message.info.stage_ms * 0
-            if record.topic.startswith('/stprune_node/output') or 'probability' in record.topic:
-                found.append((record.topic, record.receive_ns, repr(message)))
-    return found
-
-
 def untimed(summary: dict[str, Any]) -> str:
     return json.dumps({key: summary[key] for key in summary if key not in ('stage_ms', 'hint_ms', 'tick_ms', 'times')})
 
@@ -165,7 +153,7 @@ def test_parts_put_together_are_the_whole(tmp_path: Path, model: Path, changes: 
     with Bag(path) as bag:
         joined = write_replay(BagWindows(bag, settings), RecordedTicks(files).tick, tmp_path / 'joined')
     assert untimed(joined) == untimed(whole)
-    assert ticks_of(tmp_path / 'joined') == ticks_of(tmp_path / 'whole')
+    assert messages_of(tmp_path / 'joined') == messages_of(tmp_path / 'whole')
 
 
 def test_a_part_warms_up_without_writing_texts(tmp_path: Path, model: Path):
