@@ -11,6 +11,7 @@ from stprune_ros.errors import Interrupted, ModelError, StpruneError
 from stprune_ros.evaluation.case import Case
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment
+from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
 from stprune_ros.evaluation.hits import Trial
@@ -43,11 +44,15 @@ class Asking:
         try:
             with tqdm(total=total, unit='answer', desc='questions', disable=None) as progress:
                 for moment in self.dataset.moments:
+                    if not moment.questions:
+                        continue
                     ids = [question.id for question in moment.questions]
                     defined = [trial for trial in trials if self._is_defined(trial, moment)]
                     open_ids = {trial: [i for i in ids if self._is_open(i, trial)] for trial in defined}
                     if any(open_ids.values()):
                         self._ask_about(moment, open_ids)
+                    else:  # its pictures are not loaded again
+                        self.dataset.faults.take(self.file.faults.get(ids[0], ()))
                     progress.update(len(ids) * len(trials))
         except KeyboardInterrupt:
             raise Interrupted(
@@ -73,7 +78,7 @@ class Asking:
         """Encode a moment and ask what is open; where its pictures cannot be used that is counted."""
         encoded: dict[tuple[bool, Encoding], EncodedScene] = {}
         try:
-            cases = self.dataset.cases(moment.id)
+            cases = self._load(moment)
             for trial in (trial for trial, ids in open_ids.items() if ids):
                 key = trial == BLIND_TRIAL, self._variant(trial, moment.id).encoding
                 if key not in encoded:
@@ -91,6 +96,14 @@ class Asking:
             asked = [case for case in cases if case.id in open_ids[trial]]
             for context, group in self._contexts(scene, variant, asked):
                 self._answer(context, group, closed, trial, tokens)
+
+    def _load(self, moment: Moment) -> list[Case]:
+        """The cases of a moment; what is wrong with its pictures is in the file before the first answer is."""
+        faults = Faults()
+        cases = self.dataset.cases(moment.id, faults)
+        self.file.add_faults(moment.questions[0].id, faults.rows)
+        self.dataset.faults.take(faults.rows)
+        return cases
 
     def _contexts(
         self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]

@@ -10,9 +10,9 @@ import numpy as np
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, plain
 from stprune_ros.evaluation.case import Case, CaseScene
-from stprune_ros.evaluation.datasets.files import Faults, read_picture
+from stprune_ros.evaluation.datasets.files import MAX_PATH, Faults, read_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,13 @@ class Dataset:
         """All questions, moment after moment."""
         return [question for moment in self.moments for question in moment.questions]
 
-    def cases(self, scene_id: int) -> list[Case]:
+    def cases(self, scene_id: int, faults: Faults | None = None) -> list[Case]:
         """Load the pictures of a moment. Raises StpruneError where a current one cannot be used.
 
-        An earlier one that cannot be used is left out, and counted among the faults.
+        An earlier one that cannot be used is left out, and counted among ``faults``, or those of the set.
         """
-        moment = self.moments[scene_id]
-        images = {camera: self._row(row) for camera, row in moment.pictures.items()}
+        moment, counted = self.moments[scene_id], self.faults if faults is None else faults
+        images = {camera: _row(row, counted) for camera, row in moment.pictures.items()}
         scene = CaseScene(moment.id, moment.rig, images, moment.egos)
         return [
             Case(scene, q.text, q.candidates, next(iter(q.answers), ''), q.kind, q.form, q.id) for q in moment.questions
@@ -101,24 +101,6 @@ class Dataset:
             if questions:
                 kept.append(replace(moment, questions=questions))
         return replace(self, moments=tuple(kept))
-
-    def _row(self, row: Sequence[Path | None]) -> list[np.ndarray | None]:
-        *earlier, last = row
-        current = None if last is None else read_picture(last)
-        return [*(self._earlier(path, current) for path in earlier), current]
-
-    def _earlier(self, path: Path | None, current: np.ndarray | None) -> np.ndarray | None:
-        """An earlier picture, None where it cannot be used; of another size it has another grid of tokens."""
-        if path is None:
-            return None
-        try:
-            image = read_picture(path)
-            if current is not None and image.shape != current.shape:
-                raise StpruneError(f"picture '{path}' has another size than the present one")
-        except StpruneError as error:
-            self.faults.add('earlier pictures left out', str(error))
-            return None
-        return image
 
 
 def require_questions(dataset: Dataset) -> Dataset:
@@ -138,3 +120,23 @@ def require_questions(dataset: Dataset) -> Dataset:
         why = ': ' + '; '.join(dataset.faults.sentences) if dataset.faults.sentences else ''
         raise StpruneError(f"'{dataset.path}' has no question that can be asked{why}")
     return replace(dataset, moments=tuple(moments))
+
+
+def _row(row: Sequence[Path | None], faults: Faults) -> list[np.ndarray | None]:
+    *earlier, last = row
+    current = None if last is None else read_picture(last)
+    return [*(_earlier(path, current, faults) for path in earlier), current]
+
+
+def _earlier(path: Path | None, current: np.ndarray | None, faults: Faults) -> np.ndarray | None:
+    """An earlier picture, None where it cannot be used; of another size it has another grid of tokens."""
+    if path is None:
+        return None
+    try:
+        image = read_picture(path)
+        if current is not None and image.shape != current.shape:
+            raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' has another size than the present one")
+    except StpruneError as error:
+        faults.add('earlier pictures left out', str(error))
+        return None
+    return image

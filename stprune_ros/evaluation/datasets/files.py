@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,16 @@ class Faults:
         """Count something; ``reason`` stands before the number, as in 'questions left out, a picture is missing: 3'."""
         before, first = self._found.get(reason, (0, example))
         self._found[reason] = (before + count, first)
+
+    def take(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        """Count what others have counted, as their `rows`."""
+        for reason, example, count in rows:
+            self.add(reason, example, count)
+
+    @property
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Reason, first example and count, in the order in which they came up."""
+        return [(reason, first, count) for reason, (count, first) in self._found.items()]
 
     @property
     def sentences(self) -> list[str]:
