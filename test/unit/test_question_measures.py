@@ -178,7 +178,9 @@ def test_overlap_and_average_precision_by_hand() -> None:
 
 def moment(questions: dict[str, tuple[str, str, str]]) -> Dataset:
     """One key frame whose questions have (text, measure, truth) by their ids."""
-    asked = tuple(SetQuestion(i, text, m, (m,), (truth,)) for i, (text, m, truth) in questions.items())
+    asked = tuple(
+        SetQuestion(i, n, text, m, (m,), (truth,)) for n, (i, (text, m, truth)) in enumerate(questions.items())
+    )
     moments = (Moment(0, 0, RIG, {'CAM_FRONT': (None,)}, (None,), asked),)
     return Dataset('drivelm', Path('set.json'), 'r', moments, Faults())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from stprune_ros.evaluation.datasets.files import MAX_PATH, Faults, read_picture
 
 @dataclass(frozen=True, slots=True)
 class SetQuestion:
-    """A question as its set has it.
+    """A question as its set has it, at ``place`` in the order of its file.
 
     ``answers`` are the true ones, none where nobody knows. ``measures`` say how answers to it are judged, the first is
     the one that counts in tables, see `measures`. ``candidates``, ``kind`` and ``form`` are as in `Case`. ``fields``
@@ -25,6 +25,7 @@ class SetQuestion:
     """
 
     id: str
+    place: int
     text: str
     kind: str
     measures: tuple[str, ...]
@@ -78,6 +79,11 @@ class Dataset:
         """All questions, moment after moment."""
         return [question for moment in self.moments for question in moment.questions]
 
+    @property
+    def in_file_order(self) -> list[SetQuestion]:
+        """All questions, those that cannot be asked as well, as the file has them."""
+        return sorted((*self.questions, *self.left_out), key=lambda question: question.place)
+
     def cases(self, scene_id: int, faults: Faults | None = None) -> list[Case]:
         """Load the pictures of a moment. Raises StpruneError where a current one cannot be used.
 
@@ -91,35 +97,39 @@ class Dataset:
         ]
 
     def first(self, limit: int | None) -> Dataset:
-        """The set with its first ``limit`` questions only."""
-        if limit is None:
+        """The set up to the last of the first ``limit`` questions of its file that can be asked.
+
+        Moments keep their places, where they have no question left as well.
+        """
+        places = sorted(question.place for question in self.questions)
+        if limit is None or limit >= len(places):
             return self
-        kept, left = [], limit
-        for moment in self.moments:
-            questions = moment.questions[:left]
-            left -= len(questions)
-            if questions:
-                kept.append(replace(moment, questions=questions))
-        return replace(self, moments=tuple(kept))
+        last = places[limit - 1]
+        moments = (replace(m, questions=_up_to(last, m.questions)) for m in self.moments)
+        return replace(self, moments=tuple(moments), left_out=_up_to(last, self.left_out))
 
 
 def require_questions(dataset: Dataset) -> Dataset:
     """The set without questions whose id another has. Raises StpruneError where it has none that can be asked."""
     known: set[str] = set()
-    moments: list[Moment] = []
-    for moment in dataset.moments:
-        kept = []
-        for question in moment.questions:
+
+    def distinct(questions: Iterable[SetQuestion]) -> Iterator[SetQuestion]:
+        for question in questions:
             if question.id in known:
                 dataset.faults.add('questions left out, with an id that another has', question.id)
             else:
-                kept.append(question)
-            known.add(question.id)
-        moments.append(replace(moment, id=len(moments), questions=tuple(kept)))
+                known.add(question.id)
+                yield question
+
+    moments = tuple(replace(moment, questions=tuple(distinct(moment.questions))) for moment in dataset.moments)
     if not known:
         why = ': ' + '; '.join(dataset.faults.sentences) if dataset.faults.sentences else ''
         raise StpruneError(f"'{dataset.path}' has no question that can be asked{why}")
-    return replace(dataset, moments=tuple(moments))
+    return replace(dataset, moments=moments, left_out=tuple(distinct(dataset.left_out)))
+
+
+def _up_to(last: int, questions: Iterable[SetQuestion]) -> tuple[SetQuestion, ...]:
+    return tuple(question for question in questions if question.place <= last)
 
 
 def _row(row: Sequence[Path | None], faults: Faults) -> list[np.ndarray | None]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ INSTRUCTIONS = (
     ' 1600x900, from the top left. Asked to select from options, answer with the letter only.'
 )
 FRONT = 'CAM_FRONT'
-GIVEN = ''  # the key of an id that a conversation has: no file of scenes has it
+GIVEN = None  # the key of a question's id and place where conversations gave them: no JSON has such a key
 WEIGHTS = (0.4, 0.2, 0.2, 0.2)  # of judge, language, match and accuracy in the final score
 
 
@@ -102,8 +103,7 @@ def options_of(question: str) -> tuple[str, ...]:
 
 def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> None:
     """The file that the challenge's ``evaluation.py`` takes; it fails on a missing id, so what was not asked is ''."""
-    questions = [*dataset.questions, *dataset.left_out]
-    rows = [{'id': q.id, 'question': q.text, 'answer': answers.get(q.id, '')} for q in questions]
+    rows = [{'id': q.id, 'question': q.text, 'answer': answers.get(q.id, '')} for q in dataset.in_file_order]
     with replaced_at_once(path) as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
@@ -155,6 +155,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
+    places = count()
     for scene, content in tree.items():
         frames = content.get('key_frames') if isinstance(content, dict) else None
         if not isinstance(frames, dict):
@@ -168,20 +169,21 @@ def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
             if not isinstance(groups, dict) or not pictures or len(pictures) != len(paths or ()):
                 faults.add('key frames left out, without questions or with names of pictures that are none', name)
                 continue
-            yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, faults)))
+            yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, places, faults)))
 
 
-def _questions(groups: Mapping[str, Any], name: str, faults: Faults) -> Iterator[SetQuestion]:
+def _questions(groups: Mapping[str, Any], name: str, places: Iterator[int], faults: Faults) -> Iterator[SetQuestion]:
     entries = [(group, entry) for group in GROUPS for entry in _list(groups.get(group))]
     for index, (group, entry) in enumerate(entries):  # broken ones keep their number: others are named by it
         question, answer = text_of(entry, 'Q'), entry.get('A', '') if isinstance(entry, dict) else None
         if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
             faults.add('questions left out, without a text', f'{name}_{index}')
             continue
-        yield _question(entry.get(GIVEN, f'{name}_{index}'), question, answer or '', group, entry.get('tag'), faults)
+        given, place = entry.get(GIVEN) or (f'{name}_{index}', next(places))
+        yield _question(given, place, question, answer or '', group, entry.get('tag'), faults)
 
 
-def _question(name: str, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
+def _question(name: str, place: int, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
     letters = options_of(text)
     known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
     if not known:
@@ -192,7 +194,7 @@ def _question(name: str, text: str, answer: str, group: str, tags: object, fault
     if answer and answer not in candidates:
         candidates = ()  # it is none of what is offered: the model writes
     answers = (answer,) if answer.strip() else ()
-    return SetQuestion(name, text, measures[0], measures, answers, candidates, group)
+    return SetQuestion(name, place, text, measures[0], measures, answers, candidates, group)
 
 
 def _moments(
@@ -263,5 +265,5 @@ def _from_conversations(rows: Sequence[Any], faults: Faults) -> dict[str, Any]:
         paths = {p.camera: p.name for text in _list(row.get('image')) if (p := Picture.of(text))}
         frame = frames.setdefault(parts[1], {'image_paths': paths, 'QA': {GROUPS[0]: []}})
         answer = said[1] if len(said) > 1 and said[1] else ''
-        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: name})
+        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: (name, place)})
     return tree

@@ -59,7 +59,9 @@ def read(data: Path, frames: int | None = None) -> Dataset:
         answers = tuple(dict.fromkeys((*(before.answers if before else ()), *answers)))
         fields = {'question_id': question_id, 'segment_id': segment_id}
         measures = (JUDGE, LANGUAGE)
-        questions[key] = SetQuestion(f'{question_id}/{segment_id}', text, KIND, measures, answers, fields=fields)
+        place = before.place if before else number
+        name = f'{question_id}/{segment_id}'
+        questions[key] = SetQuestion(name, place, text, KIND, measures, answers, fields=fields)
         pictures.setdefault(key, tuple(map(str, names)))
     moments, left_out = _moments(path.parent, questions, pictures, frames, faults)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, NOTES, single_camera=True)
@@ -70,7 +72,7 @@ def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> N
     with replaced_at_once(path) as part, part.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(('question_id', 'segment_id', 'answer'))
-        for question in (*dataset.questions, *dataset.left_out):
+        for question in dataset.in_file_order:
             row = (question.fields['question_id'], question.fields['segment_id'], answers.get(question.id, ''))
             writer.writerow(row)
 

@@ -74,7 +74,7 @@ def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> N
     """A list like that of the set, with the model's answers in place of the true ones."""
     rows = [
         {'task': q.kind, 'qa_id': q.fields['qa_id'], 'Question': q.text, 'Answer': answers.get(q.id, '')}
-        for q in (*dataset.questions, *dataset.left_out)
+        for q in dataset.in_file_order
     ]
     with replaced_at_once(path) as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
@@ -101,7 +101,7 @@ def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, t
         if isinstance(said, (int, float)) and not isinstance(said, bool):
             said = str(said)
         answers = (said,) if isinstance(said, str) and said.strip() else ()
-        question = SetQuestion(name, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
+        question = SetQuestion(name, number, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
         tokens = entry.get('sample_list')
         yield question, pictures, tuple(map(str, tokens)) if isinstance(tokens, list) else ()
 
