@@ -11,6 +11,7 @@ from helpers.question_sets import needs_packages
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, recovered
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.drivelm import challenge
 from stprune_ros.evaluation.datasets.files import Faults
@@ -153,6 +154,18 @@ def test_numbers_are_compared_where_both_sides_said_one() -> None:
     assert one.accuracy - other.accuracy == 4.0
     nothing, _ = _paired(drives, np.array([[nan, 1.0, nan]]), np.array([[1.0, nan, 1.0]]))
     assert nothing.questions == 0
+
+
+def test_draws_of_scenes_without_a_number_are_no_error_of_nothing() -> None:
+    """Of three scenes one has numbers: every draw that has any says the same."""
+    drives, nan = np.array([0, 0, 1, 2]), np.nan
+    numbers = SceneCounts.of(drives, np.array([7.0, 5.0, nan, nan]))
+    assert accuracy(numbers) == (6.0, 6.0, 6.0)
+    drawn = numbers.resampled()
+    assert np.isnan(drawn).mean() == pytest.approx((2 / 3) ** 3, abs=0.03) and set(drawn[~np.isnan(drawn)]) == {6.0}
+    assert difference(numbers, SceneCounts.of(drives, np.array([1.0, 5.0, nan, nan]))) == (3.0, 3.0, 3.0)
+    full, blind = (SceneCounts.of(drives, np.array([value, value, nan, nan])) for value in (8.0, 4.0))
+    assert recovered(numbers, full, blind) == (0.5, 0.5, 0.5)
 
 
 def test_classes_of_objects_may_hold_blanks_and_dots() -> None:
