@@ -49,7 +49,7 @@ class SceneCounts:
         """The accuracy in each of `RESAMPLES` draws of as many scenes: (RESAMPLES,), NaN where one has no question."""
         drawn = np.random.default_rng(0).integers(len(self.asked), size=(RESAMPLES, len(self.asked)))
         asked = self.asked[drawn].sum(axis=1)
-        return np.divide(self.correct[drawn].sum(axis=1), asked, out=np.full(RESAMPLES, np.nan), where=asked > 0)
+        return np.asarray(self.correct[drawn].sum(axis=1) / np.where(asked > 0, asked, np.nan))
 
 
 def accuracy(counts: SceneCounts) -> Interval:

@@ -24,6 +24,7 @@ from stprune_ros.evaluation.datasets.measures import (
     match_f1,
     matched,
     mean_error,
+    numbers_in,
     overlap,
 )
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
@@ -145,6 +146,32 @@ def test_errors_of_numbers() -> None:
     assert mean_error('about 4 m in c1', ['5']) == 1.0
     assert math.isnan(mean_error('far away', ['5']))
     assert math.isnan(mean_error('3', ['(3.5, -1.0)']))
+
+
+@pytest.mark.parametrize(
+    ('text', 'numbers'),
+    [
+        ('1,234', [1234.0]),
+        ('about -1,234,567.5 m, then 5', [-1234567.5, 5.0]),
+        ('(10,200)', [10.0, 200.0]),
+        ('[-1,234,567]', [-1.0, 234.0, 567.0]),
+        ('12,34 and 1,2345', [12.0, 34.0, 1.0, 2345.0]),
+        ('\u22125 or \u20132.5', [-5.0, -2.5]),
+        ('3\u20135 m', [3.0, 5.0]),
+        ('1e-05, 2.5E3', [1e-05, 2500.0]),
+        ('.5 and -.25', [0.5, -0.25]),
+        ('c1 v1.2 5.', [5.0]),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, numbers: list[float]) -> None:
+    assert numbers_in(text) == numbers
+
+
+def test_a_number_beyond_all_measure_is_none() -> None:
+    for huge in ('9' * 400, '1e300', '-1000000001'):
+        assert math.isnan(mean_error(huge, ['5'])) and math.isnan(mean_error('5', [huge]))
+    assert mean_error('1000000000', ['5']) == 1e9 - 5
+    assert mean_error(f'4 of {"9" * 400}', ['5']) == 1.0, 'only as many as are true ones'
 
 
 def test_numbers_are_compared_where_both_sides_said_one() -> None:
