@@ -13,6 +13,7 @@ from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
 from stprune_ros.evaluation.datasets.asking import Asking
 from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
+from stprune_ros.evaluation.datasets.files import OUTPUT, PREDICTIONS
 from stprune_ros.evaluation.datasets.judge import Judge, load_judge
 from stprune_ros.evaluation.datasets.measures import JUDGE, MATCH
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
@@ -49,9 +50,9 @@ class SetFormat:
 
 
 FORMATS: Mapping[str, SetFormat] = {
-    'drivelm': SetFormat(drivelm.read, drivelm.write_answers, '.output.json', drivelm.challenge),
+    'drivelm': SetFormat(drivelm.read, drivelm.write_answers, OUTPUT, drivelm.challenge),
     'lingoqa': SetFormat(lingoqa.read, lingoqa.write_answers, '.predictions.csv'),
-    'nuinstruct': SetFormat(nuinstruct.read, nuinstruct.write_answers, '.predictions.json'),
+    'nuinstruct': SetFormat(nuinstruct.read, nuinstruct.write_answers, PREDICTIONS),
 }
 
 

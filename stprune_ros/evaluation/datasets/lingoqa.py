@@ -17,7 +17,7 @@ from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError, listed, one_line, plain
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import Faults, digest, find_file
+from stprune_ros.evaluation.datasets.files import Faults, digest, find_file, is_file
 from stprune_ros.evaluation.datasets.measures import JUDGE, LANGUAGE
 from stprune_ros.evaluation.datasets.text_metrics import require_packages
 from stprune_ros.results import replaced_at_once
@@ -135,7 +135,7 @@ def _picture(folder: Path, name: str) -> Path | None:
     if '..' in parts or plain(name, len(name)) != name:
         return None
     paths = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)
 
 
 def _camera() -> CameraModel:

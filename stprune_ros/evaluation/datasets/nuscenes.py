@@ -22,7 +22,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.transforms import matrix_from_quaternion
 from stprune_ros.core.types import EgoState
 from stprune_ros.errors import StpruneError, plain
-from stprune_ros.evaluation.datasets.files import rows_of
+from stprune_ros.evaluation.datasets.files import is_file, rows_of
 from stprune_ros.resources import resource_path
 
 NAME = re.compile(r'(?P<log>.+)__(?P<camera>CAM_[A-Z_]+)__(?P<stamp>[0-9]{10,17})\.(?:jpg|jpeg|png)')
@@ -72,7 +72,7 @@ class PictureFolder:
         """The file of a picture, None where there is none. Only the name is taken from the set, no folder."""
         for root in self.roots:
             path = root / picture.camera / picture.name
-            if path.is_file():
+            if is_file(path):
                 return path
         return None
 
@@ -98,9 +98,7 @@ class Tables:
 
         Raises StpruneError where a table is broken.
         """
-        found = [
-            p for root in ROOTS for p in sorted((data / root).glob('v1.0-*')) if (p / 'sample_data.json').is_file()
-        ]
+        found = [p for root in ROOTS for p in sorted((data / root).glob('v1.0-*')) if is_file(p / 'sample_data.json')]
         if not found:
             return None
         tables = cls()
