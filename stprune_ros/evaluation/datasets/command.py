@@ -128,7 +128,7 @@ def _run_head(
     return {
         'set': [dataset.world, dataset.revision],
         'frames': frames,
-        'tables': not dataset.notes,
+        'lacks': dataset.notes,
         'model': model,
         'prompt': prompt.id,
         'max_new_tokens': settings.inference.max_new_tokens,

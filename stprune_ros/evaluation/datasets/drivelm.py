@@ -32,11 +32,12 @@ from stprune_ros.evaluation.datasets.measures import (
     matched,
 )
 from stprune_ros.evaluation.datasets.nuscenes import (
-    NO_TABLES,
+    NO_PLACE,
     STRIDE_US,
     Picture,
     PictureFolder,
     Tables,
+    crossed,
     earlier_shots,
     nominal_rig,
 )
@@ -62,7 +63,10 @@ WEIGHTS = (0.4, 0.2, 0.2, 0.2)  # of judge, language, match and accuracy in the 
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """A key frame as the file has it: ids of its scene and itself, its pictures, its questions."""
+    """A key frame as the file has it: ids of its scene and itself, its pictures, its questions.
+
+    Without pictures where those of the file cannot be what it means.
+    """
 
     scene: str
     frame: str
@@ -88,9 +92,8 @@ def read(data: Path, frames: int | None = None) -> Dataset:
         raise StpruneError(f"'{path}' is no file of DriveLM: it is {kind_of_content(tree)}, without a key frame in it")
     folder = PictureFolder(path.parent)
     back = (FRAMES if frames is None else frames) - 1
-    tables = Tables.read(path.parent, {found.frame for found in key_frames}, back)
+    tables, notes = Tables.read(path.parent, {found.frame for found in key_frames}, back)
     moments, left_out = _moments(key_frames, folder, tables, back, faults)
-    notes = () if tables else (NO_TABLES,)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
 
 
@@ -165,10 +168,18 @@ def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
             name = f'{scene}_{frame}'
             paths = entry.get('image_paths') if isinstance(entry, dict) else None
             groups = entry.get('QA') if isinstance(entry, dict) else None
-            pictures = {c: p for c, text in paths.items() if (p := Picture.of(text))} if isinstance(paths, dict) else {}
-            if not isinstance(groups, dict) or not pictures or len(pictures) != len(paths or ()):
-                faults.add('key frames left out, without questions or with names of pictures that are none', name)
+            if not isinstance(groups, dict):
+                faults.add('key frames left out, without questions', name)
                 continue
+            pictures = {c: p for c, text in paths.items() if (p := Picture.of(text))} if isinstance(paths, dict) else {}
+            if not pictures or len(pictures) != len(paths or ()):
+                faults.add('key frames left out, with names of pictures that are none', name)
+                pictures = {}
+            elif wrong := crossed(pictures.items()):
+                faults.add(
+                    "key frames left out, with a picture of another camera under a camera's name", f'{name}: {wrong}'
+                )
+                pictures = {}
             yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, places, faults)))
 
 
@@ -209,6 +220,9 @@ def _moments(
     for found in key_frames:
         if not found.questions:
             continue
+        if not found.pictures:
+            left_out += found.questions
+            continue
         missing = [picture for picture in found.pictures.values() if folder.find(picture) is None]
         if missing:
             faults.add('questions left out, a picture is missing', missing[0].name, len(found.questions))
@@ -216,20 +230,24 @@ def _moments(
             continue
         shots = tables.around(found.frame, back) if tables else {}
         stamp_us = found.pictures.get(FRONT, next(iter(found.pictures.values()))).stamp_us
-        rig = tables.rig(shots, found.pictures) if tables and shots else None
-        if rig is None and tables:
+        calibrated = tables.rig(shots, found.pictures) if tables and shots else None
+        if tables and not calibrated:
             faults.add('key frames that the tables do not know, with the nominal mounting', found.frame)
-        earlier = earlier_shots(shots, stamp_us, back) if rig else _earlier_frames(found, of_scene[found.scene], back)
+        try:
+            rig = calibrated or nominal_rig(found.pictures)
+        except StpruneError as error:
+            faults.add(NO_PLACE, str(error), len(found.questions))
+            left_out += found.questions
+            continue
+        before = _earlier_frames(found, of_scene[found.scene], back)
+        earlier = earlier_shots(shots, stamp_us, back) if calibrated else before
         instants = [*[{}] * (back - len(earlier)), *earlier, found.pictures]
-        pictures = {c: tuple(_file(folder, row.get(c)) for row in instants) for c in found.pictures}
+        pictures = folder.files(instants, found.pictures, faults)
         stamps = [*range(stamp_us - back * STRIDE_US, stamp_us, STRIDE_US), stamp_us] if back else [stamp_us]
         egos: tuple[EgoState | None, ...] = (None,) * len(instants)
-        if tables and rig:
+        if tables and calibrated:
             egos = tuple(tables.ego(shots.get(FRONT, ()), stamp) for stamp in stamps)
-        place = len(moments)
-        moments.append(
-            Moment(place, drives[found.scene], rig or nominal_rig(found.pictures), pictures, egos, found.questions)
-        )
+        moments.append(Moment(len(moments), drives[found.scene], rig, pictures, egos, found.questions))
     return tuple(moments), tuple(left_out)
 
 
@@ -239,12 +257,8 @@ def _earlier_frames(found: KeyFrame, frames: Sequence[KeyFrame], count: int) -> 
     def stamp(frame: KeyFrame) -> int:
         return min(picture.stamp_us for picture in frame.pictures.values())
 
-    before = sorted((frame for frame in frames if stamp(frame) < stamp(found)), key=stamp)
+    before = sorted((frame for frame in frames if frame.pictures and stamp(frame) < stamp(found)), key=stamp)
     return [frame.pictures for frame in before[len(before) - min(count, len(before)) :]]
-
-
-def _file(folder: PictureFolder, picture: Picture | None) -> Path | None:
-    return None if picture is None else folder.find(picture)
 
 
 def _list(value: object) -> list[Any]:
@@ -258,12 +272,28 @@ def _from_conversations(rows: Sequence[Any], faults: Faults) -> dict[str, Any]:
         name, turns = text_of(row, 'id'), row.get('conversations') if isinstance(row, dict) else None
         parts = name.rsplit('_', 2) if name else []
         said = [text_of(turn, 'value') for turn in _list(turns)]
-        if len(parts) != 3 or len(said) < 1 or said[0] is None:
+        if not name or len(parts) != 3 or len(said) < 1 or said[0] is None:
             faults.add('conversations left out, without an id or a question', plain(name or str(place)))
             continue
         frames = tree.setdefault(parts[0], {'key_frames': {}})['key_frames']
-        paths = {p.camera: p.name for text in _list(row.get('image')) if (p := Picture.of(text))}
+        paths = _image_paths(_list(row.get('image')))
         frame = frames.setdefault(parts[1], {'image_paths': paths, 'QA': {GROUPS[0]: []}})
+        frame['image_paths'] = frame['image_paths'] or paths
+        if paths not in ({}, frame['image_paths']):
+            faults.add('conversations left out, with other pictures than the first about their key frame', plain(name))
+            continue
         answer = said[1] if len(said) > 1 and said[1] else ''
         frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: (name, place)})
     return tree
+
+
+def _image_paths(names: Sequence[Any]) -> dict[str, Any]:
+    """The pictures of a conversation by their cameras; what is none, or a second of a camera, stands for itself."""
+    found: dict[str, Any] = {}
+    for name in map(str, names):
+        picture = Picture.of(name)
+        if picture and found.get(picture.camera, picture.name) == picture.name:
+            found[picture.camera] = picture.name
+        else:
+            found[name] = name
+    return found

@@ -233,6 +233,11 @@ def text_of(entry: Any, *keys: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def one_part(name: str) -> str:
+    """A name as a part of an id of several, between slashes: its own are written %2F."""
+    return name.replace('%', '%25').replace('/', '%2F')
+
+
 def kind_of_content(tree: Any) -> str:
     """What the content of a file is, for a sentence: its type, and its first keys where it has some."""
     if isinstance(tree, dict):
