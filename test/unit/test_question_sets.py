@@ -62,6 +62,35 @@ def test_questions_of_drivelm_are_numbered_over_all_groups_and_judged_by_their_t
     ]
 
 
+@pytest.mark.parametrize(
+    ('options', 'letters'),
+    [
+        ('A. red. B. blue. C. green. D. none.', 'ABCD'),
+        ('A. red. B. blue. C. D.', 'ABCD'),
+        ('A. B.', 'AB'),
+        ('A. left. B. right. C. both. D. C.', 'ABCD'),
+        ('A. vitamin B. B. sugar.', 'AB'),
+        ('A. as C. says. B. x. C. y.', 'ABC'),
+        ('A.\nred\nB.\nblue', 'AB'),
+        ('A. red. B. blue. D. none.', ''),
+        ('B. red. C. blue.', ''),
+        ('A. red.', ''),
+        ('A.red. B.blue.', ''),
+        ('', ''),
+    ],
+)
+def test_options_are_letters_in_a_row(options: str, letters: str) -> None:
+    assert drivelm.options_of(f'What is it? Select from the following options: {options}') == tuple(letters)
+    assert drivelm.options_of(f'What is it? {options}') == (), 'only what is called options is one'
+
+
+def test_an_answer_that_is_none_of_the_letters_is_written(tmp_path: Path) -> None:
+    options = 'following options: A. left. B. right. C. both. D. C.'
+    asked = [qa(f'which? {options}', answer, 0) for answer in ('D', 'D.', 'D. C.', 'E', '')]
+    found = drivelm.read(grey_set(tmp_path, {'f': {'perception': asked}}))
+    assert [''.join(question.candidates) for question in found.questions] == ['ABCD', '', '', '', 'ABCD']
+
+
 def test_history_of_drivelm_is_its_key_frames_without_tables(tmp_path: Path) -> None:
     make_drivelm(tmp_path)
     found = drivelm.read(tmp_path)

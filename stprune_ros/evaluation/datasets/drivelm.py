@@ -49,7 +49,7 @@ GROUPS = ('perception', 'prediction', 'planning', 'behavior')  # in the order in
 TAGS = {0: ACCURACY, 1: JUDGE, 2: LANGUAGE, 3: MATCH}
 FRAMES = 4  # instants, as in the node, where nothing else is said
 OPTIONS = re.compile(r'following options:(.*)', re.DOTALL)
-LETTER = re.compile(r'(?:^|\s)([A-Z])\.\s')
+LETTER = re.compile(r'(?<!\S)([A-Z])\.(?!\S)')
 YES_NO = ('Yes.', 'No.')
 YES_OR_NO = re.compile(r'(?:is|are|does|do|did|will|would|can|could|should|has|have)\b', re.IGNORECASE)
 INSTRUCTIONS = (
@@ -98,10 +98,17 @@ def read(data: Path, frames: int | None = None) -> Dataset:
 
 
 def options_of(question: str) -> tuple[str, ...]:
-    """The letters that a question offers, empty where it offers none."""
+    """The letters that a question offers, from A on, empty where it offers none.
+
+    An option may have no text, or one such as 'C.'; where letters are left over nobody knows what is offered.
+    """
     offered = OPTIONS.search(question)
-    letters = LETTER.findall(offered[1]) if offered else []
-    return tuple(letters) if len(letters) > 1 and len(set(letters)) == len(letters) else ()
+    said = LETTER.findall(offered[1]) if offered else []
+    letters: list[str] = []
+    for letter in said:
+        if letter == chr(ord('A') + len(letters)):
+            letters.append(letter)
+    return tuple(letters) if len(letters) > 1 and {*letters} == {*said} else ()
 
 
 def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> None:
