@@ -177,7 +177,7 @@ def _write_answers(form: SetFormat, plan: DatasetPlan, figures: Figures, host: s
     files = []
     for trial in figures.trials:
         if trial.seed == 0:
-            name = f'{plan.name}.{trial.method}.{trial.keep:g}'
+            name = f'{plan.name}.{trial.method}.{str(trial.keep).removesuffix(".0")}'
             files.append(fidelity.beside(plan.output, host, name, form.ending))
             form.write(files[-1], figures.dataset, figures.texts(trial))
     return files
