@@ -267,6 +267,9 @@ def test_tables_are_used_as_far_as_they_are_there(
 def test_tables_of_other_samples_are_no_tables_of_the_set(tmp_path: Path) -> None:
     path = make_drivelm(tmp_path)
     write_tables(tmp_path / 'nuscenes', {(5, 0): 'another'})
+    (tmp_path / 'v1.0-round').symlink_to(tmp_path / 'v1.0-round')
+    (tmp_path / 'v1.0-trainval').write_text('an archive that was not unpacked')
+    (tmp_path / 'v1.0-mini').mkdir()
     assert drivelm.read(path).notes == (NO_TABLES,)
 
 

@@ -112,7 +112,8 @@ class Tables:
         None where no tables know any of the samples. Raises StpruneError where a table is broken.
         """
         tables, notes = cls(), []
-        for folder in {p.resolve(): p for root in ROOTS for p in sorted((data / root).glob('v1.0-*'))}.values():
+        there = [p for root in ROOTS for p in sorted((data / root).glob('v1.0-*')) if p.is_dir()]
+        for folder in {path.resolve(): path for path in there}.values():
             missing = [name for name in TABLES if not is_file(folder / name)]
             if missing in ([], [POSES]):
                 tables._add(folder, samples, back)
