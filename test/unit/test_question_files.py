@@ -116,6 +116,21 @@ def test_a_picture_that_cannot_be_shown_costs_its_key_frame_only(
     assert fault.startswith(sentence)
 
 
+def test_the_history_is_the_last_key_frames_before(tmp_path: Path) -> None:
+    path = make_drivelm(tmp_path)
+    for moment, scene in zip(drivelm.read(path, 3).moments, (0, 1), strict=True):
+        names = [row.name if row else None for row in moment.pictures['CAM_BACK']]
+        assert names == [picture_name(scene, n, 'CAM_BACK') for n in (1, 2, 3)]
+
+
+def test_tags_that_are_none_are_counted(tmp_path: Path) -> None:
+    asked = [{**qa('what?', 'that'), 'tag': tag} for tag in ([[0]], ['0'], [None], [9], [0.0], 0, [7, 1, 1])]
+    found = drivelm.read(grey_set(tmp_path, {'f': {'perception': asked}}))
+    assert [question.measures for question in found.questions] == [*[('language',)] * 6, ('judge',)]
+    sentence = 'questions without a tag, judged by what they ask: 6; the first is s_f_0'
+    assert found.faults.sentences == [sentence]
+
+
 def test_a_key_frame_without_usable_names_is_no_history(tmp_path: Path) -> None:
     path = make_drivelm(tmp_path)
     tree = json.loads(path.read_text())

@@ -136,6 +136,7 @@ def test_exact_means_letter_by_letter() -> None:
 
 def test_agreement_looks_at_words_or_at_the_first_object() -> None:
     assert agreement(' MOVING. ', ['moving']) == 1
+    assert agreement('not \n moving', ['Not moving.']) == 1
     assert agreement('moving fast', ['moving']) == 0
     assert agreement('it is <Car>[c1, 1,2,3,4]', ['<car>[c1,10,20,30,40]; <bus>[c2,1,2,3,4]']) == 1
     assert agreement('<car>[c2,10,20,30,40]', ['<car>[c1,10,20,30,40]']) == 0
@@ -212,6 +213,7 @@ def test_overlap_and_average_precision_by_hand() -> None:
     assert average_precision('<car>[c1,0,0,10,10]; <car>[c1,0,0,10,10]', truth) == pytest.approx(1 / 2)
     assert average_precision('<car>[c2,0,0,10,10]', truth) == 0.0, 'another camera'
     assert average_precision('<car>[c1,0,0,4,10]', truth) == 0.0, 'too little of it'
+    assert average_precision('<car>[c1,0,0,5,10]', truth) == 0.5, 'half of it is enough'
     assert average_precision('none', ['none']) == 1.0
     assert average_precision('<car>[c1,0,0,4,10]', ['none']) == 0.0
 
