@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers.question_sets import (
     CAMERAS,
+    FIRST_US,
     GREY,
+    STRIDE_US,
     draw,
     grey_set,
     key_frame,
@@ -26,7 +29,7 @@ from stprune_ros import cli
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets import drivelm, files, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.dataset import require_questions
-from stprune_ros.evaluation.datasets.nuscenes import NO_TABLES
+from stprune_ros.evaluation.datasets.nuscenes import NO_TABLES, Picture, Shot, Tables
 
 pytestmark = needs_packages
 
@@ -277,6 +280,21 @@ def test_tables_are_used_as_far_as_they_are_there(
     for moment in found.moments:
         assert (moment.rig.ring[1] == 'CAM_FRONT_LEFT') == calibrated, 'as the tables have swapped them'
         assert all((ego is not None) == motion for ego in moment.egos)
+
+
+def test_speed_is_that_since_the_picture_before() -> None:
+    """Of a car that gains speed; of the first picture that up to the next one."""
+    stamps = [FIRST_US + n * STRIDE_US for n in range(3)]
+    shots = [Shot(Picture('log', 'CAM_FRONT', stamp, 'name'), str(n), 'sensor') for n, stamp in enumerate(stamps)]
+    poses = {str(n): (np.eye(3), np.array([x, 7.0, 0.0])) for n, x in enumerate((0.0, 1.0, 4.0))}
+    tables = Tables(poses=poses)
+    speeds = [
+        ego.linear[0] for stamp in stamps if (ego := tables.ego(shots, stamp + 100_000)) is not None and ego.linear
+    ]
+    assert speeds == [2.0, 2.0, 6.0]
+    assert tables.ego(shots, stamps[2] + 200_000) is None, 'too far from any picture'
+    assert tables.ego(shots[:1], stamps[0]) is None, 'one place is no motion'
+    assert Tables().ego(shots, stamps[0]) is None
 
 
 def test_tables_of_other_samples_are_no_tables_of_the_set(tmp_path: Path) -> None:
