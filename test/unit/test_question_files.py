@@ -207,13 +207,37 @@ def test_clips_with_names_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_a_camera_of_the_tables_needs_no_nominal_place(tmp_path: Path) -> None:
+def test_clips_that_the_tables_do_not_know_whole_are_counted(tmp_path: Path) -> None:
+    """Of the second clip they have no sample, of the first one no picture of one camera."""
     path = make_nuinstruct(tmp_path)
-    write_tables(tmp_path, {(0, n): f'sample0{n}' for n in range(4)})
+    tables = write_tables(tmp_path, {(0, n): f'sample0{n}' for n in range(4)})
     found = nuinstruct.read(path)
-    assert found.faults.sentences == [
-        'clips that the tables do not know, with the nominal mounting: 1; the first is perception-status/1-0'
-    ]
+    sentence = 'clips that the tables do not know, with the nominal mounting'
+    assert found.faults.sentences == [f'{sentence}: 1; the first is perception-status/1-0']
+    assert [moment.egos[-1] is None for moment in found.moments] == [False, True]
+    rows = json.loads((tables / 'sample_data.json').read_text())
+    (tables / 'sample_data.json').write_text(
+        json.dumps([row for row in rows if 'CAM_BACK_LEFT' not in row['filename']])
+    )
+    found = nuinstruct.read(path)
+    assert found.faults.sentences == [f'{sentence}: 2; the first is perception-status/0-0']
+    assert [(moment.rig.ring, moment.egos) for moment in found.moments] == [(CAMERAS, (None,) * 3)] * 2
+
+
+def test_clips_of_one_log_are_one_drive_and_answers_are_texts_or_numbers(tmp_path: Path) -> None:
+    path = make_nuinstruct(tmp_path)
+    rows = json.loads(path.read_text())
+    clips = [rows[0]['img_path'], rows[0]['img_path'][:2], rows[-1]['img_path']]
+    said: list[Any] = ['moving', 3, 2.5, True, None, [1], ' ']
+    path.write_text(
+        json.dumps(
+            [{**rows[0], 'img_path': clips[n % 3], 'qa_id': n, 'Answer': answer} for n, answer in enumerate(said)]
+        )
+    )
+    found = nuinstruct.read(path)
+    assert [moment.drive for moment in found.moments] == [0, 0, 1]
+    answers = [question.answers for question in found.in_file_order]
+    assert answers == [('moving',), ('3',), ('2.5',), (), (), (), ()]
 
 
 def test_conversations_with_other_pictures_are_counted(tmp_path: Path) -> None:
