@@ -363,6 +363,23 @@ def test_rows_of_lingoqa_with_other_pictures_are_counted_and_ids_stay_apart(tmp_
     ]
 
 
+def test_clips_of_one_segment_are_one_drive(tmp_path: Path) -> None:
+    make_lingoqa(tmp_path)
+    shown = [('seg0', 5), ('seg1', 5), ('seg0', 4)]
+    rows = [
+        {
+            'question_id': str(n),
+            'segment_id': segment,
+            'images': [f'images/val/{segment}/{at}.jpg' for at in range(count)],
+            'question': 'what?',
+            'answer': 'that',
+        }
+        for n, (segment, count) in enumerate(shown)
+    ]
+    found = lingoqa.read(parquet_of(tmp_path / 'val.parquet', rows))
+    assert [(moment.drive, len(moment.egos)) for moment in found.moments] == [(0, 5), (1, 5), (0, 4)]
+
+
 def test_whole_numbers_are_ids(tmp_path: Path) -> None:
     make_lingoqa(tmp_path)
     names = ['images/val/seg0/0.jpg']
