@@ -12,7 +12,9 @@ from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
-from stprune_ros.evaluation.datasets.answers import AnswerFile
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
+from stprune_ros.evaluation.fidelity import FULL_TRIAL
 
 pytestmark = needs_packages
 
@@ -99,3 +101,27 @@ def test_a_picture_that_was_mended_is_no_fault_any_more(tmp_path: Path, tiny: Pa
         draw(tmp_path / 'set' / 'nuscenes' / 'samples' / camera / picture_name(0, n, camera), GREY)
     assert evaluate(tmp_path / 'r', data, tiny, '--resume') == 0
     assert 'earlier pictures left out' not in ' '.join(table_of(tmp_path / 'r')['notes'])
+
+
+def test_not_even_one_answer_is_overwritten(tmp_path: Path) -> None:
+    key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
+    with AnswerFile(path, {}, resume=False):
+        pass
+    with AnswerFile(path, {}, resume=False) as file:  # nobody has answered yet
+        file.add(key, SetAnswer('one', False, False, 1))
+    before = path.read_bytes()
+    with pytest.raises(StpruneError, match='holds 1 answers of an earlier run: add --resume'):
+        AnswerFile(path, {}, resume=False)
+    assert path.read_bytes() == before
+    rows = [('earlier pictures left out', 'p', 2)]
+    with AnswerFile(path, {}, resume=True) as file:
+        file.add_faults('q', rows)
+        file.add_faults('q', rows)
+        file.add_faults('r', [])
+    with AnswerFile(path, {}, resume=True) as file:
+        assert file.answers == {key: SetAnswer('one', False, False, 1)} and file.faults == {'q': rows}
+    assert path.read_text().count('\n') == 3
+    for wrong in ('{"id": "q", "faults": 7}', '{"id": "q", "faults": [["a"]]}', '{"id": ["q"], "faults": []}'):
+        path.write_bytes(before + f'{wrong}\n'.encode())
+        with pytest.raises(StpruneError, match='holds no answers of stprune eval'):
+            AnswerFile(path, {}, resume=True)

@@ -362,6 +362,21 @@ def test_rows_are_read_one_by_one_over_the_ends_of_chunks(tmp_path: Path, monkey
             list(files.rows_of(path))
 
 
+def test_a_row_of_a_table_is_no_longer_than_one_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, 'CHUNK', 64)
+    monkeypatch.setattr(files, 'MAX_ROW_CHARACTERS', 100)
+    path = tmp_path / 'rows.json'
+    for letters, length in ((80, 1), (1000, 0)):
+        path.write_text(json.dumps([{'n': 1}, {'text': 'x' * letters}]))
+        rows = files.rows_of(path)
+        assert next(rows) == {'n': 1}
+        if length:
+            assert len(next(rows)['text']) == letters
+        else:
+            with pytest.raises(StpruneError, match='is no list of JSON objects that is whole'):
+                next(rows)
+
+
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
