@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.fleet.tasks import Broken, Died, Outcome, Pace, Task
 from stprune_ros.io.bag_reader import Bag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,3 +129,50 @@ def messages_of(folder: Path) -> list[tuple[str, int, str]]:
             if record.topic.startswith('/stprune_node/output') or '/probability/' in record.topic:
                 found.append((record.topic, record.receive_ns, repr(message)))
     return found
+
+
+STUCK = Broken('still at it')
+LONG_S = 30.0
+
+
+class Script:
+    """Workers that do at once what ``act`` says of a task; the last one that was given is done first.
+
+    Who waits for them for longer than ``LONG_S`` would do so for ever.
+    """
+
+    def __init__(self, count: int, act: Callable[[Task], Outcome | Died]) -> None:
+        self.count, self.act = count, act
+        self.given: list[Task] = []
+        self.waiting: list[tuple[int, Task]] = []
+        self.told: dict[int, Pace] = {}
+        self.ended: dict[int, str] = {}
+        self.until = time.monotonic() + LONG_S
+
+    @property
+    def idle(self) -> int:
+        return self.count - len(self.waiting)
+
+    def submit(self, number: int, task: Task) -> None:
+        assert self.idle > 0 and number not in self.told
+        self.given.append(task)
+        self.told[number] = Pace(1, 4, 2)
+        self.waiting.append((number, task))
+
+    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
+        assert time.monotonic() < self.until, f'not done within {LONG_S:g} s'
+        number, task = self.waiting[-1]
+        if number in self.ended:
+            found: Outcome | Died = Died(self.ended[number])
+        else:
+            found = self.act(task)
+        if found == STUCK:
+            return []
+        self.waiting.pop()
+        return [(number, found)]
+
+    def paces(self) -> dict[int, Pace]:
+        return dict(self.told)
+
+    def end(self, number: int, why: str) -> None:
+        self.ended[number] = why

@@ -6,19 +6,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fleets import STUCK, Script
 from helpers.small_bags import drive, write_bag
 
 from stprune_ros.errors import BagError, SettingsError, StpruneError
+from stprune_ros.fleet.asked import as_they_come, in_order
 from stprune_ros.fleet.dispatch import ATTEMPTS, Dispatcher, Progress
 from stprune_ros.fleet.index import DONE, FAILED, Entry
 from stprune_ros.fleet.ledger import Ledger, locked, rows_beside
 from stprune_ros.fleet.plan import Drive, Run, runs_of, settings_of
-from stprune_ros.fleet.scenes import asked_in_order
 from stprune_ros.fleet.split import Cut
 from stprune_ros.fleet.tasks import (
     Asked,
@@ -42,47 +42,6 @@ from stprune_ros.vlm.loading import ModelIdentity
 
 MODEL = ModelIdentity('tiny', 'weights', 'prompt', '')
 CUTS = (Cut(0, 1, 5, 5), Cut(2, 6, 9, 4))
-
-
-class Script:
-    """Workers that do at once what ``act`` says of a task; the last one that was given is done first."""
-
-    def __init__(self, count: int, act: Callable[[Task], Outcome | Died]) -> None:
-        self.count, self.act = count, act
-        self.given: list[Task] = []
-        self.waiting: list[tuple[int, Task]] = []
-        self.told: dict[int, Pace] = {}
-        self.ended: dict[int, str] = {}
-
-    @property
-    def idle(self) -> int:
-        return self.count - len(self.waiting)
-
-    def submit(self, number: int, task: Task) -> None:
-        assert self.idle > 0 and number not in self.told
-        self.given.append(task)
-        self.told[number] = Pace(1, 4, 2)
-        self.waiting.append((number, task))
-
-    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
-        number, task = self.waiting[-1]
-        if number in self.ended:
-            found: Outcome | Died = Died(self.ended[number])
-        else:
-            found = self.act(task)
-        if found == STUCK:
-            return []
-        self.waiting.pop()
-        return [(number, found)]
-
-    def paces(self) -> dict[int, Pace]:
-        return dict(self.told)
-
-    def end(self, number: int, why: str) -> None:
-        self.ended[number] = why
-
-
-STUCK = Broken('still at it')
 
 
 @pytest.fixture
@@ -374,7 +333,13 @@ def scenes(*numbers: int) -> list[AskScene]:
 
 def test_scenes_come_in_their_order_whoever_is_done_first():
     workers = Script(3, lambda task: Asked([task.scene]))  # type: ignore[union-attr, list-item]
-    assert list(asked_in_order(workers, scenes(5, 3, 9, 1))) == [[5], [3], [9], [1]]
+    assert list(in_order(workers, scenes(5, 3, 9, 1))) == [Asked([one]) for one in (5, 3, 9, 1)]  # type: ignore[list-item]
+
+
+def test_what_is_done_comes_at_once():
+    """The last one that was given is done first."""
+    workers = Script(2, lambda task: Asked([task.scene]))  # type: ignore[union-attr, list-item]
+    assert [place for place, _ in as_they_come(workers, scenes(*range(5)))] == [1, 2, 3, 4, 0]
 
 
 def test_a_scene_whose_worker_dies_is_asked_again():
@@ -387,12 +352,12 @@ def test_a_scene_whose_worker_dies_is_asked_again():
             return Died('killed')
         return Asked([task.scene])  # type: ignore[list-item]
 
-    assert list(asked_in_order(Script(2, act), scenes(5, 3))) == [[5], [3]]
+    assert list(in_order(Script(2, act), scenes(5, 3))) == [Asked([5]), Asked([3])]  # type: ignore[list-item]
     deaths[0] = ATTEMPTS
     with pytest.raises(StpruneError, match='3 workers in a row died of scene 3: killed'):
-        list(asked_in_order(Script(2, act), scenes(5, 3)))
+        list(in_order(Script(2, act), scenes(5, 3)))
 
 
 def test_a_scene_that_cannot_be_evaluated_ends_it():
     with pytest.raises(StpruneError, match='scene 5 cannot be evaluated: no colour'):
-        list(asked_in_order(Script(1, lambda task: Broken('no colour')), scenes(5)))
+        list(in_order(Script(1, lambda task: Broken('no colour')), scenes(5)))

@@ -83,7 +83,10 @@ class Dataset:
 
         An earlier one that cannot be used is left out, and counted among the faults.
         """
-        moment = self.moments[scene_id]
+        return self.cases_about(self.moments[scene_id])
+
+    def cases_about(self, moment: Moment) -> list[Case]:
+        """As `cases`."""
         images = {camera: self._row(row) for camera, row in moment.pictures.items()}
         scene = CaseScene(moment.id, moment.rig, images, moment.egos)
         return [

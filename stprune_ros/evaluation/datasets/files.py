@@ -48,6 +48,11 @@ class Faults:
         before, first = self._found.get(reason, (0, example))
         self._found[reason] = (before + count, first)
 
+    def add_all(self, others: Faults) -> None:
+        """Count what others counted, as if it had been found here."""
+        for reason, (count, first) in others._found.items():
+            self.add(reason, first, count)
+
     @property
     def sentences(self) -> list[str]:
         """One for each reason, with its count."""
