@@ -22,6 +22,7 @@ pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[
 
 from helpers.browser import FAINT, NAMELESS, OpenPage, chromium
 from helpers.fleets import Command, cluster, descendants, messages_of, summary_of
+from helpers.question_sets import grey_set, needs_packages, qa
 from helpers.reports import report_in
 from helpers.small_bags import drive, write_bag
 from helpers.tiny_models import make_tiny_model
@@ -220,6 +221,36 @@ def test_an_evaluation_on_a_cluster_gives_the_answers_of_one_process(ray_cluster
     assert json.loads(there.read_text())['tables'] == [json.loads(json.dumps(found))]
     hits = [next((tmp_path / name).glob('*.hits.npz')).read_bytes() for name in ('here', 'there')]
     assert hits[0] == hits[1]
+
+
+@needs_packages
+def test_a_data_set_on_a_cluster_goes_on_after_sigkill_and_gives_the_answers_of_one_process(
+    ray_cluster, tmp_path: Path
+):
+    address, environment = ray_cluster
+    asked = [qa('Is it?', 'No.', 0), qa('what is there?', 'a car', 2)]
+    data = grey_set(tmp_path / 'set', {f'f{n}': {'perception': asked} for n in range(30)})
+    given = ('--dataset', 'drivelm', '--data', data, '--model', 'ringworld', '--methods', 'uniform,random')
+    here, there = tmp_path / 'here', tmp_path / 'there'
+    for folder in (here, there):
+        folder.mkdir()
+    assert main(['eval', *map(str, given), '--output', str(here / 'r.json')]) == 0
+    remote = (*given, '--output', there / 'r.json', '--address', address, '--workers', '2')
+    command, file = Command('eval', *remote, **environment), there / 'r.ringworld.drivelm.answers.jsonl'
+    command.wait_until(lambda: file.exists() and file.read_bytes().count(b'\n') > 8, 'first answers')
+    command.process.kill()
+    assert command.end()[0] == -signal.SIGKILL
+    before = file.read_bytes()
+    whole = before[: before.rfind(b'\n') + 1]
+    kept = whole.count(b'\n') - 1
+    assert 8 <= kept < 240
+    code, _, errors = Command('eval', *remote, '--resume', **environment).end()
+    assert code == 0 and f'{240 - kept} answers were asked for, {kept} were in the file already' in errors, errors
+    assert file.read_bytes().startswith(whole)
+    assert sorted(file.read_bytes().splitlines()) == sorted((here / file.name).read_bytes().splitlines())
+    others = {path.name for path in here.iterdir()} - {file.name}
+    assert others == {path.name for path in there.iterdir()} - {file.name}
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in others)
 
 
 @pytest.mark.parametrize('kind', ['nobody', 'silent'])
