@@ -32,7 +32,7 @@ from stprune_ros.commands import (
     view,
     world,
 )
-from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.errors import Interrupted, StpruneError, sentence_of
 from stprune_ros.resources import version
 from stprune_ros.results import as_json
 
@@ -90,8 +90,7 @@ def _run(options: argparse.Namespace, result: dict[str, Any]) -> tuple[int, list
     except StpruneError as error:
         exit_code, errors = 1, str(error).splitlines()
     except OSError as error:
-        where = f"'{error.filename}': " if error.filename is not None else ''
-        exit_code, errors = 1, [f'{where}{error.strerror or error}']
+        exit_code, errors = 1, [sentence_of(error)]
     except Interrupted as stop:
         result.update(stop.result)
         exit_code, errors = 130, [str(stop)]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from stprune_ros.errors import BagError, ModelError, StpruneError, one_line, shown
+from stprune_ros.errors import BagError, ModelError, StpruneError, one_line, sentence_of, shown
 from stprune_ros.evaluation.datasets.asking import Asking, instructed
 from stprune_ros.evaluation.fidelity import SceneEvaluator
 from stprune_ros.fleet.index import write_rows
@@ -76,11 +76,8 @@ class Worker:
             if isinstance(task, AskMoment):
                 return self._answer(task)
             return self._ask(task)
-        except StpruneError as error:
-            return Broken(' '.join(str(error).splitlines()))
-        except OSError as error:
-            where = f"'{error.filename}': " if error.filename is not None else ''
-            return Broken(f'{where}{error.strerror or one_line(error)}')
+        except (StpruneError, OSError) as error:
+            return Broken(sentence_of(error))
         except Exception as error:
             return Broken(f'{type(error).__name__}: {one_line(error)}')
 

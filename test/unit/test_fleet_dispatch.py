@@ -236,9 +236,9 @@ def test_a_worker_that_gets_further_is_left_alone(ledger: Ledger, runs: list[Run
 
 def test_results_of_these_runs_are_taken_up(ledger: Ledger, runs: list[Run]):
     dispatch(ledger, runs[:2], Script(1, write))
-    ledger.require_own(resume=True)
+    ledger.take_over(resume=True)
     with pytest.raises(StpruneError, match='is not empty'):
-        ledger.require_own(resume=False)
+        ledger.take_over(resume=False)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_results_of_another_run_are_refused(ledger: Ledger, runs: list[Run], cha
     file = ledger.home(runs[0]) / 'summary.json'
     file.write_text(json.dumps(summary(runs[0], **change)))
     with pytest.raises(SettingsError) as error:
-        ledger.require_own(resume=True)
+        ledger.take_over(resume=True)
     assert f"'{ledger.home(runs[0])}' holds the results of another run: " in str(error.value)
     assert words in str(error.value)
 
@@ -288,13 +288,13 @@ def test_results_of_another_recording_of_the_same_counts_are_refused(ledger: Led
     os.utime(storage, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))  # written anew, with the same first image
     again = Ledger(ledger.output, runs, {run.setting.name: MODEL for run in runs})
     with pytest.raises(SettingsError, match=f"holds the results of another run: '{storage.name}' has changed since"):
-        again.require_own(resume=True)
+        again.take_over(resume=True)
 
 
 def test_what_is_no_replay_is_refused(ledger: Ledger, runs: list[Run]):
     ledger.home(runs[0]).mkdir(parents=True)
     with pytest.raises(BagError, match='is no output folder of a replay'):
-        ledger.require_own(resume=True)
+        ledger.take_over(resume=True)
 
 
 def test_one_fleet_holds_a_folder(tmp_path: Path):
