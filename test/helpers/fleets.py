@@ -176,3 +176,6 @@ class Script:
 
     def end(self, number: int, why: str) -> None:
         self.ended[number] = why
+
+    def close(self) -> None:
+        """Nothing is left of them."""

@@ -266,4 +266,4 @@ def test_an_address_that_does_not_answer_is_refused_within_ten_seconds(garage: P
     assert code == 1
     assert f"no Ray cluster answers at '127.0.0.1:{port}'" in errors and errors.count('\n') <= 2
     assert time.monotonic() - begun < 20
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.fleet']
+    assert not (tmp_path / 'out').exists()

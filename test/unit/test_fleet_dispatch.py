@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -308,6 +309,19 @@ def test_one_fleet_holds_a_folder(tmp_path: Path):
                 os._exit(0 if 'another fleet is writing to' in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with locked(tmp_path / 'out'):
+        pass
+
+
+def test_a_lock_that_its_fleet_removes_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever comes next makes another file, and two would write."""
+    real, file = fcntl.flock, tmp_path / 'out' / '.fleet' / 'lock'
+
+    def late(lock: Any, how: int) -> None:
+        file.unlink()
+        real(lock, how)
+
+    monkeypatch.setattr('fcntl.flock', late)
+    with pytest.raises(StpruneError, match='another fleet is writing to'), locked(tmp_path / 'out'):
         pass
 
 
