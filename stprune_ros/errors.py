@@ -73,6 +73,16 @@ def one_line(error: BaseException) -> str:
     return plain(text, MAX_REASON)
 
 
+def require_utf8(name: str) -> None:
+    """Raise StpruneError for a name of a file, or another argument, whose bytes are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise StpruneError(
+            f"'{plain(name, MAX_PATH)}' is not UTF-8, in which results would name it: rename it"
+        ) from None
+
+
 def sentence_of(error: StpruneError | OSError) -> str:
     """What a user is told of an error: of the system's, the file and what is wrong with it."""
     if isinstance(error, StpruneError):

@@ -10,7 +10,7 @@ from glob import glob
 from itertools import product
 from pathlib import Path
 
-from stprune_ros.errors import BagError, SettingsError, plain
+from stprune_ros.errors import BagError, SettingsError, plain, require_utf8
 from stprune_ros.parameter import Parameter
 from stprune_ros.replay.moment import PARAMETER_FILE
 from stprune_ros.settings.parameters import lookup
@@ -71,7 +71,8 @@ def runs_of(drives: Sequence[Drive], settings: Sequence[Setting]) -> list[Run]:
 def find_drives(given: Sequence[str]) -> list[Drive]:
     """The bags that are named: bag folders, bag files, folders that hold bags at any depth, or patterns of these.
 
-    Raises BagError where one of ``given`` names none, two have one name, or a folder may be one bag or several.
+    Raises StpruneError where one of ``given`` names none, two have one name, one is not UTF-8, or a folder may be one
+    bag or several.
     """
     paths: dict[Path, Path] = {}
     for text in given:
@@ -86,6 +87,8 @@ def find_drives(given: Sequence[str]) -> list[Drive]:
             place = bag.resolve()
             if place not in paths or bag.name == place.name:  # a link to it that is found, too, gives it no other name
                 paths[place] = bag
+    for path in paths.values():
+        require_utf8(str(path))
     apart = [path for place, path in paths.items() if place.parent not in paths]  # no file of a bag beside the bag
     drives = [Drive(path, _folder_name(_stem(path)), _size(path)) for path in apart]
     by_name: dict[str, Drive] = {}

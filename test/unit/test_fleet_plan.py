@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from helpers.small_bags import drive, write_bag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stprune_ros.errors import BagError, SettingsError
+from stprune_ros.errors import BagError, SettingsError, StpruneError
 from stprune_ros.fleet.plan import BASE, Drive, find_drives, runs_of, settings_of
 from stprune_ros.settings.settings import Settings
 
@@ -87,6 +88,12 @@ def test_no_bag_has_the_name_of_a_report(drives: Path, name: str):
     (drives / 'drives' / 'two').rename(drives / 'drives' / name)
     [found] = find_drives([str(drives / 'drives' / name)])
     assert re.fullmatch(f'{re.escape(name)}-[0-9a-f]{{8}}', found.name)
+
+
+def test_bags_whose_names_are_no_utf8_are_refused_before_anything_runs(drives: Path):
+    write_bag(drives / 'drives' / os.fsdecode(b'stra\xdfe'), drive(1))
+    with pytest.raises(StpruneError, match=r"stra\?e' is not UTF-8, in which results would name it: rename it"):
+        find_drives([str(drives / 'drives')])
 
 
 def test_names_of_folders_leave_room_for_endings(drives: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -215,6 +216,15 @@ def test_patience_reaches_the_workers(fleet, tmp_path: Path):
     code, ran = fleet(tmp_path / 'out', '--patience', '0.2', first=lambda task: STUCK)
     assert code == 1 and len(ran) == 9
     assert all('nothing came of it for 0.2 s' in run['sentence'] for run in index(tmp_path / 'out').values())
+
+
+def test_files_of_a_bag_may_have_any_names(fleet, bags: Path, tmp_path: Path):
+    shutil.rmtree(bags / 'b')
+    shutil.rmtree(bags / 'c')
+    (bags / 'a' / 'a.mcap').rename(bags / 'a' / os.fsdecode(b'caf\xe9.mcap'))
+    (bags / 'a' / 'metadata.yaml').unlink()
+    assert fleet(tmp_path / 'out') == (0, ['a'])
+    assert fleet(tmp_path / 'out', '--resume') == (0, [])
 
 
 @pytest.mark.parametrize('there', [False, True])
