@@ -95,7 +95,13 @@ def run(options: argparse.Namespace, show: Show) -> int:
     if values.prompt.calibration:
         say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
         values = values.changed({'prompt.calibration': ''})
-    return _run_dataset(options, values, show) if options.dataset else _run_ringworld(options, values, show)
+    run_it = _run_dataset if options.dataset else _run_ringworld
+    if options.address is None:
+        return run_it(options, values, show)
+    from stprune_ros.fleet.interrupts import stopped_once
+
+    with stopped_once():
+        return run_it(options, values, show)
 
 
 def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) -> int:

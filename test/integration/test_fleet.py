@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -175,13 +176,37 @@ def ray_cluster() -> Iterator[tuple[str, dict[str, str]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def ray_folders(below: dict[int, str]) -> set[Path]:
+    """The folders below /tmp in which processes of Ray work."""
+    return {Path(found) for title in below.values() for found in re.findall(r'/tmp/stprune-[^/ ]+', title)}
+
+
+def insist(command: Command) -> tuple[int, str, str]:
+    """SIGTERM again and again until the command ends."""
+    while command.process.poll() is None:
+        command.process.terminate()
+        time.sleep(0.05)
+    return command.end()
+
+
+def test_whoever_insists_while_ray_starts_leaves_nothing_behind(garage: Path, tmp_path: Path):
+    command = fleet(garage, tmp_path / 'out')
+    below = command.wait_until(lambda: ray_folders(descendants(command.process.pid)), 'process of Ray')
+    code, _, errors = insist(command)
+    assert code == 130 and errors.endswith('with --resume begins again\n'), errors
+    assert len(below) == 1 and not any(folder.exists() for folder in below)
+
+
 def test_an_interrupted_fleet_goes_on_where_it_was_on_a_cluster(garage: Path, ray_cluster, tmp_path: Path):
     output = tmp_path / 'out'
     command = fleet(garage, output)
     command.wait_until(lambda: list(output.glob('*/*/summary.json')), 'first result')
     below = descendants(command.process.pid)
+    [private] = ray_folders(below)
+    assert private.stat().st_mode & 0o777 == 0o700, 'what Ray keeps there is for nobody else'
     command.interrupt()
-    code, _, errors = command.end()
+    code, _, errors = insist(command)
+    assert not private.exists()
     assert code == 130 and 'the same command with --resume goes on' in errors, errors
     finished = {path: path.stat().st_mtime_ns for path in output.glob('*/*/summary.json')}
     found = results(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -132,6 +133,7 @@ def test_before_the_first_answer_none_is_said_to_be_there(tmp_path: Path, cluste
     data = grey_set(tmp_path / 'set', questions(2))
 
     def interrupted(task: Task) -> Outcome:
+        assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler, 'which would raise again and again'
         raise KeyboardInterrupt
 
     cluster(interrupted)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -187,6 +188,7 @@ def test_a_full_disk_at_once_leaves_nothing(fleet, tmp_path: Path, capsys, monke
 
 def test_an_interruption_before_the_first_result_says_so(fleet, tmp_path: Path, capsys):
     def interrupted(task: Task) -> Outcome:
+        assert signal.getsignal(signal.SIGTERM) is not signal.default_int_handler, 'which would raise again and again'
         raise KeyboardInterrupt
 
     assert fleet(tmp_path / 'out', first=interrupted)[0] == 130
