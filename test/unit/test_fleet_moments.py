@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +93,11 @@ def test_workers_give_the_files_of_one_process(tmp_path: Path, cluster, capsys, 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
+    """Parameters with a tiny model that says two tokens."""
+    folder = tmp_path_factory.mktemp('params')
+    values = {'model.path': str(make_tiny_model(folder / 'tiny', 'ringworld')), 'inference.max_new_tokens': 2}
+    (folder / 'params.yaml').write_text(json.dumps({'/**': {'ros__parameters': values}}))
+    return folder / 'params.yaml'
 
 
 def questions(count: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -104,7 +109,7 @@ def questions(count: int) -> dict[str, dict[str, list[dict[str, Any]]]]:
 def test_what_the_file_has_is_not_asked_again(tmp_path: Path, cluster, capsys, tiny: Path):
     """A worker dies, then the command is interrupted: what was said until then is in the file, and stays."""
     data = grey_set(tmp_path / 'set', questions(6))
-    options = ('--model', str(tiny), '--method', 'uniform', '--keep', '0.1')
+    options = ('--params', str(tiny), '--method', 'uniform', '--keep', '0.1')
     assert evaluate(tmp_path / 'here', 'drivelm', data, *options) == 0
     seen: list[Task] = []
 
@@ -137,7 +142,7 @@ def test_before_the_first_answer_none_is_said_to_be_there(tmp_path: Path, cluste
         raise KeyboardInterrupt
 
     cluster(interrupted)
-    options = ('--model', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
+    options = ('--params', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
     assert evaluate(tmp_path / 'out', 'drivelm', data, *options) == 130
     assert capsys.readouterr().err.endswith('stprune: interrupted before the first answer was given\n')
 
@@ -145,7 +150,7 @@ def test_before_the_first_answer_none_is_said_to_be_there(tmp_path: Path, cluste
 def test_a_moment_knows_of_no_other_and_counts_by_itself(tmp_path: Path, cluster, tiny: Path):
     data = grey_set(tmp_path / 'set', questions(3))
     workers = cluster(lambda task: None)
-    options = ('--model', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
+    options = ('--params', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
     assert evaluate(tmp_path / 'out', 'drivelm', data, *options) == 0
     for task in workers.given:
         assert isinstance(task, AskMoment)
@@ -163,7 +168,7 @@ def test_answers_of_another_model_are_refused(tmp_path: Path, cluster, worker: W
         return worker.do(replace(task, model=other), lambda pace: None)
 
     cluster(elsewhere)
-    options = ('--model', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
+    options = ('--params', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
     assert evaluate(tmp_path / 'out', 'drivelm', data, *options) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith("stprune: the moment of question 's_f0_0' cannot be evaluated: a worker has ")
@@ -178,10 +183,10 @@ def test_workers_are_for_a_cluster(tmp_path: Path, capsys):
 
 def test_a_worker_says_what_the_set_says_of_its_notation(tmp_path: Path, cluster, worker: Worker, tiny: Path):
     """Without the instructions of the set the answers would be others."""
-    data = make_drivelm(tmp_path / 'set')
+    data = grey_set(tmp_path / 'set', questions(1))
     tasks: list[AskMoment] = []
     cluster(tasks.append)
-    options = ('--model', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
+    options = ('--params', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
     assert evaluate(tmp_path / 'out', 'drivelm', data, *options) == 0
     backend, prompt = worker._model(tasks[0].settings)
     assert tasks[0].dataset.instructions in instructed(prompt, tasks[0].dataset, backend.info).system != prompt.system
