@@ -55,7 +55,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument('--world', choices=('ringworld', 'hard'), help='see `stprune world`; default: ringworld')
     command.add_argument('--dataset', choices=DATASETS, help='questions of a public set in place of ringworld')
     command.add_argument('--data', type=Path, metavar='FOLDER', help='where that set lies, or its file of questions')
-    command.add_argument('--limit', type=count, metavar='N', help='only the first N questions of the set')
+    command.add_argument(
+        '--limit', type=count, metavar='N', help='only the first N questions of the file that can be asked'
+    )
     command.add_argument(
         '--frames', type=count, metavar='N', help='instants shown at most; default: 4 of drivelm, all of other sets'
     )

@@ -46,9 +46,10 @@ class SceneCounts:
         return float(self.correct.sum() / self.asked.sum())
 
     def resampled(self) -> np.ndarray:
-        """The accuracy in each of `RESAMPLES` draws of as many scenes: (RESAMPLES,)."""
+        """The accuracy in each of `RESAMPLES` draws of as many scenes: (RESAMPLES,), NaN where one has no question."""
         drawn = np.random.default_rng(0).integers(len(self.asked), size=(RESAMPLES, len(self.asked)))
-        return np.asarray(self.correct[drawn].sum(axis=1) / np.maximum(self.asked[drawn].sum(axis=1), TINY))
+        asked = self.asked[drawn].sum(axis=1)
+        return np.asarray(self.correct[drawn].sum(axis=1) / np.where(asked > 0, asked, np.nan))
 
 
 def accuracy(counts: SceneCounts) -> Interval:
@@ -81,5 +82,6 @@ def flips(right: np.ndarray, before: np.ndarray) -> tuple[float, float]:
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, LEVEL)
+    """The interval of what draws say; those that say nothing do not count."""
+    low, high = np.nanpercentile(values, LEVEL)
     return float(low), float(high)

@@ -25,6 +25,7 @@ from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, 
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.tables import percent
 from stprune_ros.evaluation.things import measure_things
 from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
 from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
@@ -62,8 +63,8 @@ class EvaluationPlan:
     def trials(self) -> Iterator[Trial]:
         """What runs on every scene. Keeping everything is the same for all methods and runs once."""
         yield FULL_TRIAL
-        for method in self.methods:
-            for keep in self.keeps:
+        for method in dict.fromkeys(self.methods):
+            for keep in dict.fromkeys(self.keeps):
                 if keep < 1:
                     for seed in range(self.seeds if method in SEEDED else 1):
                         yield Trial(method, keep, seed)
@@ -353,7 +354,7 @@ def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
     ticks = sorted({row['keep'] for row in rows})
     label = 'mean score' if 'measures' in found else 'answers right'
     axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel=label, xticks=ticks)
-    axes.set_xticklabels([f'{keep:.0%}' for keep in ticks])
+    axes.set_xticklabels([percent(keep) for keep in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)

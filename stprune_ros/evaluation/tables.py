@@ -9,7 +9,7 @@ from stprune_ros.evaluation.hits import ALL
 from stprune_ros.results import table
 
 ALL_TOKENS, NO_PICTURES = 'none', 'blind'  # rows that are no method's
-KINDS_AT = 0.1  # keep ratio of the table by kind of question
+KINDS_AT = 0.1  # keep ratio of the table by kind of question, or the nearest one
 Row = Mapping[str, Any]
 
 
@@ -29,17 +29,27 @@ def to_markdown(found: Row, default: str) -> str:
 
 
 def by_ratio(found: Row, cell: Callable[[Row], str], kind: str = ALL, leave_out: str = '') -> str:
-    """Methods down, keep ratios across; 'n/a' where a method is not defined."""
+    """Methods down, keep ratios across; 'n/a' where a method is not defined. '' without methods."""
     rows = [row for row in found['rows'] if row['kind'] == kind and row['method'] not in (ALL_TOKENS, NO_PICTURES)]
     keeps = sorted({row['keep'] for row in rows}, reverse=True)
     cells = {(row['method'], row['keep']): cell(row) for row in rows if row['method'] != leave_out}
     methods = dict.fromkeys(method for method, _ in cells)
     lines = [(method, *(cells.get((method, keep), 'n/a') for keep in keeps)) for method in methods]
-    return table(('method', *(f'{keep:.0%}' for keep in keeps)), lines)
+    return table(('method', *map(percent, keeps)), lines) if lines else ''
 
 
-def by_kind(found: Row, keep: float = KINDS_AT) -> str:
-    """Per cent right at one keep ratio: methods down, kinds of question and states of the scene across."""
+def percent(keep: float) -> str:
+    """A keep ratio as tables name it: two that differ are named differently."""
+    return f'{100 * keep:.10g}%'
+
+
+def by_kind(found: Row) -> str:
+    """Per cent right at the keep ratio nearest to 10 %: methods down, kinds of question and states of the scene across.
+
+    Where nothing is pruned there are all tokens and no pictures.
+    """
+    keeps = {row['keep'] for row in found['rows'] if row['keep'] < 1}
+    keep = min(keeps, key=lambda ratio: abs(ratio - KINDS_AT), default=1.0)
     rows = {(row['method'], row['kind']): row for row in found['rows'] if row['keep'] in (keep, 1.0)}
     kinds = list(dict.fromkeys(kind for _, kind in rows))
     lines = [
@@ -49,7 +59,7 @@ def by_kind(found: Row, keep: float = KINDS_AT) -> str:
         )
         for method in dict.fromkeys(method for method, _ in rows)
     ]
-    return table((f'at {keep:.0%}', *kinds), lines)
+    return table((f'at {percent(keep)}', *kinds), lines)
 
 
 def by_knob(found: Row) -> str:

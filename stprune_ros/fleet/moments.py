@@ -18,29 +18,22 @@ def on_ray(address: str, workers: int | None) -> Answering:
 
     @contextmanager
     def answering(asking: Asking, moments: Sequence[OpenMoment]) -> Iterator[Iterator[MomentSaid]]:
-        faults: dict[int, Faults] = {}  # by the place of the moment: the first example is that of the first moment
-
         def said() -> Iterator[MomentSaid]:
             for place, outcome in as_they_come(pool, tasks_of(asking, moments)):
                 assert isinstance(outcome, Answered)
-                faults[place] = outcome.faults
-                yield moments[place], outcome.said
+                yield MomentSaid(moments[place], outcome.pictures, outcome.said, outcome.faults)
 
         if not moments:
             yield iter(())
             return
-        try:
-            with pool_on_ray(address, workers, asking.settings) as pool:
-                yield said()
-        finally:
-            for place in sorted(faults):
-                asking.dataset.faults.add_all(faults[place])
+        with pool_on_ray(address, workers, asking.settings) as pool:
+            yield said()
 
     return answering
 
 
 def tasks_of(asking: Asking, moments: Sequence[OpenMoment]) -> list[AskMoment]:
-    """A task for each moment, which knows nothing of the others and counts faults of its own."""
+    """A task for each moment, which knows nothing of the others."""
     info = asking.backend.info
     model = AskedModel(info.model_id, info.revision, info.dtype, asking.prompt.id)
     return [

@@ -13,7 +13,7 @@ from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # they import torch
     from stprune_ros.evaluation.case import CaseSource
-    from stprune_ros.evaluation.datasets.asking import OpenMoment, Said
+    from stprune_ros.evaluation.datasets.asking import FaultRow, OpenMoment, Said
     from stprune_ros.evaluation.datasets.dataset import Dataset
     from stprune_ros.evaluation.datasets.files import Faults
     from stprune_ros.evaluation.fidelity import EvaluationPlan
@@ -118,8 +118,9 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What was said about a moment, and what could not be asked."""
+    """What was said about a moment, as `MomentSaid`."""
 
+    pictures: list[FaultRow] | None
     said: list[Said]
     faults: Faults
 

@@ -134,7 +134,8 @@ class Worker:
                     ' machines, and name model.device and model.dtype'
                 )
         asking = Asking(task.dataset, task.settings, backend, instructed(prompt, task.dataset, info))
-        return Answered(list(asking.answers(task.asked)), task.dataset.faults)
+        told = asking.about(task.asked)
+        return Answered(told.pictures, list(told.said), told.faults)
 
     def _model(self, settings: Settings) -> tuple[Backend, Prompt]:
         """The model of these settings; it stays as long as the next settings ask for the same."""

@@ -264,7 +264,8 @@ def is_said(function: ast.expr) -> bool:
         return function.id in ERRORS
     if not isinstance(function, ast.Attribute):
         return False
-    return function.attr in LOGGING or (function.attr == 'append' and ast.unparse(function.value).endswith('notes'))
+    kept = {'append': 'notes', 'add': 'faults'}.get(function.attr)
+    return function.attr in LOGGING or (kept is not None and ast.unparse(function.value).endswith(kept))
 
 
 def headings() -> list[str]:

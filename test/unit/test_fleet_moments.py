@@ -64,6 +64,11 @@ def files_of(folder: Path) -> dict[str, bytes | list[bytes]]:
     return {name: sorted(data.splitlines()) if name.endswith('.jsonl') else data for name, data in found.items()}
 
 
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What stands on stderr, but for what is said because a machine is slow."""
+    return [line for line in capsys.readouterr().err.splitlines() if not line.endswith(' so far')]
+
+
 def spoil(folder: Path) -> None:
     """A current picture of the first moment and an earlier one of the second cannot be used."""
     for number, instant in ((0, 3), (1, 2)):
@@ -81,14 +86,14 @@ def test_workers_give_the_files_of_one_process(tmp_path: Path, cluster, capsys, 
     options = ('--model', 'ringworld', '--method', 'uniform,random', '--seeds', '2')
     workers = cluster(lambda task: None)
     assert evaluate(tmp_path / 'here', form, data, *options) == 0
-    told = capsys.readouterr().err
+    told = said(capsys)
     assert evaluate(tmp_path / 'there', form, data, *options, *ADDRESS, '--workers', '2') == 0
     assert files_of(tmp_path / 'there') == files_of(tmp_path / 'here')
-    assert capsys.readouterr().err == told
+    assert said(capsys) == told
     assert len(workers.given) == 2
     if form == 'drivelm':
-        assert 'questions left out, a picture cannot be used: 8; the first is' in told
-        assert 'earlier pictures left out: 1; the first is' in told
+        assert 'questions left out, a picture cannot be used: 8; the first is' in ''.join(told)
+        assert 'earlier pictures left out: 1; the first is' in ''.join(told)
 
 
 @pytest.fixture(scope='module')
@@ -147,7 +152,7 @@ def test_before_the_first_answer_none_is_said_to_be_there(tmp_path: Path, cluste
     assert capsys.readouterr().err.endswith('stprune: interrupted before the first answer was given\n')
 
 
-def test_a_moment_knows_of_no_other_and_counts_by_itself(tmp_path: Path, cluster, tiny: Path):
+def test_a_moment_knows_of_no_other(tmp_path: Path, cluster, tiny: Path):
     data = grey_set(tmp_path / 'set', questions(3))
     workers = cluster(lambda task: None)
     options = ('--params', str(tiny), '--method', 'uniform', *ADDRESS, '--workers', '2')
@@ -155,7 +160,7 @@ def test_a_moment_knows_of_no_other_and_counts_by_itself(tmp_path: Path, cluster
     for task in workers.given:
         assert isinstance(task, AskMoment)
         assert task.dataset.moments == task.dataset.left_out == ()
-        assert len(task.dataset.faults.sentences) == 1 and ': 1; the first is ' in task.dataset.faults.sentences[0]
+        assert not task.dataset.faults.sentences
 
 
 @pytest.mark.parametrize('place', range(4))

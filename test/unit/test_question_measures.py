@@ -11,6 +11,7 @@ from helpers.question_sets import needs_packages
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, recovered
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.drivelm import challenge
 from stprune_ros.evaluation.datasets.files import Faults
@@ -23,6 +24,7 @@ from stprune_ros.evaluation.datasets.measures import (
     match_f1,
     matched,
     mean_error,
+    numbers_in,
     overlap,
 )
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
@@ -134,6 +136,7 @@ def test_exact_means_letter_by_letter() -> None:
 
 def test_agreement_looks_at_words_or_at_the_first_object() -> None:
     assert agreement(' MOVING. ', ['moving']) == 1
+    assert agreement('not \n moving', ['Not moving.']) == 1
     assert agreement('moving fast', ['moving']) == 0
     assert agreement('it is <Car>[c1, 1,2,3,4]', ['<car>[c1,10,20,30,40]; <bus>[c2,1,2,3,4]']) == 1
     assert agreement('<car>[c2,10,20,30,40]', ['<car>[c1,10,20,30,40]']) == 0
@@ -146,6 +149,32 @@ def test_errors_of_numbers() -> None:
     assert math.isnan(mean_error('3', ['(3.5, -1.0)']))
 
 
+@pytest.mark.parametrize(
+    ('text', 'numbers'),
+    [
+        ('1,234', [1234.0]),
+        ('about -1,234,567.5 m, then 5', [-1234567.5, 5.0]),
+        ('(10,200)', [10.0, 200.0]),
+        ('[-1,234,567]', [-1.0, 234.0, 567.0]),
+        ('12,34 and 1,2345', [12.0, 34.0, 1.0, 2345.0]),
+        ('\u22125 or \u20132.5', [-5.0, -2.5]),
+        ('3\u20135 m', [3.0, 5.0]),
+        ('1e-05, 2.5E3', [1e-05, 2500.0]),
+        ('.5 and -.25', [0.5, -0.25]),
+        ('c1 v1.2 5.', [5.0]),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(text: str, numbers: list[float]) -> None:
+    assert numbers_in(text) == numbers
+
+
+def test_a_number_beyond_all_measure_is_none() -> None:
+    for huge in ('9' * 400, '1e300', '-1000000001'):
+        assert math.isnan(mean_error(huge, ['5'])) and math.isnan(mean_error('5', [huge]))
+    assert mean_error('1000000000', ['5']) == 1e9 - 5
+    assert mean_error(f'4 of {"9" * 400}', ['5']) == 1.0, 'only as many as are true ones'
+
+
 def test_numbers_are_compared_where_both_sides_said_one() -> None:
     drives, nan = np.array([0, 1, 2]), np.nan
     one, other = _paired(drives, np.array([[5.0, nan, 0.0]]), np.array([[1.0, 2.0, nan]]))
@@ -153,6 +182,18 @@ def test_numbers_are_compared_where_both_sides_said_one() -> None:
     assert one.accuracy - other.accuracy == 4.0
     nothing, _ = _paired(drives, np.array([[nan, 1.0, nan]]), np.array([[1.0, nan, 1.0]]))
     assert nothing.questions == 0
+
+
+def test_draws_of_scenes_without_a_number_are_no_error_of_nothing() -> None:
+    """Of three scenes one has numbers: every draw that has any says the same."""
+    drives, nan = np.array([0, 0, 1, 2]), np.nan
+    numbers = SceneCounts.of(drives, np.array([7.0, 5.0, nan, nan]))
+    assert accuracy(numbers) == (6.0, 6.0, 6.0)
+    drawn = numbers.resampled()
+    assert np.isnan(drawn).mean() == pytest.approx((2 / 3) ** 3, abs=0.03) and set(drawn[~np.isnan(drawn)]) == {6.0}
+    assert difference(numbers, SceneCounts.of(drives, np.array([1.0, 5.0, nan, nan]))) == (3.0, 3.0, 3.0)
+    full, blind = (SceneCounts.of(drives, np.array([value, value, nan, nan])) for value in (8.0, 4.0))
+    assert recovered(numbers, full, blind) == (0.5, 0.5, 0.5)
 
 
 def test_classes_of_objects_may_hold_blanks_and_dots() -> None:
@@ -172,13 +213,16 @@ def test_overlap_and_average_precision_by_hand() -> None:
     assert average_precision('<car>[c1,0,0,10,10]; <car>[c1,0,0,10,10]', truth) == pytest.approx(1 / 2)
     assert average_precision('<car>[c2,0,0,10,10]', truth) == 0.0, 'another camera'
     assert average_precision('<car>[c1,0,0,4,10]', truth) == 0.0, 'too little of it'
+    assert average_precision('<car>[c1,0,0,5,10]', truth) == 0.5, 'half of it is enough'
     assert average_precision('none', ['none']) == 1.0
     assert average_precision('<car>[c1,0,0,4,10]', ['none']) == 0.0
 
 
 def moment(questions: dict[str, tuple[str, str, str]]) -> Dataset:
     """One key frame whose questions have (text, measure, truth) by their ids."""
-    asked = tuple(SetQuestion(i, text, m, (m,), (truth,)) for i, (text, m, truth) in questions.items())
+    asked = tuple(
+        SetQuestion(i, n, text, m, (m,), (truth,)) for n, (i, (text, m, truth)) in enumerate(questions.items())
+    )
     moments = (Moment(0, 0, RIG, {'CAM_FRONT': (None,)}, (None,), asked),)
     return Dataset('drivelm', Path('set.json'), 'r', moments, Faults())
 

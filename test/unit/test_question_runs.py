@@ -405,8 +405,8 @@ def figures(said: dict[Trial, dict[str, str]], judged: dict[tuple[str, Trial], f
     moments = []
     for n in range(3):
         asked = [
-            SetQuestion(f'{sort}{n}', f'{sort}?', sort, (measures[sort],), (truth,) if n < 2 else ())
-            for sort, truth in truths.items()
+            SetQuestion(f'{sort}{n}', 5 * n + place, f'{sort}?', sort, (measures[sort],), (truth,) if n < 2 else ())
+            for place, (sort, truth) in enumerate(truths.items())
         ]
         ego = EgoState(0, None, None, (5.0 * (n == 0), 0.0, 0.0), (0.0, 0.0, 0.0))
         moments.append(Moment(n, n, rig, {'CAM_FRONT': (None,)}, (ego,), tuple(asked)))

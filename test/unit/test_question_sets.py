@@ -62,6 +62,35 @@ def test_questions_of_drivelm_are_numbered_over_all_groups_and_judged_by_their_t
     ]
 
 
+@pytest.mark.parametrize(
+    ('options', 'letters'),
+    [
+        ('A. red. B. blue. C. green. D. none.', 'ABCD'),
+        ('A. red. B. blue. C. D.', 'ABCD'),
+        ('A. B.', 'AB'),
+        ('A. left. B. right. C. both. D. C.', 'ABCD'),
+        ('A. vitamin B. B. sugar.', 'AB'),
+        ('A. as C. says. B. x. C. y.', 'ABC'),
+        ('A.\nred\nB.\nblue', 'AB'),
+        ('A. red. B. blue. D. none.', ''),
+        ('B. red. C. blue.', ''),
+        ('A. red.', ''),
+        ('A.red. B.blue.', ''),
+        ('', ''),
+    ],
+)
+def test_options_are_letters_in_a_row(options: str, letters: str) -> None:
+    assert drivelm.options_of(f'What is it? Select from the following options: {options}') == tuple(letters)
+    assert drivelm.options_of(f'What is it? {options}') == (), 'only what is called options is one'
+
+
+def test_an_answer_that_is_none_of_the_letters_is_written(tmp_path: Path) -> None:
+    options = 'following options: A. left. B. right. C. both. D. C.'
+    asked = [qa(f'which? {options}', answer, 0) for answer in ('D', 'D.', 'D. C.', 'E', '')]
+    found = drivelm.read(grey_set(tmp_path, {'f': {'perception': asked}}))
+    assert [''.join(question.candidates) for question in found.questions] == ['ABCD', '', '', '', 'ABCD']
+
+
 def test_history_of_drivelm_is_its_key_frames_without_tables(tmp_path: Path) -> None:
     make_drivelm(tmp_path)
     found = drivelm.read(tmp_path)
@@ -331,6 +360,21 @@ def test_rows_are_read_one_by_one_over_the_ends_of_chunks(tmp_path: Path, monkey
         path.write_text(broken)
         with pytest.raises(StpruneError, match='is no list of JSON objects that is whole'):
             list(files.rows_of(path))
+
+
+def test_a_row_of_a_table_is_no_longer_than_one_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, 'CHUNK', 64)
+    monkeypatch.setattr(files, 'MAX_ROW_CHARACTERS', 100)
+    path = tmp_path / 'rows.json'
+    for letters, length in ((80, 1), (1000, 0)):
+        path.write_text(json.dumps([{'n': 1}, {'text': 'x' * letters}]))
+        rows = files.rows_of(path)
+        assert next(rows) == {'n': 1}
+        if length:
+            assert len(next(rows)['text']) == letters
+        else:
+            with pytest.raises(StpruneError, match='is no list of JSON objects that is whole'):
+                next(rows)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class AnswerFile:
     def __init__(self, path: Path, run: Mapping[str, Any], resume: bool) -> None:
         self.path = path
         self.answers: dict[AnswerKey, SetAnswer] = {}
+        self.faults: dict[str, list[tuple[str, str, int]]] = {}  # `Faults.rows` by the first question of a moment
         self.scores: dict[tuple[AnswerKey, str], float] = {}  # the second part of a key is a judge's name
         head = json.loads(json.dumps({'run': run}))
         if path.exists():
@@ -77,6 +78,12 @@ class AnswerFile:
         self.scores[key, judge] = score
         self._write({**_named(key), 'judge': judge, 'score': score})
 
+    def add_faults(self, first_id: str, rows: list[tuple[str, str, int]]) -> None:
+        """Keep what is wrong with the pictures of a moment, in place of what was wrong with them before."""
+        if rows != self.faults.get(first_id, []):
+            self.faults[first_id] = rows
+            self._write({'id': first_id, 'faults': rows})
+
     def _write(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False) + '\n')
         self._file.flush()
@@ -87,6 +94,9 @@ class AnswerFile:
         try:
             first, *rows = (json.loads(line) for line in whole.decode('utf-8').split('\n')[:-1]) if whole else (head,)
             for row in rows:
+                if 'faults' in row:
+                    self.faults[row['id']] = [(str(reason), str(first), int(n)) for reason, first, n in row['faults']]
+                    continue
                 key = AnswerKey(row['id'], Trial(row['method'], row['keep'], row['seed']))
                 if 'judge' in row:
                     self.scores.setdefault((key, row['judge']), row['score'])

@@ -12,6 +12,7 @@ from stprune_ros.errors import Interrupted, ModelError, StpruneError
 from stprune_ros.evaluation.case import Case
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment
+from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
 from stprune_ros.evaluation.hits import Trial
@@ -26,6 +27,8 @@ ALL_TOKENS = 'none'
 
 
 Said = tuple[AnswerKey, SetAnswer]
+FaultRow = tuple[str, str, int]  # as of `Faults.rows`
+UNUSABLE = 'questions left out, a picture cannot be used'
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +44,52 @@ class OpenMoment:
         return sum(map(len, self.ids.values()))
 
 
+@dataclass(frozen=True, slots=True)
+class MomentSaid:
+    """What was said about a moment.
+
+    ``pictures`` is what is wrong with those that could be left out, None where one could not; ``faults`` is all that is
+    wrong, complete when all that was said has been taken.
+    """
+
+    asked: OpenMoment
+    pictures: list[FaultRow] | None
+    said: Iterable[Said]
+    faults: Faults
+
+
 def ask_all(asking: Asking, trials: Sequence[Trial], file: AnswerFile, answering: Answering) -> int:
     """Ask what the file has no answer to, and return how many answers were added.
 
     Raises Interrupted on Ctrl-C; what was answered is in the file then.
     """
-    before, total = len(file.answers), len(asking.dataset.questions) * len(trials)
+    dataset, before = asking.dataset, len(file.answers)
     moments = asking.open_moments(trials, file.answers)
-    done = total - sum(one.count for one in moments)
+    total, left = len(dataset.questions) * len(trials), sum(one.count for one in moments)
+    faults: dict[int, Faults] = {}  # by moment
     try:
         with (
-            tqdm(total=total, initial=done, unit='answer', desc='questions', disable=None) as progress,
+            tqdm(total=total, initial=total - left, unit='answer', desc='questions', disable=None) as progress,
             answering(asking, moments) as answered,
         ):
-            for one, said in answered:
-                for key, answer in said:
+            for one in answered:
+                faults[one.asked.moment.id] = one.faults
+                if one.pictures is not None:  # they are in the file before the first answer is
+                    file.add_faults(one.asked.moment.questions[0].id, one.pictures)
+                for key, answer in one.said:
                     file.add(key, answer)
-                progress.update(one.count)
+                progress.update(one.asked.count)
     except KeyboardInterrupt:
         raise _interruption(file) from None
+    finally:
+        for moment in dataset.moments:  # in their order, whichever was asked about first
+            dataset.faults.take(faults[moment.id].rows if moment.id in faults else _known(file, moment))
     return len(file.answers) - before
+
+
+def _known(file: AnswerFile, moment: Moment) -> list[FaultRow]:
+    """What the file says of a moment whose pictures are not loaded again."""
+    return file.faults.get(moment.questions[0].id, []) if moment.questions else []
 
 
 def _interruption(file: AnswerFile) -> Interrupted:
@@ -109,20 +138,28 @@ class Asking:
         method = ALL_TOKENS if trial == BLIND_TRIAL else trial.method
         return variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene_id, self.settings)
 
-    def answers(self, asked: OpenMoment) -> Iterator[Said]:
-        """Encode a moment and ask what is open; where its pictures cannot be used that is counted."""
+    def about(self, asked: OpenMoment) -> MomentSaid:
+        """Load a moment; what is open is asked as it is taken. Where a picture cannot be used that is counted."""
+        faults, pictures = Faults(), Faults()
+        try:
+            cases = self.dataset.cases_about(asked.moment, pictures)
+        except StpruneError as error:
+            faults.add(UNUSABLE, str(error), len(asked.moment.questions))
+            return MomentSaid(asked, None, (), faults)
+        faults.take(pictures.rows)
+        return MomentSaid(asked, pictures.rows, self._answers(asked, cases, faults), faults)
+
+    def _answers(self, asked: OpenMoment, cases: Sequence[Case], faults: Faults) -> Iterator[Said]:
         moment = asked.moment
         encoded: dict[tuple[bool, Encoding], EncodedScene] = {}
         try:
-            cases = self.dataset.cases_about(moment)
             for trial in asked.ids:
                 key = trial == BLIND_TRIAL, self._variant(trial, moment.id).encoding
                 if key not in encoded:
                     shown = cases[0].scene.with_grey_images() if key[0] else cases[0].scene
                     encoded[key] = EncodedScene.encode(shown, self.backend, key[1])
         except StpruneError as error:
-            reason = 'questions left out, a picture cannot be used'
-            self.dataset.faults.add(reason, str(error), len(moment.questions))
+            faults.add(UNUSABLE, str(error), len(moment.questions))
             return
         closed = {case.id for case in cases if case.candidates and self._can_choose(case)}
         for trial, ids in asked.ids.items():
@@ -130,7 +167,7 @@ class Asking:
             scene = encoded[trial == BLIND_TRIAL, variant.encoding]
             tokens = sum(view.count for view in scene.views)
             for context, group in self._contexts(scene, variant, [case for case in cases if case.id in ids]):
-                yield from self._answer(context, group, closed, trial, tokens)
+                yield from self._answer(context, group, closed, trial, tokens, faults)
 
     def _contexts(
         self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]
@@ -145,7 +182,13 @@ class Asking:
             yield encoded.prefill(variant.config, self.backend, self.prompt, options), [case]
 
     def _answer(
-        self, context: Context, cases: Sequence[Case], closed: Collection[str], trial: Trial, tokens: int
+        self,
+        context: Context,
+        cases: Sequence[Case],
+        closed: Collection[str],
+        trial: Trial,
+        tokens: int,
+        faults: Faults,
     ) -> Iterator[Said]:
         """Have candidates chosen for the ``closed`` ones, by their ids, and texts written for the others."""
         choices = [case for case in cases if case.id in closed]
@@ -155,15 +198,15 @@ class Asking:
                 yield AnswerKey(case.id, trial), SetAnswer(answer, False, True, tokens)
         for case in cases:
             if case.id not in closed:
-                yield from self._write(context, case, trial, tokens)
+                yield from self._write(context, case, trial, tokens, faults)
 
-    def _write(self, context: Context, case: Case, trial: Trial, tokens: int) -> Iterator[Said]:
+    def _write(self, context: Context, case: Case, trial: Trial, tokens: int, faults: Faults) -> Iterator[Said]:
         """Have a text written; a question that the model cannot take, as with a mark of an image in it, is counted."""
         try:
             said = self.backend.generate(context, case.question, self.settings.inference.max_new_tokens)
         except ModelError as error:
             if trial == FULL_TRIAL:
-                self.dataset.faults.add('questions left out, the model does not take them', f'{case.id}: {error}')
+                faults.add('questions left out, the model does not take them', f'{case.id}: {error}')
             return
         text, _ = clean_text(said.text)
         yield AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens)
@@ -177,11 +220,10 @@ class Asking:
         return True
 
 
-MomentSaid = tuple[OpenMoment, Iterable[Said]]
 # Where moments are asked about: what was said about each of them, in any order, within the context.
 Answering = Callable[[Asking, Sequence[OpenMoment]], AbstractContextManager[Iterable[MomentSaid]]]
 
 
 def one_by_one(asking: Asking, moments: Sequence[OpenMoment]) -> AbstractContextManager[Iterable[MomentSaid]]:
     """Ask in this process; an answer comes as soon as it was given."""
-    return nullcontext((one, asking.answers(one)) for one in moments)
+    return nullcontext(map(asking.about, moments))

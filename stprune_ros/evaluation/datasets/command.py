@@ -13,6 +13,7 @@ from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
 from stprune_ros.evaluation.datasets.asking import Answering, Asking, ask_all, instructed, one_by_one
 from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
+from stprune_ros.evaluation.datasets.files import OUTPUT, PREDICTIONS
 from stprune_ros.evaluation.datasets.judge import Judge, load_judge
 from stprune_ros.evaluation.datasets.measures import JUDGE, MATCH
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
@@ -49,9 +50,9 @@ class SetFormat:
 
 
 FORMATS: Mapping[str, SetFormat] = {
-    'drivelm': SetFormat(drivelm.read, drivelm.write_answers, '.output.json', drivelm.challenge),
+    'drivelm': SetFormat(drivelm.read, drivelm.write_answers, OUTPUT, drivelm.challenge),
     'lingoqa': SetFormat(lingoqa.read, lingoqa.write_answers, '.predictions.csv'),
-    'nuinstruct': SetFormat(nuinstruct.read, nuinstruct.write_answers, '.predictions.json'),
+    'nuinstruct': SetFormat(nuinstruct.read, nuinstruct.write_answers, PREDICTIONS),
 }
 
 
@@ -130,7 +131,7 @@ def _run_head(
     return {
         'set': [dataset.world, dataset.revision],
         'frames': frames,
-        'tables': not dataset.notes,
+        'lacks': dataset.notes,
         'model': model,
         'prompt': prompt.id,
         'max_new_tokens': settings.inference.max_new_tokens,
@@ -172,7 +173,7 @@ def _write_answers(form: SetFormat, plan: DatasetPlan, figures: Figures, host: s
     files = []
     for trial in figures.trials:
         if trial.seed == 0:
-            name = f'{plan.name}.{trial.method}.{trial.keep:g}'
+            name = f'{plan.name}.{trial.method}.{str(trial.keep).removesuffix(".0")}'
             files.append(fidelity.beside(plan.output, host, name, form.ending))
             form.write(files[-1], figures.dataset, figures.texts(trial))
     return files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, plain
 from stprune_ros.evaluation.case import Case, CaseScene
-from stprune_ros.evaluation.datasets.files import Faults, read_picture
+from stprune_ros.evaluation.datasets.files import MAX_PATH, Faults, read_picture
 
 
 @dataclass(frozen=True, slots=True)
 class SetQuestion:
-    """A question as its set has it.
+    """A question as its set has it, at ``place`` in the order of its file.
 
     ``answers`` are the true ones, none where nobody knows. ``measures`` say how answers to it are judged, the first is
     the one that counts in tables, see `measures`. ``candidates``, ``kind`` and ``form`` are as in `Case`. ``fields``
@@ -25,6 +25,7 @@ class SetQuestion:
     """
 
     id: str
+    place: int
     text: str
     kind: str
     measures: tuple[str, ...]
@@ -78,66 +79,77 @@ class Dataset:
         """All questions, moment after moment."""
         return [question for moment in self.moments for question in moment.questions]
 
+    @property
+    def in_file_order(self) -> list[SetQuestion]:
+        """All questions, those that cannot be asked as well, as the file has them."""
+        return sorted((*self.questions, *self.left_out), key=lambda question: question.place)
+
     def cases(self, scene_id: int) -> list[Case]:
+        """As `cases_about`; what is wrong with earlier pictures is counted among the faults of the set."""
+        return self.cases_about(self.moments[scene_id], self.faults)
+
+    def cases_about(self, moment: Moment, faults: Faults) -> list[Case]:
         """Load the pictures of a moment. Raises StpruneError where a current one cannot be used.
 
-        An earlier one that cannot be used is left out, and counted among the faults.
+        An earlier one that cannot be used is left out, and counted among ``faults``.
         """
-        return self.cases_about(self.moments[scene_id])
-
-    def cases_about(self, moment: Moment) -> list[Case]:
-        """As `cases`."""
-        images = {camera: self._row(row) for camera, row in moment.pictures.items()}
+        images = {camera: _row(row, faults) for camera, row in moment.pictures.items()}
         scene = CaseScene(moment.id, moment.rig, images, moment.egos)
         return [
             Case(scene, q.text, q.candidates, next(iter(q.answers), ''), q.kind, q.form, q.id) for q in moment.questions
         ]
 
     def first(self, limit: int | None) -> Dataset:
-        """The set with its first ``limit`` questions only."""
-        if limit is None:
+        """The set up to the last of the first ``limit`` questions of its file that can be asked.
+
+        Moments keep their places, where they have no question left as well.
+        """
+        places = sorted(question.place for question in self.questions)
+        if limit is None or limit >= len(places):
             return self
-        kept, left = [], limit
-        for moment in self.moments:
-            questions = moment.questions[:left]
-            left -= len(questions)
-            if questions:
-                kept.append(replace(moment, questions=questions))
-        return replace(self, moments=tuple(kept))
-
-    def _row(self, row: Sequence[Path | None]) -> list[np.ndarray | None]:
-        *earlier, last = row
-        current = None if last is None else read_picture(last)
-        return [*(self._earlier(path, current) for path in earlier), current]
-
-    def _earlier(self, path: Path | None, current: np.ndarray | None) -> np.ndarray | None:
-        """An earlier picture, None where it cannot be used; of another size it has another grid of tokens."""
-        if path is None:
-            return None
-        try:
-            image = read_picture(path)
-            if current is not None and image.shape != current.shape:
-                raise StpruneError(f"picture '{path}' has another size than the present one")
-        except StpruneError as error:
-            self.faults.add('earlier pictures left out', str(error))
-            return None
-        return image
+        last = places[limit - 1]
+        moments = (replace(m, questions=_up_to(last, m.questions)) for m in self.moments)
+        return replace(self, moments=tuple(moments), left_out=_up_to(last, self.left_out))
 
 
 def require_questions(dataset: Dataset) -> Dataset:
     """The set without questions whose id another has. Raises StpruneError where it has none that can be asked."""
     known: set[str] = set()
-    moments: list[Moment] = []
-    for moment in dataset.moments:
-        kept = []
-        for question in moment.questions:
+
+    def distinct(questions: Iterable[SetQuestion]) -> Iterator[SetQuestion]:
+        for question in questions:
             if question.id in known:
                 dataset.faults.add('questions left out, with an id that another has', question.id)
             else:
-                kept.append(question)
-            known.add(question.id)
-        moments.append(replace(moment, id=len(moments), questions=tuple(kept)))
+                known.add(question.id)
+                yield question
+
+    moments = tuple(replace(moment, questions=tuple(distinct(moment.questions))) for moment in dataset.moments)
     if not known:
         why = ': ' + '; '.join(dataset.faults.sentences) if dataset.faults.sentences else ''
         raise StpruneError(f"'{dataset.path}' has no question that can be asked{why}")
-    return replace(dataset, moments=tuple(moments))
+    return replace(dataset, moments=moments, left_out=tuple(distinct(dataset.left_out)))
+
+
+def _up_to(last: int, questions: Iterable[SetQuestion]) -> tuple[SetQuestion, ...]:
+    return tuple(question for question in questions if question.place <= last)
+
+
+def _row(row: Sequence[Path | None], faults: Faults) -> list[np.ndarray | None]:
+    *earlier, last = row
+    current = None if last is None else read_picture(last)
+    return [*(_earlier(path, current, faults) for path in earlier), current]
+
+
+def _earlier(path: Path | None, current: np.ndarray | None, faults: Faults) -> np.ndarray | None:
+    """An earlier picture, None where it cannot be used; of another size it has another grid of tokens."""
+    if path is None:
+        return None
+    try:
+        image = read_picture(path)
+        if current is not None and image.shape != current.shape:
+            raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' has another size than the present one")
+    except StpruneError as error:
+        faults.add('earlier pictures left out', str(error))
+        return None
+    return image

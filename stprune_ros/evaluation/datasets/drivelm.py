@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from stprune_ros.evaluation.datasets.measures import (
     matched,
 )
 from stprune_ros.evaluation.datasets.nuscenes import (
-    NO_TABLES,
+    NO_PLACE,
     STRIDE_US,
     Picture,
     PictureFolder,
     Tables,
+    crossed,
     earlier_shots,
     nominal_rig,
 )
@@ -47,7 +49,7 @@ GROUPS = ('perception', 'prediction', 'planning', 'behavior')  # in the order in
 TAGS = {0: ACCURACY, 1: JUDGE, 2: LANGUAGE, 3: MATCH}
 FRAMES = 4  # instants, as in the node, where nothing else is said
 OPTIONS = re.compile(r'following options:(.*)', re.DOTALL)
-LETTER = re.compile(r'(?:^|\s)([A-Z])\.\s')
+LETTER = re.compile(r'(?<!\S)([A-Z])\.(?!\S)')
 YES_NO = ('Yes.', 'No.')
 YES_OR_NO = re.compile(r'(?:is|are|does|do|did|will|would|can|could|should|has|have)\b', re.IGNORECASE)
 INSTRUCTIONS = (
@@ -55,13 +57,16 @@ INSTRUCTIONS = (
     ' 1600x900, from the top left. Asked to select from options, answer with the letter only.'
 )
 FRONT = 'CAM_FRONT'
-GIVEN = ''  # the key of an id that a conversation has: no file of scenes has it
+GIVEN = None  # the key of a question's id and place where conversations gave them: no JSON has such a key
 WEIGHTS = (0.4, 0.2, 0.2, 0.2)  # of judge, language, match and accuracy in the final score
 
 
 @dataclass(frozen=True)
 class KeyFrame:
-    """A key frame as the file has it: ids of its scene and itself, its pictures, its questions."""
+    """A key frame as the file has it: ids of its scene and itself, its pictures, its questions.
+
+    Without pictures where those of the file cannot be what it means.
+    """
 
     scene: str
     frame: str
@@ -87,23 +92,28 @@ def read(data: Path, frames: int | None = None) -> Dataset:
         raise StpruneError(f"'{path}' is no file of DriveLM: it is {kind_of_content(tree)}, without a key frame in it")
     folder = PictureFolder(path.parent)
     back = (FRAMES if frames is None else frames) - 1
-    tables = Tables.read(path.parent, {found.frame for found in key_frames}, back)
+    tables, notes = Tables.read(path.parent, {found.frame for found in key_frames}, back)
     moments, left_out = _moments(key_frames, folder, tables, back, faults)
-    notes = () if tables else (NO_TABLES,)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
 
 
 def options_of(question: str) -> tuple[str, ...]:
-    """The letters that a question offers, empty where it offers none."""
+    """The letters that a question offers, from A on, empty where it offers none.
+
+    An option may have no text, or one such as 'C.'; where letters are left over nobody knows what is offered.
+    """
     offered = OPTIONS.search(question)
-    letters = LETTER.findall(offered[1]) if offered else []
-    return tuple(letters) if len(letters) > 1 and len(set(letters)) == len(letters) else ()
+    said = LETTER.findall(offered[1]) if offered else []
+    letters: list[str] = []
+    for letter in said:
+        if letter == chr(ord('A') + len(letters)):
+            letters.append(letter)
+    return tuple(letters) if len(letters) > 1 and {*letters} == {*said} else ()
 
 
 def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> None:
     """The file that the challenge's ``evaluation.py`` takes; it fails on a missing id, so what was not asked is ''."""
-    questions = [*dataset.questions, *dataset.left_out]
-    rows = [{'id': q.id, 'question': q.text, 'answer': answers.get(q.id, '')} for q in questions]
+    rows = [{'id': q.id, 'question': q.text, 'answer': answers.get(q.id, '')} for q in dataset.in_file_order]
     with replaced_at_once(path) as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
@@ -155,6 +165,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
+    places = count()
     for scene, content in tree.items():
         frames = content.get('key_frames') if isinstance(content, dict) else None
         if not isinstance(frames, dict):
@@ -164,24 +175,33 @@ def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
             name = f'{scene}_{frame}'
             paths = entry.get('image_paths') if isinstance(entry, dict) else None
             groups = entry.get('QA') if isinstance(entry, dict) else None
-            pictures = {c: p for c, text in paths.items() if (p := Picture.of(text))} if isinstance(paths, dict) else {}
-            if not isinstance(groups, dict) or not pictures or len(pictures) != len(paths or ()):
-                faults.add('key frames left out, without questions or with names of pictures that are none', name)
+            if not isinstance(groups, dict):
+                faults.add('key frames left out, without questions', name)
                 continue
-            yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, faults)))
+            pictures = {c: p for c, text in paths.items() if (p := Picture.of(text))} if isinstance(paths, dict) else {}
+            if not pictures or len(pictures) != len(paths or ()):
+                faults.add('key frames left out, with names of pictures that are none', name)
+                pictures = {}
+            elif wrong := crossed(pictures.items()):
+                faults.add(
+                    "key frames left out, with a picture of another camera under a camera's name", f'{name}: {wrong}'
+                )
+                pictures = {}
+            yield KeyFrame(scene, frame, pictures, tuple(_questions(groups, name, places, faults)))
 
 
-def _questions(groups: Mapping[str, Any], name: str, faults: Faults) -> Iterator[SetQuestion]:
+def _questions(groups: Mapping[str, Any], name: str, places: Iterator[int], faults: Faults) -> Iterator[SetQuestion]:
     entries = [(group, entry) for group in GROUPS for entry in _list(groups.get(group))]
     for index, (group, entry) in enumerate(entries):  # broken ones keep their number: others are named by it
         question, answer = text_of(entry, 'Q'), entry.get('A', '') if isinstance(entry, dict) else None
         if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
             faults.add('questions left out, without a text', f'{name}_{index}')
             continue
-        yield _question(entry.get(GIVEN, f'{name}_{index}'), question, answer or '', group, entry.get('tag'), faults)
+        given, place = entry.get(GIVEN) or (f'{name}_{index}', next(places))
+        yield _question(given, place, question, answer or '', group, entry.get('tag'), faults)
 
 
-def _question(name: str, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
+def _question(name: str, place: int, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
     letters = options_of(text)
     known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
     if not known:
@@ -192,7 +212,7 @@ def _question(name: str, text: str, answer: str, group: str, tags: object, fault
     if answer and answer not in candidates:
         candidates = ()  # it is none of what is offered: the model writes
     answers = (answer,) if answer.strip() else ()
-    return SetQuestion(name, text, measures[0], measures, answers, candidates, group)
+    return SetQuestion(name, place, text, measures[0], measures, answers, candidates, group)
 
 
 def _moments(
@@ -207,6 +227,9 @@ def _moments(
     for found in key_frames:
         if not found.questions:
             continue
+        if not found.pictures:
+            left_out += found.questions
+            continue
         missing = [picture for picture in found.pictures.values() if folder.find(picture) is None]
         if missing:
             faults.add('questions left out, a picture is missing', missing[0].name, len(found.questions))
@@ -214,20 +237,24 @@ def _moments(
             continue
         shots = tables.around(found.frame, back) if tables else {}
         stamp_us = found.pictures.get(FRONT, next(iter(found.pictures.values()))).stamp_us
-        rig = tables.rig(shots, found.pictures) if tables and shots else None
-        if rig is None and tables:
+        calibrated = tables.rig(shots, found.pictures) if tables and shots else None
+        if tables and not calibrated:
             faults.add('key frames that the tables do not know, with the nominal mounting', found.frame)
-        earlier = earlier_shots(shots, stamp_us, back) if rig else _earlier_frames(found, of_scene[found.scene], back)
+        try:
+            rig = calibrated or nominal_rig(found.pictures)
+        except StpruneError as error:
+            faults.add(NO_PLACE, str(error), len(found.questions))
+            left_out += found.questions
+            continue
+        before = _earlier_frames(found, of_scene[found.scene], back)
+        earlier = earlier_shots(shots, stamp_us, back) if calibrated else before
         instants = [*[{}] * (back - len(earlier)), *earlier, found.pictures]
-        pictures = {c: tuple(_file(folder, row.get(c)) for row in instants) for c in found.pictures}
+        pictures = folder.files(instants, found.pictures, faults)
         stamps = [*range(stamp_us - back * STRIDE_US, stamp_us, STRIDE_US), stamp_us] if back else [stamp_us]
         egos: tuple[EgoState | None, ...] = (None,) * len(instants)
-        if tables and rig:
+        if tables and calibrated:
             egos = tuple(tables.ego(shots.get(FRONT, ()), stamp) for stamp in stamps)
-        place = len(moments)
-        moments.append(
-            Moment(place, drives[found.scene], rig or nominal_rig(found.pictures), pictures, egos, found.questions)
-        )
+        moments.append(Moment(len(moments), drives[found.scene], rig, pictures, egos, found.questions))
     return tuple(moments), tuple(left_out)
 
 
@@ -237,12 +264,8 @@ def _earlier_frames(found: KeyFrame, frames: Sequence[KeyFrame], count: int) -> 
     def stamp(frame: KeyFrame) -> int:
         return min(picture.stamp_us for picture in frame.pictures.values())
 
-    before = sorted((frame for frame in frames if stamp(frame) < stamp(found)), key=stamp)
+    before = sorted((frame for frame in frames if frame.pictures and stamp(frame) < stamp(found)), key=stamp)
     return [frame.pictures for frame in before[len(before) - min(count, len(before)) :]]
-
-
-def _file(folder: PictureFolder, picture: Picture | None) -> Path | None:
-    return None if picture is None else folder.find(picture)
 
 
 def _list(value: object) -> list[Any]:
@@ -256,12 +279,28 @@ def _from_conversations(rows: Sequence[Any], faults: Faults) -> dict[str, Any]:
         name, turns = text_of(row, 'id'), row.get('conversations') if isinstance(row, dict) else None
         parts = name.rsplit('_', 2) if name else []
         said = [text_of(turn, 'value') for turn in _list(turns)]
-        if len(parts) != 3 or len(said) < 1 or said[0] is None:
+        if not name or len(parts) != 3 or len(said) < 1 or said[0] is None:
             faults.add('conversations left out, without an id or a question', plain(name or str(place)))
             continue
         frames = tree.setdefault(parts[0], {'key_frames': {}})['key_frames']
-        paths = {p.camera: p.name for text in _list(row.get('image')) if (p := Picture.of(text))}
+        paths = _image_paths(_list(row.get('image')))
         frame = frames.setdefault(parts[1], {'image_paths': paths, 'QA': {GROUPS[0]: []}})
+        frame['image_paths'] = frame['image_paths'] or paths
+        if paths not in ({}, frame['image_paths']):
+            faults.add('conversations left out, with other pictures than the first about their key frame', plain(name))
+            continue
         answer = said[1] if len(said) > 1 and said[1] else ''
-        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: name})
+        frame['QA'][GROUPS[0]].append({'Q': said[0].removeprefix('<image>\n'), 'A': answer, GIVEN: (name, place)})
     return tree
+
+
+def _image_paths(names: Sequence[Any]) -> dict[str, Any]:
+    """The pictures of a conversation by their cameras; what is none, or a second of a camera, stands for itself."""
+    found: dict[str, Any] = {}
+    for name in map(str, names):
+        picture = Picture.of(name)
+        if picture and found.get(picture.camera, picture.name) == picture.name:
+            found[picture.camera] = picture.name
+        else:
+            found[name] = name
+    return found

@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +24,8 @@ MAX_PICTURE_PIXELS = 2**26
 MAX_PATH = 300  # characters of one in a sentence
 MAX_ROW_CHARACTERS = 2**20  # of one row of a table that is read row by row
 CHUNK = 2**20  # characters
+OUTPUT, PREDICTIONS = '.output.json', '.predictions.json'  # how names of answers for the sets' own tools end
+RESULT = re.compile(rb'\{\s*"default":\s')
 HALF_CHARACTER = re.compile('[\ud800-\udfff]')
 BOMS = {
     codecs.BOM_UTF8: 'utf-8-sig',
@@ -48,10 +50,15 @@ class Faults:
         before, first = self._found.get(reason, (0, example))
         self._found[reason] = (before + count, first)
 
-    def add_all(self, others: Faults) -> None:
-        """Count what others counted, as if it had been found here."""
-        for reason, (count, first) in others._found.items():
-            self.add(reason, first, count)
+    def take(self, rows: Iterable[tuple[str, str, int]]) -> None:
+        """Count what others have counted, as their `rows`."""
+        for reason, example, count in rows:
+            self.add(reason, example, count)
+
+    @property
+    def rows(self) -> list[tuple[str, str, int]]:
+        """Reason, first example and count, in the order in which they came up."""
+        return [(reason, first, count) for reason, (count, first) in self._found.items()]
 
     @property
     def sentences(self) -> list[str]:
@@ -65,16 +72,18 @@ class Faults:
 def find_file(data: Path, ending: str, folders: Sequence[str] = ()) -> Path:
     """The one file of questions at ``data``: itself, or the only one with ``ending`` in it or its ``folders``.
 
+    Hidden files are none, nor is what an earlier run has written there.
     Raises StpruneError where there is none, or several to choose from.
     """
     if data.suffix in UNPACK:
         command = UNPACK[data.suffix].format(packed=data, plain=data.with_suffix(''))
         raise StpruneError(f"'{data}' is packed; unpack it first: {command}")
-    if data.is_file():
+    if is_file(data):
         return data
     if not data.is_dir():
         raise StpruneError(f"there is no folder '{data}'; give the folder of the data set as --data")
-    found = [file for folder in ('.', *folders) for file in sorted((data / folder).glob(f'*{ending}'))]
+    there = [file for folder in ('.', *folders) for file in sorted((data / folder).glob(f'*{ending}'))]
+    found = [file for file in there if not file.name.startswith('.') and is_file(file) and not _is_result(file)]
     if not found:
         where = ' or '.join(('it', *(f"its folder '{folder}'" for folder in folders)))
         raise StpruneError(f"'{data}' has no {ending} file with questions in {where}; give the file as --data")
@@ -82,6 +91,20 @@ def find_file(data: Path, ending: str, folders: Sequence[str] = ()) -> Path:
         names = listed(str(file) for file in found)
         raise StpruneError(f"'{data}' has {len(found)} {ending} files, {names}; give one of them as --data")
     return found[0]
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that no file can have is of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _is_result(path: Path) -> bool:
+    """Whether `stprune eval` wrote a file: its result begins with the default method, answers have a name of theirs."""
+    with path.open('rb') as file:
+        return path.name.endswith((OUTPUT, PREDICTIONS)) or RESULT.match(file.read(64)) is not None
 
 
 def digest(path: Path) -> str:
@@ -208,6 +231,11 @@ def text_of(entry: Any, *keys: str) -> str | None:
     """The text under the first of ``keys`` that an object has, None where it is none."""
     value = next((entry[key] for key in keys if key in entry), None) if isinstance(entry, dict) else None
     return value if isinstance(value, str) else None
+
+
+def one_part(name: str) -> str:
+    """A name as a part of an id of several, between slashes: its own are written %2F."""
+    return name.replace('%', '%25').replace('/', '%2F')
 
 
 def kind_of_content(tree: Any) -> str:

@@ -17,7 +17,7 @@ from stprune_ros.core.camera_model import OPTICAL_FROM_LINK, CameraModel
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError, listed, one_line, plain
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import Faults, digest, find_file
+from stprune_ros.evaluation.datasets.files import Faults, digest, find_file, is_file, one_part
 from stprune_ros.evaluation.datasets.measures import JUDGE, LANGUAGE
 from stprune_ros.evaluation.datasets.text_metrics import require_packages
 from stprune_ros.results import replaced_at_once
@@ -44,9 +44,9 @@ def read(data: Path, frames: int | None = None) -> Dataset:
     questions: dict[tuple[str, str], SetQuestion] = {}
     pictures: dict[tuple[str, str], tuple[str, ...]] = {}
     for number, row in enumerate(_rows(path)):
-        texts = [row[name] for name in ('question_id', 'segment_id', 'question')]
-        names = row['images'] if isinstance(row['images'], list) else []
-        if not all(isinstance(text, str) and text.strip() for text in texts) or not names:
+        texts = [_text(row[name]) for name in ('question_id', 'segment_id', 'question')]
+        names = tuple(map(_text, row['images'])) if isinstance(row['images'], list) else ()
+        if not all(text.strip() for text in (*texts, *names)) or not names:
             faults.add('rows left out, without an id, a question or names of pictures', f'row {number}')
             continue
         question_id, segment_id, text = texts
@@ -56,11 +56,15 @@ def read(data: Path, frames: int | None = None) -> Dataset:
         if before is not None and before.text != text:
             faults.add('rows left out, with another question under an id that is there', question_id)
             continue
+        if pictures.setdefault(key, names) != names:
+            faults.add('rows left out, with other pictures under an id that is there', question_id)
+            continue
         answers = tuple(dict.fromkeys((*(before.answers if before else ()), *answers)))
         fields = {'question_id': question_id, 'segment_id': segment_id}
         measures = (JUDGE, LANGUAGE)
-        questions[key] = SetQuestion(f'{question_id}/{segment_id}', text, KIND, measures, answers, fields=fields)
-        pictures.setdefault(key, tuple(map(str, names)))
+        place = before.place if before else number
+        name = f'{one_part(question_id)}/{one_part(segment_id)}'
+        questions[key] = SetQuestion(name, place, text, KIND, measures, answers, fields=fields)
     moments, left_out = _moments(path.parent, questions, pictures, frames, faults)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, NOTES, single_camera=True)
 
@@ -70,9 +74,14 @@ def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> N
     with replaced_at_once(path) as part, part.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(('question_id', 'segment_id', 'answer'))
-        for question in (*dataset.questions, *dataset.left_out):
+        for question in dataset.in_file_order:
             row = (question.fields['question_id'], question.fields['segment_id'], answers.get(question.id, ''))
             writer.writerow(row)
+
+
+def _text(value: object) -> str:
+    """A text, or a whole number as one: some write ids as numbers. '' for anything else."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ''
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -133,7 +142,7 @@ def _picture(folder: Path, name: str) -> Path | None:
     if '..' in parts or plain(name, len(name)) != name:
         return None
     paths = (folder.joinpath(*parts[start:]) for start in range(len(parts)))
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)
 
 
 def _camera() -> CameraModel:

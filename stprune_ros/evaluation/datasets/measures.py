@@ -22,7 +22,15 @@ JUDGE = 'judge'  # what a plug-in says
 OBJECTS = 'map'  # average precision of boxes
 ERROR = 'mae'  # absolute error of numbers; less is better
 
-NUMBER = re.compile(r'(?<![\w.])[-+]?\d+(?:\.\d+)?')
+NUMBER = re.compile(
+    r"""(?<![\w.])[-+]?(?:
+        (?<![(\[,])(?<![(\[,][-+])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d|,\d)  # 1,234, unless in a list such as (10,200)
+        | \d+(?:\.\d+)? | \.\d+
+    )(?:e[-+]?\d+)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+DASHES = str.maketrans('\u2212\u2013', '--')  # what is written for a minus as well
+MAX_NUMBER = 1e9  # no distance, speed or count is larger
 OBJECT = re.compile(r'<\s*([^<>]+?)\s*>\s*\[\s*(\w+)\s*,' + ','.join([r'\s*([-+]?\d+(?:\.\d+)?)\s*'] * 4) + r'\]')
 MIN_OVERLAP = 0.5  # of a box with the true one, as intersection over union
 DECIMAL = re.compile(r'\d+\.\d+')
@@ -118,10 +126,18 @@ def overlap(box: Sequence[float], other: Sequence[float]) -> float:
     return shared / whole if whole > 0 else 0.0
 
 
+def numbers_in(text: str) -> list[float]:
+    """The numbers of a text, in order: 1,234 is one, (1,234) two; infinite where one is too large for a float."""
+    return [float(number.replace(',', '')) for number in NUMBER.findall(text.translate(DASHES))]
+
+
 def mean_error(answer: str, truths: Sequence[str]) -> float:
-    """Mean absolute difference of the numbers of an answer and the true ones; NaN where the answer has too few."""
-    said, true = ([float(number) for number in NUMBER.findall(text)] for text in (answer, truths[0]))
-    if not true or len(said) < len(true):
+    """Mean absolute difference of the numbers of an answer and the true ones.
+
+    NaN where the answer has too few, or one beyond `MAX_NUMBER`.
+    """
+    said, true = numbers_in(answer), numbers_in(truths[0])
+    if not true or len(said) < len(true) or max(map(abs, (*said[: len(true)], *true))) > MAX_NUMBER:
         return math.nan
     return sum(abs(a - b) for a, b in zip(said, true)) / len(true)
 

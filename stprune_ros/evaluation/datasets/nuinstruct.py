@@ -11,15 +11,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stprune_ros.errors import StpruneError, plain
+from stprune_ros.errors import StpruneError, plain, shown
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import Faults, digest, find_file, kind_of_content, read_json, text_of
+from stprune_ros.evaluation.datasets.files import (
+    Faults,
+    digest,
+    find_file,
+    kind_of_content,
+    one_part,
+    read_json,
+    text_of,
+)
 from stprune_ros.evaluation.datasets.measures import AGREEMENT, ERROR, LANGUAGE, OBJECTS
 from stprune_ros.evaluation.datasets.nuscenes import (
-    NO_TABLES,
+    NO_PLACE,
     Picture,
     PictureFolder,
     Tables,
+    crossed,
     moments_of,
     nominal_rig,
 )
@@ -64,9 +73,8 @@ def read(data: Path, frames: int | None = None) -> Dataset:
         raise StpruneError(f"'{path}' is no file of NuInstruct: it is {kind_of_content(tree)}, not a list of questions")
     rows = list(_questions(tree, faults))
     samples = {sample for _, _, tokens in rows for sample in tokens[-1:]}
-    tables = Tables.read(path.parent, samples, CLIP_SAMPLES)
+    tables, notes = Tables.read(path.parent, samples, CLIP_SAMPLES)
     moments, left_out = _moments(rows, PictureFolder(path.parent), tables, frames, faults)
-    notes = () if tables else (NO_TABLES,)
     return Dataset(NAME, path, digest(path), moments, faults, left_out, notes, instructions=INSTRUCTIONS)
 
 
@@ -74,7 +82,7 @@ def write_answers(path: Path, dataset: Dataset, answers: Mapping[str, str]) -> N
     """A list like that of the set, with the model's answers in place of the true ones."""
     rows = [
         {'task': q.kind, 'qa_id': q.fields['qa_id'], 'Question': q.text, 'Answer': answers.get(q.id, '')}
-        for q in (*dataset.questions, *dataset.left_out)
+        for q in dataset.in_file_order
     ]
     with replaced_at_once(path) as part:
         part.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
@@ -89,32 +97,46 @@ def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, t
     """Questions with all pictures of their clips, and the tokens of their samples."""
     for number, entry in enumerate(tree):
         task, text = text_of(entry, 'task'), text_of(entry, 'Question')
-        qa_id = str(entry.get('qa_id', number)) if isinstance(entry, dict) else str(number)
-        name = f'{task}/{qa_id}'
+        given = entry.get('qa_id') if isinstance(entry, dict) else None
+        qa_id = str(number if given is None else given)
+        name = f'{one_part(str(task))}/{one_part(qa_id)}'
         if task is None or text is None or not text.strip():
             faults.add('questions left out, without a task or a text', plain(name))
             continue
-        said, pictures = entry.get('Answer'), tuple(_pictures([entry.get(key) for key in PICTURES]))
-        if not pictures:
+        named = list(_named([entry.get(key) for key in PICTURES]))
+        found = [(camera, picture) for camera, value in named if (picture := Picture.of(value))]
+        if not found:
             faults.add('questions left out, without names of pictures', plain(name))
             continue
+        if wrong := crossed(found):
+            faults.add("questions left out, with a picture of another camera under a camera's name", wrong)
+            continue
+        if len(found) < len(named):
+            odd = next(value for _, value in named if not Picture.of(value))
+            faults.add('names that are no pictures, left out', shown(odd), len(named) - len(found))
+        said = entry.get('Answer')
         if isinstance(said, (int, float)) and not isinstance(said, bool):
             said = str(said)
         answers = (said,) if isinstance(said, str) and said.strip() else ()
-        question = SetQuestion(name, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
+        question = SetQuestion(name, number, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
         tokens = entry.get('sample_list')
+        pictures = tuple(picture for _, picture in found)
         yield question, pictures, tuple(map(str, tokens)) if isinstance(tokens, list) else ()
 
 
-def _pictures(value: object) -> Iterator[Picture]:
-    """All pictures that are named somewhere in a value: sets write them by instant, by camera, or in one row."""
-    if isinstance(value, (list, tuple)):
+def _named(value: object, camera: str = '') -> Iterator[tuple[str, object]]:
+    """All that is named somewhere in a value, each with the camera that it stands under, or ''.
+
+    Sets write pictures by instant, by camera, or in one row.
+    """
+    if isinstance(value, list):
         for part in value:
-            yield from _pictures(part)
+            yield from _named(part, camera)
     elif isinstance(value, dict):
-        yield from _pictures(list(value.values()))
-    elif picture := Picture.of(value):
-        yield picture
+        for key, part in value.items():
+            yield from _named(part, key if key.startswith('CAM_') else camera)
+    elif value is not None:
+        yield camera, value
 
 
 def _moments(
@@ -141,11 +163,23 @@ def _moments(
             left_out += asked
             continue
         shots = tables.around(token[0], CLIP_SAMPLES) if tables and token else {}
-        rig = tables.rig(shots, current) if tables and shots else None
-        files = {c: tuple(folder.find(row[c]) if c in row else None for row in instants) for c in current}
+        calibrated = tables.rig(shots, current) if tables and shots else None
+        if tables and not calibrated:
+            faults.add('clips that the tables do not know, with the nominal mounting', asked[0].id)
+        try:
+            rig = calibrated or nominal_rig(current)
+        except StpruneError as error:
+            faults.add(NO_PLACE, str(error), len(asked))
+            left_out += asked
+            continue
+        absent = sorted({picture.camera for picture in pictures} - {*current})
+        if absent:
+            faults.add(
+                'cameras left out, without a picture of the present', f'{absent[0]} of {asked[0].id}', len(absent)
+            )
+        files = folder.files(instants, current, faults)
         lead = [row.get(ANCHOR, next(iter(row.values()))).stamp_us for row in instants]
-        egos = tuple(tables.ego(shots.get(ANCHOR, ()), at) if tables and rig else None for at in lead)
+        egos = tuple(tables.ego(shots.get(ANCHOR, ()), at) if tables and calibrated else None for at in lead)
         drive = drives.setdefault(pictures[0].log, len(drives))
-        rig = rig or nominal_rig(current)
         moments.append(Moment(len(moments), drive, rig, files, egos, tuple(asked)))
     return tuple(moments), tuple(left_out)

@@ -21,8 +21,8 @@ from stprune_ros.core.camera_model import CameraModel, intrinsics_faults
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.transforms import matrix_from_quaternion
 from stprune_ros.core.types import EgoState
-from stprune_ros.errors import StpruneError, plain
-from stprune_ros.evaluation.datasets.files import rows_of
+from stprune_ros.errors import StpruneError, listed, plain
+from stprune_ros.evaluation.datasets.files import Faults, is_file, rows_of
 from stprune_ros.resources import resource_path
 
 NAME = re.compile(r'(?P<log>.+)__(?P<camera>CAM_[A-Z_]+)__(?P<stamp>[0-9]{10,17})\.(?:jpg|jpeg|png)')
@@ -33,10 +33,13 @@ MAX_NAME = 1000  # characters of a path
 FRAME_FOLDERS = ('samples', 'sweeps')
 # Where pictures and tables lie, seen from the file of questions.
 ROOTS = ('.', 'nuscenes', 'data/nuscenes', 'data', 'val_data', '../nuscenes', '..')
+POSES = 'ego_pose.json'  # of the tables the one without which the others are of use
+TABLES = ('sample.json', 'sample_data.json', 'calibrated_sensor.json', POSES)
 NO_TABLES = (
-    'no tables of nuScenes (v1.0-*/sample_data.json) beside the set: the mounting of cameras is the nominal one, the'
-    ' motion of the car is not known, and history is what pictures the set names'
+    'no tables of nuScenes (v1.0-*/sample_data.json) beside the set know it: the mounting of cameras is the nominal'
+    ' one, the motion of the car is not known, and history is what pictures the set names'
 )
+NO_PLACE = 'questions left out, a camera has no place in the ring'
 LEAST_S = 0.01  # a velocity is not taken over less
 
 
@@ -72,9 +75,19 @@ class PictureFolder:
         """The file of a picture, None where there is none. Only the name is taken from the set, no folder."""
         for root in self.roots:
             path = root / picture.camera / picture.name
-            if path.is_file():
+            if is_file(path):
                 return path
         return None
+
+    def files(
+        self, instants: Sequence[Mapping[str, Picture]], cameras: Collection[str], faults: Faults
+    ) -> dict[str, tuple[Path | None, ...]]:
+        """For each of ``cameras`` its file at every instant, None where there is none; missing ones are counted."""
+        found = {c: tuple(self.find(row[c]) if c in row else None for row in instants) for c in cameras}
+        missing = [row[c].name for c in cameras for row, path in zip(instants, found[c]) if c in row and path is None]
+        if missing:
+            faults.add('earlier pictures that are missing', missing[0], len(missing))
+        return found
 
     @cached_property
     def roots(self) -> tuple[Path, ...]:
@@ -93,20 +106,22 @@ class Tables:
     poses: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)  # rotation and translation
 
     @classmethod
-    def read(cls, data: Path, samples: Collection[str], back: int) -> Tables | None:
-        """Read what ``samples`` and ``back`` samples before each need; None where there are no tables.
+    def read(cls, data: Path, samples: Collection[str], back: int) -> tuple[Tables | None, tuple[str, ...]]:
+        """Read what ``samples`` and ``back`` samples before each need, and say in sentences what is not there.
 
-        Raises StpruneError where a table is broken.
+        None where no tables know any of the samples. Raises StpruneError where a table is broken.
         """
-        found = [
-            p for root in ROOTS for p in sorted((data / root).glob('v1.0-*')) if (p / 'sample_data.json').is_file()
-        ]
-        if not found:
-            return None
-        tables = cls()
-        for folder in {path.resolve(): path for path in found}.values():
-            tables._add(folder, samples, back)
-        return tables if tables.shots else None
+        tables, notes = cls(), []
+        there = [p for root in ROOTS for p in sorted((data / root).glob('v1.0-*')) if p.is_dir()]
+        for folder in {path.resolve(): path for path in there}.values():
+            missing = [name for name in TABLES if not is_file(folder / name)]
+            if missing in ([], [POSES]):
+                tables._add(folder, samples, back)
+            if missing == [POSES]:
+                notes.append(f"'{plain(folder.name)}' lacks '{POSES}': the motion of the car is not known")
+            elif 0 < len(missing) < len(TABLES):
+                notes.append(f"'{plain(folder.name)}' lacks {listed(missing)}: the tables in it are not used")
+        return (tables, tuple(notes)) if tables.shots else (None, (*notes, NO_TABLES))
 
     def _add(self, folder: Path, samples: Collection[str], back: int) -> None:
         before = {_text(row, 'token'): _text(row, 'prev') for row in rows_of(folder / 'sample.json')}
@@ -124,9 +139,9 @@ class Tables:
             if _text(row, 'token') in sizes:
                 self.models[row['token']] = _model(row, *sizes[row['token']], folder)
         needed = {shot.ego_token for cameras in self.shots.values() for row in cameras.values() for shot in row}
-        for row in rows_of(folder / 'ego_pose.json'):
+        for row in rows_of(folder / POSES) if is_file(folder / POSES) else ():
             if _text(row, 'token') in needed:
-                self.poses[row['token']] = _pose(row, folder / 'ego_pose.json')
+                self.poses[row['token']] = _pose(row, folder / POSES)
 
     def around(self, sample: str, back: int) -> dict[str, list[Shot]]:
         """What each camera took for a sample and ``back`` samples before it, oldest first."""
@@ -168,6 +183,11 @@ def moments_of(pictures: Iterable[Picture], anchor: str = 'CAM_FRONT') -> list[d
         nearest = (min(row, key=lambda p: abs(p.stamp_us - picture.stamp_us)) for row in rows.values())
         found.append({p.camera: p for p in nearest if abs(p.stamp_us - picture.stamp_us) <= SAME_TIME_US})
     return found
+
+
+def crossed(pictures: Iterable[tuple[str, Picture]]) -> str:
+    """The first picture that stands under the name of another camera, for a sentence, '' where all are right."""
+    return next((f'{p.name} under {plain(camera)}' for camera, p in pictures if camera not in ('', p.camera)), '')
 
 
 def earlier_shots(shots: Mapping[str, Sequence[Shot]], stamp_us: int, count: int) -> list[dict[str, Picture]]:

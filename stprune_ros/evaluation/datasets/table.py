@@ -17,6 +17,7 @@ from stprune_ros.evaluation.datasets.measures import ERROR, JUDGE, LANGUAGE, MAT
 from stprune_ros.evaluation.datasets.text_metrics import bleu, cider, rouge_l
 from stprune_ros.evaluation.fidelity import FULL_TRIAL, summarize
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.tables import percent
 from stprune_ros.results import table
 
 Answers = Mapping[AnswerKey, SetAnswer]
@@ -157,7 +158,7 @@ def measures_table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(row['measure'] for row in rows))
     cells = {(row['method'], row['keep'], row['measure']): _cell(row) for row in rows}
     lines = [
-        (method, f'{keep:.0%}', *(cells.get((method, keep, name), 'n/a') for name in names))
+        (method, percent(keep), *(cells.get((method, keep, name), 'n/a') for name in names))
         for method, keep in dict.fromkeys((row['method'], row['keep']) for row in rows)
     ]
     return table(('method', 'kept', *names), lines)

@@ -1,0 +1,88 @@
+"""What `stprune eval --dataset` prints and writes where methods and ratios are unusual, and where it cannot write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.question_sets import OPTIONS, grey_set, needs_packages, qa
+
+from stprune_ros import cli
+from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan
+from stprune_ros.evaluation.tables import by_kind, percent
+
+pytestmark = needs_packages
+ASKED = {'perception': [qa('Is it?', 'No.', 0), qa('what is there?', 'a car', 2), qa(f'what next? {OPTIONS}', 'B', 0)]}
+
+
+def evaluate(folder: Path, *options: str) -> int:
+    data = grey_set(folder / 'set', {'f': ASKED})
+    command = ['eval', '--dataset', 'drivelm', '--data', str(data), '--model', 'ringworld', '--method', 'uniform']
+    return cli.main([*command, *options])
+
+
+def files_beside(output: Path) -> set[str]:
+    return {file.name for file in output.parent.iterdir() if file.name.endswith('.output.json')}
+
+
+def test_ratios_that_are_near_have_files_and_columns_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'r.json'
+    assert evaluate(tmp_path, '--keep', '0.5,0.5000001,0.25,0.254,0.50', '--output', str(output)) == 0
+    text = capsys.readouterr().out
+    kept = ('uniform.0.5', 'uniform.0.5000001', 'uniform.0.25', 'uniform.0.254', 'none.1', 'blind.1')
+    assert files_beside(output) == {f'r.ringworld.drivelm.{name}.output.json' for name in kept}
+    assert '\n| method | 50.00001% | 50% | 25.4% | 25% |\n' in text and '\n| at 25% | all |' in text
+    assert '\n| uniform | 25.4% | ' in text
+    rows = json.loads(output.read_text())['tables'][0]['rows']
+    counts = {row['keep']: row['questions'] for row in rows if (row['method'], row['kind']) == ('uniform', 'all')}
+    assert counts == {0.5: 3, 0.5000001: 3, 0.25: 3, 0.254: 3}, 'once each'
+
+
+def test_where_nothing_is_pruned_all_tokens_and_no_pictures_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / 'r.json'
+    assert evaluate(tmp_path, '--keep', '1', '--output', str(output)) == 0
+    text = capsys.readouterr().out
+    tables = [line for line in text.splitlines() if line.startswith('<!--')]
+    assert tables == ['<!-- fidelity drivelm: kinds -->'], 'others would be empty'
+    lines = text.splitlines()
+    assert lines[1].startswith('| at 100% | all |')
+    assert [line.split(' | ')[0] for line in lines[3:5]] == ['| none', '| blind']
+    assert files_beside(output) == {f'r.ringworld.drivelm.{name}.1.output.json' for name in ('none', 'blind')}
+
+
+def test_the_folder_of_the_output_must_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for world in ([], ['--dataset', 'drivelm', '--data', str(grey_set(tmp_path / 'set', {'f': ASKED}))]):
+        output = tmp_path / 'nowhere' / 'r.json'
+        assert cli.main(['eval', *world, '--model', 'ringworld', '--output', str(output)]) == 1
+        expected = f"stprune: there is no folder '{tmp_path / 'nowhere'}' for 'r.json'; make it\n"
+        assert capsys.readouterr().err == expected
+    assert not (tmp_path / 'nowhere').exists()
+
+
+def test_a_trial_runs_once_however_often_it_is_named() -> None:
+    trials = list(EvaluationPlan(('uniform', 'random', 'uniform'), (0.1, 1.0, 0.1), 2).trials())
+    assert trials == [FULL_TRIAL, ('uniform', 0.1, 0), ('random', 0.1, 0), ('random', 0.1, 1)]
+    assert BLIND_TRIAL not in trials
+
+
+def test_ratios_that_differ_are_named_differently() -> None:
+    assert [percent(keep) for keep in (1.0, 0.5, 0.07, 0.125, 0.0001, 0.1, 0.1000001)] == [
+        *('100%', '50%', '7%', '12.5%', '0.01%', '10%', '10.00001%'),
+    ]  # fmt: skip
+
+
+def test_kinds_are_shown_at_the_ratio_nearest_to_a_tenth() -> None:
+    def row(method: str, keep: float, accuracy: float) -> dict[str, Any]:
+        return {'method': method, 'keep': keep, 'kind': 'all', 'accuracy': accuracy}
+
+    rows = [row('none', 1.0, 0.9), row('blind', 1.0, 0.1), row('a', 0.5, 0.8), row('a', 0.25, 0.7)]
+    assert by_kind({'rows': rows}).splitlines() == [
+        *('| at 25% | all |', '|---|---|', '| none | 90.0 |', '| blind | 10.0 |', '| a | 70.0 |'),
+    ]  # fmt: skip
+    assert '| at 10% | all |' in by_kind({'rows': [*rows, row('a', 0.1, 0.6), row('a', 0.05, 0.5)]})

@@ -1,0 +1,127 @@
+"""What a run of `stprune eval --dataset` that was interrupted says in the end: the same as one that was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages, picture_name, qa
+from helpers.tiny_models import make_tiny_model
+
+from stprune_ros import cli
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
+from stprune_ros.evaluation.fidelity import FULL_TRIAL
+
+pytestmark = needs_packages
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parameters with a tiny model that has a token for every letter and says two tokens."""
+    folder = tmp_path_factory.mktemp('params')
+    model = make_tiny_model(folder / 'tiny', 'ringworld')
+    path = folder / 'params.yaml'
+    values = {'model.path': str(model), 'model.device': 'cpu', 'inference.max_new_tokens': 2}
+    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
+    return path
+
+
+def faulty_set(folder: Path) -> Path:
+    """Four key frames of two questions: two have an earlier picture that cannot be used, one a present one."""
+    frames = {}
+    for n in range(4):
+        for camera in CAMERAS:
+            draw(folder / 'nuscenes' / 'samples' / camera / picture_name(0, n, camera), GREY)
+        asked = [qa(f'what is <|image_pad|> there at {n}?' if n == 1 else f'Is it {n}?', 'No.', 0)]
+        frames[f'f{n}'] = key_frame(0, n, {'perception': [*asked, qa(f'what at {n}?', 'a car', 2)]})
+    samples = folder / 'nuscenes' / 'samples'
+    draw(samples / 'CAM_BACK' / picture_name(0, 0, 'CAM_BACK'), np.full((32, 32, 3), 90, np.uint8))  # before f1
+    (samples / 'CAM_BACK' / picture_name(0, 3, 'CAM_BACK')).write_bytes(b'x')  # present in f3
+    draw(
+        samples / 'CAM_FRONT' / picture_name(0, 1, 'CAM_FRONT'), np.full((32, 32, 3), 90, np.uint8)
+    )  # of f1 and before f2
+    path = folder / 'set.json'
+    path.write_text(json.dumps({'s': {'key_frames': frames}}))
+    return path
+
+
+def evaluate(output: Path, data: Path, tiny: Path, *options: str) -> int:
+    output.mkdir(exist_ok=True)
+    command = ['eval', '--dataset', 'drivelm', '--data', str(data), '--params', str(tiny), '--method', 'uniform']
+    return cli.main([*command, '--frames', '2', '--output', str(output / 'r.json'), *options])
+
+
+def table_of(output: Path) -> dict[str, Any]:
+    [table] = json.loads((output / 'r.json').read_text())['tables']
+    return table
+
+
+@pytest.mark.parametrize('answers', [1, 6, 11, 15], ids=lambda n: f'after {n} answers')
+def test_an_interrupted_run_counts_the_same_faults(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    data = faulty_set(tmp_path / 'set')
+    assert evaluate(tmp_path / 'whole', data, tiny) == 0
+    whole = table_of(tmp_path / 'whole')
+    samples = tmp_path / 'set' / 'nuscenes' / 'samples'
+    assert [note.partition('; the first is ')[0] for note in whole['notes'][1:-1]] == [
+        'earlier pictures left out: 3',
+        'questions left out, the model does not take them: 1',
+        'questions left out, a picture cannot be used: 2',
+        '3 of 8 questions were not asked under every method and ratio',
+    ]
+    first = samples / 'CAM_FRONT' / picture_name(0, 0, 'CAM_FRONT')
+    assert whole['notes'][1].endswith(f"; the first is picture '{first}' has another size than the present one")
+    add = AnswerFile.add
+
+    def interrupted(self: AnswerFile, *arguments: Any) -> None:
+        if len(self.answers) == answers:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerFile, 'add', interrupted)
+        assert evaluate(tmp_path / 'parts', data, tiny) == (130 if answers < 15 else 0)
+    for _ in range(2):
+        assert evaluate(tmp_path / 'parts', data, tiny, '--resume') == 0
+        assert table_of(tmp_path / 'parts') == whole
+    lines = (tmp_path / 'parts' / 'r.tiny.drivelm.answers.jsonl').read_text().splitlines()
+    assert sum('"faults"' in line for line in lines) == 2, 'once for each moment'
+
+
+def test_a_picture_that_was_mended_is_no_fault_any_more(tmp_path: Path, tiny: Path) -> None:
+    data = faulty_set(tmp_path / 'set')
+    assert evaluate(tmp_path / 'r', data, tiny, '--limit', '3') == 0
+    assert 'earlier pictures left out: 2; ' in ' '.join(table_of(tmp_path / 'r')['notes'])
+    for n, camera in ((0, 'CAM_BACK'), (1, 'CAM_FRONT')):
+        draw(tmp_path / 'set' / 'nuscenes' / 'samples' / camera / picture_name(0, n, camera), GREY)
+    assert evaluate(tmp_path / 'r', data, tiny, '--resume') == 0
+    assert 'earlier pictures left out' not in ' '.join(table_of(tmp_path / 'r')['notes'])
+
+
+def test_not_even_one_answer_is_overwritten(tmp_path: Path) -> None:
+    key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
+    with AnswerFile(path, {}, resume=False):
+        pass
+    with AnswerFile(path, {}, resume=False) as file:  # nobody has answered yet
+        file.add(key, SetAnswer('one', False, False, 1))
+    before = path.read_bytes()
+    with pytest.raises(StpruneError, match='holds 1 answers of an earlier run: add --resume'):
+        AnswerFile(path, {}, resume=False)
+    assert path.read_bytes() == before
+    rows = [('earlier pictures left out', 'p', 2)]
+    with AnswerFile(path, {}, resume=True) as file:
+        file.add_faults('q', rows)
+        file.add_faults('q', rows)
+        file.add_faults('r', [])
+    with AnswerFile(path, {}, resume=True) as file:
+        assert file.answers == {key: SetAnswer('one', False, False, 1)} and file.faults == {'q': rows}
+    assert path.read_text().count('\n') == 3
+    for wrong in ('{"id": "q", "faults": 7}', '{"id": "q", "faults": [["a"]]}', '{"id": ["q"], "faults": []}'):
+        path.write_bytes(before + f'{wrong}\n'.encode())
+        with pytest.raises(StpruneError, match='holds no answers of stprune eval'):
+            AnswerFile(path, {}, resume=True)
