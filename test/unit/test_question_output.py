@@ -10,6 +10,13 @@ import pytest
 from helpers.question_sets import OPTIONS, grey_set, needs_packages, qa
 
 from stprune_ros import cli
+from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.datasets.answers import AnswerKey, SetAnswer
+from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
+from stprune_ros.evaluation.datasets.files import Faults
+from stprune_ros.evaluation.datasets.judge import Judge
+from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
+from stprune_ros.evaluation.datasets.table import Figures
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan
 from stprune_ros.evaluation.tables import by_kind, percent
 
@@ -86,3 +93,30 @@ def test_kinds_are_shown_at_the_ratio_nearest_to_a_tenth() -> None:
         *('| at 25% | all |', '|---|---|', '| none | 90.0 |', '| blind | 10.0 |', '| a | 70.0 |'),
     ]  # fmt: skip
     assert '| at 10% | all |' in by_kind({'rows': [*rows, row('a', 0.1, 0.6), row('a', 0.05, 0.5)]})
+
+
+def test_intervals_are_over_drives_not_moments() -> None:
+    """Eight moments of two drives, in one of which all is right: a draw of two drives is all right, half or nothing."""
+    rig = nominal_rig(['CAM_FRONT'])
+    moments = tuple(
+        Moment(
+            n, n // 4, rig, {'CAM_FRONT': (None,)}, (None,), (SetQuestion(f'q{n}', n, '?', 'k', ('accuracy',), ('B',)),)
+        )
+        for n in range(8)
+    )
+    dataset = Dataset('drivelm', Path('set.json'), 'r', moments, Faults())
+    said = {f'q{n}': SetAnswer('B' if n < 4 else 'A', False, False, 36) for n in range(8)}
+    trials = [FULL_TRIAL, BLIND_TRIAL]
+    found = Figures(dataset, trials, {AnswerKey(i, t): answer for t in trials for i, answer in said.items()}, {})
+    full, _ = found.measures()
+    assert (full['value'], full['lo'], full['hi']) == (0.5, 0.0, 1.0)
+    run = {'default': 'uniform', 'world': 'drivelm', 'model': ['m', 'r'], 'seeds': 1}
+    row = found.table(run)['rows'][0]
+    assert (row['method'], row['kind'], row['accuracy'], row['lo'], row['hi']) == ('none', 'all', 0.5, 0.0, 1.0)
+
+
+def test_a_judge_says_numbers_from_0_to_1() -> None:
+    for said in (-0.001, 1.001, float('nan'), 'no'):
+        with pytest.raises(StpruneError, match="judge 'j' "):
+            Judge('j', lambda question, truths, answer, said=said: said).score('q', ['t'], 'a')
+    assert [Judge('j', lambda *_, said=said: said).score('q', ['t'], 'a') for said in (0, 1, True)] == [0.0, 1.0, 1.0]

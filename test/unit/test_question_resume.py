@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages, picture_name, qa
+from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages, picture_name, qa, write_tables
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
+from stprune_ros.evaluation.datasets.asking import Asking
 from stprune_ros.evaluation.fidelity import FULL_TRIAL
+from stprune_ros.evaluation.hits import Trial
+from stprune_ros.settings.settings import Settings
 
 pytestmark = needs_packages
 
@@ -125,3 +129,58 @@ def test_not_even_one_answer_is_overwritten(tmp_path: Path) -> None:
         path.write_bytes(before + f'{wrong}\n'.encode())
         with pytest.raises(StpruneError, match='holds no answers of stprune eval'):
             AnswerFile(path, {}, resume=True)
+
+
+def test_a_run_goes_on_only_with_answers_to_the_same(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Methods, ratios and the number of questions may be others; what changes an answer may not."""
+    data, output = faulty_set(tmp_path / 'set'), tmp_path / 'r'
+    assert evaluate(output, data, tiny, '--limit', '2') == 0
+    assert evaluate(output, data, tiny, '--limit', '3', '--method', 'uniform,random', '--keep', '0.5', '--resume') == 0
+    values = json.loads(tiny.read_text())['/**']['ros__parameters']
+
+    def refused(params: Path, *options: str) -> None:
+        capsys.readouterr()
+        assert evaluate(output, data, params, '--limit', '2', '--resume', *options) == 1
+        sentence = 'holds answers to another set, model or prompt, or with other settings: remove it, or'
+        assert sentence in capsys.readouterr().err
+
+    refused(tiny, '--frames', '1')
+    for n, changed in enumerate(({'inference.max_new_tokens': 3}, {'pruning.lambda_temporal': 0.5})):
+        params = tmp_path / f'{n}.yaml'
+        params.write_text(json.dumps({'/**': {'ros__parameters': {**values, **changed}}}))
+        refused(params)
+    tables = write_tables(tmp_path / 'set', {(0, n): f'f{n}' for n in range(4)})
+    refused(tiny)
+    (tables / 'ego_pose.json').unlink()
+    refused(tiny)
+    rmtree(tables)
+    assert evaluate(output, data, tiny, '--limit', '2', '--resume') == 0
+
+
+def test_the_file_for_the_tools_of_the_set_is_of_the_first_run(tmp_path: Path, tiny: Path) -> None:
+    """Two runs of what draws lots differ, and so do the draws of two moments."""
+    asked = [qa(f'what at {n}?', 'a car', 2) for n in range(6)]
+    for camera in CAMERAS:
+        noise = np.random.default_rng(CAMERAS.index(camera)).integers(0, 255, (64, 64, 3), np.uint8)
+        draw(tmp_path / 'set' / 'nuscenes' / 'samples' / camera / picture_name(0, 0, camera), noise)
+    tree = {'s': {'key_frames': {'f': key_frame(0, 0, {'perception': asked})}}}
+    data = tmp_path / 'set' / 'set.json'
+    data.write_text(json.dumps(tree))
+    output = tmp_path / 'r'
+    assert evaluate(output, data, tiny, '--method', 'random', '--seeds', '2', '--frames', '1') == 0
+    lines = (output / 'r.tiny.drivelm.answers.jsonl').read_text().splitlines()
+    rows = [row for line in lines[1:] if (row := json.loads(line))['method'] == 'random']
+    said = [[row['text'] for row in rows if row['seed'] == seed] for seed in (0, 1)]
+    written = json.loads((output / 'r.tiny.drivelm.random.0.1.output.json').read_text())
+    assert said[0] != said[1] and [row['answer'] for row in written] == said[0]
+
+
+def test_lots_are_drawn_anew_for_every_moment_and_run() -> None:
+    asking = Asking.__new__(Asking)
+    asking.settings = Settings()
+    drawn = {
+        asking._variant(Trial('random', 0.1, seed), moment).config.seed for seed in range(3) for moment in range(50)
+    }
+    assert len(drawn) == 150
