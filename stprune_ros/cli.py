@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +33,7 @@ from stprune_ros.commands import (
     view,
     world,
 )
-from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.errors import Interrupted, StpruneError, require_utf8, sentence_of
 from stprune_ros.resources import version
 from stprune_ros.results import as_json
 
@@ -86,12 +87,13 @@ def _run(options: argparse.Namespace, result: dict[str, Any]) -> tuple[int, list
         result.update(content)
 
     try:
+        for text in _texts(vars(options).values()):
+            require_utf8(text)
         return int(COMMANDS[options.command].run(options, show)), []
     except StpruneError as error:
         exit_code, errors = 1, str(error).splitlines()
     except OSError as error:
-        where = f"'{error.filename}': " if error.filename is not None else ''
-        exit_code, errors = 1, [f'{where}{error.strerror or error}']
+        exit_code, errors = 1, [sentence_of(error)]
     except Interrupted as stop:
         result.update(stop.result)
         exit_code, errors = 130, [str(stop)]
@@ -100,6 +102,15 @@ def _run(options: argparse.Namespace, result: dict[str, Any]) -> tuple[int, list
     for sentence in errors:
         say(sentence)
     return exit_code, errors
+
+
+def _texts(values: Iterable[object]) -> Iterator[str]:
+    """What was given as text: options, paths, and lists of them."""
+    for value in values:
+        if isinstance(value, str | Path):
+            yield str(value)
+        elif isinstance(value, list | tuple):
+            yield from _texts(value)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from reprlib import Repr
 from typing import Any
 
 MAX_REASON = 200  # characters of a foreign error's text
+MAX_PATH = 4096  # characters of a path, the most that there may be
 MAX_NAME = 100  # characters of a name or a word that somebody else chose
 
 # Numbers with their unit of time, but not those in something quoted, which is a name, nor in a word.
@@ -69,6 +71,24 @@ def one_line(error: BaseException) -> str:
     """An error's text in one line of at most 200 characters without a full stop; its type where it has no text."""
     text = ' '.join(str(error)[: 10 * MAX_REASON].split()).rstrip('.') or type(error).__name__
     return plain(text, MAX_REASON)
+
+
+def require_utf8(name: str) -> None:
+    """Raise StpruneError for a name of a file, or another argument, whose bytes are no UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise StpruneError(
+            f"'{plain(name, MAX_PATH)}' is not UTF-8, in which results would name it: rename it"
+        ) from None
+
+
+def sentence_of(error: StpruneError | OSError) -> str:
+    """What a user is told of an error: of the system's, the file and what is wrong with it."""
+    if isinstance(error, StpruneError):
+        return ' '.join(str(error).splitlines())
+    where = f"'{plain(os.fsdecode(error.filename), MAX_PATH)}': " if isinstance(error.filename, str | bytes) else ''
+    return f'{where}{error.strerror or one_line(error)}'
 
 
 def listed(names: Iterable[str]) -> str:

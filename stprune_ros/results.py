@@ -28,9 +28,13 @@ def replaced_at_once(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` in one step."""
+    """Write ``content`` in one step.
+
+    What is no Unicode, such as the name of a file on an old disk, comes back as it was: it stands there escaped.
+    """
     with replaced_at_once(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        text = json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+        part.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

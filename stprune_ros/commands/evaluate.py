@@ -21,7 +21,7 @@ KEEPS, DATASET_KEEPS = (0.5, 0.25, 0.1, 0.05, 0.02), (0.1,)
 DATASETS = ('drivelm', 'lingoqa', 'nuinstruct')
 DATASET_PROMPT = 'config/prompts/questions.yaml'
 # Options of one of the two.
-OF_RINGWORLD = ('scenes', 'first_seed', 'world', 'workers', 'address')
+OF_RINGWORLD = ('scenes', 'first_seed', 'world')
 OF_DATASETS = ('data', 'limit', 'frames', 'judge')
 
 
@@ -78,8 +78,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--seeds', type=count, metavar='N', help='runs of what draws lots; default: 3; with --dataset 1'
     )
     command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, for model and weights')
-    command.add_argument('--workers', type=count, metavar='N', help='default: one for each core')
-    command.add_argument('--address', metavar='A', help='evaluate scenes on a running Ray cluster, see `stprune fleet`')
+    command.add_argument(
+        '--workers', type=count, metavar='N', help='default: one for each core; with --dataset only beside --address'
+    )
+    command.add_argument('--address', metavar='A', help='evaluate on a running Ray cluster, see `stprune fleet`')
 
 
 def run(options: argparse.Namespace, show: Show) -> int:
@@ -95,7 +97,13 @@ def run(options: argparse.Namespace, show: Show) -> int:
     if values.prompt.calibration:
         say("'prompt.calibration' is not used: it is for the hint at one keep ratio, and more is asked here")
         values = values.changed({'prompt.calibration': ''})
-    return _run_dataset(options, values, show) if options.dataset else _run_ringworld(options, values, show)
+    run_it = _run_dataset if options.dataset else _run_ringworld
+    if options.address is None:
+        return run_it(options, values, show)
+    from stprune_ros.fleet.interrupts import stopped_once
+
+    with stopped_once():
+        return run_it(options, values, show)
 
 
 def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) -> int:
@@ -160,7 +168,11 @@ def _run_dataset(options: argparse.Namespace, values: Settings, show: Show) -> i
         resume=options.resume,
     )
     say(loading_text(values))
-    return run_dataset(plan, values, show, say)
+    if options.address is None:
+        return run_dataset(plan, values, show, say)
+    from stprune_ros.fleet.moments import on_ray
+
+    return run_dataset(plan, values, show, say, on_ray(options.address, options.workers))
 
 
 def _refuse_foreign(options: argparse.Namespace) -> None:
@@ -171,6 +183,8 @@ def _refuse_foreign(options: argparse.Namespace) -> None:
         raise StpruneError(f'{given[0]} is of ringworld; omit it, or --dataset')
     if given:
         raise StpruneError(f'{given[0]} is of data sets; name one with --dataset')
+    if options.dataset and options.workers is not None and options.address is None:
+        raise StpruneError(f'--workers {options.workers} needs --address: without a Ray cluster one process asks a set')
     if options.dataset and options.data is None:
         raise StpruneError(f'--dataset {options.dataset} needs --data FOLDER: where the set lies on this computer')
     if not options.dataset and options.output is None:

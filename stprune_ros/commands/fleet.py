@@ -86,6 +86,7 @@ def run(options: argparse.Namespace, show: Show) -> int:
         require_folder(options.output, drive.path)
     from stprune_ros.fleet import command
     from stprune_ros.fleet.command import FleetOptions
+    from stprune_ros.fleet.interrupts import stopped_once
 
     given = FleetOptions(
         output=options.output,
@@ -98,4 +99,5 @@ def run(options: argparse.Namespace, show: Show) -> int:
         window_s=options.window,
         patience_s=options.patience,
     )
-    return command.run(drives, settings, given, show)
+    with stopped_once():
+        return command.run(drives, settings, given, show)

@@ -109,11 +109,20 @@ def drive_all(
             _run_all(open_tasks, workers, (plan, latency, settings, output))
     except KeyboardInterrupt:
         done = sum(files[task].exists() for task in tasks)
-        raise Interrupted(
-            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / DRIVES}', where --resume goes on",
-            {'files': [plan_file]},
-        ) from None
+        raise _interruption(done, len(tasks), output / DRIVES, plan_file) from None
     return ran, {(seed, source.name): read_drive(files[seed, source], seed, plan.seconds) for seed, source in tasks}
+
+
+def _interruption(done: int, tasks: int, folder: Path, plan_file: Path) -> Interrupted:
+    if not done:
+        return Interrupted(
+            f'interrupted before the first of {tasks} drives was finished: --resume begins again',
+            {'files': [plan_file]},
+        )
+    return Interrupted(
+        f"interrupted after {done} of {tasks} drives: they are in '{folder}', where --resume goes on",
+        {'files': [plan_file]},
+    )
 
 
 def _run_all(tasks: Sequence[Task], workers: int, setup: tuple[DrivePlan, Latency, Settings, Path]) -> None:

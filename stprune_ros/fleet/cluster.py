@@ -6,7 +6,6 @@ import importlib.util
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import StpruneError, one_line, plain
+from stprune_ros.fleet.interrupts import own_handlers, unstoppable
 from stprune_ros.fleet.tasks import Died, Outcome, Pace, Task
 from stprune_ros.resources import version
 
@@ -56,16 +56,14 @@ def connected(address: str, workers: int | None, threads: int) -> Iterator[str]:
     The latter has as many cores as ``workers`` need, all of this machine's where they are not said. Yields the address
     of its dashboard, '' where it has none. Raises StpruneError where the address does not answer.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     cpus = len(os.sched_getaffinity(0)) if workers is None else workers * threads
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+    os.environ['RAY_DISABLE_FAILURE_SIGNAL_HANDLER'] = '1'  # with it Ray ends as if nobody handled SIGTERM
     with (
         Path(os.devnull).open('w') as nowhere,
         redirect_stdout(nowhere),  # Ray prints there that a worker died, which is counted here
         _on(address) if address else _local(max(cpus, threads)) as dashboard,
     ):
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray puts its own in their places
         yield dashboard
 
 
@@ -75,23 +73,25 @@ def _local(cpus: int) -> Iterator[str]:
     os.environ['RAY_AUTH_TOKEN'] = secrets.token_hex(32)
     import ray
 
-    folder = tempfile.mkdtemp(prefix='stprune-', dir='/tmp')  # paths of sockets must be short
+    folder = tempfile.mkdtemp(prefix='stprune-', dir='/tmp')  # short, as paths of sockets must be; for nobody else
     try:
-        context = ray.init(
-            address='local',
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level='ERROR',
-            configure_logging=True,
-            object_store_memory=STORE_BYTES,
-            _temp_dir=folder,
-            _system_config={'enable_metrics_collection': False},
-        )
+        with own_handlers():
+            context = ray.init(
+                address='local',
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level='ERROR',
+                configure_logging=True,
+                object_store_memory=STORE_BYTES,
+                _temp_dir=f'{folder}/ray',  # which Ray opens to everybody
+                _system_config={'enable_metrics_collection': False},
+            )
         yield context.dashboard_url or ''
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        with unstoppable():
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -102,9 +102,12 @@ def _on(address: str) -> Iterator[str]:
     if why:
         raise StpruneError(f"no Ray cluster answers at '{plain(address)}' ({why}): check --address, or omit it")
     try:
-        yield ray.init(address=address, log_to_driver=False, logging_level='ERROR').dashboard_url or ''
+        with own_handlers():
+            context = ray.init(address=address, log_to_driver=False, logging_level='ERROR')
+        yield context.dashboard_url or ''
     finally:
-        ray.shutdown()
+        with unstoppable():
+            ray.shutdown()
 
 
 def _no_listener(address: str) -> str:

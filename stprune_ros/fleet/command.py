@@ -17,9 +17,9 @@ from stprune_ros.errors import BagError, Interrupted, SettingsError, StpruneErro
 from stprune_ros.fleet.cluster import Pool, connected, require_ray, resources
 from stprune_ros.fleet.dispatch import Dispatcher, Progress, take_result
 from stprune_ros.fleet.index import FAILED, MISSING, Entry, content, hints_in, join_rows, write_rows
-from stprune_ros.fleet.ledger import REPORTS, Ledger, locked
+from stprune_ros.fleet.ledger import Ledger, locked
 from stprune_ros.fleet.page import fleet_page
-from stprune_ros.fleet.plan import Drive, Run, Setting, runs_of
+from stprune_ros.fleet.plan import REPORTS, Drive, Run, Setting, runs_of
 from stprune_ros.fleet.split import why_whole
 from stprune_ros.progress import said_while_slow
 from stprune_ros.resources import version
@@ -54,7 +54,7 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
     runs = [Run(drive, setting) for drive in sorted(drives, key=lambda one: one.name) for setting in settings]
     with locked(options.output):
         ledger = Ledger(options.output, runs, models)
-        ledger.require_own(options.resume)
+        ledger.take_over(options.resume)
         entries = {one: Entry(one) for one in runs}
         earlier = ledger.earlier()
         for one in runs:
@@ -65,22 +65,19 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
         try:
             if any(not ledger.is_done(one) for one in runs):
                 _run_missing([entries[one] for one in runs_of(drives, settings)], ledger, settings, options)
-        except (KeyboardInterrupt, StpruneError) as error:
+        except (KeyboardInterrupt, StpruneError, OSError) as error:
             stopped_by = error
         finally:
             ledger.discard_work()
-        if isinstance(stopped_by, StpruneError) and all(entry.state == MISSING for entry in entries.values()):
+        has_none = all(entry.state == MISSING for entry in entries.values())
+        if has_none and stopped_by is not None and not isinstance(stopped_by, KeyboardInterrupt):
             raise stopped_by
         found = _write_index(list(entries.values()), ledger)
     result = {'files': [options.output / name for name in REPORTS], 'fleet': found}
-    if isinstance(stopped_by, StpruneError):
-        raise stopped_by
+    if isinstance(stopped_by, KeyboardInterrupt):
+        raise _interruption(found, options.output, result) from None
     if stopped_by is not None:
-        raise Interrupted(
-            f'interrupted after {found["done"]} of {found["runs"]} replays: they are in'
-            f" '{options.output / 'fleet.html'}', and the same command with --resume goes on",
-            result,
-        ) from None
+        raise stopped_by
     show(summary_text(found, options.output), result)
     failed = [entry for entry in entries.values() if entry.state == FAILED]
     if failed:
@@ -88,6 +85,20 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
             f"{len(failed)} of {len(runs)} replays failed, first that of '{failed[0].run.folder}': {failed[0].sentence}"
         )
     return 0
+
+
+def _interruption(found: Mapping[str, Any], output: Path, result: Mapping[str, Any]) -> Interrupted:
+    if not found['done']:
+        return Interrupted(
+            f'interrupted before the first of {found["runs"]} replays was finished: the same command with --resume'
+            ' begins again',
+            result,
+        )
+    return Interrupted(
+        f'interrupted after {found["done"]} of {found["runs"]} replays: they are in'
+        f" '{output / 'fleet.html'}', and the same command with --resume goes on",
+        result,
+    )
 
 
 def summary_text(found: Mapping[str, Any], output: Path) -> str:

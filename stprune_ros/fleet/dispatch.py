@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, sentence_of
 from stprune_ros.fleet.index import DONE, FAILED, MISSING, Entry
 from stprune_ros.fleet.ledger import Ledger, move
 from stprune_ros.fleet.split import Cut
@@ -132,9 +132,7 @@ class Dispatcher:
             self._ledger.discard(place)
             self._split(job.entry, outcome)
         elif job.cut is not None:
-            move(place, self._ledger.part(job.key, job.cut))
-            self._ticks += job.cut.ticks
-            self._part_done(job.entry, job.cut)
+            self._keep_part(job, job.cut)
         else:
             self._publish(job)
 
@@ -151,13 +149,23 @@ class Dispatcher:
         self._queue = deque(job for job in self._queue if job.entry is not entry)  # its other parts
         self._parts.pop(entry.run.folder, None)
 
+    def _keep_part(self, job: _Job, cut: Cut) -> None:
+        try:
+            move(job.task.into, self._ledger.part(job.key, cut))
+        except OSError as error:
+            self._ledger.discard(job.task.into)
+            self._fail(job.entry, sentence_of(error))
+            return
+        self._ticks += cut.ticks
+        self._part_done(job.entry, cut)
+
     def _publish(self, job: _Job) -> None:
         entry = job.entry
         try:
             self._ledger.publish(entry.run, job.task.into)
-        except StpruneError as error:
+        except (StpruneError, OSError) as error:
             self._ledger.discard(job.task.into)
-            self._fail(entry, str(error))
+            self._fail(entry, sentence_of(error))
             return
         parts = self._parts.pop(entry.run.folder, None)
         if parts is not None:

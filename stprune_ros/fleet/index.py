@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from stprune_ros.results import replaced_at_once
 
 MAX_TEXT = 2000  # characters of a description
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
+SaidAt = tuple[int, int]  # a stamp in ns, and how often it came before: a recording in a loop has it again
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Entry:
     deaths: int = 0
     parts: int = 1
     summary: Mapping[str, Any] | None = None
-    said: Mapping[int, str] = field(default_factory=dict)  # hint by stamp
+    said: Mapping[SaidAt, str] = field(default_factory=dict)
 
 
 def write_rows(folder: Path, run: Run, target: Path) -> None:
@@ -58,12 +59,17 @@ def join_rows(sources: Iterable[Path], target: Path) -> None:
             writer.write_table(parquet.read_table(source))
 
 
-def hints_in(rows: Path) -> dict[int, str]:
-    """The hint of each tick by its stamp in ns, from the rows of a run."""
+def hints_in(rows: Path) -> dict[SaidAt, str]:
+    """The hint of each tick, from the rows of a run."""
     from pyarrow import parquet
 
     found = parquet.read_table(rows, columns=['stamp_ns', 'hint']).to_pydict()
-    return dict(zip(found['stamp_ns'], found['hint']))
+    before: Counter[int] = Counter()
+    hints = {}
+    for stamp_ns, hint in zip(found['stamp_ns'], found['hint']):
+        hints[stamp_ns, before[stamp_ns]] = hint
+        before[stamp_ns] += 1
+    return hints
 
 
 def content(entries: Sequence[Entry], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,16 +140,19 @@ def _entry(entry: Entry, first: Entry) -> dict[str, Any]:
 
 
 def _flips(entry: Entry, first: Entry) -> dict[str, int] | None:
-    """In how many of the ticks that both have the hint is another one than under the first setting."""
+    """In how many of the ticks that both have the hint is another one than under the first setting; both are done."""
     common = entry.said.keys() & first.said.keys()
-    if entry is first or not common:
+    if entry is first or not common or FAILED in (entry.state, first.state):
         return None
-    return {'ticks': sum(entry.said[stamp] != first.said[stamp] for stamp in common), 'common': len(common)}
+    return {'ticks': sum(entry.said[at] != first.said[at] for at in common), 'common': len(common)}
 
 
 def _setting(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All bags under one setting: sums, means per tick, and medians of medians."""
-    done = [found for found in runs if found['ticks']]
+    """All bags under one setting: sums, means per tick, and medians of medians.
+
+    Of replays that failed nothing counts but their errors.
+    """
+    done = [found for found in runs if found['state'] == DONE]
     ticks = sum(found['ticks'] for found in done)
     truths = [found['truth'] for found in done if found['truth']]
     flips = [found['flips'] for found in done if found['flips']]
@@ -154,7 +163,7 @@ def _setting(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         'setting': name,
         'values': runs[0]['values'],
-        'done': sum(found['state'] == DONE for found in runs),
+        'done': len(done),
         'runs': len(runs),
         'ticks': ticks,
         'hints': dict(sorted(hints.items())),
@@ -163,7 +172,7 @@ def _setting(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         'flips': {key: sum(one[key] for one in flips) for key in ('ticks', 'common')} if flips else None,
         **{key: _mean([(found[key], found['ticks']) for found in done]) for key in ('tokens_full', 'tokens_kept')},
         'hint_ms': _times([found['hint_ms'] for found in done if found['hint_ms']]),
-        'errors': sum(found['errors'] for found in done),
+        'errors': sum(found['errors'] for found in runs),
     }
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from stprune_ros.bounded_yaml import read_text
 from stprune_ros.errors import BagError, SettingsError, StpruneError, plain, shown
@@ -22,6 +23,7 @@ from stprune_ros.fleet.split import Cut
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
+from stprune_ros.replay.command import fault
 from stprune_ros.replay.moment import plain_values
 from stprune_ros.results import write_json
 from stprune_ros.vlm.loading import ModelIdentity
@@ -29,7 +31,6 @@ from stprune_ros.vlm.loading import ModelIdentity
 OWN = '.fleet'  # folder of what is no result: lock, rows, parts, and what is being written
 TRUTH = 'truth.json'
 OF_BAG = (METADATA, TRUTH)
-REPORTS = ('fleet.json', 'fleet.html', 'fleet.parquet')
 MAX_BYTES = 2**26  # of summary.json
 
 
@@ -43,19 +44,21 @@ class Ledger:
         self.output = output
         self._runs, self._models = runs, models
         self._inputs = {run.folder: inputs_of(run) for run in runs}  # as they are before anything runs
+        self._failed: set[Run] = set()
         self._numbers = count()
 
-    def require_own(self, resume: bool) -> None:
-        """Raise StpruneError where the folder holds something else than results of these runs, or is not resumed."""
+    def take_over(self, resume: bool) -> None:
+        """Take what an earlier fleet has done of these runs for done, but for replays that failed.
+
+        Raises StpruneError where the folder holds something else than results of these runs, or is not resumed.
+        """
         there = sorted(path.name for path in self.output.iterdir() if path.name != OWN)
         if there and not resume:
             raise StpruneError(
                 f"'{self.output}' is not empty ('{there[0]}'): add --resume to run what an earlier fleet left, or name"
                 ' another --output'
             )
-        for run in self._runs:
-            if self.home(run).exists():
-                self._require_same(run)
+        self._failed = {run for run in self._runs if self.home(run).exists() and not self._is_kept(run)}
         self.discard_work()  # of a fleet that was killed
 
     def home(self, run: Run) -> Path:
@@ -63,8 +66,8 @@ class Ledger:
         return self.output / run.folder
 
     def is_done(self, run: Run) -> bool:
-        """Whether the folder of a run is there."""
-        return self.home(run).exists()
+        """Whether the folder of a run is there, and not that of a replay which failed under an earlier fleet."""
+        return self.home(run).exists() and run not in self._failed
 
     def summary(self, run: Run) -> dict[str, Any]:
         """The content of summary.json of a run that is done. Raises BagError where it is not readable."""
@@ -94,7 +97,10 @@ class Ledger:
         self._inputs_file(run).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._inputs_file(run), self._inputs[run.folder])
         move(rows_beside(place), self.rows(run))
+        if self.home(run).exists():  # of a replay that failed
+            move(self.home(run), self.new_place())
         move(place, self.home(run))
+        self._failed.discard(run)
 
     def discard(self, place: Path) -> None:
         """Remove what a worker wrote that is not wanted."""
@@ -134,16 +140,25 @@ class Ledger:
     def _work(self) -> Path:
         return self.output / OWN / 'work'
 
-    def _require_same(self, run: Run) -> None:
+    def _is_kept(self, run: Run) -> bool:
+        """Whether the results of a run stay as they are; it is tried again where it failed: its bag may be repaired.
+
+        Raises SettingsError where they are those of another run.
+        """
         summary = self.summary(run)
-        with Bag(run.drive.path) as bag:
-            windows = BagWindows(bag, run.setting.settings)
-            identity = bag_identity(bag, windows.topics.images)
-        sentence = self._difference(run, summary, identity) or self._changed(run)
+        sentence = self._difference(run, summary, None)
+        if not sentence and fault(summary, run.drive.path):
+            return False
+        if not sentence:
+            with Bag(run.drive.path) as bag:
+                windows = BagWindows(bag, run.setting.settings)
+                identity = bag_identity(bag, windows.topics.images)
+            sentence = self._difference(run, summary, identity) or self._changed(run)
         if sentence:
             raise SettingsError(
                 f"'{self.home(run)}' holds the results of another run: {sentence}; name another --output, or remove it"
             )
+        return True
 
     def _changed(self, run: Run) -> str:
         """Which file has another size or time than before the run, '' where none has."""
@@ -194,17 +209,40 @@ def inputs_of(run: Run) -> dict[str, list[int]]:
 
 @contextmanager
 def locked(output: Path) -> Iterator[None]:
-    """Hold the folder for one fleet; makes it. Raises StpruneError while another fleet does."""
+    """Hold the folder for one fleet; makes it, and leaves nothing of that where nothing was written.
+
+    Raises StpruneError while another fleet holds it.
+    """
     own = output / OWN
+    made = [folder for folder in (own, output, *output.parents) if not folder.exists()]
     own.mkdir(parents=True, exist_ok=True)
-    with (own / 'lock').open('w') as lock:
+    file = own / 'lock'
+    with file.open('w') as lock:
+        if not _is_taken(lock, file):
+            raise StpruneError(f"another fleet is writing to '{output}': wait for its end, or name another --output")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StpruneError(
-                f"another fleet is writing to '{output}': wait for its end, or name another --output"
-            ) from None
-        yield
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+            _remove_empty(made)
+
+
+def _is_taken(lock: TextIO, file: Path) -> bool:
+    """Take the lock, where nobody has it and it is still the file of this name: a fleet that ends removes its own."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(lock.fileno()), file.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, as long as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def rows_beside(place: Path) -> Path:

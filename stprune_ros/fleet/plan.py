@@ -10,16 +10,19 @@ from glob import glob
 from itertools import product
 from pathlib import Path
 
-from stprune_ros.errors import BagError, SettingsError, plain
+from stprune_ros.errors import BagError, SettingsError, plain, require_utf8
 from stprune_ros.parameter import Parameter
+from stprune_ros.replay.moment import PARAMETER_FILE
 from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
 STORAGES = ('.mcap', '.db3')
 PACKED = ('.mcap.zstd', '.db3.zstd')
-METADATA, SUMMARY = 'metadata.yaml', 'summary.json'
+METADATA = 'metadata.yaml'
+RESULTS, OF_REPLAY = 'results.mcap', ('summary.json', PARAMETER_FILE)  # what replays leave
 BASE = 'base'  # the setting of --params alone
-MAX_NAME = 100  # characters of a folder
+REPORTS = ('fleet.json', 'fleet.html', 'fleet.parquet')  # beside the folders of bags
+MAX_NAME = 100  # bytes of a folder; a file system takes 255, endings and digests included
 TRUTHS = {'true': True, 'false': False}
 
 
@@ -68,7 +71,8 @@ def runs_of(drives: Sequence[Drive], settings: Sequence[Setting]) -> list[Run]:
 def find_drives(given: Sequence[str]) -> list[Drive]:
     """The bags that are named: bag folders, bag files, folders that hold bags at any depth, or patterns of these.
 
-    Raises BagError where one of ``given`` names none, two have one name, or a folder may be one bag or several.
+    Raises StpruneError where one of ``given`` names none, two have one name, one is not UTF-8, or a folder may be one
+    bag or several.
     """
     paths: dict[Path, Path] = {}
     for text in given:
@@ -79,7 +83,12 @@ def find_drives(given: Sequence[str]) -> list[Drive]:
             raise BagError(
                 f"'{plain(text)}' {what}: name bag folders, .mcap or .db3 files, a folder that holds some, or a pattern"
             )
-        paths |= {bag.resolve(): bag for bag in found if bag.resolve() not in paths}
+        for bag in found:
+            place = bag.resolve()
+            if place not in paths or bag.name == place.name:  # a link to it that is found, too, gives it no other name
+                paths[place] = bag
+    for path in paths.values():
+        require_utf8(str(path))
     apart = [path for place, path in paths.items() if place.parent not in paths]  # no file of a bag beside the bag
     drives = [Drive(path, _folder_name(_stem(path)), _size(path)) for path in apart]
     by_name: dict[str, Drive] = {}
@@ -152,11 +161,11 @@ def _item(kind: type, text: str) -> object:
 def _bags_at(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     """The bags that a file or folder is or holds, in order of their names. A link to a folder ``above`` ends there."""
     if path.is_file():
-        if path.suffix in STORAGES:
+        if path.suffix in STORAGES and not _is_of_replay(path.parent):
             yield path
         return
     place = path.resolve()
-    if not path.is_dir() or (path / SUMMARY).is_file() or place in above:  # what a replay left is no drive
+    if not path.is_dir() or _is_of_replay(path) or place in above:
         return
     files = sorted(file.name for file in path.iterdir() if file.name.endswith((*STORAGES, *PACKED)))
     if (path / METADATA).is_file() or len(files) == 1:
@@ -170,6 +179,11 @@ def _bags_at(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
         for folder in sorted(path.iterdir()):
             if folder.is_dir() and not folder.name.startswith('.'):
                 yield from _bags_at(folder, (*above, place))
+
+
+def _is_of_replay(folder: Path) -> bool:
+    """Whether a replay wrote here, also one that was killed: that is no drive."""
+    return (folder / RESULTS).is_file() and any((folder / name).is_file() for name in OF_REPLAY)
 
 
 def _stem(path: Path) -> str:
@@ -186,6 +200,7 @@ def _size(path: Path) -> int:
 def _folder_name(text: str) -> str:
     """The text itself where a folder may be called so, else what is left of it with a digest that keeps it apart."""
     clean = re.sub(r'[^\w.,=+-]', '_', text)
-    if clean == text and len(text) <= MAX_NAME and not text.startswith('.'):
+    if clean == text and len(text.encode()) <= MAX_NAME and not text.startswith(('.', *REPORTS)):
         return text
-    return f'{clean.lstrip(".")[:MAX_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
+    short = clean.lstrip('.').encode()[:MAX_NAME].decode(errors='ignore')
+    return f'{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from stprune_ros.errors import plain
 from stprune_ros.fleet.plan import Run
 from stprune_ros.fleet.split import Cut
 from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # they import torch
     from stprune_ros.evaluation.case import CaseSource
+    from stprune_ros.evaluation.datasets.asking import FaultRow, OpenMoment, Said
+    from stprune_ros.evaluation.datasets.dataset import Dataset
+    from stprune_ros.evaluation.datasets.files import Faults
     from stprune_ros.evaluation.fidelity import EvaluationPlan
     from stprune_ros.evaluation.hits import SceneResult
 
@@ -48,6 +52,15 @@ class JoinParts:
     home: Path
 
 
+class AskedModel(NamedTuple):
+    """A loaded model and its prompt, as far as answers depend on them."""
+
+    model_id: str
+    revision: str
+    dtype: str
+    prompt_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class AskScene:
     """Evaluate one scene of a data set, as `SceneEvaluator` does."""
@@ -57,9 +70,30 @@ class AskScene:
     settings: Settings
     scene: int
 
+    @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+        return f'scene {self.scene}'
+
+
+@dataclass(frozen=True, slots=True)
+class AskMoment:
+    """Ask the ``model`` of these settings about one moment of a set, as `Asking` does; ``dataset`` holds no moments."""
+
+    dataset: Dataset
+    settings: Settings
+    model: AskedModel
+    asked: OpenMoment
+
+    @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+        return f"the moment of question '{plain(self.asked.moment.questions[0].id)}'"
+
 
 RunTask = ReplayRun | ReplayPart | JoinParts
-Task = RunTask | AskScene
+AskTask = AskScene | AskMoment
+Task = RunTask | AskTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +117,15 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """What was said about a moment, as `MomentSaid`."""
+
+    pictures: list[FaultRow] | None
+    said: list[Said]
+    faults: Faults
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The task cannot be done, in one sentence: neither here nor elsewhere."""
 
@@ -96,7 +139,7 @@ class Died:
     reason: str
 
 
-Outcome = Done | Split | Asked | Broken
+Outcome = Done | Split | Asked | Answered | Broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from stprune_ros.errors import BagError, StpruneError, one_line
+from stprune_ros.errors import BagError, ModelError, StpruneError, one_line, sentence_of, shown
+from stprune_ros.evaluation.datasets.asking import Asking, instructed
 from stprune_ros.evaluation.fidelity import SceneEvaluator
 from stprune_ros.fleet.index import write_rows
 from stprune_ros.fleet.ledger import rows_beside
@@ -17,7 +18,10 @@ from stprune_ros.fleet.parts import RecordedTicks, write_part
 from stprune_ros.fleet.plan import Run
 from stprune_ros.fleet.split import cuts, seen_ticks, why_whole
 from stprune_ros.fleet.tasks import (
+    Answered,
     Asked,
+    AskedModel,
+    AskMoment,
     AskScene,
     Broken,
     Done,
@@ -69,12 +73,11 @@ class Worker:
                 return self._part(task, tell)
             if isinstance(task, JoinParts):
                 return self._join(task, tell)
+            if isinstance(task, AskMoment):
+                return self._answer(task)
             return self._ask(task)
-        except StpruneError as error:
-            return Broken(' '.join(str(error).splitlines()))
-        except OSError as error:
-            where = f"'{error.filename}': " if error.filename is not None else ''
-            return Broken(f'{where}{error.strerror or one_line(error)}')
+        except (StpruneError, OSError) as error:
+            return Broken(sentence_of(error))
         except Exception as error:
             return Broken(f'{type(error).__name__}: {one_line(error)}')
 
@@ -119,6 +122,20 @@ class Worker:
         if self._evaluator is None or self._evaluator[0] != wanted:
             self._evaluator = (wanted, SceneEvaluator(*wanted))
         return Asked(self._evaluator[1].evaluate(task.scene))
+
+    def _answer(self, task: AskMoment) -> Answered:
+        backend, prompt = self._model(task.settings)
+        info = backend.info
+        here = AskedModel(info.model_id, info.revision, info.dtype, prompt.id)
+        for name, wanted, found in zip(here._fields, task.model, here):
+            if found != wanted:
+                raise ModelError(
+                    f'a worker has {name} {shown(found)}, and this command {shown(wanted)}: use one model folder on all'
+                    ' machines, and name model.device and model.dtype'
+                )
+        asking = Asking(task.dataset, task.settings, backend, instructed(prompt, task.dataset, info))
+        told = asking.about(task.asked)
+        return Answered(told.pictures, list(told.said), told.faults)
 
     def _model(self, settings: Settings) -> tuple[Backend, Prompt]:
         """The model of these settings; it stays as long as the next settings ask for the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stprune_ros.fleet.tasks import Broken, Died, Outcome, Pace, Task
 from stprune_ros.io.bag_reader import Bag
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,3 +130,55 @@ def messages_of(folder: Path) -> list[tuple[str, int, str]]:
             if record.topic.startswith('/stprune_node/output') or '/probability/' in record.topic:
                 found.append((record.topic, record.receive_ns, repr(message)))
     return found
+
+
+STUCK = Broken('still at it')
+LONG_S = 20.0
+
+
+class Script:
+    """Workers that do at once what ``act`` says of a task; the last one that was given is done first.
+
+    Who waits longer than ``LONG_S`` for one that is stuck would do so for ever.
+    """
+
+    def __init__(self, count: int, act: Callable[[Task], Outcome | Died]) -> None:
+        self.count, self.act = count, act
+        self.given: list[Task] = []
+        self.waiting: list[tuple[int, Task]] = []
+        self.told: dict[int, Pace] = {}
+        self.ended: dict[int, str] = {}
+        self.stuck_since = math.inf
+
+    @property
+    def idle(self) -> int:
+        return self.count - len(self.waiting)
+
+    def submit(self, number: int, task: Task) -> None:
+        assert self.idle > 0 and number not in self.told
+        self.given.append(task)
+        self.told[number] = Pace(1, 4, 2)
+        self.waiting.append((number, task))
+
+    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
+        number, task = self.waiting[-1]
+        if number in self.ended:
+            found: Outcome | Died = Died(self.ended[number])
+        else:
+            found = self.act(task)
+        if found == STUCK:
+            self.stuck_since = min(self.stuck_since, time.monotonic())
+            assert time.monotonic() - self.stuck_since < LONG_S, f'nobody has ended it within {LONG_S:g} s'
+            return []
+        self.stuck_since = math.inf
+        self.waiting.pop()
+        return [(number, found)]
+
+    def paces(self) -> dict[int, Pace]:
+        return dict(self.told)
+
+    def end(self, number: int, why: str) -> None:
+        self.ended[number] = why
+
+    def close(self) -> None:
+        """Nothing is left of them."""

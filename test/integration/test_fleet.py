@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[
 
 from helpers.browser import FAINT, NAMELESS, OpenPage, chromium
 from helpers.fleets import Command, cluster, descendants, messages_of, summary_of
+from helpers.question_sets import grey_set, needs_packages, qa
 from helpers.reports import report_in
 from helpers.small_bags import drive, write_bag
 from helpers.tiny_models import make_tiny_model
@@ -174,13 +176,37 @@ def ray_cluster() -> Iterator[tuple[str, dict[str, str]]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def ray_folders(below: dict[int, str]) -> set[Path]:
+    """The folders below /tmp in which processes of Ray work."""
+    return {Path(found) for title in below.values() for found in re.findall(r'/tmp/stprune-[^/ ]+', title)}
+
+
+def insist(command: Command) -> tuple[int, str, str]:
+    """SIGTERM again and again until the command ends."""
+    while command.process.poll() is None:
+        command.process.terminate()
+        time.sleep(0.05)
+    return command.end()
+
+
+def test_whoever_insists_while_ray_starts_leaves_nothing_behind(garage: Path, tmp_path: Path):
+    command = fleet(garage, tmp_path / 'out')
+    below = command.wait_until(lambda: ray_folders(descendants(command.process.pid)), 'process of Ray')
+    code, _, errors = insist(command)
+    assert code == 130 and errors.endswith('with --resume begins again\n'), errors
+    assert len(below) == 1 and not any(folder.exists() for folder in below)
+
+
 def test_an_interrupted_fleet_goes_on_where_it_was_on_a_cluster(garage: Path, ray_cluster, tmp_path: Path):
     output = tmp_path / 'out'
     command = fleet(garage, output)
     command.wait_until(lambda: list(output.glob('*/*/summary.json')), 'first result')
     below = descendants(command.process.pid)
+    [private] = ray_folders(below)
+    assert private.stat().st_mode & 0o777 == 0o700, 'what Ray keeps there is for nobody else'
     command.interrupt()
-    code, _, errors = command.end()
+    code, _, errors = insist(command)
+    assert not private.exists()
     assert code == 130 and 'the same command with --resume goes on' in errors, errors
     finished = {path: path.stat().st_mtime_ns for path in output.glob('*/*/summary.json')}
     found = results(output)
@@ -222,6 +248,36 @@ def test_an_evaluation_on_a_cluster_gives_the_answers_of_one_process(ray_cluster
     assert hits[0] == hits[1]
 
 
+@needs_packages
+def test_a_data_set_on_a_cluster_goes_on_after_sigkill_and_gives_the_answers_of_one_process(
+    ray_cluster, tmp_path: Path
+):
+    address, environment = ray_cluster
+    asked = [qa('Is it?', 'No.', 0), qa('what is there?', 'a car', 2)]
+    data = grey_set(tmp_path / 'set', {f'f{n}': {'perception': asked} for n in range(30)})
+    given = ('--dataset', 'drivelm', '--data', data, '--model', 'ringworld', '--methods', 'uniform,random')
+    here, there = tmp_path / 'here', tmp_path / 'there'
+    for folder in (here, there):
+        folder.mkdir()
+    assert main(['eval', *map(str, given), '--output', str(here / 'r.json')]) == 0
+    remote = (*given, '--output', there / 'r.json', '--address', address, '--workers', '2')
+    command, file = Command('eval', *remote, **environment), there / 'r.ringworld.drivelm.answers.jsonl'
+    command.wait_until(lambda: file.exists() and file.read_bytes().count(b'\n') > 8, 'first answers')
+    command.process.kill()
+    assert command.end()[0] == -signal.SIGKILL
+    before = file.read_bytes()
+    whole = before[: before.rfind(b'\n') + 1]
+    kept = whole.count(b'\n') - 1
+    assert 8 <= kept < 240
+    code, _, errors = Command('eval', *remote, '--resume', **environment).end()
+    assert code == 0 and f'{240 - kept} answers were asked for, {kept} were in the file already' in errors, errors
+    assert file.read_bytes().startswith(whole)
+    assert sorted(file.read_bytes().splitlines()) == sorted((here / file.name).read_bytes().splitlines())
+    others = {path.name for path in here.iterdir()} - {file.name}
+    assert others == {path.name for path in there.iterdir()} - {file.name}
+    assert all((here / name).read_bytes() == (there / name).read_bytes() for name in others)
+
+
 @pytest.mark.parametrize('kind', ['nobody', 'silent'])
 def test_an_address_that_does_not_answer_is_refused_within_ten_seconds(garage: Path, tmp_path: Path, kind: str):
     with socket.create_server(('127.0.0.1', 0)) as server:
@@ -235,4 +291,4 @@ def test_an_address_that_does_not_answer_is_refused_within_ten_seconds(garage: P
     assert code == 1
     assert f"no Ray cluster answers at '127.0.0.1:{port}'" in errors and errors.count('\n') <= 2
     assert time.monotonic() - begun < 20
-    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['.fleet']
+    assert not (tmp_path / 'out').exists()

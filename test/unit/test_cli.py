@@ -175,6 +175,30 @@ def test_replay_with_bad_parameters_exits_1(tmp_path: Path, capsys, values: str,
     assert words in one_sentence(capsys)
 
 
+LATIN1 = os.fsdecode(b'stra\xdfe')
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    [
+        ['replay', LATIN1, '--output', 'out'],
+        ['replay', 'bag', '--output', f'out/{LATIN1}'],
+        ['fleet', 'bag', LATIN1, '--output', 'out'],
+        ['compare', 'one', LATIN1, '--output', 'out'],
+        ['check', LATIN1],
+    ],
+)
+def test_names_that_are_no_utf8_are_refused(tmp_path: Path, capsys, monkeypatch, arguments: list[str]):
+    monkeypatch.chdir(tmp_path)
+    write_bag(tmp_path / 'bag', drive(1))
+    write_bag(tmp_path / LATIN1, drive(1))
+    before = sorted(tmp_path.rglob('*'))
+    assert main(arguments) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("stra?e' is not UTF-8, in which results would name it: rename it")
+    assert sorted(tmp_path.rglob('*')) == before
+
+
 def test_output_that_cannot_be_a_folder_exits_1(tmp_path: Path, capsys):
     taken = tmp_path / 'taken'
     taken.touch()

@@ -75,7 +75,9 @@ def test_results_of_something_else_are_not_touched(bag: Path, tmp_path: Path, ca
     assert 'is not empty' in refusal(capsys, bag, '--output', output)
     assert 'is where the bag itself lies' in refusal(capsys, bag, '--output', bag)
     assert (output / 'thesis.txt').read_text() == 'years of work'
-    assert sorted(path.name for path in output.iterdir() if path.name != '.fleet') == ['thesis.txt']
+    assert [path.name for path in output.iterdir()] == ['thesis.txt']
+    [name] = [path.name for path in bag.parent.iterdir()]
+    assert name == 'one' and not list(bag.rglob('.fleet'))
 
 
 @pytest.mark.usefixtures('_ray')
@@ -112,7 +114,7 @@ def test_a_fleet_in_a_few_lines():
             'truth': {'known': 2, 'hits': 1, 'misses': 1},
             'errors': 1,
         }
-        said = dict(enumerate(hints))
+        said = {(n, 0): hint for n, hint in enumerate(hints)}
         return Entry(Run(Drive(Path(name), name, 1), setting), DONE, deaths=1, summary=summary, said=said)
 
     settings = settings_of(Settings(), ['history.frames=1,2'])

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.fleets import STUCK, Script
 from helpers.small_bags import drive, write_bag
 
 from stprune_ros.errors import BagError, SettingsError, StpruneError
+from stprune_ros.fleet.asked import as_they_come, in_order
 from stprune_ros.fleet.dispatch import ATTEMPTS, Dispatcher, Progress
 from stprune_ros.fleet.index import DONE, FAILED, Entry
 from stprune_ros.fleet.ledger import Ledger, locked, rows_beside
 from stprune_ros.fleet.plan import Drive, Run, runs_of, settings_of
-from stprune_ros.fleet.scenes import asked_in_order
 from stprune_ros.fleet.split import Cut
 from stprune_ros.fleet.tasks import (
     Asked,
@@ -42,47 +43,6 @@ from stprune_ros.vlm.loading import ModelIdentity
 
 MODEL = ModelIdentity('tiny', 'weights', 'prompt', '')
 CUTS = (Cut(0, 1, 5, 5), Cut(2, 6, 9, 4))
-
-
-class Script:
-    """Workers that do at once what ``act`` says of a task; the last one that was given is done first."""
-
-    def __init__(self, count: int, act: Callable[[Task], Outcome | Died]) -> None:
-        self.count, self.act = count, act
-        self.given: list[Task] = []
-        self.waiting: list[tuple[int, Task]] = []
-        self.told: dict[int, Pace] = {}
-        self.ended: dict[int, str] = {}
-
-    @property
-    def idle(self) -> int:
-        return self.count - len(self.waiting)
-
-    def submit(self, number: int, task: Task) -> None:
-        assert self.idle > 0 and number not in self.told
-        self.given.append(task)
-        self.told[number] = Pace(1, 4, 2)
-        self.waiting.append((number, task))
-
-    def wait(self, timeout_s: float) -> list[tuple[int, Outcome | Died]]:
-        number, task = self.waiting[-1]
-        if number in self.ended:
-            found: Outcome | Died = Died(self.ended[number])
-        else:
-            found = self.act(task)
-        if found == STUCK:
-            return []
-        self.waiting.pop()
-        return [(number, found)]
-
-    def paces(self) -> dict[int, Pace]:
-        return dict(self.told)
-
-    def end(self, number: int, why: str) -> None:
-        self.ended[number] = why
-
-
-STUCK = Broken('still at it')
 
 
 @pytest.fixture
@@ -277,9 +237,9 @@ def test_a_worker_that_gets_further_is_left_alone(ledger: Ledger, runs: list[Run
 
 def test_results_of_these_runs_are_taken_up(ledger: Ledger, runs: list[Run]):
     dispatch(ledger, runs[:2], Script(1, write))
-    ledger.require_own(resume=True)
+    ledger.take_over(resume=True)
     with pytest.raises(StpruneError, match='is not empty'):
-        ledger.require_own(resume=False)
+        ledger.take_over(resume=False)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +259,7 @@ def test_results_of_another_run_are_refused(ledger: Ledger, runs: list[Run], cha
     file = ledger.home(runs[0]) / 'summary.json'
     file.write_text(json.dumps(summary(runs[0], **change)))
     with pytest.raises(SettingsError) as error:
-        ledger.require_own(resume=True)
+        ledger.take_over(resume=True)
     assert f"'{ledger.home(runs[0])}' holds the results of another run: " in str(error.value)
     assert words in str(error.value)
 
@@ -329,13 +289,13 @@ def test_results_of_another_recording_of_the_same_counts_are_refused(ledger: Led
     os.utime(storage, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))  # written anew, with the same first image
     again = Ledger(ledger.output, runs, {run.setting.name: MODEL for run in runs})
     with pytest.raises(SettingsError, match=f"holds the results of another run: '{storage.name}' has changed since"):
-        again.require_own(resume=True)
+        again.take_over(resume=True)
 
 
 def test_what_is_no_replay_is_refused(ledger: Ledger, runs: list[Run]):
     ledger.home(runs[0]).mkdir(parents=True)
     with pytest.raises(BagError, match='is no output folder of a replay'):
-        ledger.require_own(resume=True)
+        ledger.take_over(resume=True)
 
 
 def test_one_fleet_holds_a_folder(tmp_path: Path):
@@ -349,6 +309,19 @@ def test_one_fleet_holds_a_folder(tmp_path: Path):
                 os._exit(0 if 'another fleet is writing to' in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     with locked(tmp_path / 'out'):
+        pass
+
+
+def test_a_lock_that_its_fleet_removes_meanwhile_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever comes next makes another file, and two would write."""
+    real, file = fcntl.flock, tmp_path / 'out' / '.fleet' / 'lock'
+
+    def late(lock: Any, how: int) -> None:
+        file.unlink()
+        real(lock, how)
+
+    monkeypatch.setattr('fcntl.flock', late)
+    with pytest.raises(StpruneError, match='another fleet is writing to'), locked(tmp_path / 'out'):
         pass
 
 
@@ -374,7 +347,13 @@ def scenes(*numbers: int) -> list[AskScene]:
 
 def test_scenes_come_in_their_order_whoever_is_done_first():
     workers = Script(3, lambda task: Asked([task.scene]))  # type: ignore[union-attr, list-item]
-    assert list(asked_in_order(workers, scenes(5, 3, 9, 1))) == [[5], [3], [9], [1]]
+    assert list(in_order(workers, scenes(5, 3, 9, 1))) == [Asked([one]) for one in (5, 3, 9, 1)]  # type: ignore[list-item]
+
+
+def test_what_is_done_comes_at_once():
+    """The last one that was given is done first."""
+    workers = Script(2, lambda task: Asked([task.scene]))  # type: ignore[union-attr, list-item]
+    assert [place for place, _ in as_they_come(workers, scenes(*range(5)))] == [1, 2, 3, 4, 0]
 
 
 def test_a_scene_whose_worker_dies_is_asked_again():
@@ -387,12 +366,12 @@ def test_a_scene_whose_worker_dies_is_asked_again():
             return Died('killed')
         return Asked([task.scene])  # type: ignore[list-item]
 
-    assert list(asked_in_order(Script(2, act), scenes(5, 3))) == [[5], [3]]
+    assert list(in_order(Script(2, act), scenes(5, 3))) == [Asked([5]), Asked([3])]  # type: ignore[list-item]
     deaths[0] = ATTEMPTS
     with pytest.raises(StpruneError, match='3 workers in a row died of scene 3: killed'):
-        list(asked_in_order(Script(2, act), scenes(5, 3)))
+        list(in_order(Script(2, act), scenes(5, 3)))
 
 
 def test_a_scene_that_cannot_be_evaluated_ends_it():
     with pytest.raises(StpruneError, match='scene 5 cannot be evaluated: no colour'):
-        list(asked_in_order(Script(1, lambda task: Broken('no colour')), scenes(5)))
+        list(in_order(Script(1, lambda task: Broken('no colour')), scenes(5)))

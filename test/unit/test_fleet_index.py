@@ -57,7 +57,7 @@ def entry(bag: str, ratio: str, said: str, **more: Any) -> Entry:
         'truth': None,
         **more,
     }
-    return Entry(run_of(bag, ratio), DONE, summary=summary, said=dict(enumerate(hints)))
+    return Entry(run_of(bag, ratio), DONE, summary=summary, said={(n, 0): hint for n, hint in enumerate(hints)})
 
 
 def test_flips_are_counted_against_the_first_setting_of_the_same_bag():
@@ -85,6 +85,22 @@ def test_settings_are_summed_over_bags_and_weighted_by_ticks():
     assert found['truth'] == {'known': 3, 'hits': 2, 'misses': 1}
     assert found['hint_ms'] == {'p50': 20.0, 'p95': 90.0}
     assert found['hints'] == {'NONE': 1, 'STOP': 3}
+
+
+def test_of_a_replay_that_failed_only_errors_count():
+    """In most of its ticks nothing could be inferred: its means and its flips are those of nothing."""
+    failed = entry('b', '0.1', 'xxxS', tokens_kept=1.0, errors=3, truth={'known': 1, 'hits': 0, 'misses': 1})
+    failed.state, failed.sentence = FAILED, 'no memory'
+    other = entry('b', '0.2', 'NNNN')
+    found = content([entry('a', '0.1', 'SS', tokens_kept=10.0), failed, entry('a', '0.2', 'SN'), other], FACTS)
+    first, second = found['settings']
+    assert (first['done'], first['runs'], first['ticks'], first['errors']) == (1, 2, 2, 3)
+    assert (first['tokens_kept'], first['hints'], first['not_valid'], first['truth']) == (10.0, {'STOP': 2}, 0, None)
+    assert second['flips'] == {'ticks': 1, 'common': 2}
+    [only] = content([failed], FACTS)['settings']
+    assert (only['tokens_kept'], only['hint_ms'], only['truth'], only['ticks']) == (0.0, None, None, 0)
+    flips = [run['flips'] for bag in found['bags'] for run in bag['runs'] if run['bag'] == 'b']
+    assert flips == [None, None]
 
 
 def test_what_is_counted_adds_up():
@@ -144,6 +160,20 @@ def test_a_stamp_that_comes_again_has_a_row_again(tmp_path: Path, rig: CameraRig
     assert found == [(START_NS, 'STOP', '0', 1.0), (START_NS, 'STOP', '2', 3.0), (START_NS + 10**8, 'NONE', '1', 2.0)]
 
 
+def test_hints_of_a_stamp_that_comes_again_are_compared_one_by_one(tmp_path: Path, rig: CameraRig):
+    pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[fleet]'")
+    hints = []
+    for name, said in (('a', 'SNS'), ('b', 'SNN')):
+        behaviors = [{'S': Behavior.STOP, 'N': Behavior.NONE}[one] for one in said]
+        answers = [make_answer(Status.OK, behavior=one, stamp_ns=START_NS, stage_ms={'hint': 1.0}) for one in behaviors]
+        rows = tmp_path / f'{name}.parquet'
+        write_rows(write_run(tmp_path / name, answers, rig), run_of('a'), rows)
+        hints.append(hints_in(rows))
+    assert hints[0] == {(START_NS, 0): 'STOP', (START_NS, 1): 'NONE', (START_NS, 2): 'STOP'}
+    first, second = (Entry(run_of('a', ratio), DONE, said=said) for ratio, said in zip(('0.1', '0.2'), hints))
+    assert content([first, second], FACTS)['settings'][1]['flips'] == {'ticks': 1, 'common': 3}
+
+
 def test_rows_are_what_the_messages_say(tmp_path: Path, rig: CameraRig):
     pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[fleet]'")
     views = (
@@ -171,7 +201,7 @@ def test_rows_are_what_the_messages_say(tmp_path: Path, rig: CameraRig):
     assert first['notes'] == ['dark'] and first['description'] == 'a car'
     assert dict(first['stage_ms']) == pytest.approx(dict(answers[0].timing.stage_ms))
     assert (second['hint'], second['confidence']) == ('INVALID', None)
-    assert hints_in(rows) == {START_NS: hint.behavior.name, START_NS + 10**8: 'INVALID'}
+    assert hints_in(rows) == {(START_NS, 0): hint.behavior.name, (START_NS + 10**8, 0): 'INVALID'}
     joined = tmp_path / 'all.parquet'
     join_rows([rows, rows], joined)
     assert [row['stamp_ns'] for row in _read(joined)] == [START_NS, START_NS + 10**8] * 2

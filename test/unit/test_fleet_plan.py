@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from helpers.small_bags import drive, write_bag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stprune_ros.errors import BagError, SettingsError
+from stprune_ros.errors import BagError, SettingsError, StpruneError
 from stprune_ros.fleet.plan import BASE, Drive, find_drives, runs_of, settings_of
 from stprune_ros.settings.settings import Settings
 
@@ -52,11 +54,59 @@ def test_links_that_lead_back_end_there(drives: Path):
     assert names(drives / 'drives') == ['one', 'two']
 
 
-def test_what_replays_left_and_hidden_folders_are_no_drives(drives: Path):
-    write_bag(drives / 'drives' / 'out' / 'two' / 'base', drive(1))
-    (drives / 'drives' / 'out' / 'two' / 'base' / 'summary.json').write_text('{}')
+@pytest.mark.parametrize('beside', ['summary.json', 'replay.param.yaml'])
+def test_what_replays_left_and_hidden_folders_are_no_drives(drives: Path, beside: str):
+    """Neither where a folder is searched nor where a pattern names the file itself; a killed one left no summary."""
+    left = drives / 'drives' / 'out' / 'two' / 'base'
+    left.mkdir(parents=True)
+    (left / 'results.mcap').write_bytes((drives / 'three.mcap').read_bytes())
+    (left / beside).write_text('{}')
     write_bag(drives / 'drives' / '.trash' / 'old', drive(1))
     assert names(drives / 'drives') == ['one', 'two']
+    assert names(drives / 'drives' / '**') == ['one', 'two']
+    with pytest.raises(BagError, match=r"results\.mcap' holds no bag"):
+        find_drives([str(left / 'results.mcap')])
+
+
+def test_a_drive_may_have_a_summary_of_its_own(drives: Path):
+    (drives / 'drives' / 'two' / 'summary.json').write_text('{"rain": true}')
+    assert names(drives / 'drives') == ['one', 'two']
+
+
+def test_a_link_gives_no_other_name_to_a_bag_that_is_found_too(drives: Path):
+    (drives / 'drives' / 'a_link').symlink_to('two')
+    (drives / 'drives' / 'z_link').symlink_to('two')
+    (drives / 'a_link.mcap').symlink_to('three.mcap')
+    assert names(drives / 'drives') == ['one', 'two']
+    assert names(drives / '*.mcap') == ['three'] and names(drives / 'a_link.mcap') == ['a_link']
+    assert names(drives / 'drives' / 'z_link', drives / 'drives' / 'two') == ['two']
+    assert names(drives / 'drives' / 'z_link') == ['z_link'], 'as it was named'
+
+
+@pytest.mark.parametrize('name', ['fleet.json', 'fleet.html', 'fleet.parquet', 'fleet.json.part'])
+def test_no_bag_has_the_name_of_a_report(drives: Path, name: str):
+    (drives / 'drives' / 'two').rename(drives / 'drives' / name)
+    [found] = find_drives([str(drives / 'drives' / name)])
+    assert re.fullmatch(f'{re.escape(name)}-[0-9a-f]{{8}}', found.name)
+
+
+def test_bags_whose_names_are_no_utf8_are_refused_before_anything_runs(drives: Path):
+    write_bag(drives / 'drives' / os.fsdecode(b'stra\xdfe'), drive(1))
+    with pytest.raises(StpruneError, match=r"stra\?e' is not UTF-8, in which results would name it: rename it"):
+        find_drives([str(drives / 'drives')])
+
+
+def test_names_of_folders_leave_room_for_endings(drives: Path):
+    """A file system counts bytes."""
+    long = ['\U0001f697' * 60, '\U0001f697' * 60 + 'x', 'ä' * 100]
+    for name in long:
+        write_bag(drives / 'long' / name, drive(1))
+    found = names(drives / 'long')
+    assert len(set(found)) == 3 and all(len(name.encode()) <= 100 + 9 for name in found)
+    settings = settings_of(Settings(), [f'model.path={",".join(long)}'])
+    assert len({one.name for one in settings}) == 3
+    assert all(len(one.name.encode()) <= 100 + 9 for one in settings)
+    assert settings_of(Settings(), ['model.path=ä'])[0].name == 'model.path=ä'
 
 
 @pytest.mark.parametrize(
@@ -177,4 +227,4 @@ def test_settings_have_folders_of_their_own_whatever_their_values_are(values: li
     found = settings_of(Settings(), [f'model.path={",".join(values)}'])
     folders = [one.name for one in found]
     assert len(set(folders)) == len(values) == len(folders)
-    assert all(0 < len(Path(folder).parts) == 1 and len(folder) <= 120 for folder in folders)
+    assert all(len(Path(folder).parts) == 1 and len(folder.encode()) <= 109 for folder in folders)

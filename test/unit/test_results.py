@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,17 @@ def test_json_is_readable_and_replaces_what_was_there(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_names_that_are_no_unicode_come_back_as_they_were(tmp_path: Path):
+    name = os.fsdecode(b'caf\xe9.mcap')
+    write_json(tmp_path / 'result.json', {name: 'ü'})
+    assert json.loads((tmp_path / 'result.json').read_text(encoding='utf-8')) == {name: 'ü'}
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / 'result.json'
     write_json(path, {'old': 1})
 
-    def fill_the_disk(part: Path, text: str, encoding: str) -> int:
+    def fill_the_disk(part: Path, text: str, encoding: str, errors: str) -> int:
         with part.open('w', encoding=encoding) as file:
             file.write(text[:3])
         raise OSError('no space left on device')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
 from stprune_ros.evaluation.hits import Trial
 from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Encoding, Variant, variant_of
 from stprune_ros.settings.settings import Settings
-from stprune_ros.vlm.backend import Backend, Context, TextEmbedder
+from stprune_ros.vlm.backend import Backend, Context, ModelInfo, TextEmbedder
 from stprune_ros.vlm.parsing import clean_text
 from stprune_ros.vlm.prompt import Prompt
 
@@ -25,7 +26,89 @@ BATCH = 16  # questions with candidates that are asked in one pass, and written 
 ALL_TOKENS = 'none'
 
 
-@dataclass
+Said = tuple[AnswerKey, SetAnswer]
+FaultRow = tuple[str, str, int]  # as of `Faults.rows`
+UNUSABLE = 'questions left out, a picture cannot be used'
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMoment:
+    """What is to be asked about a moment: the ids of questions by trial."""
+
+    moment: Moment
+    ids: Mapping[Trial, Sequence[str]]
+
+    @property
+    def count(self) -> int:
+        """How many answers are open."""
+        return sum(map(len, self.ids.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class MomentSaid:
+    """What was said about a moment.
+
+    ``pictures`` is what is wrong with those that could be left out, None where one could not; ``faults`` is all that is
+    wrong, complete when all that was said has been taken.
+    """
+
+    asked: OpenMoment
+    pictures: list[FaultRow] | None
+    said: Iterable[Said]
+    faults: Faults
+
+
+def ask_all(asking: Asking, trials: Sequence[Trial], file: AnswerFile, answering: Answering) -> int:
+    """Ask what the file has no answer to, and return how many answers were added.
+
+    Raises Interrupted on Ctrl-C; what was answered is in the file then.
+    """
+    dataset, before = asking.dataset, len(file.answers)
+    moments = asking.open_moments(trials, file.answers)
+    total, left = len(dataset.questions) * len(trials), sum(one.count for one in moments)
+    faults: dict[int, Faults] = {}  # by moment
+    try:
+        with (
+            tqdm(total=total, initial=total - left, unit='answer', desc='questions', disable=None) as progress,
+            answering(asking, moments) as answered,
+        ):
+            for one in answered:
+                faults[one.asked.moment.id] = one.faults
+                if one.pictures is not None:  # they are in the file before the first answer is
+                    file.add_faults(one.asked.moment.questions[0].id, one.pictures)
+                for key, answer in one.said:
+                    file.add(key, answer)
+                progress.update(one.asked.count)
+    except KeyboardInterrupt:
+        raise _interruption(file) from None
+    finally:
+        for moment in dataset.moments:  # in their order, whichever was asked about first
+            dataset.faults.take(faults[moment.id].rows if moment.id in faults else _known(file, moment))
+    return len(file.answers) - before
+
+
+def _known(file: AnswerFile, moment: Moment) -> list[FaultRow]:
+    """What the file says of a moment whose pictures are not loaded again."""
+    return file.faults.get(moment.questions[0].id, []) if moment.questions else []
+
+
+def _interruption(file: AnswerFile) -> Interrupted:
+    if not file.answers:
+        return Interrupted('interrupted before the first answer was given', {})
+    return Interrupted(
+        f"interrupted after {len(file.answers)} answers: they are in '{file.path}', where --resume goes on",
+        {'files': [file.path]},
+    )
+
+
+def instructed(prompt: Prompt, dataset: Dataset, info: ModelInfo) -> Prompt:
+    """The prompt with what the set says of its notation; a model of one domain knows no other words than its own."""
+    if info.domain:
+        return prompt
+    return replace(prompt, system=f'{prompt.system}\n{dataset.instructions}'.strip())
+
+
+@dataclass(frozen=True, slots=True)
 class Asking:
     """A model that is asked about a set; ``prompt`` has the set's instructions."""
 
@@ -33,37 +116,18 @@ class Asking:
     settings: Settings
     backend: Backend
     prompt: Prompt
-    file: AnswerFile
 
-    def ask(self, trials: Sequence[Trial]) -> int:
-        """Ask what the file has no answer to, and return how many answers were added.
-
-        Raises Interrupted on Ctrl-C; what was answered is in the file then.
-        """
-        before, total = len(self.file.answers), len(self.dataset.questions) * len(trials)
-        try:
-            with tqdm(total=total, unit='answer', desc='questions', disable=None) as progress:
-                for moment in self.dataset.moments:
-                    if not moment.questions:
-                        continue
-                    ids = [question.id for question in moment.questions]
-                    defined = [trial for trial in trials if self._is_defined(trial, moment)]
-                    open_ids = {trial: [i for i in ids if self._is_open(i, trial)] for trial in defined}
-                    if any(open_ids.values()):
-                        self._ask_about(moment, open_ids)
-                    else:  # its pictures are not loaded again
-                        self.dataset.faults.take(self.file.faults.get(ids[0], ()))
-                    progress.update(len(ids) * len(trials))
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"interrupted after {len(self.file.answers)} answers: they are in '{self.file.path}', where --resume"
-                ' goes on',
-                {'files': [self.file.path]},
-            ) from None
-        return len(self.file.answers) - before
-
-    def _is_open(self, question_id: str, trial: Trial) -> bool:
-        return AnswerKey(question_id, trial) not in self.file.answers
+    def open_moments(self, trials: Sequence[Trial], answered: Collection[AnswerKey]) -> list[OpenMoment]:
+        """What of the set is not ``answered``, moment by moment: none of which nothing is open."""
+        found = []
+        for moment in self.dataset.moments:
+            ids = {
+                trial: [one.id for one in moment.questions if AnswerKey(one.id, trial) not in answered]
+                for trial in trials
+                if self._is_defined(trial, moment)
+            }
+            found.append(OpenMoment(moment, {trial: left for trial, left in ids.items() if left}))
+        return [one for one in found if one.ids]
 
     def _is_defined(self, trial: Trial, moment: Moment) -> bool:
         """Some methods always keep a whole image."""
@@ -74,36 +138,36 @@ class Asking:
         method = ALL_TOKENS if trial == BLIND_TRIAL else trial.method
         return variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene_id, self.settings)
 
-    def _ask_about(self, moment: Moment, open_ids: Mapping[Trial, Sequence[str]]) -> None:
-        """Encode a moment and ask what is open; where its pictures cannot be used that is counted."""
+    def about(self, asked: OpenMoment) -> MomentSaid:
+        """Load a moment; what is open is asked as it is taken. Where a picture cannot be used that is counted."""
+        faults, pictures = Faults(), Faults()
+        try:
+            cases = self.dataset.cases_about(asked.moment, pictures)
+        except StpruneError as error:
+            faults.add(UNUSABLE, str(error), len(asked.moment.questions))
+            return MomentSaid(asked, None, (), faults)
+        faults.take(pictures.rows)
+        return MomentSaid(asked, pictures.rows, self._answers(asked, cases, faults), faults)
+
+    def _answers(self, asked: OpenMoment, cases: Sequence[Case], faults: Faults) -> Iterator[Said]:
+        moment = asked.moment
         encoded: dict[tuple[bool, Encoding], EncodedScene] = {}
         try:
-            cases = self._load(moment)
-            for trial in (trial for trial, ids in open_ids.items() if ids):
+            for trial in asked.ids:
                 key = trial == BLIND_TRIAL, self._variant(trial, moment.id).encoding
                 if key not in encoded:
                     shown = cases[0].scene.with_grey_images() if key[0] else cases[0].scene
                     encoded[key] = EncodedScene.encode(shown, self.backend, key[1])
         except StpruneError as error:
-            reason = 'questions left out, a picture cannot be used'
-            self.dataset.faults.add(reason, str(error), len(moment.questions))
+            faults.add(UNUSABLE, str(error), len(moment.questions))
             return
         closed = {case.id for case in cases if case.candidates and self._can_choose(case)}
-        for trial in (trial for trial, ids in open_ids.items() if ids):
+        for trial, ids in asked.ids.items():
             variant = self._variant(trial, moment.id)
             scene = encoded[trial == BLIND_TRIAL, variant.encoding]
             tokens = sum(view.count for view in scene.views)
-            asked = [case for case in cases if case.id in open_ids[trial]]
-            for context, group in self._contexts(scene, variant, asked):
-                self._answer(context, group, closed, trial, tokens)
-
-    def _load(self, moment: Moment) -> list[Case]:
-        """The cases of a moment; what is wrong with its pictures is in the file before the first answer is."""
-        faults = Faults()
-        cases = self.dataset.cases(moment.id, faults)
-        self.file.add_faults(moment.questions[0].id, faults.rows)
-        self.dataset.faults.take(faults.rows)
-        return cases
+            for context, group in self._contexts(scene, variant, [case for case in cases if case.id in ids]):
+                yield from self._answer(context, group, closed, trial, tokens, faults)
 
     def _contexts(
         self, encoded: EncodedScene, variant: Variant, cases: Sequence[Case]
@@ -118,28 +182,34 @@ class Asking:
             yield encoded.prefill(variant.config, self.backend, self.prompt, options), [case]
 
     def _answer(
-        self, context: Context, cases: Sequence[Case], closed: Collection[str], trial: Trial, tokens: int
-    ) -> None:
+        self,
+        context: Context,
+        cases: Sequence[Case],
+        closed: Collection[str],
+        trial: Trial,
+        tokens: int,
+        faults: Faults,
+    ) -> Iterator[Said]:
         """Have candidates chosen for the ``closed`` ones, by their ids, and texts written for the others."""
         choices = [case for case in cases if case.id in closed]
         for start in range(0, len(choices), BATCH):
             batch = choices[start : start + BATCH]
             for case, answer in zip(batch, choose_answers(self.backend, context, batch), strict=True):
-                self.file.add(AnswerKey(case.id, trial), SetAnswer(answer, False, True, tokens))
+                yield AnswerKey(case.id, trial), SetAnswer(answer, False, True, tokens)
         for case in cases:
             if case.id not in closed:
-                self._write(context, case, trial, tokens)
+                yield from self._write(context, case, trial, tokens, faults)
 
-    def _write(self, context: Context, case: Case, trial: Trial, tokens: int) -> None:
+    def _write(self, context: Context, case: Case, trial: Trial, tokens: int, faults: Faults) -> Iterator[Said]:
         """Have a text written; a question that the model cannot take, as with a mark of an image in it, is counted."""
         try:
             said = self.backend.generate(context, case.question, self.settings.inference.max_new_tokens)
         except ModelError as error:
             if trial == FULL_TRIAL:
-                self.dataset.faults.add('questions left out, the model does not take them', f'{case.id}: {error}')
+                faults.add('questions left out, the model does not take them', f'{case.id}: {error}')
             return
         text, _ = clean_text(said.text)
-        self.file.add(AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens))
+        yield AnswerKey(case.id, trial), SetAnswer(text, not said.finished, False, tokens)
 
     def _can_choose(self, case: Case) -> bool:
         """Whether the model has words for the candidates; else it writes, as to any other question."""
@@ -148,3 +218,12 @@ class Asking:
         except ModelError:
             return False
         return True
+
+
+# Where moments are asked about: what was said about each of them, in any order, within the context.
+Answering = Callable[[Asking, Sequence[OpenMoment]], AbstractContextManager[Iterable[MomentSaid]]]
+
+
+def one_by_one(asking: Asking, moments: Sequence[OpenMoment]) -> AbstractContextManager[Iterable[MomentSaid]]:
+    """Ask in this process; an answer comes as soon as it was given."""
+    return nullcontext(map(asking.about, moments))

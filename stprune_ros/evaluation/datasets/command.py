@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation import fidelity
 from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
-from stprune_ros.evaluation.datasets.asking import Asking
+from stprune_ros.evaluation.datasets.asking import Answering, Asking, ask_all, instructed, one_by_one
 from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
 from stprune_ros.evaluation.datasets.files import OUTPUT, PREDICTIONS
 from stprune_ros.evaluation.datasets.judge import Judge, load_judge
@@ -72,8 +72,11 @@ class DatasetPlan:
     resume: bool
 
 
-def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
-    """Ask and write; returns 0. Raises StpruneError where the set cannot be read, or nothing of it be asked."""
+def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: Answering = one_by_one) -> int:
+    """Ask and write; returns 0. ``answering`` says where, see `Answering`.
+
+    Raises StpruneError where the set cannot be read, or nothing of it be asked.
+    """
     require_packages()
     form = FORMATS[plan.name]
     dataset = require_questions(form.read(plan.data, plan.frames)).first(plan.limit)
@@ -94,8 +97,8 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say) -> int:
     path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
     with AnswerFile(path, head, plan.resume) as file:
         before = len(file.answers)
-        asking = Asking(dataset, settings, backend, _instructed(prompt, dataset, info), file)
-        added = asking.ask(trials)
+        asking = Asking(dataset, settings, backend, instructed(prompt, dataset, info))
+        added = ask_all(asking, trials, file, answering)
         say(f'{added} answers were asked for, {before} were in the file already')
         judged = _judge(dataset, file, judge, trials) if judge else {}
     figures = Figures(dataset, trials, file.answers, judged)
@@ -148,13 +151,6 @@ def _require_possible(dataset: Dataset, methods: Sequence[str], settings: Settin
             raise StpruneError(
                 f"'{found[0]}' compares a view with its neighbours, and {dataset.world} has one camera: omit '{method}'"
             )
-
-
-def _instructed(prompt: Prompt, dataset: Dataset, info: ModelInfo) -> Prompt:
-    """The prompt with what the set says of its notation; a model of one domain knows no other words than its own."""
-    if info.domain:
-        return prompt
-    return replace(prompt, system=f'{prompt.system}\n{dataset.instructions}'.strip())
 
 
 def _judge(dataset: Dataset, file: AnswerFile, judge: Judge, trials: list[Trial]) -> dict[AnswerKey, float]:

@@ -84,13 +84,16 @@ class Dataset:
         """All questions, those that cannot be asked as well, as the file has them."""
         return sorted((*self.questions, *self.left_out), key=lambda question: question.place)
 
-    def cases(self, scene_id: int, faults: Faults | None = None) -> list[Case]:
+    def cases(self, scene_id: int) -> list[Case]:
+        """As `cases_about`; what is wrong with earlier pictures is counted among the faults of the set."""
+        return self.cases_about(self.moments[scene_id], self.faults)
+
+    def cases_about(self, moment: Moment, faults: Faults) -> list[Case]:
         """Load the pictures of a moment. Raises StpruneError where a current one cannot be used.
 
-        An earlier one that cannot be used is left out, and counted among ``faults``, or those of the set.
+        An earlier one that cannot be used is left out, and counted among ``faults``.
         """
-        moment, counted = self.moments[scene_id], self.faults if faults is None else faults
-        images = {camera: _row(row, counted) for camera, row in moment.pictures.items()}
+        images = {camera: _row(row, faults) for camera, row in moment.pictures.items()}
         scene = CaseScene(moment.id, moment.rig, images, moment.egos)
         return [
             Case(scene, q.text, q.candidates, next(iter(q.answers), ''), q.kind, q.form, q.id) for q in moment.questions
