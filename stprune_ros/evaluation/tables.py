@@ -14,9 +14,9 @@ Row = Mapping[str, Any]
 
 
 def to_markdown(found: Row, default: str) -> str:
-    """All tables, each behind the comment that docs/evaluation.md finds it by."""
+    """All tables, each behind the comment that pages of docs/ find it by."""
     return '\n\n'.join(
-        f'<!-- fidelity {found["world"]}: {name} -->\n{text}'
+        f'<!-- fidelity {found["host"]}, {found["world"]}: {name} -->\n{text}'
         for name, text in (
             ('all', by_ratio(found, accuracy_cell)),
             ('minus default', by_ratio(found, difference_cell, leave_out=default)),

@@ -360,20 +360,30 @@ def tables(name: str, page: str = 'evaluation.md') -> list[dict[str, str]]:
 
 
 @cache
-def fidelity(world: str = 'ringworld') -> dict[str, Any]:
-    """The committed result: its default method and the table of the bundled model in a world."""
+def fidelity(world: str = 'ringworld', host: str = 'ringworld') -> dict[str, Any]:
+    """The committed result: its default method and the table of a host in a world."""
     content = json.loads((RESULTS / 'fidelity.json').read_text(encoding='utf-8'))
-    [found] = [table for table in content['tables'] if table['world'] == world]
+    [found] = [table for table in content['tables'] if (table['world'], table['host']) == (world, host)]
     return {'default': content['default'], **found}
 
 
-@pytest.mark.parametrize(('world', 'shown'), [('ringworld', 5), ('hard', 3)])
-def test_fidelity_tables_are_the_committed_result(world: str, shown: int):
-    """All of ringworld; of the hard world accuracies, differences and areas under curves."""
-    text, found = text_of(ROOT / 'docs' / 'evaluation.md'), fidelity(world)
+@pytest.mark.parametrize(
+    ('page', 'host', 'world', 'shown'),
+    [
+        ('evaluation.md', 'ringworld', 'ringworld', 5),
+        ('evaluation.md', 'ringworld', 'hard', 3),
+        ('hosts.md', 'ringworld_neutral', 'ringworld', 2),
+        ('hosts.md', 'ringworld_neutral', 'hard', 2),
+        ('hosts.md', 'ringworld_internvl', 'ringworld', 2),
+        ('hosts.md', 'ringworld_internvl', 'hard', 2),
+    ],
+)
+def test_fidelity_tables_are_the_committed_result(page: str, host: str, world: str, shown: int):
+    """All of the bundled host in ringworld; else accuracies and differences, and areas under curves at times."""
+    text, found = text_of(ROOT / 'docs' / page), fidelity(world, host)
     printed = to_markdown(found, found['default']).split('\n\n')
     assert len(printed) == 5
-    assert text.count(f'<!-- fidelity {world}: ') == shown == sum(part in text for part in printed)
+    assert text.count(f'<!-- fidelity {host}, {world}: ') == shown == sum(part in text for part in printed)
 
 
 @pytest.mark.parametrize('profile', ['none', 'orin_nx'])

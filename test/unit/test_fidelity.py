@@ -171,7 +171,7 @@ def test_a_table_has_a_row_for_every_method_ratio_and_label():
     ]  # fmt: skip
     things = {'scenes': 2, 'separability': 0.8, 'auc': {'commonness': 0.912, 'a': None}}
     shown = to_markdown({**table, 'things': things}, 'a')
-    assert shown.count('<!-- fidelity ringworld: ') == 5
+    assert shown.count(f'<!-- fidelity {table["host"]}, ringworld: ') == 5
     assert shown.splitlines()[-4:] == [
         '| 2 scenes | AUC for things |', '|---|---|', '| commonness | 0.91 |', '| a | n/a |',
     ]  # fmt: skip

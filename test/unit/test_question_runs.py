@@ -110,7 +110,7 @@ def test_the_bundled_model_takes_every_set_with_all_tokens_and_a_tenth(
     assert rows['none', 1.0, 'all']['accuracy'] > 0, 'the questions are of its own world'
     assert rows['uniform', 0.1, 'all']['minus_lo'] <= rows['uniform', 0.1, 'all']['minus_default']
     assert "model 'ringworld' knows only ringworld" in told.err
-    assert f'<!-- fidelity {name}: all -->' in told.out and f'| {DEFAULT} | 10% |' in told.out
+    assert f'<!-- fidelity ringworld, {name}: all -->' in told.out and f'| {DEFAULT} | 10% |' in told.out
     assert (tmp_path / f'r.ringworld.{name}.png').stat().st_size > 10_000
     lines = (tmp_path / f'r.ringworld.{name}.answers.jsonl').read_text().splitlines()
     assert len(lines) == 1 + 4 * questions
