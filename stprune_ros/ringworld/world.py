@@ -65,12 +65,13 @@ class SteppedWorld:
     """A world that goes on by `STEP` seconds with each `step`; ``seconds`` says how far traffic is laid out.
 
     ``snapshot(t)`` gives its state at any time before `simulated_s`: how fast a pedestrian goes is seen from the
-    step after it. A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike and street
-    furniture.
+    step after it. Where drivers are compared pedestrians rest by numbers of their own (``apart``): whoever is kept
+    waiting changes nobody else. A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike
+    and street furniture.
     Raises SettingsError if the duration is not positive or exceeds ten minutes.
     """
 
-    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False) -> None:
+    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False, apart: bool = False) -> None:
         if not 0.0 < seconds <= 600.0:
             raise SettingsError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
         self.seed = seed
@@ -92,7 +93,10 @@ class SteppedWorld:
         self._ego_track: list[tuple[float, float]] = []  # progress and speed
         self._driver_track: list[np.ndarray] = []
         self._pedestrian_track: list[np.ndarray] = []
-        self._rng = rng
+        # Who draws from the numbers of all changes what the next one draws.
+        self._rests = [
+            np.random.default_rng([seed, 10, index]) if apart else rng for index in range(len(self._pedestrians))
+        ]
         self._record_states()
 
     @property
@@ -173,8 +177,8 @@ class SteppedWorld:
             driver.s += driver.v * STEP
         self._v = max(0.0, self._v + ego_acceleration * STEP)
         self._s += self._v * STEP
-        for pedestrian in self._pedestrians:
-            self._walk(pedestrian)
+        for pedestrian, rests in zip(self._pedestrians, self._rests, strict=True):
+            self._walk(pedestrian, rests)
 
     def _to_stop_line(self, position: float, t: float, axis: int, v: float) -> float:
         """Distance to the next stop line at red; infinite at green or where stopping is no longer possible."""
@@ -237,7 +241,7 @@ class SteppedWorld:
             return gap, closing
         return position[0] - half - FRONT_BUMPER, self._v - speed
 
-    def _walk(self, pedestrian: Pedestrian) -> None:
+    def _walk(self, pedestrian: Pedestrian, rests: np.random.Generator) -> None:
         if pedestrian.role == 'stand':
             return
         if pedestrian.role == 'along':
@@ -251,7 +255,7 @@ class SteppedWorld:
             return
         pedestrian.y += math.copysign(pedestrian.speed * STEP, pedestrian.goal - pedestrian.y)
         if abs(pedestrian.y - pedestrian.goal) < pedestrian.speed * STEP:
-            pedestrian.goal, pedestrian.pause = -pedestrian.goal, self._rng.uniform(1.0, 5.0)
+            pedestrian.goal, pedestrian.pause = -pedestrian.goal, rests.uniform(1.0, 5.0)
 
     def _gap_in_traffic(self, pedestrian: Pedestrian) -> bool:
         """Whether no vehicle is about to pass where the pedestrian wants to cross."""
