@@ -111,13 +111,15 @@ def drive_all(
             _run_all(open_tasks, workers, (plan, latency, settings, output))
     except (KeyboardInterrupt, BrokenProcessPool) as error:
         done = sum(files[task].exists() for task in tasks)
-        where = f"after {done} of {len(tasks)} drives: they are in '{output / DRIVES}', where --resume goes on"
         if isinstance(error, BrokenProcessPool):
             raise StpruneError(
-                f'one of {workers} processes that drive was ended from outside {where};'
-                ' where memory was short, choose fewer --workers'
+                f'one of {workers} processes that drive was ended from outside after {done} of {len(tasks)} drives: they'
+                f" are in '{output / DRIVES}', where --resume goes on; where memory was short, choose fewer --workers"
             ) from None
-        raise Interrupted(f'interrupted {where}', {'files': [plan_file]}) from None
+        raise Interrupted(
+            f"interrupted after {done} of {len(tasks)} drives: they are in '{output / DRIVES}', where --resume goes on",
+            {'files': [plan_file]},
+        ) from None
     return ran, {(seed, source.name): read_drive(files[seed, source], seed, plan.seconds) for seed, source in tasks}
 
 
