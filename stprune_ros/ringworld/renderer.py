@@ -35,8 +35,11 @@ DRAW_DISTANCE = 70.0  # m beyond which actors are not drawn
 SUN = np.array([0.45, 0.35, 0.82])
 RISE = np.linspace(0.0, 1.0, HEIGHT // 2, dtype=np.float32)[:, None, None]
 SKY_RGB = np.array([120, 165, 220]) * (1 - RISE) + np.array([205, 220, 232]) * RISE  # from the top to the horizon
-# Meadow, pavement, road and markings.
-GROUND_RGB = np.array([(104, 122, 84), (164, 160, 154), (84, 86, 90), (222, 222, 216)], np.float32)
+HAZE_ENDS = np.reciprocal(np.float32(0.0025))  # m from which it grows no more
+COLUMNS = np.tile(np.arange(WIDTH), HEIGHT)  # of the pixels of a picture
+# Meadow, pavement, road and markings, each with its seven grains; markings have none.
+GROUND_RGB = np.array([(104, 122, 84), (164, 160, 154), (84, 86, 90), (222, 222, 216)], np.float32).repeat(7, 0)
+GROUND_RGB[:21] += np.tile(np.arange(7, dtype=np.float32) * 1.5, 3)[:, None]
 GROUND_CLASSES = np.array([GROUND, GROUND, PAVED, MARKING], np.uint8)
 
 
@@ -201,18 +204,18 @@ class _Canvas:
         np.copyto(classes, self.classes, where=~drawn)
         actor_ids = np.array([row[2] for row in self.materials], np.int16).take(self.index)
         with np.errstate(divide='ignore'):
-            depth = np.where(self.nearness > 0, 1.0 / self.nearness, np.inf).astype(np.float32)
+            depth = np.reciprocal(self.nearness)
         self._windows(classes, depth)
         if self.snapshot.weather:
             glows = np.array([row[3] for row in self.materials])[self.index]
             rgb, clarity = in_weather(self._surfaces(depth, actor_ids, glows), self.snapshot.weather)
             return RenderedView(rgb, classes, actor_ids, depth, clarity)
-        plain = (classes == SKY) | (classes == RED_LIGHT) | (classes == GREEN_LIGHT)
-        haze = np.where(plain, np.float32(1.0), np.exp(self.nearness.clip(0.0025) ** -1 / np.float32(-140.0)))[
-            ..., None
-        ]
-        self.rgb *= haze
-        self.rgb += np.array([205, 220, 232], np.float32) * (1 - haze)
+        clear = np.exp(np.minimum(depth, HAZE_ENDS) / np.float32(-140.0))
+        clear[(classes == SKY) | (classes == RED_LIGHT) | (classes == GREEN_LIGHT)] = 1.0
+        hazy = 1 - clear
+        for channel, haze in enumerate((205.0, 220.0, 232.0)):  # one after another: rows of three would be slow
+            self.rgb[..., channel] *= clear
+            self.rgb[..., channel] += np.float32(haze) * hazy
         return RenderedView(self.rgb.clip(0, 255, out=self.rgb).astype(np.uint8), classes, actor_ids, depth)
 
     def _surfaces(self, depth: np.ndarray, actor_ids: np.ndarray, glows: np.ndarray) -> Surfaces:
@@ -229,15 +232,11 @@ class _Canvas:
 
     def _windows(self, classes: np.ndarray, depth: np.ndarray) -> None:
         pixels = np.flatnonzero((classes == BUILDING) & (depth < 60.0))
-        v, u = np.divmod(pixels, WIDTH)
-        z = depth.ravel()[pixels]
-        along = (
-            self.origin[0]
-            + self.origin[1]
-            + z * (self.axes[0, 2] + self.axes[1, 2] + self.u[u] * (self.axes[0, 0] + self.axes[1, 0]))
-        )
-        up = (self.origin[2] - z * self.v[v]) % 3.2
-        pane = pixels[(along % 3.0 < 1.5) & (up > 1.1) & (up < 2.6)]
+        slant = self.axes[0, 2] + self.axes[1, 2] + self.u * (self.axes[0, 0] + self.axes[1, 0])
+        along = self.origin[0] + self.origin[1] + depth.ravel()[pixels] * slant[COLUMNS[pixels]]
+        pixels = pixels[along % 3.0 < 1.5]
+        up = (self.origin[2] - depth.ravel()[pixels] * self.v[pixels // WIDTH]) % 3.2
+        pane = pixels[(up > 1.1) & (up < 2.6)]
         self.rgb.reshape(-1, 3)[pane] *= np.array([0.55, 0.62, 0.72], np.float32)
 
 
@@ -279,9 +278,6 @@ def _ground(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mark[middle] |= np.where(ry[middle] < rx[middle], x[middle], y[middle]) % 6.0 < 3.0
     across = np.nonzero(approach & (other > 6.0) & (other < 8.2))
     mark[across] |= nearest[across] % 1.1 < 0.55
-    kinds = np.where(mark, 3, np.where(road, 2, nearest < CURB)).astype(np.uint8)  # an index into both tables
+    kinds = np.where(mark, 3, np.where(road, 2, nearest < CURB)).astype(np.int32)
     grain = ((x * 7.0).astype(np.int32) * 31 + (y * 7.0).astype(np.int32) * 17) % 7
-    grain[mark] = 0
-    rgb = GROUND_RGB.take(kinds, 0)
-    rgb += (grain.astype(np.float32) * 1.5)[..., None]
-    return GROUND_CLASSES.take(kinds), rgb
+    return GROUND_CLASSES.take(kinds), GROUND_RGB.take(7 * kinds + grain, 0)
