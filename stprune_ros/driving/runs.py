@@ -114,7 +114,8 @@ def drive_all(
         if isinstance(error, BrokenProcessPool):
             raise StpruneError(
                 f'one of {workers} processes that drive was ended from outside after {done} of {len(tasks)} drives:'
-                f" they are in '{output / DRIVES}', where --resume goes on; where memory was short, choose fewer --workers"
+                f" they are in '{output / DRIVES}', where --resume goes on;"
+                ' where memory was short, choose fewer --workers'
             ) from None
         raise Interrupted(
             f"interrupted after {done} of {len(tasks)} drives: they are in '{output / DRIVES}', where --resume goes on",
