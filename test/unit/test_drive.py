@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -193,9 +199,58 @@ def test_an_interrupted_run_says_where_it_goes_on(
     assert (tmp_path / 'plan.json').exists()
 
 
+def kill_one() -> None:
+    os.kill(active_children()[0].pid or 0, signal.SIGKILL)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ('ending', 'code', 'sentence'),
+    [
+        (kill_one, 1, 'one of 2 processes that drive was ended from outside after'),
+        (interrupt, 130, 'interrupted after'),
+    ],
+)
+def test_what_was_driven_stays_when_a_process_is_ended(
+    ending: Callable[[], None], code: int, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing hangs, no process is left, and the run goes on."""
+    asked = ['drive', '--output', str(tmp_path), '--first-seed', str(SEED), '--scenes', '3', '--keep', '1']
+    asked += ['--seconds', '2', '--workers', '2']
+    drives = tmp_path / 'drives'
+
+    def end_soon() -> None:
+        while not [*drives.glob('*/*.json')]:
+            time.sleep(0.01)
+        ending()
+
+    thread = Thread(target=end_soon, daemon=True)
+    thread.start()
+    assert main(asked) == code
+    thread.join()
+    done = {file: file.stat().st_mtime_ns for file in drives.glob('*/*.json')}
+    said = capsys.readouterr().err
+    assert f"{sentence} {len(done)} of 9 drives: they are in '{drives}', where --resume goes on" in said
+    assert 0 < len(done) < 9
+    soon = time.monotonic() + 60.0
+    while active_children():
+        assert time.monotonic() < soon, 'a process was left behind'
+        time.sleep(0.05)
+    if ending is interrupt:
+        return
+    assert main([*asked, '--resume']) == 0
+    assert len([*drives.glob('*/*.json')]) == 9
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+
+
 @pytest.mark.parametrize(
     ('more', 'sentence'),
     [
+        (['--first-seed', str(2**31 - 1)], 'worlds 2147483647 to 2147483648 go beyond 2147483647, the highest seed'),
+        (['--scenes', str(10**12)], f'worlds {SEED} to {SEED + 10**12 - 1} go beyond 2147483647'),
         (['--method', 'best'], "there is no pruning method 'best'"),
         (['--hz', '100'], 'a recording at 100 Hz cannot be made'),
         (['--seconds', '1000'], 'a ringworld of 1000 s cannot be made'),
