@@ -84,6 +84,21 @@ def test_who_is_touched_and_how(actor: Actor, kind: str) -> None:
     assert standing == ([(actor.id, kind)] if kind == 'struck from behind' else [])
 
 
+@pytest.mark.parametrize(
+    ('x', 'degrees', 'kind'),
+    [
+        (CENTRE + 0.1, 0.0, 'vehicle ahead'),
+        (CENTRE - 0.1, 0.0, 'struck from behind'),
+        (5.0, 44.0, 'vehicle ahead'),
+        (5.0, 46.0, 'crossing vehicle'),
+        (5.0, -134.0, 'crossing vehicle'),
+        (5.0, -136.0, 'oncoming vehicle'),
+    ],
+)
+def test_where_one_kind_ends_and_the_next_begins(x: float, degrees: float, kind: str) -> None:
+    assert kind_of(scene().ego, vehicle(x, 0.0, math.radians(degrees))) == kind
+
+
 def test_nobody_beside_or_just_ahead_is_touched() -> None:
     others = [vehicle(FRONT_BUMPER + 2.21, 0.0), vehicle(CENTRE, 1.91), pedestrian(FRONT_BUMPER + 0.26, 0.0)]
     assert touched(scene(*others), others) == []

@@ -11,14 +11,14 @@ import pytest
 
 from stprune_ros.core.types import Behavior, Status
 from stprune_ros.driving.drive import run_drive
-from stprune_ros.driving.events import RED_LIGHT_RUN, STOP_LINE_RUN
+from stprune_ros.driving.events import HORIZON_S, RED_LIGHT_RUN, STOP_LINE_RUN
 from stprune_ros.driving.guides import NoHints, TrueHints
 from stprune_ros.driving.measures import MEASURES, measure
 from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, DrivePlan, Source, sources_of
 from stprune_ros.driving.planner import Planner
 from stprune_ros.driving.record import Drive, Event, Said, Step, Tick
 from stprune_ros.driving.summary import cell, summarize, to_markdown
-from stprune_ros.ringworld.world import SteppedWorld
+from stprune_ros.ringworld.world import STEP, SteppedWorld
 
 
 def step(t: float, speed: float, behavior: Behavior = Behavior.NONE, ttc: float = 5.0) -> Step:
@@ -124,3 +124,12 @@ def test_the_light_of_the_road_that_is_driven_counts(seed: int, run: list[tuple[
     found = run_drive(SteppedWorld(seed, 18.0), Planner(heeds=False), NoHints(), 2.0)
     lines = [(round(event.t, 2), event.kind) for event in found.events if event.actor == -1]
     assert lines == run
+
+
+def test_whoever_was_hit_is_met_no_more() -> None:
+    """A vehicle that stands ahead is driven through: one collision, and then the road is free."""
+    found = run_drive(SteppedWorld(930_016, 3.0), Planner(heeds=False), NoHints(), 2.0)
+    assert [event.kind for event in found.events] == ['vehicle ahead']
+    hit = found.events[0].t
+    assert [step.ttc > 0.0 for step in found.steps if step.t < hit] == [True] * round(hit / STEP)
+    assert {step.ttc for step in found.steps if step.t >= hit} == {HORIZON_S}
