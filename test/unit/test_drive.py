@@ -273,17 +273,6 @@ def test_a_slow_pipeline_takes_the_newest_images_and_its_hints_come_late(tmp_pat
     assert {step.behavior for step in ended} == {Behavior.UNKNOWN}
 
 
-def test_each_ratio_has_the_latency_of_its_tokens(tmp_path: Path) -> None:
-    """Both begin with the images of 0 s, as soon as odometry is trusted."""
-    late = latency_of('orin_nx', 1000.0)
-    driven = driver(late, tmp_path, replace(PLAN, seconds=2.5))
-    out = {source.keep: driven.drive(SEED, source)[0].said[0] for source in (Source(ALL_TOKENS), PRUNED)}
-    assert {said.stamp_s for said in out.values()} == {0.0}
-    for keep, said in out.items():
-        assert said.out_s == pytest.approx(0.1 + late.up_to_hint_ms(keep) / 1e3, abs=1e-6)
-    assert out[1.0].out_s - out[0.1].out_s == pytest.approx(0.7435, abs=1e-4)
-
-
 def test_a_hint_that_comes_after_its_end_is_stale(tmp_path: Path) -> None:
     drive, _ = driver(Latency('slow', 1000.0, hint_ms=1110.0), tmp_path).drive(SEED, PRUNED)
     assert {said.status for said in drive.said} == {Status.STALE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from stprune_ros.core.types import (
 from stprune_ros.driving import guides
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.files import drive_as_json, hints_of
-from stprune_ros.driving.guides import OnAnswer, PipelineHints, RecordedHints, TrueHints
-from stprune_ros.driving.latency import Latency
+from stprune_ros.driving.guides import NoHints, OnAnswer, PipelineHints, RecordedHints, TrueHints
+from stprune_ros.driving.latency import Latency, latency_of
 from stprune_ros.driving.planner import Planner
 from stprune_ros.driving.record import Drive, Said
 from stprune_ros.ringworld.recording import START_NS
+from stprune_ros.ringworld.truth import SceneTruth
 from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.settings import Settings
 
@@ -54,6 +56,22 @@ class Counting:
 @pytest.fixture(autouse=True)
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guides, 'Pipeline', Counting)
+
+
+class Listening(NoHints):
+    """Writes down what comes when, in ms since the start."""
+
+    looks = True
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, float]] = []
+
+    def take_odometry(self, message: Any, now_ns: int) -> None:
+        self.heard.append(('odometry', (now_ns - START_NS) / MS))
+
+    def take_images(self, messages: Sequence[tuple[str, Any]], truth: SceneTruth, now_ns: int) -> None:
+        assert {message.header.stamp.nanosec for _, message in messages} == {now_ns % 10**9}
+        self.heard.append(('images', (now_ns - START_NS) / MS))
 
 
 def driven(hint_ms: float, valid_for_ms: float = 2000.0, hz: float = 2.0, on_answer: OnAnswer | None = None) -> Drive:
@@ -94,6 +112,12 @@ def test_sets_wait_for_the_one_before_and_the_newest_wins() -> None:
     assert {said.status for said in drive.said} == {Status.OK}
 
 
+def test_a_set_that_waits_begins_between_two_steps() -> None:
+    """Free at 1.015 s, which is before the set of 1.03 s could take its place."""
+    said = driven(915.0, hz=1 / 0.515).said
+    assert [(one.stamp_s, one.out_s) for one in said[:2]] == [(0.0, 1.015), (0.515, 1.93)]
+
+
 def test_a_hint_is_stale_from_its_very_end_on() -> None:
     assert [said.status for said in driven(500.0, valid_for_ms=600.0).said[:2]] == [Status.STALE, Status.STALE]
     assert [said.status for said in driven(500.0, valid_for_ms=601.0).said[:2]] == [Status.OK, Status.OK]
@@ -112,6 +136,28 @@ def test_a_hint_is_written_down_with_what_was_kept_and_its_modelled_time() -> No
     assert (first.behavior, second.behavior) == (Behavior.STOP, Behavior.SLOW_DOWN)
     timing = answers[1].timing  # images of 0.5 s, begun at 1 s, out at 1.9 s
     assert (timing.wait_ms, timing.hint_ms, timing.stage_ms) == (500.0, 900.0, {'modelled': 900.0})
+
+
+@pytest.mark.parametrize(('keep', 'out_s'), [(1.0, 1.2104), (0.1, 0.4669)])
+def test_each_ratio_has_the_latency_of_its_tokens(keep: float, out_s: float) -> None:
+    latency = latency_of('orin_nx', 1000.0)
+    settings = Settings().changed({'pruning.keep_ratio': keep})
+    guide = PipelineHints(settings, None, None, latency)  # type: ignore[arg-type]
+    said = run_drive(SteppedWorld(SEED, 1.5), Planner(), guide, 2.0).said[0]
+    assert said.stamp_s == 0.0
+    assert said.out_s == pytest.approx(0.1 + latency.up_to_hint_ms(keep) / 1e3, abs=1e-6)
+    assert said.out_s == pytest.approx(out_s, abs=1e-4)
+
+
+def test_what_comes_out_at_the_very_end_is_no_part_of_a_drive() -> None:
+    assert [said.out_s for said in driven(975.0, hz=1.0).said] == [1.075, 2.05, 3.025]  # and 4
+
+
+def test_odometry_comes_before_the_images_of_its_time_and_everything_once() -> None:
+    guide = Listening()
+    run_drive(SteppedWorld(SEED, 1.0), Planner(), guide, 2.0)
+    odometry = [('odometry', 20.0 * sample) for sample in range(50)]
+    assert guide.heard == [odometry[0], ('images', 0.0), *odometry[1:26], ('images', 500.0), *odometry[26:]]
 
 
 @pytest.mark.parametrize('hint_ms', [0.0, 333.3, 900.0])
