@@ -138,5 +138,7 @@ def test_computed_times_are_those_of_the_docs(profile: str) -> None:
     assert f'{latency.valid_for_ms:g}' == rows['hints valid for, ms'][column]
     assert latency.up_to_hint_ms(0.1) == latency.encode_ms + latency.prefill_ms(0.1) + latency.hint_ms
     assert latency.up_to_hint_ms(1.0) > 2 * latency.up_to_hint_ms(0.1)
+    slow = replace(latency, hint_ms=5000.0)  # whose weights take longer to read than to compute with
+    assert slow.up_to_hint_ms(0.02) == slow.encode_ms + 2 * 5000.0
     with pytest.raises(SettingsError, match='computed times of a profile'):
         latency_of('workstation', 1000.0)
