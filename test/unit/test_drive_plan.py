@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from stprune_ros.driving import events, measures, plan, planner
+from stprune_ros.core.types import Behavior
+from stprune_ros.driving import events, measures, plan, planner, runs
 from stprune_ros.driving.command import filmed_source
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.guides import NoHints, TrueHints
-from stprune_ros.driving.latency import latency_of
+from stprune_ros.driving.latency import Latency, latency_of
 from stprune_ros.driving.measures import measure
 from stprune_ros.driving.plan import (
     ALL_TOKENS,
+    NO_HINTS,
+    TRUE_HINTS,
     VERSION,
     DrivePlan,
     Source,
@@ -27,7 +30,7 @@ from stprune_ros.driving.plan import (
     sources_of,
 )
 from stprune_ros.driving.planner import Planner
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, StpruneError
 from stprune_ros.ringworld import truth, world
 from stprune_ros.settings.settings import Settings
 
@@ -98,6 +101,39 @@ def test_drives_are_those_of_their_version() -> None:
         'hard': run_drive(hard.new_world(930_016), Planner(), TrueHints(1000.0), 2.0),
     }
     assert {name: [*measure(drive).values()] for name, drive in drives.items()} == DRIVEN[VERSION]
+
+
+def test_drives_go_on_with_more_ratios_but_no_other_plan(tmp_path: Path) -> None:
+    file, late = tmp_path / 'plan.json', named(profile='orin_nx')
+    file.write_text(json.dumps(late))
+    runs._refuse_another(file, late)
+    more = named(replace(PLAN, sources=sources_of(('uniform',), (0.1, 0.05))), profile='orin_nx')
+    runs._refuse_another(file, more)
+    faster = {**late, 'up_to_hint_ms': {**late['up_to_hint_ms'], '0.1': 1.0}}
+    for wrong in (faster, {**late, 'hz': 3.0}, named(), {**late, 'new': 1}):
+        with pytest.raises(StpruneError, match='is of drives under another plan: name another --output'):
+            runs._refuse_another(file, wrong)
+
+
+def test_each_drive_has_the_parameters_and_times_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+
+    class Caught(NoHints):
+        def __init__(self, settings: Settings, *_: Any) -> None:
+            seen.append(settings)
+
+    monkeypatch.setattr(runs, 'PipelineHints', Caught)
+    short = replace(PLAN, seconds=2.0, hz=1.0)
+    driver = runs.Driver(short, Latency('slow', 300.0), Settings(), tmp_path)
+    driver.drive(930_016, Source('random', 0.1))
+    driver.drive(930_015, Source(ALL_TOKENS))
+    found = [(one.pruning.method, one.pruning.keep_ratio, one.pruning.seed) for one in seen]
+    assert found == [('random', 0.1, 930_016), ('st_prune_joint', 1.0, 930_015)]
+    true, _ = driver.drive(930_016, Source(TRUE_HINTS))
+    none = [step.t for step in true.steps if step.behavior == Behavior.UNKNOWN and step.t < 1.0]
+    assert none[:2] == pytest.approx([0.0, 0.3])  # before the first hint, and after its end
+    assert {step.limit for step in driver.drive(930_016, Source(NO_HINTS))[0].steps} == {8.0}
+    assert len(seen) == 2
 
 
 def test_ratios_that_differ_have_names_that_differ() -> None:
