@@ -130,6 +130,10 @@ def test_what_is_written_fits_together(run: Path) -> None:
     assert shown['events'] == read(run, 'no_hints')['events'] != []
     with Image.open(run / 'film.webp') as film:
         assert film.n_frames == SECONDS * HZ
+        for frame in range(film.n_frames):
+            film.seek(frame)
+            film.load()
+            assert film.info['duration'] == 1000 / HZ  # ms
 
 
 def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
