@@ -13,7 +13,9 @@ from stprune_ros.settings.settings import Settings, nanoseconds
 
 WHOLE_FIRST_FRAME = ('evs', 'dtd')  # methods that always keep the first frame: undefined below one frame
 FLAGS = ('compensate_motion', 'calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicative_bonus')
-SWITCHES = ('ring', 'gauge', *FLAGS)  # pruning.budget and pruning.gauge_commonness, and those of the same name
+EVEN_SHARE = 0.5  # of '+even', where the settings have none
+# pruning.budget, pruning.gauge_commonness and pruning.even_share, and those of the same name
+SWITCHES = ('ring', 'gauge', 'even', *FLAGS)
 JOINT_SWITCHES = ('compensate_motion', 'skip_frozen', 'multiplicative_bonus')  # the others are about two stages
 RENAMED_SWITCHES = {old.partition('.')[2]: new.partition('.')[2] for old, new in RENAMED.items()}
 TURNS, FEW_PIXELS = 'refresh', 'side'  # switches of what is encoded: see `Encoding`
@@ -29,6 +31,7 @@ VARIANTS = (
     'st_prune_joint+ring',
     'st_prune_joint+gauge',
     'st_prune_joint+ring+gauge',
+    'st_prune_joint+ring+gauge+even',
     *(f'st_prune_joint+{switch}' for switch in JOINT_SWITCHES),
     'st_prune_joint+all',
     *(f'{method}+{TEXT}' for method in TEXT_METHODS),
@@ -121,11 +124,12 @@ def _config_of(name: str, keep: float, seed: int, settings: Settings) -> Pruning
             raise StpruneError(f"there is no switch '{switch}' in '{name}'; choose from {', '.join(SWITCHES)}, all")
     changes: dict[str, Any] = {flag: flag in on for flag in FLAGS}
     changes.update(budget='ring' if 'ring' in on else 'view', gauge_commonness='gauge' in on)
+    changes.update(even_share=(settings.pruning.even_share or EVEN_SHARE) if 'even' in on else 0.0)
     return replace(settings.pruning, method=method, keep_ratio=keep, seed=seed, **changes)
 
 
 def name_of(config: PruningConfig) -> str:
     """The name of a method with its switches, as `config_of` reads it."""
     on = {flag: getattr(config, flag) for flag in FLAGS}
-    on.update(ring=config.ring_budget, gauge=config.gauge_commonness)
+    on.update(ring=config.ring_budget, gauge=config.gauge_commonness, even=config.even_share > 0)
     return '+'.join([config.method, *(switch for switch in SWITCHES if on[switch])])

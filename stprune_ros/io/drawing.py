@@ -23,12 +23,19 @@ LEAST_WIDTH = 2 * TILE_WIDTH  # the header needs room
 QUALITY = 76  # of its JPEG
 
 DIMMING = 0.4  # brightness of dropped tokens, which are grey as well
-LETTERS = {Reason.MOTION: 'M', Reason.RECENCY: 'R', Reason.DIVERSITY: 'D', Reason.OTHER_VIEWS: 'U'}
+LETTERS = {
+    Reason.MOTION: 'M',
+    Reason.RECENCY: 'R',
+    Reason.DIVERSITY: 'D',
+    Reason.OTHER_VIEWS: 'U',
+    Reason.EVEN: 'E',
+}
 LEGEND = {
     Reason.MOTION: 'moves',
     Reason.RECENCY: 'recent',
     Reason.DIVERSITY: 'diverse',
     Reason.OTHER_VIEWS: 'unlike other views',
+    Reason.EVEN: 'even',
 }
 # From the palette of Okabe and Ito, which all kinds of colour vision tell apart.
 COLOURS = {
@@ -40,6 +47,7 @@ COLOURS = {
     Reason.COPY_IN_TIME: (120, 126, 138),
     Reason.COPY_IN_VIEW: (120, 126, 138),
     Reason.LIKE_KEPT: (52, 57, 66),
+    Reason.EVEN: (204, 121, 167),
 }
 DROPPED_COLOUR = (52, 57, 66)  # in the masks of the history
 GROUND, INK, SOFT = (18, 21, 27), (240, 242, 246), (160, 168, 182)

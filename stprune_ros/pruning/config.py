@@ -71,6 +71,14 @@ class PruningConfig:
         10.0,
         dynamic=True,
     )
+    even_share: float = parameter(
+        0.0,
+        'share of the budget that goes to an even lattice over all frames of a view first, as context for what stands'
+        ' out (st_prune_staged, st_prune_joint)',
+        0.0,
+        1.0,
+        dynamic=True,
+    )
     budget: str = parameter(
         'ring',
         'view: every view keeps its ratio; ring: all views compete for the same total, and each keeps half its ratio at'

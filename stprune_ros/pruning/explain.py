@@ -19,8 +19,15 @@ from torch import Tensor
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import trust_in
-from stprune_ros.pruning.pruner import CACHED_METHODS, COMMON_METHODS, lattice_bonus, overlap_masks, volatilities
-from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS, Reason
+from stprune_ros.pruning.pruner import (
+    CACHED_METHODS,
+    COMMON_METHODS,
+    even_masks,
+    lattice_bonus,
+    overlap_masks,
+    volatilities,
+)
+from stprune_ros.pruning.reason import DROPPED_REASONS, TERM_REASONS, Reason
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.temporal import recency, repeated_frames
 from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens, view_budget
@@ -38,7 +45,8 @@ def explain(
 ) -> list[Tensor]:
     """Per view uint8 (T, rows, columns): the `Reason` of every token, for the masks that `SpatioTemporalPruner` gave.
 
-    A kept token has one of `KEPT_REASONS`: ties go to the first. A dropped one is a copy, of what is kept in another
+    A kept token has one of `KEPT_REASONS`: `EVEN` where it lies on the lattice of ``even_share``, else the term that
+    carried it; ties go to the first. A dropped one is a copy, of what is kept in another
     frame or at the same time in another view, from a cosine of `COPY_COSINE` on where that is the most similar of all
     kept tokens; else it is like what is kept. `Reason.NONE` where nothing was weighed: a method that is not ours, or
     the keep ratio 1. ``views`` and ``history`` as the pruner had them; a ``cache`` makes it faster.
@@ -50,7 +58,12 @@ def explain(
             views = cache.attach(views, with_commonness=config.method in COMMON_METHODS)
         similarities = view_similarities(views)
         kept = [mask.flatten().to(x.units.device) for mask, x in zip(masks, similarities)]
-        carried = _carried_by(_terms(views, similarities, kept, config, history), config.ring_budget)
+        frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
+        terms = _terms(views, similarities, kept, config, history, frozen)
+        carried = _carried_by(terms, config.ring_budget)
+        if config.even_share and config.method in COMMON_METHODS:
+            even = even_masks(views, [view_budget(view, config) for view in views], config.even_share, frozen)
+            carried = [reasons.masked_fill(mask, Reason.EVEN) for reasons, mask in zip(carried, even)]
         stands_in = _stands_in(views, similarities, kept, config.method in COMMON_METHODS)
         found = [torch.where(keep, one, other) for keep, one, other in zip(kept, carried, stands_in)]
     return [reasons.to(torch.uint8).cpu().reshape(mask.shape) for reasons, mask in zip(found, masks)]
@@ -62,9 +75,9 @@ def _terms(
     kept: Sequence[Tensor],
     config: PruningConfig,
     history: int,
+    frozen: Sequence[Tensor] | None,
 ) -> list[Tensor]:
-    """Per view (4, N), one row for each of `KEPT_REASONS`; the distance of a view's only kept token is NaN."""
-    frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
+    """Per view (4, N), one row for each of `TERM_REASONS`; the distance of a view's only kept token is NaN."""
     volatile = volatilities(views, [x.units for x in similarities], config, frozen)
     extra = [x.units.new_zeros(x.units.shape[:2]) for x in similarities]  # recency of an even lattice, [T, P]
     if config.method in COMMON_METHODS:
@@ -77,8 +90,7 @@ def _terms(
             trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(likeness, similarities) if len(c)])
             budgets = [view_budget(view, config) for view in views]
             for added, bonus in zip(extra, lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))):
-                if len(added):
-                    added[-1] += bonus
+                added += bonus.view(added.shape)
         motion, newness, other = config.joint_weights
         other_views = [-other * trust * found for found in likeness]
     else:
@@ -130,7 +142,7 @@ def _neighbour_likeness(
 def _carried_by(terms: Sequence[Tensor], over_ring: bool) -> list[Tensor]:
     """Per view int64 (N,): the reason whose term lies farthest above its mean over the view, or ``over_ring``."""
     ring = torch.cat(list(terms), dim=1).nanmean(dim=1) if over_ring else None
-    reasons = torch.tensor(KEPT_REASONS, device=terms[0].device) if terms else torch.zeros(0)
+    reasons = torch.tensor(TERM_REASONS, device=terms[0].device) if terms else torch.zeros(0)
     found = []
     for term in terms:
         mean = term.nanmean(dim=1) if ring is None else ring

@@ -6,7 +6,8 @@ And everything enters one selection with the whole budget, so that no stage drop
 
 That what stands out matters holds for features that tell things from background. Whether they do shows without labels:
 the commonness of the tokens then falls in two groups, or has outliers. Where it does neither, its weight goes to an
-even lattice on the newest frame (`trust_in`).
+even lattice on the newest frame (`trust_in`). A model may also need some of what is around things to read them: that is
+what an even share of the budget is for, a lattice over all frames that is selected first.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
 NO_OUTLIERS, OUTLIERS = 1.5, 2.0  # skewness towards low values
+EVEN_BONUS = 10.0  # of the tokens of an even share: they are selected before all others
 Weights = tuple[float, float, float]  # of volatility, recency and commonness
 
 
@@ -39,7 +41,7 @@ def prune_joint(
     weights: Weights,
     frozen: Sequence[Tensor] | None = None,
     trust: Tensor | None = None,
-    newest_bonus: Sequence[Tensor] | None = None,
+    extra: Sequence[Tensor] | None = None,
     survivors: Sequence[Tensor] | None = None,
     multiplicative_bonus: bool = False,
     ring_budget: bool = False,
@@ -48,10 +50,10 @@ def prune_joint(
 
     views: per view unit rows and similarities, T = 0 for a view without frames; commonness: per view (T * P,);
     volatility: per view (P,) or (T, P); slots, history: see `temporal.recency`; budgets: per view; frozen: per view the
-    frames to select from last, bool (T,); trust: see `trust_in`, default 1; newest_bonus: per view what the tokens of
-    the newest frame get beside, (P,); survivors: per view the indices of the tokens to select from, (n,), default all;
-    multiplicative_bonus, ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget,
-    or with ``ring_budget`` masks of the summed budgets.
+    frames to select from last, bool (T,); trust: see `trust_in`, default 1; extra: per view what is added to the bonus,
+    (T * P,); survivors: per view the indices of the tokens to select from, (n,), default all; multiplicative_bonus,
+    ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget, or with
+    ``ring_budget`` masks of the summed budgets.
     """
     units = [x.units for x in views]
     masks = [torch.ones(0, dtype=torch.bool)] * len(units)  # of views without frames
@@ -65,8 +67,8 @@ def prune_joint(
         bonus = weights[0] * volatile + weights[1] * newness
         if frozen is not None:
             bonus = bonus + REPEATED_BONUS * stacked([frozen[i] for i in these])[..., None]
-        if newest_bonus is not None:
-            bonus[:, -1] += stacked([newest_bonus[i] for i in these])
+        if extra is not None:
+            bonus = bonus + stacked([extra[i] for i in these]).view(bonus.shape)
         common = stacked([commonness[i] for i in these])
         bonuses += (bonus.flatten(1) - weights[2] * (common if trust is None else trust * common)).unbind()
     similarities = [views[i].similarity for i in active]
@@ -98,6 +100,7 @@ def trust_in(commonness: Sequence[Tensor]) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def lattice(rows: int, columns: int, keep: int, device: torch.device) -> Tensor:
-    """At most ``keep`` tokens of one image, evenly: bool (rows * columns,)."""
-    return uniform_mask((1, rows, columns), min(keep, rows * columns)).to(device, non_blocking=True)
+def lattice(frames: int, rows: int, columns: int, keep: int, device: torch.device) -> Tensor:
+    """At most ``keep`` tokens, evenly over images of one grid: bool (frames * rows * columns,)."""
+    grid = (frames, rows, columns)
+    return uniform_mask(grid, min(keep, frames * rows * columns)).to(device, non_blocking=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stprune_ros.errors import SettingsError
 from stprune_ros.pruning.baselines.diversity import (
@@ -33,7 +34,7 @@ from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
 from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import lattice, prune_joint, trust_in
+from stprune_ros.pruning.joint import EVEN_BONUS, lattice, prune_joint, trust_in
 from stprune_ros.pruning.selection import token_budget
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.spatial import OverlapMasks, prune_spatial
@@ -181,10 +182,13 @@ def _over_all_views(
     slots = [view.slots for view in views]
     cached = [x.commonness for x in similarities if x.commonness is not None]
     common = cached if len(cached) == len(similarities) else commonness([x.units for x in similarities], slots)
-    trust = newest_bonus = survivors = None
+    trust = extra = survivors = None
     if config.gauge_commonness:
         trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
-        newest_bonus = lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
+        extra = lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
+    if config.even_share:
+        even = [EVEN_BONUS * mask for mask in even_masks(views, budgets, config.even_share, frozen)]
+        extra = even if extra is None else [one + other for one, other in zip(extra, even)]
     if first_stage:
         ratio = config.keep_ratio**FIRST_STAGE_SHARE
         counts = [token_budget(ratio, view.count) if view.count else 0 for view in views]
@@ -198,7 +202,7 @@ def _over_all_views(
             config.lambda_temporal,
             [frozen[i] for i in active] if frozen is not None else None,
             config.multiplicative_bonus,
-            newest_bonus=[newest_bonus[i] for i in active] if newest_bonus is not None else None,
+            extra=[extra[i] for i in active] if extra is not None else None,
         )
         found = iter(masks)
         survivors = [
@@ -215,7 +219,7 @@ def _over_all_views(
         config.joint_weights,
         frozen,
         trust,
-        newest_bonus,
+        extra,
         survivors,
         config.multiplicative_bonus,
         config.ring_budget,
@@ -223,13 +227,36 @@ def _over_all_views(
 
 
 def lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
-    """Per view (P,): ``bonus`` for the tokens of an even lattice of its budget on one frame, 0 for the others."""
+    """Per view (T * P,): ``bonus`` for an even lattice of its budget on the newest frame, 0 for all other tokens."""
     return [
-        bonus * lattice(view.tokens.shape[1], view.tokens.shape[2], budget, view.tokens.device)
+        pad(bonus * _lattice(view, 1, budget), (view.count - view.tokens.shape[1] * view.tokens.shape[2], 0))
         if view.count
         else view.tokens.new_zeros(0)  # it may lie on another device
         for view, budget in zip(views, budgets)
     ]
+
+
+def even_masks(
+    views: Sequence[ViewTokens], budgets: Sequence[int], share: float, frozen: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """Per view bool (T * P,): an even lattice over all its frames of ``share`` of its budget.
+
+    Nothing is said for frames that ``frozen``, per view bool (T,), calls repeated.
+    """
+    masks = [
+        _lattice(view, len(view.tokens), math.floor(share * budget + 0.5))
+        if view.count
+        else view.tokens.new_zeros(0, dtype=torch.bool)
+        for view, budget in zip(views, budgets)
+    ]
+    if frozen is None:
+        return masks
+    pairs = zip(masks, frozen)
+    return [mask & ~repeated.repeat_interleave(len(mask) // max(len(repeated), 1)) for mask, repeated in pairs]
+
+
+def _lattice(view: ViewTokens, frames: int, keep: int) -> Tensor:
+    return lattice(frames, *view.tokens.shape[1:3], keep, view.tokens.device)
 
 
 def volatilities(

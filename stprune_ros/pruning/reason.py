@@ -16,6 +16,7 @@ class Reason(IntEnum):
     COPY_IN_TIME = 5
     COPY_IN_VIEW = 6
     LIKE_KEPT = 7
+    EVEN = 8
 
     @property
     def words(self) -> str:
@@ -32,6 +33,8 @@ WORDS = {
     Reason.COPY_IN_TIME: 'another frame has a copy that stays',
     Reason.COPY_IN_VIEW: 'another view has a copy that stays',
     Reason.LIKE_KEPT: 'too like what is kept for what else speaks for it',
+    Reason.EVEN: 'it lies on the even lattice',
 }
-KEPT_REASONS = (Reason.MOTION, Reason.RECENCY, Reason.DIVERSITY, Reason.OTHER_VIEWS)
+TERM_REASONS = (Reason.MOTION, Reason.RECENCY, Reason.DIVERSITY, Reason.OTHER_VIEWS)
+KEPT_REASONS = (*TERM_REASONS, Reason.EVEN)
 DROPPED_REASONS = (Reason.COPY_IN_TIME, Reason.COPY_IN_VIEW, Reason.LIKE_KEPT)

@@ -100,19 +100,18 @@ def prune_temporal(
     frozen: Sequence[Tensor] | None = None,
     multiplicative_bonus: bool = False,
     ring_budget: bool = False,
-    newest_bonus: Sequence[Tensor] | None = None,
+    extra: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """MTP over every view at once.
 
     views: per view unit rows and similarities, T >= 1; volatility: per view (P,) or (T, P); slots, history: see
     `recency`; budgets: per view; frozen: per view the frames to select from last, bool (T,); multiplicative_bonus,
     ring_budget: see `select`. Returns per view a bool (T * P,) keep mask with exactly its budget, or with
-    ``ring_budget`` masks of the summed budgets. newest_bonus: per view what is added for the newest frame, (P,).
+    ``ring_budget`` masks of the summed budgets. extra: per view what is added to the bonus, (T * P,).
     """
     bonuses = [temporal_bonus(x.units, v, s, history, weight) for x, v, s in zip(views, volatility, slots)]
     if frozen is not None:
         bonuses = [b + REPEATED_BONUS * f.repeat_interleave(len(b) // len(f)) for b, f in zip(bonuses, frozen)]
-    if newest_bonus is not None:
-        for bonus, extra in zip(bonuses, newest_bonus):
-            bonus[-len(extra) :] += extra
+    if extra is not None:
+        bonuses = [bonus + added for bonus, added in zip(bonuses, extra)]
     return select([x.similarity for x in views], bonuses, budgets, multiplicative_bonus, ring_budget)

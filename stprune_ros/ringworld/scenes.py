@@ -54,9 +54,9 @@ def make_scene(seed: int, hard: bool = False) -> Scene:
     return _render_scene(world, seed, [now - gap - 1.0, now - gap - 0.5, now - gap, now], ((0, 1, 2, 3),))
 
 
-def make_drive(seed: int) -> Scene:
+def make_drive(seed: int, hard: bool = False) -> Scene:
     """Many windows of one world, used for training: ten frames 0.5 s apart, and two that follow one sooner."""
-    world = World(seed, DRIVE_SECONDS)
+    world = World(seed, DRIVE_SECONDS, hard)
     rng = np.random.default_rng([seed, 3])
     start = min(max(draw_time(world, seed, rng, 0.0) - 2.5, 0.0), DRIVE_SECONDS - 4.6)
     times = [start + 0.5 * n for n in range(10)]

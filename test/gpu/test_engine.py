@@ -102,3 +102,34 @@ def test_after_a_failed_recording_it_writes_plainly_and_frees_its_memory(
     held = torch.cuda.memory_allocated()
     backend.free()
     assert torch.cuda.memory_allocated() < held
+
+
+def test_a_text_goes_on_between_other_prompts(folder: Path) -> None:
+    """As a node writes it between its ticks: two tokens, then another prompt is prefilled and scored, and so on."""
+    backend = TransformersBackend.load(folder, device='cuda', dtype='bfloat16')
+    first, second = (
+        backend.prefill(SYSTEM, content_of(moved(frames_of(backend, ratio), backend))) for ratio in (0.5, 0.2)
+    )
+    whole, scores = backend.generate(first, OTHER, TOKENS), backend.score(second, QUESTION, CANDIDATES)
+    text, written, times = backend.begin(first, OTHER, TOKENS), None, 0
+    while written is None:
+        written = text.write(pause=lambda count, limit=2 * (times + 1): count >= limit)
+        assert backend.score(second, QUESTION, CANDIDATES) == pytest.approx(scores, abs=1e-3)
+        times += 1
+    assert written == whole
+    assert times >= whole.tokens // 2
+
+
+def test_int4_answers_as_the_weights_before_do() -> None:
+    pytest.importorskip('torchao')
+    pytest.importorskip('accelerate')
+    bundled = Path(__file__).parents[2] / 'models' / 'ringworld'
+    found = []
+    for quantization in ('int4', 'none'):
+        backend = TransformersBackend.load(bundled, device='cuda', dtype='bfloat16', quantization=quantization)
+        context = backend.prefill('six views around the ego vehicle.', ['ego speed 08.0, turn +0.00.\n'])
+        question = 'what should the ego vehicle do?'
+        found.append(backend.score(context, question, ['none', 'slow down', 'stop']))
+    packed, exact = torch.tensor(found)
+    assert not torch.equal(packed, exact), 'weights were packed'
+    torch.testing.assert_close(packed.exp(), exact.exp(), rtol=0.0, atol=0.15)

@@ -164,6 +164,7 @@ def reference_st_prune_joint(
     ring_budget=False,
     gauge=False,
     lambda_first=None,
+    even_share=0.0,
 ):
     """With ``lambda_first`` MTP comes first and leaves ratio^0.35 of every view, where any view has a second frame."""
     units, bonuses, stays = [reference_units(view) for view in views], {}, {}
@@ -188,10 +189,12 @@ def reference_st_prune_joint(
         m = reference_volatility(units[v], frozen)
         bonus, first = [], []
         even = uniform_mask((1, *view.tokens.shape[1:3]), min(share(view, ratio), units[v].shape[1])).tolist()
+        around = uniform_mask(view.tokens.shape[:3], math.floor(even_share * share(view, ratio) + 0.5)).tolist()
         for t, slot in enumerate(view.slots):
             for p in range(units[v].shape[1]):
                 soft = weights[0] * m[p] + weights[1] * (slot + 1) / history - 4 * frozen[t]
                 extra = weights[3] * (1 - trust) * (even[p] and t == len(view.slots) - 1)
+                extra += 10 * (around[t * units[v].shape[1] + p] and not frozen[t])
                 bonus.append(soft + extra - weights[2] * trust * commonness(v, t, p))
                 if lambda_first is not None:
                     first.append(lambda_first * (m[p] + (slot + 1) / history) / 2 - 4 * frozen[t] + extra)

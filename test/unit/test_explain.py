@@ -11,6 +11,7 @@ from helpers.token_rings import prune, ring, rings, uneven_ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
 from stprune_ros.pruning.explain import COPY_COSINE, explain
@@ -98,9 +99,8 @@ def reference(views, masks, config, history):
                     if config.gauge_commonness and t == x.shape[0] - 1:
                         rows, columns = views[v].tokens.shape[1:3]
                         budget = math.floor(config.keep_ratio * kept.numel() + 0.5)
-                        new += (
-                            config.joint_lattice * float(1 - trust) * float(lattice(rows, columns, budget, x.device)[p])
-                        )
+                        on = float(lattice(1, rows, columns, budget, x.device)[p])
+                        new += config.joint_lattice * float(1 - trust) * on
                     other = -w[2] * float(trust) * float(common[v][t * x.shape[1] + p])
                     found[t, p] = (w[0] * float(volatility[p]), new, near, other)
                 else:
@@ -110,6 +110,8 @@ def reference(views, masks, config, history):
                     other = -config.lambda_spatial * like * (config.method != 'mtp')
                     found[t, p] = (half * float(volatility[p]), half * newness, near, other)
         terms.append(found)
+    sizes = [math.floor(config.even_share * math.floor(config.keep_ratio * mask.numel() + 0.5) + 0.5) for mask in masks]
+    even = [uniform_mask(view.tokens.shape[:3], size).tolist() for view, size in zip(views, sizes)]
     result = []
     for v, x in enumerate(units):
         pool = [term for one in terms for term in one.values()] if config.ring_budget else list(terms[v].values())
@@ -119,6 +121,8 @@ def reference(views, masks, config, history):
             if masks[v].reshape(x.shape[:2])[t, p]:
                 above = [0.0 if math.isnan(one) else one - mean for one, mean in zip(term, means)]
                 reasons[t, p] = KEPT_REASONS[above.index(max(above))]
+                if config.method == 'st_prune_joint' and even[v][t * x.shape[1] + p]:
+                    reasons[t, p] = Reason.EVEN
                 continue
             best = dict.fromkeys(DROPPED_REASONS, -math.inf)
             others = (
@@ -143,7 +147,10 @@ def reference(views, masks, config, history):
 
 
 @pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune', 'mtp', 'rsp'])
-@pytest.mark.parametrize('more', [{}, {'budget': 'view'}, {'multiplicative_bonus': True, 'gauge_commonness': False}])
+@pytest.mark.parametrize(
+    'more',
+    [{}, {'budget': 'view'}, {'multiplicative_bonus': True, 'gauge_commonness': False}, {'even_share': 0.4}],
+)
 @pytest.mark.parametrize('seed', range(2))
 def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
     views = ring(views=3, frames=3, rows=2, columns=3, dim=6, seed=seed)

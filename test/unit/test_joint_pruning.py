@@ -16,7 +16,7 @@ from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability, skewness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint, trust_in
-from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.pruning.pruner import SpatioTemporalPruner, even_masks
 from stprune_ros.pruning.tensors import equal_groups
 from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens
 
@@ -40,9 +40,9 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
 @pytest.mark.parametrize('scale', [False, True])
 @pytest.mark.parametrize('skip_frozen', [False, True])
 @pytest.mark.parametrize('budget', ['view', 'ring'])
-@pytest.mark.parametrize('gauge', [False, True])
+@pytest.mark.parametrize(('gauge', 'even'), [(False, 0.0), (True, 0.0), (True, 0.45)])
 @pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
-def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, budget, skip_frozen, scale, method):
+def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, even, budget, skip_frozen, scale, method):
     uneven = uneven_ring(views, seed)
     config = PruningConfig(
         method,
@@ -51,6 +51,7 @@ def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, bud
         joint_common=1.5,
         joint_lattice=0.4,
         gauge_commonness=gauge,
+        even_share=even,
         keep_ratio=0.3,
         budget=budget,
         skip_frozen=skip_frozen,
@@ -58,7 +59,7 @@ def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, bud
     )
     found, first = kept_of(SpatioTemporalPruner(config)(uneven, 4)), 0.6 if method == 'st_prune_staged' else None
     assert found == reference_st_prune_joint(
-        uneven, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first
+        uneven, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first, even
     )
 
 
@@ -154,6 +155,28 @@ def test_where_nothing_stands_out_the_newest_frame_is_covered_evenly():
     for config in ({}, {'gauge_commonness': True, 'joint_lattice': 5.0}):
         [alone] = prune(views[:1], 2, 'st_prune_joint', 0.25, **config)
         assert int((alone[-1] & even).sum()) < 12
+
+
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune_staged'])
+@pytest.mark.parametrize('budget', ['view', 'ring'])
+@pytest.mark.parametrize('even', [0.25, 0.5, 1.0])
+def test_an_even_share_is_kept_first_and_counts_in_the_budget(method, budget, even):
+    views = ring(views=3, frames=2, rows=4, columns=6)
+    masks = prune(views, 2, method, 0.25, budget=budget, even_share=even)
+    lattice = uniform_mask((2, 4, 6), round(even * 12))
+    for mask in masks:
+        assert (mask.flatten() | ~lattice).all()
+        assert even < 1 or torch.equal(mask.flatten(), lattice)
+    assert sum(int(mask.sum()) for mask in masks) == 36
+    assert budget == 'ring' or [int(mask.sum()) for mask in masks] == [12, 12, 12]
+
+
+def test_an_even_share_is_spread_over_frames_that_are_not_repeats():
+    [view] = ring(views=1, frames=3, rows=4, columns=6)
+    repeated = replace(view, tokens=torch.cat([view.tokens[:2], view.tokens[1:2]]))
+    found = even_masks([repeated], [18], 0.5, [torch.tensor([False, False, True])])[0].reshape(3, 24)
+    assert found.sum(dim=1).tolist() == [3, 3, 0]
+    assert torch.equal(found.flatten()[:48], uniform_mask((3, 4, 6), 9)[:48])
 
 
 def test_where_things_stand_out_the_gauge_changes_nothing():

@@ -198,6 +198,9 @@ def test_image_truth_answers_about_the_whole_image() -> None:
     assert seen['place'][2, 0] == pytest.approx(31 / 320)
     assert seen['place'][3, 0] == pytest.approx(289 / 320)
     assert seen['place'][4].tolist() == seen['place'][0].tolist()  # the nearest red car
+    unnamed = image_truth([actor('vehicle', 160.0, 5.0), *cars[1:]])  # too dark for a colour
+    assert unnamed['colour'].tolist() == [-1, 1, 0]
+    assert unnamed['present'].tolist() == [1, 1, 0, 0, 0, 0]
     nothing = image_truth([])
     assert (nothing['counts'].tolist(), int(nothing['light'])) == ([0, 0], 0)
     assert np.isnan(nothing['place']).all()

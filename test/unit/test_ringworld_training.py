@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,21 +15,28 @@ import yaml
 from stprune_ros.ringworld.questions import DESCRIBE_QUESTION, HINT_QUESTION, HINT_TEXT
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import HELD_OUT, make_drive, make_scene
-from stprune_ros.ringworld.training import scene_cache, train
+from stprune_ros.ringworld.training import plans, scene_cache, train
+from stprune_ros.ringworld.training.batches import ScenePool
 from stprune_ros.ringworld.training.export import write_prompt
 from stprune_ros.ringworld.training.hosts import HOSTS
+from stprune_ros.ringworld.training.image_questions import ImageQuestions
 from stprune_ros.ringworld.training.probes import actor_centres, displacements
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
 from stprune_ros.ringworld.training.scene_cache import (
+    HARD,
     HELD_OUT_FOLDER,
     TRAIN,
-    read_shards,
+    is_hard,
+    make_hard_drive,
+    read_shard,
     render_missing,
     shard_path,
+    shard_paths,
     wait_for_shards,
     write_shard,
 )
 from stprune_ros.ringworld.training.tokenizer import PROMPT, make_tokenizer, vocabulary_words
+from stprune_ros.ringworld.training.vision_stage import ImagePool
 from stprune_ros.vlm.hf.backend import TransformersBackend
 from stprune_ros.vlm.prompt import Prompt
 
@@ -45,7 +54,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_read_back_in_order(work: Path) -> None:
-    shards = list(read_shards(work / TRAIN))
+    shards = [read_shard(path) for path in shard_paths(work / TRAIN)]
     assert [[scene.seed for scene in shard] for shard in shards] == [[0, 1, 2], [3, 4]]
     again = make_drive(3)
     assert (shards[1][0].images == again.images).all()
@@ -56,12 +65,79 @@ def test_shards_read_back_in_order(work: Path) -> None:
 
 def test_rendering_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """Shards that exist are left alone; here all do."""
-    for folder, first in ((TRAIN, 0), (TRAIN, 25), (HELD_OUT_FOLDER, HELD_OUT)):
+    for folder, first in ((TRAIN, 0), (TRAIN, 25), (TRAIN, HARD), (HELD_OUT_FOLDER, HELD_OUT)):
         path = shard_path(tmp_path / folder, range(first, first + 25))
         path.parent.mkdir(exist_ok=True)
         path.write_text('mine')
-    render_missing(tmp_path, drives=50, held_out=25, workers=1)
-    assert [path.read_text() for path in sorted(tmp_path.rglob('*.pkl'))] == ['mine'] * 3
+    render_missing(tmp_path, drives=50, hard_drives=25, held_out=25, workers=1)
+    assert [path.read_text() for path in sorted(tmp_path.rglob('*.pkl'))] == ['mine'] * 4
+
+
+def test_drives_of_both_worlds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[tuple[int, bool]] = []
+
+    class Pool:
+        def __init__(self, workers: int) -> None:
+            assert workers == 3
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def imap_unordered(self, _: object, tasks: list[scene_cache.ShardTask]) -> list[None]:
+            rendered.extend((seeds.start, make is make_hard_drive) for _, seeds, make in tasks)
+            return [None] * len(tasks)
+
+    monkeypatch.setattr(scene_cache, 'get_context', lambda _: SimpleNamespace(Pool=Pool))
+    render_missing(tmp_path, drives=75, hard_drives=50, held_out=25, workers=3)
+    assert rendered == [(HELD_OUT, False), (0, False), (HARD, True), (25, False), (HARD + 25, True), (50, False)]
+    for first, hard in rendered:
+        assert is_hard(shard_path(tmp_path, range(first, first + 25))) == hard
+
+
+def test_scenes_that_come_while_others_are_learnt_are_taken_in(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tower's stage and by the language's, which looks for more until all that were asked for are there."""
+    folder = tmp_path / TRAIN
+    folder.mkdir()
+    first, second = shard_paths(work / TRAIN)
+
+    def arrive(shard: Path) -> None:
+        shutil.copy(shard, folder / shard.name)
+
+    arrive(first)
+    images = ImagePool(ImageQuestions(8), torch.device('cpu'))
+    scenes = ScenePool(lambda images: torch.zeros(*images.shape[:2], 60, 8), 'none', False, torch.device('cpu'))
+    images.read_new(folder)
+    assert len(images.images) == 3 * 12 * 6
+    monkeypatch.setattr(plans, 'REFRESH', 2)
+    write_prompt(tmp_path / 'prompt.yaml')
+    encoder = PromptEncoder(make_tokenizer(), Prompt.load(tmp_path / 'prompt.yaml'), HOSTS['qwen3_vl'])
+    arguments = ['--steps', '7', '--growing', '1', '--scenes', '3', '--hard-scenes', '2', '--loaders', '0']
+    args = train.parse_arguments([*arguments, '--clip-batch', '2', '--questions', '1'])
+    known = []
+    for step, _ in plans.load_plans(scenes, folder, encoder, plans.Recipe.from_arguments(args), 0, args):
+        known.append(len(scenes.truths))
+        if step == 2:
+            arrive(second)
+    assert known == [3, 3, 3, 3, 5, 5, 5]
+    images.read_new(folder)
+    images.read_new(folder)
+    assert len(images.images) == 5 * 12 * 6
+    assert {name: len(value) for name, value in images.truth.items()} == dict.fromkeys(images.truth, 5 * 12 * 6)
+    last = read_shard(second)[-1].images[-1, -1]
+    assert (images.images[-1].numpy() == last).all()
+
+
+def test_hard_drives_are_those_of_the_hard_world() -> None:
+    easy, hard = make_drive(HARD), make_hard_drive(HARD)
+    assert hard.seed == easy.seed == HARD
+    assert hard.images.shape == easy.images.shape
+    assert (make_drive(HARD, hard=True).images == hard.images).all()
+    assert hard.images.std() != easy.images.std()
 
 
 def test_drives_have_windows_of_rising_frames() -> None:
@@ -189,6 +265,20 @@ def test_the_penalty_is_refused_where_it_cannot_be_had(capsys: pytest.CaptureFix
         assert '--background-weight needs a host with truth per token' in capsys.readouterr().err
     args = train.parse_arguments(['--background-weight', '1.5', '--drop-share', '0', '--work', 'here'])
     assert args.scenes_folder == Path('here')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'steps'),
+    [
+        ([], 2500),
+        (['--tower', 'there'], 0),
+        (['--begin-with', 'there'], 0),
+        (['--begin-with', 'there', '--vision-steps', '7'], 7),
+        (['--vision-steps', '0'], 0),
+    ],
+)
+def test_a_tower_that_is_taken_is_left_as_it_is_unless_steps_are_named(arguments: list[str], steps: int) -> None:
+    assert train.parse_arguments(arguments).vision_steps == steps
 
 
 def test_waiting_for_another_process_that_renders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def image_truth(actors: Sequence[VisibleActor]) -> dict[str, np.ndarray]:
 
     - ``counts`` (2,) of cars and pedestrians up to `MOST`, ``light`` index into `LIGHTS`, ``present`` (6,) by colour
     - ``place`` (10, 3) column, row (shares of the image) and log distance of `PLACES`, not a number where there is none
-    - ``colour`` (3,) of `COLOURED`, -1 where there is none
+    - ``colour`` (3,) of `COLOURED`, -1 where there is none or it cannot be told
     """
     cars = [actor for actor in actors if actor.kind == 'vehicle']
     walkers = [actor for actor in actors if actor.kind == 'pedestrian']
@@ -48,7 +48,7 @@ def image_truth(actors: Sequence[VisibleActor]) -> dict[str, np.ndarray]:
     places = [_place(actor) for actor in chosen]
     if left and right:  # of the outermost cars the outer edge counts
         places[2:4] = [(left.left / WIDTH, *places[2][1:]), (right.right / WIDTH, *places[3][1:])]
-    colours = [COLOURS.index(car.colour) if car else -1 for car in (chosen[0], left, right)]
+    colours = [COLOURS.index(car.colour) if car and car.colour in COLOURS else -1 for car in (chosen[0], left, right)]
     return {
         'counts': np.array([min(MOST, len(cars)), min(MOST, len(walkers))], np.int8),
         'light': np.array(LIGHTS.index(lights[0].state) if lights else 0, np.int8),

@@ -94,10 +94,11 @@ def load_plans(
 
     Where scenes are being rendered meanwhile (``args.growing``), new ones are taken in every `REFRESH` steps.
     """
-    stride = REFRESH if args.growing else max(args.steps - first, 1)
-    for start in range(first, args.steps, stride):
+    start = first
+    while start < args.steps:
         pool.read_new(folder)
-        steps = range(start, min(start + stride, args.steps))
+        grows = args.growing and len(pool.truths) < args.scenes + args.hard_scenes
+        steps = range(start, min(start + REFRESH, args.steps) if grows else args.steps)
         loader: Any = DataLoader(
             Plans(pool, encoder, recipe),
             sampler=steps,
@@ -107,6 +108,7 @@ def load_plans(
             prefetch_factor=READ_AHEAD if args.loaders else None,
         )
         yield from zip(steps, loader)
+        start = steps.stop
 
 
 def _as_it_is(plan: BatchPlan) -> BatchPlan:

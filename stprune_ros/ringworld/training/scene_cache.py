@@ -9,7 +9,9 @@ import argparse
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from itertools import chain, zip_longest
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -21,21 +23,33 @@ from stprune_ros.private_folder import is_private
 from stprune_ros.ringworld.scenes import HELD_OUT, Scene, make_drive, make_scene
 
 SCENES_PER_SHARD = 25
+HARD = 500_000  # seeds from here on are drives of the hard world
 TRAIN, HELD_OUT_FOLDER = 'train', 'held_out'  # folders below the work folder
 
 ShardTask = tuple[Path, range, Callable[[int], Scene]]
+make_hard_drive = partial(make_drive, hard=True)
 
 
-def render_missing(work: Path, drives: int, held_out: int, workers: int) -> None:
-    """Render the training drives and held-out scenes that ``work`` does not hold yet, one shard per task."""
+def render_missing(work: Path, drives: int, hard_drives: int, held_out: int, workers: int) -> None:
+    """Render the training drives and held-out scenes that ``work`` does not hold yet, one shard per task.
+
+    Drives of both worlds take turns, so that those who read while others come find a mixture.
+    """
     tasks: list[ShardTask] = [(work / HELD_OUT_FOLDER, seeds, make_scene) for seeds in _shards(HELD_OUT, held_out)]
-    tasks += [(work / TRAIN, seeds, make_drive) for seeds in _shards(0, drives)]
+    easy: list[ShardTask] = [(work / TRAIN, seeds, make_drive) for seeds in _shards(0, drives)]
+    hard: list[ShardTask] = [(work / TRAIN, seeds, make_hard_drive) for seeds in _shards(HARD, hard_drives)]
+    tasks += [task for task in chain(*zip_longest(easy, hard)) if task]
     missing = [task for task in tasks if not shard_path(task[0], task[1]).exists()]
     if not missing:
         return
     with get_context('spawn').Pool(workers) as pool:
         for _ in tqdm(pool.imap_unordered(_write_task, missing), total=len(missing), desc='scenes'):
             pass
+
+
+def is_hard(shard: Path) -> bool:
+    """Whether a shard holds drives of the hard world."""
+    return int(shard.stem.removeprefix('scenes_')) in range(HARD, HELD_OUT)
 
 
 def shard_path(folder: Path, seeds: range) -> Path:
@@ -66,11 +80,6 @@ def read_shard(path: Path) -> list[Scene]:
     return scenes
 
 
-def read_shards(folder: Path) -> Iterator[list[Scene]]:
-    """The shards of a folder in order of their seeds; see `read_shard`."""
-    return map(read_shard, shard_paths(folder))
-
-
 def _shards(first: int, count: int) -> list[range]:
     return [range(n, n + SCENES_PER_SHARD) for n in range(first, first + count, SCENES_PER_SHARD)]
 
@@ -96,10 +105,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('--scenes-folder', type=Path, default=Path('out/ringworld'))
     parser.add_argument('--scenes', type=int, default=1000, help='training drives')
+    parser.add_argument('--hard-scenes', type=int, default=0, help='training drives of the hard world')
     parser.add_argument('--held-out', type=int, default=200, help='held-out scenes')
     parser.add_argument('--workers', type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    render_missing(args.scenes_folder, args.scenes, args.held_out, args.workers)
+    render_missing(args.scenes_folder, args.scenes, args.hard_scenes, args.held_out, args.workers)
 
 
 if __name__ == '__main__':

@@ -30,13 +30,21 @@ from stprune_ros.ringworld.training.language_stage import LanguageStage, questio
 from stprune_ros.ringworld.training.plans import Recipe, held_out_plans, load_plans
 from stprune_ros.ringworld.training.probes import DenseHeads
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder
-from stprune_ros.ringworld.training.scene_cache import HELD_OUT_FOLDER, TRAIN, render_missing, wait_for_shards
+from stprune_ros.ringworld.training.scene_cache import (
+    HELD_OUT_FOLDER,
+    SCENES_PER_SHARD,
+    TRAIN,
+    is_hard,
+    render_missing,
+    wait_for_shards,
+)
 from stprune_ros.ringworld.training.schedule import Schedule
 from stprune_ros.ringworld.training.tokenizer import make_tokenizer
 from stprune_ros.ringworld.training.vision_stage import encode_images, train_tower
 from stprune_ros.vlm.prompt import Prompt
 
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
+VISION_STEPS = 2500
 WARM_UP = 60  # steps
 STEP_SEEDS = 1_000_000  # more than a run has steps
 SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
@@ -50,7 +58,7 @@ def main() -> None:
     if args.growing:
         wait_for_shards(args.scenes_folder, args.growing)
     else:
-        render_missing(args.scenes_folder, args.scenes, args.held_out, args.workers)
+        render_missing(args.scenes_folder, args.scenes, args.hard_scenes, args.held_out, args.workers)
     host, device = HOSTS[args.host], find_device(args.device)
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer(host.image_markup)
@@ -60,10 +68,11 @@ def main() -> None:
         model.load_state_dict(read_model(args.begin_with).state_dict())
     elif args.tower:
         host.tower(model).load_state_dict(host.tower(read_model(args.tower)).state_dict())
-    else:
+    if args.vision_steps:
         schedule = Schedule(args.vision_steps, args.vision_seconds)
         data, out = args.scenes_folder / TRAIN, args.work / 'vision.pt'
-        train_tower(host, model, data, out, schedule, args.vision_batch, args.seed, device, args.report_every)
+        drawn = (args.vision_batch, args.vision_rate, args.seed)
+        train_tower(host, model, data, out, schedule, *drawn, device, args.report_every)
     train_language(host, model, tokenizer, args)
 
 
@@ -75,12 +84,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--scenes-folder', type=Path, help='scenes, shared between hosts; default: the work folder')
     parser.add_argument('--output', type=Path, default=Path('out/ringworld/model'), help='exported model folder')
     parser.add_argument('--scenes', type=int, default=1000, help='training drives')
+    parser.add_argument('--hard-scenes', type=int, default=0, help='training drives of the hard world')
     parser.add_argument('--held-out', type=int, default=200, help='held-out scenes')
     parser.add_argument('--growing', type=int, default=0, metavar='N', help='begin when another process has rendered N')
-    parser.add_argument('--tower', type=Path, help='exported model whose vision tower is taken; none is trained')
-    parser.add_argument('--vision-steps', type=int, default=2500)
+    parser.add_argument('--tower', type=Path, help='exported model whose vision tower is taken')
+    parser.add_argument('--vision-steps', type=int, help='default: 2500, and 0 with --tower or --begin-with')
     parser.add_argument('--vision-seconds', type=float, default=0.0, help='end that stage after so long; 0: never')
     parser.add_argument('--vision-batch', type=int, default=48, help='images per step')
+    parser.add_argument('--vision-rate', type=float, default=1.5e-3, help='highest learning rate of that stage')
     parser.add_argument('--clip-steps', type=int, default=2000, help='language steps with one view')
     parser.add_argument('--steps', type=int, default=5000, help='all language steps')
     parser.add_argument('--seconds', type=float, default=0.0, help='end that stage after so long; 0: never')
@@ -103,6 +114,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--report-every', type=int, default=100, help='steps between reports, checkpoints and exports')
     args = parser.parse_args(arguments)
     args.scenes_folder = args.scenes_folder or args.work
+    if args.vision_steps is None:
+        args.vision_steps = 0 if args.tower or args.begin_with else VISION_STEPS
     if args.background_weight and (not HOSTS[args.host].token_truth or args.drop_share):
         parser.error('--background-weight needs a host with truth per token and --drop-share 0')
     return args
@@ -165,8 +178,9 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
             figures = ' '.join(f'{name} {value.item():.3f}' for name, value in smoothed.items())
             tqdm.write(f'language step {step + 1} {schedule.elapsed():.0f} s {len(pool.truths)} drives {figures}')
             tqdm.write(f'   held out {examine(examiner, held_out, examined[step < args.clip_steps])}')
-            facts = {'steps': step + 1, 'seed': args.seed, 'drives': len(pool.truths), **recipe.facts()}
-            export_model(args.output, host, mean.module, tokenizer, facts)
+            hard = SCENES_PER_SHARD * sum(map(is_hard, pool.shards))
+            facts = {'steps': step + 1, 'seed': args.seed, 'drives': len(pool.truths), 'hard_drives': hard}
+            export_model(args.output, host, mean.module, tokenizer, {**facts, **recipe.facts()})
         if last:
             break
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from tqdm import tqdm
 from stprune_ros.ringworld.training.checkpoint import restore, save
 from stprune_ros.ringworld.training.hosts import Host
 from stprune_ros.ringworld.training.image_questions import ImageQuestions
-from stprune_ros.ringworld.training.scene_cache import read_shards
+from stprune_ros.ringworld.training.scene_cache import read_shard, shard_paths
 from stprune_ros.ringworld.training.schedule import Schedule
 from stprune_ros.ringworld.training.token_truth import TokenTruth
 
-RATE = 1.5e-3  # highest learning rate
 WARM_UP = 40  # steps
+REFRESH = 250  # steps between looks for new scenes
 
 
 def train_tower(
@@ -28,6 +29,7 @@ def train_tower(
     out: Path,
     schedule: Schedule,
     batch: int,
+    rate: float,
     seed: int,
     device: torch.device,
     report_every: int = 100,
@@ -40,19 +42,21 @@ def train_tower(
     width = model.config.text_config.hidden_size
     heads = (TokenTruth(width) if host.token_truth else ImageQuestions(width)).to(device)
     learned = nn.ModuleDict({'tower': host.tower(model), 'heads': heads})
-    optimizer = torch.optim.AdamW(learned.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
+    optimizer = torch.optim.AdamW(learned.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
     first = restore(out, schedule, learned=learned, optimizer=optimizer)
     if schedule.progress(first) >= 1.0:
         return
-    images, truth = _images(heads, data, device)
+    pool = ImagePool(heads, device)
     schedule.start()
     for step in tqdm(range(first, schedule.steps), desc='vision', mininterval=10):
+        if (step - first) % REFRESH == 0:
+            pool.read_new(data)
         rng = np.random.default_rng([seed, 4, step])
-        chosen = torch.from_numpy(rng.integers(len(images), size=batch)).to(device)
+        chosen = torch.from_numpy(rng.integers(len(pool.images), size=batch)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
-            tokens = host.visual_tokens(model, images[chosen])
-            loss, metrics = heads.loss(tokens, {name: value[chosen] for name, value in truth.items()})
-        schedule.apply(optimizer, step, RATE, WARM_UP)
+            tokens = host.visual_tokens(model, pool.images[chosen])
+            loss, metrics = heads.loss(tokens, {name: value[chosen] for name, value in pool.truth.items()})
+        schedule.apply(optimizer, step, rate, WARM_UP)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
@@ -66,16 +70,27 @@ def train_tower(
             break
 
 
-def _images(
-    heads: TokenTruth | ImageQuestions, data: Path, device: torch.device
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """All images of a folder (N, 96, 160, 3) and what is to be learnt about them, on the device."""
-    images, truth = [], []
-    for shard in read_shards(data):
-        for scene in shard:
-            images.append(torch.from_numpy(scene.images).flatten(0, 1).to(device))
-            truth.append({name: value.to(device) for name, value in heads.targets(scene).items()})
-    return torch.cat(images), {name: torch.cat([part[name] for part in truth]) for name in heads.names}
+class ImagePool:
+    """All ``images`` (N, 96, 160, 3) of a folder and the ``truth`` to be learnt about them, on the device."""
+
+    def __init__(self, heads: TokenTruth | ImageQuestions, device: torch.device) -> None:
+        self.images = torch.empty(0)
+        self.truth: dict[str, torch.Tensor] = {}
+        self._heads, self._device = heads, device
+        self._shards: set[Path] = set()
+
+    def read_new(self, folder: Path) -> None:
+        """Take in the shards of a folder that are not here yet."""
+        new = [path for path in shard_paths(folder) if path not in self._shards]
+        images = [self.images] if self._shards else []
+        truth = [self.truth] if self._shards else []
+        for scene in chain.from_iterable(map(read_shard, new)):
+            images.append(torch.from_numpy(scene.images).flatten(0, 1).to(self._device))
+            truth.append({name: value.to(self._device) for name, value in self._heads.targets(scene).items()})
+        self._shards |= {*new}
+        if new:
+            self.images = torch.cat(images)
+            self.truth = {name: torch.cat([part[name] for part in truth]) for name in self._heads.names}
 
 
 def encode_images(host: Host, model: Any, images: np.ndarray, device: torch.device) -> torch.Tensor:
