@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, show: Show) -> int:
     from stprune_ros.vlm.loading import loading_text, require_model
 
     sources = sources_of(options.method or (settings.pruning.method,), options.keep)
-    seeds = tuple(range(options.first_seed, options.first_seed + options.scenes))
+    seeds = range(options.first_seed, options.first_seed + options.scenes)
     plan = DrivePlan(sources, seeds, options.world, options.seconds, options.hz)
     shown = seeds[0] if options.show is None else options.show
     require_plan(plan, shown)

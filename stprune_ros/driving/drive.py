@@ -91,7 +91,7 @@ class _Observer:
     def look(self, t: float) -> float:
         """Add what happens at ``t`` to the drive; returns the time to collision (s)."""
         snapshot = self._world.snapshot(t)
-        actors = events.near_actors(snapshot)
+        actors = events.actors_in_reach(snapshot)
         for number, kind in events.touched(snapshot, actors):
             if number not in self._touched:
                 self._touched.add(number)

@@ -18,7 +18,7 @@ from stprune_ros.ringworld.world import STOP_LINE, Ego, Snapshot
 LENGTH, WIDTH = VEHICLE_SIZE[:2]  # of the ego vehicle
 CENTRE = FRONT_BUMPER - LENGTH / 2  # of the ego vehicle, ahead of base_link
 MOVING = 0.3  # m/s below which the ego vehicle stands: whoever walks into it then is not hit by it
-NEAR = 40.0  # m, |dx| + |dy|; nobody farther away is met within the horizon
+NEAR = 40.0  # m, |dx| + |dy|: who is on the maps of a drive
 HORIZON_S, LOOK_S = 5.0, 0.1  # of the time to collision, and between two looks ahead
 HARD_BRAKING = 5.0  # m/s2 with which one who cannot stop ahead of a line is excused
 KINDS = ('pedestrian', 'vehicle ahead', 'crossing vehicle', 'oncoming vehicle', 'struck from behind')
@@ -69,12 +69,24 @@ def overlaps(one: Boxes, other: Boxes, shift: np.ndarray | None = None) -> np.nd
 
 
 def near_actors(snapshot: Snapshot) -> list[Actor]:
-    """Vehicles and pedestrians that may be met within the horizon."""
+    """Vehicles and pedestrians that are on a map of what is around the ego vehicle."""
     ego = snapshot.ego
     return [
         actor
         for actor in snapshot.actors
         if actor.kind != 'light' and abs(actor.x - ego.x) + abs(actor.y - ego.y) < NEAR
+    ]
+
+
+def actors_in_reach(snapshot: Snapshot) -> list[Actor]:
+    """Vehicles and pedestrians that may be met within the horizon: nobody else is as near, or comes as fast."""
+    ego = snapshot.ego
+    return [
+        actor
+        for actor in snapshot.actors
+        if actor.kind != 'light'
+        and math.hypot(actor.x - ego.x, actor.y - ego.y)
+        < 2 * LENGTH + HORIZON_S * (ego.speed + math.hypot(actor.vx, actor.vy))
     ]
 
 

@@ -21,11 +21,11 @@ def drive_as_json(drive: Drive) -> dict[str, Any]:
         'seconds': drive.seconds,
         'measures': measure(drive),
         'events': [{'t': round(event.t, 2), 'kind': event.kind, 'actor': event.actor} for event in drive.events],
-        'ticks': [{'t': round(tick.t, 6), 'truth': tick.truth.name, 'reason': tick.reason} for tick in drive.ticks],
+        'ticks': [{'t': round(tick.t, 9), 'truth': tick.truth.name, 'reason': tick.reason} for tick in drive.ticks],
         'hints': [
             {
-                't': round(said.stamp_s, 6),
-                'out': round(said.out_s, 6),
+                't': round(said.stamp_s, 9),  # to the nanosecond, so that a hint expires in the same step again
+                'out': round(said.out_s, 9),
                 'status': said.status.name,
                 'hint': said.behavior.name,
                 'confidence': said.confidence,

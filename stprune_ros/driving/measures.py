@@ -9,6 +9,7 @@ from typing import Any
 from stprune_ros.core.types import Behavior
 from stprune_ros.driving.events import HORIZON_S, KINDS, MOVING, RED_LIGHT_RUN, STOP_LINE_RUN
 from stprune_ros.driving.record import Drive
+from stprune_ros.ringworld.recording import stamp_ns
 
 GOING = 1.0  # m/s from which on a vehicle that comes to stand has stopped
 EXCUSE_S = 2.0  # a stop is needless where nothing said STOP truly within this time before it
@@ -75,7 +76,7 @@ def stale_share(drive: Drive) -> float | None:
 
 def hints_right(drive: Drive) -> float | None:
     """Share of the hints, expired ones too, that say what was true of their images."""
-    truth = {round(tick.t, 3): tick.truth for tick in drive.ticks}
+    truth = {stamp_ns(tick.t): tick.truth for tick in drive.ticks}
     if not drive.said:
         return None
-    return round(sum(said.behavior == truth[round(said.stamp_s, 3)] for said in drive.said) / len(drive.said), 4)
+    return round(sum(said.behavior == truth[stamp_ns(said.stamp_s)] for said in drive.said) / len(drive.said), 4)

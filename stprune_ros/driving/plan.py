@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from types import ModuleType
 from typing import Any
 
-from stprune_ros.driving import planner
+from stprune_ros.driving import events, measures, planner
 from stprune_ros.driving.latency import Latency
 from stprune_ros.errors import SettingsError
 from stprune_ros.pruning.config import METHOD_NAMES
+from stprune_ros.ringworld import recording, route, traffic, truth, world
 from stprune_ros.ringworld.recording import require_rate
 from stprune_ros.ringworld.world import SteppedWorld
+from stprune_ros.settings.parameters import lookup
 from stprune_ros.settings.settings import Settings
 
+# Of what a drive is and what is measured: raise it where a seed does not give the same drive, or a drive not the same
+# measures, as before, and no constant in `RULES` says so.
+VERSION = 1
+RULES = planner, events, measures, recording, route, traffic, truth, world  # modules whose numbers decide a drive
 RINGWORLD, HARD = 'ringworld', 'hard'
 WORLDS = RINGWORLD, HARD
 NO_HINTS, TRUE_HINTS, ALL_TOKENS, RANDOM = 'no hints', 'true hints', 'all tokens', 'random'
@@ -30,7 +39,7 @@ class Source:
     @property
     def name(self) -> str:
         """As tables and files have it."""
-        return self.method if self.method in BASELINES else f'{self.method} {self.keep:g}'
+        return self.method if self.method in BASELINES else f'{self.method} {self.keep}'
 
     @property
     def has_model(self) -> bool:
@@ -43,14 +52,14 @@ class DrivePlan:
     """``seconds`` of each world in ``seeds``, its cameras at ``hz``, once for each of ``sources``."""
 
     sources: tuple[Source, ...]
-    seeds: tuple[int, ...]
+    seeds: Sequence[int]
     world: str
     seconds: float
     hz: float
 
     def new_world(self, seed: int) -> SteppedWorld:
         """The world of a seed at its beginning."""
-        return SteppedWorld(seed, self.seconds, self.world == HARD)
+        return SteppedWorld(seed, self.seconds, self.world == HARD, apart=True)
 
 
 def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, ...]:
@@ -71,7 +80,13 @@ def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, 
 
 
 def require_plan(plan: DrivePlan, shown: int) -> None:
-    """Raise SettingsError for a duration or a rate that cannot be, or a world to show that is not driven through."""
+    """Raise SettingsError for a duration, a rate or seeds that cannot be, or a world to show that is not driven."""
+    highest = lookup('pruning.seed').high
+    if highest is not None and plan.seeds[-1] > highest:
+        raise SettingsError(
+            f'worlds {plan.seeds[0]} to {plan.seeds[-1]} go beyond {highest}, the highest seed that there is:'
+            ' choose a lower --first-seed or fewer --scenes'
+        )
     plan.new_world(plan.seeds[0])
     require_rate(plan.hz)
     if shown not in plan.seeds:
@@ -89,8 +104,9 @@ def settings_for(source: Source, seed: int, settings: Settings) -> Settings:
 
 def identity(plan: DrivePlan, latency: Latency, model: Sequence[str], settings: Settings) -> dict[str, Any]:
     """What two drives must have in common to stand in one table: JSON data."""
-    names = ('SLOW', 'WIDE_GAP', 'CAUTION', 'SPEED_UP', 'SLOW_BY', 'STOP_BY', 'RESPONSE_S')
     pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
+    node = settings_for(Source(ALL_TOKENS), 0, settings).values()
+    node.pop('model.path')  # the same model may lie anywhere
     keeps = sorted({source.keep for source in plan.sources if source.has_model}, reverse=True)
     return {
         'world': plan.world,
@@ -98,8 +114,21 @@ def identity(plan: DrivePlan, latency: Latency, model: Sequence[str], settings: 
         'hz': plan.hz,
         'profile': latency.profile,
         'valid_for_ms': latency.valid_for_ms,
-        'up_to_hint_ms': {f'{keep:g}': round(latency.up_to_hint_ms(keep), 1) for keep in keeps},
+        'up_to_hint_ms': {str(keep): round(latency.up_to_hint_ms(keep), 1) for keep in keeps},
         'model': list(model),
         'pruning': pruning,
-        'planner': {name.lower(): getattr(planner, name) for name in names},
+        'settings': hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:16],
+        'version': VERSION,
+        'rules': {module.__name__.rpartition('.')[2]: constants(module) for module in RULES},
+        'limits': {behavior.name: limit for behavior, limit in planner.LIMITS.items()},
     }
+
+
+def constants(module: ModuleType) -> dict[str, float | list[float]]:
+    """The numbers, and the rows of numbers, that a module names in capitals."""
+    found: dict[str, float | list[float]] = {}
+    for name, value in vars(module).items():
+        row = value if isinstance(value, tuple) else (value,)
+        if name.isupper() and all(isinstance(one, int | float) for one in row):
+            found[name.lower()] = list(row) if isinstance(value, tuple) else value
+    return found

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +109,14 @@ def drive_all(
     try:
         if open_tasks:
             _run_all(open_tasks, workers, (plan, latency, settings, output))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenProcessPool) as error:
         done = sum(files[task].exists() for task in tasks)
+        if isinstance(error, BrokenProcessPool):
+            raise StpruneError(
+                f'one of {workers} processes that drive was ended from outside after {done} of {len(tasks)} drives:'
+                f" they are in '{output / DRIVES}', where --resume goes on;"
+                ' where memory was short, choose fewer --workers'
+            ) from None
         raise _interruption(done, len(tasks), output / DRIVES, plan_file) from None
     return ran, {(seed, source.name): read_drive(files[seed, source], seed, plan.seconds) for seed, source in tasks}
 
@@ -126,9 +134,19 @@ def _interruption(done: int, tasks: int, folder: Path, plan_file: Path) -> Inter
 
 
 def _run_all(tasks: Sequence[Task], workers: int, setup: tuple[DrivePlan, Latency, Settings, Path]) -> None:
-    with get_context('spawn').Pool(min(workers, len(tasks)), Driver.prepare, setup) as pool:
-        for _ in tqdm(pool.imap_unordered(Driver.run, tasks), total=len(tasks), unit='drive', disable=None):
-            pass
+    """Raises BrokenProcessPool where one of the processes is gone; whatever it raises, none is left behind."""
+    others = set(active_children())
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context('spawn'), Driver.prepare, setup)
+    try:
+        driven = as_completed([pool.submit(Driver.run, task) for task in tasks])
+        for drive in tqdm(driven, total=len(tasks), unit='drive', disable=None):
+            drive.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(active_children()) - others:  # a drive that has begun would be waited for
+            process.terminate()
+        raise
+    pool.shutdown()
 
 
 def _refuse_another(file: Path, ran: Mapping[str, Any]) -> None:

@@ -21,7 +21,10 @@ PAGES = Path(__file__).with_name('pages')
 
 
 def render(template: str, script: str, folder: Path = PAGES, **context: Any) -> str:
-    """A page from a template in ``folder`` and the name of a script beside it, '' for none."""
+    """A page from a template in ``folder`` and the name of a script beside it, '' for none.
+
+    What all scripts need comes before it.
+    """
     environment = Environment(
         loader=FileSystemLoader([folder, PAGES]),
         autoescape=True,
@@ -31,7 +34,8 @@ def render(template: str, script: str, folder: Path = PAGES, **context: Any) -> 
     )
     environment.policies['json.dumps_kwargs'] = {'sort_keys': False}  # cameras stay in ring order
     environment.filters |= {'words': words, 'stamp': stamp_text, 'short': short}
-    code = (folder / script).read_text(encoding='utf-8') if script else ''
+    scripts = (PAGES / 'elements.js', folder / script) if script else ()
+    code = '\n'.join(file.read_text(encoding='utf-8') for file in scripts)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return environment.get_template(template).render(
         style=(PAGES / 'style.css').read_text(encoding='utf-8'),

@@ -138,8 +138,9 @@ def render_tick(
 ) -> tuple[list[tuple[Camera, float, np.ndarray]], SceneTruth]:
     """(camera, time, RGB image) of every camera in the tick at ``t`` seconds, and the truth at ``t``."""
     times = [t + ROLLING_S * index * rolling for index in range(len(RING))]
-    rendered = [render_view(world.snapshot(time), camera) for time, camera in zip(times, RING, strict=True)]
-    truth = scene_truth(world, world.snapshot(t), RING, rendered)
+    snapshots = {time: world.snapshot(time) for time in dict.fromkeys((t, *times))}
+    rendered = [render_view(snapshots[time], camera) for time, camera in zip(times, RING, strict=True)]
+    truth = scene_truth(world, snapshots[t], RING, rendered)
     images = [(camera, time, view.rgb) for camera, time, view in zip(RING, times, rendered, strict=True)]
     return images, truth
 
@@ -182,8 +183,11 @@ def sensor_noise(seed: int) -> np.random.Generator:
 
 def compressed_image(camera: Camera, t_ns: int, rgb: np.ndarray, noise: np.random.Generator) -> Any:
     """CompressedImage of an RGB image (H, W, 3) uint8, with the noise of a sensor."""
-    noisy = np.clip(rgb + noise.normal(0.0, NOISE, rgb.shape), 0, 255).round().astype(np.uint8)
-    data = cv2.imencode('.jpg', noisy[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    noisy = noise.normal(0.0, NOISE, rgb.shape)
+    noisy += rgb
+    np.rint(noisy, out=noisy)
+    pixels = cv2.cvtColor(noisy.clip(0, 255, out=noisy).astype(np.uint8), cv2.COLOR_RGB2BGR)
+    data = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     frame = f'{camera.name}_optical'
     return TYPESTORE.types['sensor_msgs/msg/CompressedImage'](header(t_ns, frame), 'jpeg', data.ravel())
 

@@ -65,12 +65,13 @@ class SteppedWorld:
     """A world that goes on by `STEP` seconds with each `step`; ``seconds`` says how far traffic is laid out.
 
     ``snapshot(t)`` gives its state at any time before `simulated_s`: how fast a pedestrian goes is seen from the
-    step after it. A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike and street
-    furniture.
+    step after it. Where drivers are compared pedestrians rest by numbers of their own (``apart``): whoever is kept
+    waiting changes nobody else. A ``hard`` one has weather, `HARD_TRAFFIC` times the traffic, colours that look alike
+    and street furniture.
     Raises SettingsError if the duration is not positive or exceeds ten minutes.
     """
 
-    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False) -> None:
+    def __init__(self, seed: int, seconds: float = 14.0, hard: bool = False, apart: bool = False) -> None:
         if not 0.0 < seconds <= 600.0:
             raise SettingsError(f'a ringworld of {seconds:g} s cannot be made; choose more than 0 s and at most 600 s')
         self.seed = seed
@@ -85,14 +86,18 @@ class SteppedWorld:
         self._v = 0.0 if self.maneuver == 'stand' else rng.uniform(0.0, 8.0)
         traffic = HARD_TRAFFIC if hard else 1
         self._drivers = make_drivers(rng, self.route.start, seconds, traffic)
-        self._parked = make_parked(rng, self.route.start, seconds, traffic)
+        parked = make_parked(rng, self.route.start, seconds, traffic)
+        self._parked = [replace(actor, id=number) for number, actor in enumerate(parked, len(self._drivers))]
         self._pedestrians = make_pedestrians(rng, self.route.start, seconds, traffic)
         self._weather = draw_weather(seed) if hard else None
         self._paints = draw_paints(seed, self._colours()) if hard else {}
         self._ego_track: list[tuple[float, float]] = []  # progress and speed
         self._driver_track: list[np.ndarray] = []
         self._pedestrian_track: list[np.ndarray] = []
-        self._rng = rng
+        # Who draws from the numbers of all changes what the next one draws.
+        self._rests = [
+            np.random.default_rng([seed, 10, index]) if apart else rng for index in range(len(self._pedestrians))
+        ]
         self._record_states()
 
     @property
@@ -132,13 +137,10 @@ class SteppedWorld:
         """The world at ``t`` seconds; raises SettingsError outside the simulated time."""
         ego = self.ego(t)
         index, fraction = self._moment(t)
-        actors = [
-            *self._vehicle_actors(index, fraction),
-            *self._pedestrian_actors(index, fraction),
-            *self._light_actors(ego, t),
-        ]
-        numbered = tuple(replace(actor, id=number) for number, actor in enumerate(actors))
-        return Snapshot(t, ego, numbered, self.seed, self._weather, self._paints)
+        actors = self._vehicle_actors(index, fraction) + self._parked
+        actors += self._pedestrian_actors(index, fraction, len(actors))
+        actors += self._light_actors(ego, t, len(actors))
+        return Snapshot(t, ego, tuple(actors), self.seed, self._weather, self._paints)
 
     def _moment(self, t: float) -> tuple[int, float]:
         """The step before ``t`` seconds, and how much of the next one has passed."""
@@ -173,8 +175,8 @@ class SteppedWorld:
             driver.s += driver.v * STEP
         self._v = max(0.0, self._v + ego_acceleration * STEP)
         self._s += self._v * STEP
-        for pedestrian in self._pedestrians:
-            self._walk(pedestrian)
+        for pedestrian, rests in zip(self._pedestrians, self._rests, strict=True):
+            self._walk(pedestrian, rests)
 
     def _to_stop_line(self, position: float, t: float, axis: int, v: float) -> float:
         """Distance to the next stop line at red; infinite at green or where stopping is no longer possible."""
@@ -237,7 +239,7 @@ class SteppedWorld:
             return gap, closing
         return position[0] - half - FRONT_BUMPER, self._v - speed
 
-    def _walk(self, pedestrian: Pedestrian) -> None:
+    def _walk(self, pedestrian: Pedestrian, rests: np.random.Generator) -> None:
         if pedestrian.role == 'stand':
             return
         if pedestrian.role == 'along':
@@ -251,7 +253,7 @@ class SteppedWorld:
             return
         pedestrian.y += math.copysign(pedestrian.speed * STEP, pedestrian.goal - pedestrian.y)
         if abs(pedestrian.y - pedestrian.goal) < pedestrian.speed * STEP:
-            pedestrian.goal, pedestrian.pause = -pedestrian.goal, self._rng.uniform(1.0, 5.0)
+            pedestrian.goal, pedestrian.pause = -pedestrian.goal, rests.uniform(1.0, 5.0)
 
     def _gap_in_traffic(self, pedestrian: Pedestrian) -> bool:
         """Whether no vehicle is about to pass where the pedestrian wants to cross."""
@@ -265,26 +267,27 @@ class SteppedWorld:
     def _vehicle_actors(self, index: int, fraction: float) -> list[Actor]:
         actors = []
         track = (1.0 - fraction) * self._driver_track[index] + fraction * self._driver_track[index + 1]
-        for driver, (s, v) in zip(self._drivers, track, strict=True):
+        for number, (driver, (s, v)) in enumerate(zip(self._drivers, track, strict=True)):
             x, y = _driver_xy(driver, float(s))
             yaw = (0.0 if driver.sign == 1 else math.pi) if driver.axis == 0 else driver.sign * math.pi / 2
             velocity = (driver.sign * float(v), 0.0) if driver.axis == 0 else (0.0, driver.sign * float(v))
-            actors.append(Actor(0, 'vehicle', driver.colour, x, y, yaw, *VEHICLE_SIZE, *velocity, lamps=True))
-        return actors + self._parked
+            actors.append(Actor(number, 'vehicle', driver.colour, x, y, yaw, *VEHICLE_SIZE, *velocity, lamps=True))
+        return actors
 
-    def _pedestrian_actors(self, index: int, fraction: float) -> list[Actor]:
+    def _pedestrian_actors(self, index: int, fraction: float, first: int) -> list[Actor]:
+        """Pedestrians, numbered from ``first`` on."""
         before, after = self._pedestrian_track[index], self._pedestrian_track[index + 1]
         actors = []
-        for pedestrian, old, new in zip(self._pedestrians, before, after, strict=True):
+        for number, (pedestrian, old, new) in enumerate(zip(self._pedestrians, before, after, strict=True), first):
             x, y = ((1.0 - fraction) * old + fraction * new).tolist()
             vx, vy = ((new - old) / STEP).tolist()
             pose = (x, y, math.atan2(vy, vx))
-            actors.append(Actor(0, 'pedestrian', pedestrian.colour, *pose, *PEDESTRIAN_SIZE, vx, vy))
+            actors.append(Actor(number, 'pedestrian', pedestrian.colour, *pose, *PEDESTRIAN_SIZE, vx, vy))
         return actors
 
-    def _light_actors(self, ego: Ego, t: float) -> list[Actor]:
+    def _light_actors(self, ego: Ego, t: float, first: int) -> list[Actor]:
         """Lights of the nearest crossings, one for each direction, facing the traffic that obeys it."""
-        actors = []
+        actors: list[Actor] = []
         base_x, base_y = round(ego.x / BLOCK), round(ego.y / BLOCK)
         for i, j in ((-1, 0), (0, 0), (1, 0), (0, -1), (0, 1)):
             for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
@@ -292,7 +295,8 @@ class SteppedWorld:
                 x, y = (along, across) if axis == 0 else (across, along)
                 yaw = (math.pi if sign == 1 else 0.0) if axis == 0 else -sign * math.pi / 2
                 place = ((base_x + i) * BLOCK + x, (base_y + j) * BLOCK + y, yaw)
-                actors.append(Actor(0, 'light', '', *place, 0.4, 1.2, 5.6, state=self.light(axis, t)))
+                number = first + len(actors)
+                actors.append(Actor(number, 'light', '', *place, 0.4, 1.2, 5.6, state=self.light(axis, t)))
         return actors
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,19 +24,15 @@ from PIL import Image
 from stprune_ros.cli import main
 from stprune_ros.core.types import Behavior, Status
 from stprune_ros.driving import runs
-from stprune_ros.driving.command import filmed_source
 from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.files import drive_as_json, hints_of
 from stprune_ros.driving.guides import NoHints, RecordedHints, TrueHints
 from stprune_ros.driving.latency import Latency, latency_of
-from stprune_ros.driving.measures import MEASURES, measure
+from stprune_ros.driving.measures import measure
 from stprune_ros.driving.page import MAX_WORLDS, worlds_to_show
-from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source, settings_for, sources_of
+from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source
 from stprune_ros.driving.planner import CAUTION, Planner
-from stprune_ros.driving.record import Drive, Event, Said, Step, Tick
 from stprune_ros.driving.runs import Driver
-from stprune_ros.driving.summary import summarize, to_markdown
-from stprune_ros.errors import SettingsError
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.results import HINT_TOPIC
 from stprune_ros.resources import resource_path
@@ -128,6 +130,10 @@ def test_what_is_written_fits_together(run: Path) -> None:
     assert shown['events'] == read(run, 'no_hints')['events'] != []
     with Image.open(run / 'film.webp') as film:
         assert film.n_frames == SECONDS * HZ
+        for frame in range(film.n_frames):
+            film.seek(frame)
+            film.load()
+            assert film.info['duration'] == 1000 / HZ  # ms
 
 
 def test_a_run_goes_on_where_it_ended_and_refuses_another_plan(
@@ -193,9 +199,58 @@ def test_an_interrupted_run_says_where_it_goes_on(
     assert (tmp_path / 'plan.json').exists()
 
 
+def kill_one() -> None:
+    os.kill(active_children()[0].pid or 0, signal.SIGKILL)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ('ending', 'code', 'sentence'),
+    [
+        (kill_one, 1, 'one of 2 processes that drive was ended from outside after'),
+        (interrupt, 130, 'interrupted after'),
+    ],
+)
+def test_what_was_driven_stays_when_a_process_is_ended(
+    ending: Callable[[], None], code: int, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing hangs, no process is left, and the run goes on."""
+    asked = ['drive', '--output', str(tmp_path), '--first-seed', str(SEED), '--scenes', '3', '--keep', '1']
+    asked += ['--seconds', '2', '--workers', '2']
+    drives = tmp_path / 'drives'
+
+    def end_soon() -> None:
+        while not [*drives.glob('*/*.json')]:
+            time.sleep(0.01)
+        ending()
+
+    thread = Thread(target=end_soon, daemon=True)
+    thread.start()
+    assert main(asked) == code
+    thread.join()
+    done = {file: file.stat().st_mtime_ns for file in drives.glob('*/*.json')}
+    said = capsys.readouterr().err
+    assert f"{sentence} {len(done)} of 9 drives: they are in '{drives}', where --resume goes on" in said
+    assert 0 < len(done) < 9
+    soon = time.monotonic() + 60.0
+    while active_children():
+        assert time.monotonic() < soon, 'a process was left behind'
+        time.sleep(0.05)
+    if ending is interrupt:
+        return
+    assert main([*asked, '--resume']) == 0
+    assert len([*drives.glob('*/*.json')]) == 9
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+
+
 @pytest.mark.parametrize(
     ('more', 'sentence'),
     [
+        (['--first-seed', str(2**31 - 1)], 'worlds 2147483647 to 2147483648 go beyond 2147483647, the highest seed'),
+        (['--scenes', str(10**12)], f'worlds {SEED} to {SEED + 10**12 - 1} go beyond 2147483647'),
         (['--method', 'best'], "there is no pruning method 'best'"),
         (['--hz', '100'], 'a recording at 100 Hz cannot be made'),
         (['--seconds', '1000'], 'a ringworld of 1000 s cannot be made'),
@@ -243,94 +298,6 @@ def test_nothing_is_rendered_for_whoever_looks_at_nothing() -> None:
     drive = run_drive(SteppedWorld(SEED, 2.0), Planner(heeds=False), NoHints(), HZ)
     assert (drive.ticks, drive.said) == ([], [])
     assert len(drive.steps) == 2.0 / STEP
-
-
-@pytest.mark.parametrize('profile', ['orin_agx', 'orin_nx'])
-def test_computed_times_are_those_of_the_docs(profile: str) -> None:
-    lines = (Path(__file__).parents[2] / 'docs' / 'profiles.md').read_text().splitlines()
-    rows = {cells[0]: cells for cells in ([c.strip() for c in line.split('|')[1:-1]] for line in lines if '|' in line)}
-    column = rows['profile'].index(profile)
-    latency = latency_of(profile, 1000.0)
-    assert f'{latency.encode_ms:.0f}' == rows['encode at best, ms'][column]
-    assert f'{latency.prefill_ms(0.1):.0f}' == rows['prefill of 10 % at best, ms'][column]
-    assert f'{latency.hint_ms:.1f}' == rows['written token at best, ms'][column]
-    assert f'{latency.valid_for_ms:g}' == rows['hints valid for, ms'][column]
-    assert latency.up_to_hint_ms(0.1) == latency.encode_ms + latency.prefill_ms(0.1) + latency.hint_ms
-    assert latency.up_to_hint_ms(1.0) > 2 * latency.up_to_hint_ms(0.1)
-    with pytest.raises(SettingsError, match='computed times of a profile'):
-        latency_of('workstation', 1000.0)
-
-
-def step(t: float, speed: float, behavior: Behavior = Behavior.NONE, ttc: float = 5.0) -> Step:
-    return Step(t, 0.0, 0.0, 0.0, speed, 3.0 * t, 8.0, behavior, ttc)
-
-
-def test_measures_of_a_drive_made_by_hand() -> None:
-    drive = Drive(1, 20.0)
-    speeds = [8.0, 0.5, 0.1, 0.0, 2.0, 0.2, 3.0, 0.1]  # stands at 2, 5 and 7 s
-    drive.steps = [step(float(t), speed, ttc=4.0 - 0.5 * t) for t, speed in enumerate(speeds)]
-    drive.steps[0] = replace(drive.steps[0], behavior=Behavior.UNKNOWN)
-    stops = {0, 3}  # s at which STOP is true: the stops at 2 and at 5 s are excused, that at 7 s is not
-    drive.ticks = [
-        Tick(float(t), Behavior.STOP if t in stops else Behavior.NONE, 'car', 1.0) for t in range(len(speeds))
-    ]
-    told = [Behavior.STOP, Behavior.NONE, Behavior.STOP, Behavior.NONE]
-    drive.said = [Said(float(t), t + 0.5, Status.OK, behavior) for t, behavior in enumerate(told)]
-    drive.said[2] = replace(drive.said[2], status=Status.STALE)
-    found = measure(drive)
-    assert set(found) == set(MEASURES)
-    assert found['needless_stops'] == 1
-    assert found['flips_per_min'] == 3.0  # once in 20 s: what is stale is not heard
-    assert found['stale_share'] == 1 / 8
-    assert found['hints_right'] == 0.5
-    assert found['min_ttc_s'] == 0.5
-    assert found['progress_m'] == 21.0
-    drive.events = [Event(1.0, 'pedestrian', 3), Event(2.0, 'stop line'), Event(2.5, 'red light')]
-    hit = measure(drive)
-    assert (hit['collisions'], hit['pedestrian'], hit['stop_lines'], hit['red_lights']) == (1, 1, 1, 1)
-    assert hit['min_ttc_s'] == 0.0
-
-
-def test_differences_are_paired() -> None:
-    sources = sources_of(('st_prune_joint',), (0.1,))
-    plan = DrivePlan(sources, tuple(range(40)), 'ringworld', 20.0, 2.0)
-    rng = np.random.default_rng(0)
-    hard = rng.integers(0, 5, 40)  # what a world costs whoever drives through it
-
-    def row(seed: int, source: Source) -> dict[str, Any]:
-        extra = {ALL_TOKENS: 0, 'st_prune_joint': 1, 'random': 3}.get(source.method, 2)
-        values = dict.fromkeys(MEASURES, 0.0) | {'collisions': int(hard[seed]) + extra}
-        return {'measures': values | ({'stale_share': None} if source.method == NO_HINTS else {})}
-
-    found = {(seed, source.name): row(seed, source) for seed in plan.seeds for source in sources}
-    result = summarize(plan, {'seconds': 20.0, 'world': 'ringworld', 'profile': 'none'}, found)
-    rows = {one['name']: one['measures'] for one in result['sources']}
-    pruned = rows['st_prune_joint 0.1']['collisions']
-    assert pruned['mean'][0] == pytest.approx(hard.mean() + 1)
-    assert pruned['minus_all'] == [1.0, 1.0, 1.0]  # the same in every world: nothing is left to doubt
-    assert pruned['minus_random'] == [-2.0, -2.0, -2.0]
-    assert pruned['mean'][1] < pruned['mean'][0] < pruned['mean'][2]
-    assert 'minus_all' not in rows[ALL_TOKENS]['collisions']
-    assert rows['no hints']['stale_share'] is None
-    text = to_markdown(result)
-    assert '| st_prune_joint 0.1 | +1.00 [+1.00, +1.00] |' in text
-    assert re.search(r'\| no hints \|.* n/a \|', text)
-
-
-def test_sources_and_their_settings() -> None:
-    sources = sources_of(('uniform', 'random', 'uniform'), (1.0, 0.25, 0.1))
-    assert [source.name for source in sources] == [
-        'no hints', 'true hints', 'all tokens', 'uniform 0.25', 'uniform 0.1', 'random 0.25', 'random 0.1'
-    ]  # fmt: skip
-    given = Settings.from_values({'latency.target_ms': 300.0})
-    found = settings_for(sources[-1], 7, given)
-    assert (found.pruning.method, found.pruning.keep_ratio, found.pruning.seed) == ('random', 0.1, 7)
-    assert (found.latency.target_ms, found.inference.describe) == (0.0, False)
-    assert settings_for(Source(ALL_TOKENS), 7, given).pruning.keep_ratio == 1.0
-    assert filmed_source(sources) == Source('uniform', 0.1)
-    assert filmed_source(sources_of(('uniform',), (0.05, 0.25))) == Source('uniform', 0.25)
-    assert filmed_source(sources_of(('uniform',), (0.02, 0.05))) == Source('uniform', 0.05)
-    assert filmed_source(sources_of(('uniform',), (1.0,))) is None
 
 
 def test_the_page_has_what_was_asked_for_and_the_worst_worlds() -> None:

@@ -14,6 +14,7 @@ from stprune_ros.driving.events import (
     HORIZON_S,
     Boxes,
     LineWatch,
+    actors_in_reach,
     kind_of,
     near_actors,
     next_line,
@@ -83,6 +84,21 @@ def test_who_is_touched_and_how(actor: Actor, kind: str) -> None:
     assert standing == ([(actor.id, kind)] if kind == 'struck from behind' else [])
 
 
+@pytest.mark.parametrize(
+    ('x', 'degrees', 'kind'),
+    [
+        (CENTRE + 0.1, 0.0, 'vehicle ahead'),
+        (CENTRE - 0.1, 0.0, 'struck from behind'),
+        (5.0, 44.0, 'vehicle ahead'),
+        (5.0, 46.0, 'crossing vehicle'),
+        (5.0, -134.0, 'crossing vehicle'),
+        (5.0, -136.0, 'oncoming vehicle'),
+    ],
+)
+def test_where_one_kind_ends_and_the_next_begins(x: float, degrees: float, kind: str) -> None:
+    assert kind_of(scene().ego, vehicle(x, 0.0, math.radians(degrees))) == kind
+
+
 def test_nobody_beside_or_just_ahead_is_touched() -> None:
     others = [vehicle(FRONT_BUMPER + 2.21, 0.0), vehicle(CENTRE, 1.91), pedestrian(FRONT_BUMPER + 0.26, 0.0)]
     assert touched(scene(*others), others) == []
@@ -107,6 +123,21 @@ def test_who_is_far_away_and_lights_are_passed_over() -> None:
 def test_time_to_collision(actor: Actor, expected: float) -> None:
     assert time_to_collision(scene(actor), [actor]) == pytest.approx(expected)
     assert time_to_collision(scene(actor, speed=0.0), [actor]) == HORIZON_S
+
+
+def test_who_comes_from_afar_may_be_met_all_the_same() -> None:
+    fast, standing = vehicle(22.0, -36.0, math.pi / 2, vy=9.0), vehicle(33.0, 0.0)
+    light, beyond = Actor(3, 'light', '', 9.0, 0.0, 0.0, 0.4, 1.2, 5.6), pedestrian(34.0, 0.0)
+    found = actors_in_reach(scene(fast, light, standing, beyond))
+    assert found == [fast, standing]
+    assert time_to_collision(scene(), [fast]) == pytest.approx(3.7)  # 22 - 0.95 - 3.6 m at 5 m/s, 36 - 3.15 m at 9
+
+
+@given(st.floats(-60.0, 60.0), st.floats(-60.0, 60.0), st.floats(-9.0, 9.0), st.floats(-9.0, 9.0), st.floats(0.0, 9.0))
+def test_whoever_is_out_of_reach_is_not_met(x: float, y: float, vx: float, vy: float, speed: float) -> None:
+    actor = vehicle(x, y, math.atan2(vy, vx), vx, vy)
+    if not actors_in_reach(scene(actor, speed=speed)):
+        assert time_to_collision(scene(speed=speed), [actor]) == HORIZON_S
 
 
 def test_nobody_near_is_never_met() -> None:

@@ -116,6 +116,13 @@ def test_the_newest_valid_hint_counts_and_nothing_else_takes_it_back() -> None:
     assert planner.command(round(1.2 * S), 5.0, 8.0).limit == SLOW
 
 
+def test_of_two_hints_about_the_same_images_the_first_stands() -> None:
+    planner = Planner()
+    planner.take(hint(Behavior.STOP), S)
+    planner.take(hint(Behavior.NONE), S)
+    assert planner.command(S, 5.0, 8.0).behavior == Behavior.STOP
+
+
 def test_clocks_may_differ_a_little() -> None:
     early = hint(Behavior.STOP, 1.0)
     assert early.holds(S - MAX_AHEAD_NS)

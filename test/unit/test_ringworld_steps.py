@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -87,3 +88,19 @@ def test_who_is_behind_keeps_away_and_lights_go_on_however_the_ego_vehicle_drive
         assert [standing.light(axis, t) for axis in (0, 1)] == [going.light(axis, t) for axis in (0, 1)]
         colours = [[a.colour for a in w.snapshot(t).actors if a.kind != 'light'] for w in (standing, going)]
         assert colours[0] == colours[1]
+
+
+def test_a_pedestrian_who_is_kept_waiting_changes_nobody_else_in_a_world_that_is_driven() -> None:
+    def walked(pause: float, apart: bool) -> list[tuple[float, float]]:
+        world = SteppedWorld(930_003, 20.0, apart=apart)
+        first = world._pedestrians[0]
+        first.role, first.x, first.y, first.goal, first.pause = 'cross', 1e4, 6.7, 6.8, pause
+        first.speed = 1.0
+        for _ in range(401):
+            world.step(0.0)
+        pedestrians = [actor for actor in world.snapshot(20.0).actors if actor.kind == 'pedestrian']
+        assert len(pedestrians) > 3
+        return [(actor.x, actor.y) for actor in pedestrians[1:]]
+
+    assert walked(0.0, True) == walked(math.inf, True)
+    assert walked(0.0, False) != walked(math.inf, False)

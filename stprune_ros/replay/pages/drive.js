@@ -1,24 +1,9 @@
-'use strict';
 // Every drive is one entry of a JSON object, with one list for each value; two menus and the slider say what is shown.
 const data = JSON.parse(document.getElementById('data').textContent);
-const element = (id) => document.getElementById(id);
 const words = {NONE: 'no restriction', UNKNOWN: 'no valid hint'};
 const text = (name) => words[name] ?? name.toLowerCase().replaceAll('_', ' ');
 const WIDTH = 1000, CAR = [4.4, 1.9], AHEAD = 1.4, PERSON = [0.9, 0.9];
 const FREE = 8, HORIZON = 5; // m/s on a free road; s beyond which nobody is met
-
-function make(tag, attributes = {}, ...children) {
-  const found = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
-}
-
-function draw(tag, attributes) {
-  const found = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  return found;
-}
 
 const shown = () => data.drives[`${element('world').value} ${element('source').value}`];
 const current = () => Number(element('slider').value);
@@ -117,11 +102,7 @@ function choose() {
 }
 
 function begin() {
-  const stripes = draw('pattern', {id: 'stripes', width: 6, height: 6, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)'});
-  stripes.append(draw('line', {class: 'stripe', x1: 0, x2: 0, y1: 0, y2: 6}));
-  const holder = draw('svg', {width: 0, height: 0, style: 'position:absolute', 'aria-hidden': 'true'});
-  holder.append(stripes);
-  document.body.append(holder);
+  addStripes();
   for (const menu of ['world', 'source']) element(menu).addEventListener('change', choose);
   element('slider').addEventListener('input', () => show(current()));
   element('previous').addEventListener('click', () => show(current() - 1));

@@ -1,26 +1,11 @@
-'use strict';
 // All ticks lie in one JSON object, one list for each value; the slider says which one is shown.
 const data = JSON.parse(document.getElementById('data').textContent);
 const count = data.seconds.length;
-const element = (id) => document.getElementById(id);
 const text = (name) => name === 'NONE' ? 'no restriction' : name.toLowerCase().replaceAll('_', ' ');
 const shown = (value, unit, digits = 0) => value === null ? 'n/a' : value.toFixed(digits) + unit;
 const percent = (share) => Math.round(100 * (share ?? 0)) + ' %';
 const withPicture = Object.keys(data.pictures).map(Number);
 const WIDTH = 1000;
-
-function make(tag, attributes = {}, ...children) {
-  const found = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
-}
-
-function draw(tag, attributes) {
-  const found = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  return found;
-}
 
 // Each tick lasts until the next one, the last as long as the mean of the others.
 const step = count > 1 ? (data.seconds[count - 1] - data.seconds[0]) / (count - 1) || 1 : 1;
@@ -145,11 +130,7 @@ function show(tick) {
 }
 
 function begin() {
-  const stripes = draw('pattern', {id: 'stripes', width: 6, height: 6, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)'});
-  stripes.append(draw('line', {class: 'stripe', x1: 0, x2: 0, y1: 0, y2: 6}));
-  const holder = draw('svg', {width: 0, height: 0, style: 'position:absolute', 'aria-hidden': 'true'});
-  holder.append(stripes);
-  document.body.append(holder);
+  addStripes();
   hints();
   stages();
   cameras();

@@ -1,8 +1,6 @@
-'use strict';
 // The server sends what is new; times are seconds of its clock. What comes late must not pass for new: the quickest
 // message tells how far both clocks are apart, and a hint ends by the server's clock, heard or not.
 const LOST_S = 2, OLD_S = 3, AGES_S = 120, RETRY_MS = 1000;
-const element = (id) => document.getElementById(id);
 const words = (name) => name === 'NONE' ? 'no restriction' : name.toLowerCase().replaceAll('_', ' ');
 const shown = (value, unit, digits = 0) => value === null || value === undefined ? 'n/a' : value.toFixed(digits) + unit;
 const percent = (share) => shown((share ?? null) && 100 * share, ' %');
@@ -18,13 +16,6 @@ const isOld = (section) => isLost() || !section || now() - section.at > OLD_S;
 
 function put(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;
-}
-
-function make(tag, attributes = {}, ...children) {
-  const found = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) found.setAttribute(name, value);
-  found.append(...children);
-  return found;
 }
 
 function open() {
