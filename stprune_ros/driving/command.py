@@ -13,7 +13,7 @@ from stprune_ros.driving.guides import calibration_of
 from stprune_ros.driving.latency import latency_of
 from stprune_ros.driving.page import drive_page
 from stprune_ros.driving.plan import DrivePlan, Source, settings_for
-from stprune_ros.driving.runs import Driver, drive_all
+from stprune_ros.driving.runs import DRIVES, PLAN, Driver, drive_all
 from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.errors import StpruneError
 from stprune_ros.progress import Say
@@ -21,9 +21,11 @@ from stprune_ros.replay.moment import PARAMETER_FILE, parameter_text
 from stprune_ros.results import Show, write_json
 from stprune_ros.ringworld.recording import write_world
 from stprune_ros.ringworld.renderer import RING
+from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.settings import Settings
 
 FILM, WORLD = 'film.webp', 'world'
+ASIDE = '.world'  # folder in which the bag is written
 FILMED_KEEP = 0.1  # the ratio whose drive is filmed
 
 
@@ -42,7 +44,7 @@ class DriveRun:
 def run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
     """Drive the plan into the output folder and show the table; returns 0."""
     plan, output = ordered.plan, ordered.output
-    _require_own(output / WORLD)
+    _require_own(output)
     latency = latency_of(ordered.profile, settings.output.valid_for_ms)
     ran, found = drive_all(plan, latency, settings, ordered.workers, output, ordered.resume, say)
     result = summarize(plan, ran, found)
@@ -75,14 +77,26 @@ def film(driver: Driver, seed: int, source: Source) -> list[Path]:
     if answers:
         rig = calibration_of(settings).usable([camera.name for camera in RING])
         write_film(output / FILM, answers, drive, world, rig)
-    _require_own(output / WORLD)
-    shutil.rmtree(output / WORLD, ignore_errors=True)
-    write_world(output / WORLD, world, world.seconds, driver.plan.hz)
+    _write_bag(output, world, driver.plan.hz)
     (output / PARAMETER_FILE).write_text(parameter_text(settings), encoding='utf-8')
     return [output / FILM, output / WORLD, output / PARAMETER_FILE]
 
 
-def _require_own(world: Path) -> None:
-    """Raise StpruneError where the folder of the bag is there, and is not what an earlier run wrote."""
-    if world.exists() and not (world / 'truth.json').is_file():
-        raise StpruneError(f"'{world}' is in the way of the bag of a drive: name another --output")
+def _write_bag(output: Path, world: SteppedWorld, hz: float) -> None:
+    """Write the bag aside and move it in: whatever ends the command, what is called `WORLD` is whole."""
+    aside = output / ASIDE
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was ended
+    try:
+        write_world(aside / WORLD, world, world.seconds, hz)
+        if (output / WORLD).exists():
+            (output / WORLD).rename(aside / 'earlier')
+        (aside / WORLD).rename(output / WORLD)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_own(output: Path) -> None:
+    """Raise StpruneError where the folder of the bag is there, and no earlier run wrote it."""
+    own = (output / WORLD / 'truth.json').is_file() and any((output / name).exists() for name in (PLAN, DRIVES))
+    if (output / WORLD).exists() and not own:
+        raise StpruneError(f"'{output / WORLD}' is in the way of the bag of a drive: name another --output")

@@ -178,12 +178,40 @@ def test_a_drive_may_end_within_a_step(seconds: float) -> None:
     assert len(drive.steps) == math.ceil(seconds / STEP) and len(drive.ticks) == max(1, math.floor(2 * seconds))
 
 
-def test_a_folder_of_somebody_else_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize('file', ['mine.txt', 'truth.json'])  # of `stprune world world`, say
+def test_a_folder_of_somebody_else_stays(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'world').mkdir()
-    (tmp_path / 'world' / 'mine.txt').write_text('x')
+    (tmp_path / 'world' / file).write_text('x')
     assert main(command(tmp_path)) == 1
     assert f"'{tmp_path / 'world'}' is in the way of the bag of a drive" in capsys.readouterr().err
-    assert (tmp_path / 'world' / 'mine.txt').read_text() == 'x'
+    assert (tmp_path / 'world' / file).read_text() == 'x'
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_a_bag_that_was_begun_is_in_nobodys_way(
+    there: bool, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / 'copy'
+    shutil.copytree(run, output)
+    if not there:
+        shutil.rmtree(output / 'world')
+
+    def begun(out: Path, *_: object) -> None:
+        out.mkdir(parents=True)
+        (out / 'world.mcap').write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr('stprune_ros.driving.command.write_world', begun)
+        assert main(command(output, '--resume')) == 130
+    assert {path.name for path in output.iterdir()} == {path.name for path in run.iterdir()} - {'world'} | (
+        {'world'} if there else set()
+    )
+    if there:
+        assert (output / 'world' / 'world.mcap').read_bytes() == (run / 'world' / 'world.mcap').read_bytes()
+    assert main(command(output, '--resume')) == 0, capsys.readouterr().err
+    assert {path.name for path in output.iterdir()} == {path.name for path in run.iterdir()}
+    assert (output / 'world' / 'truth.json').read_text() == (run / 'world' / 'truth.json').read_text()
 
 
 def test_an_interrupted_run_says_where_it_goes_on(
