@@ -27,7 +27,6 @@ from stprune_ros.pruning.view_tokens import ViewSimilarity
 
 NO_GROUPS, TWO_GROUPS = 0.72, 0.78  # separability; 3/4 is that of a uniform distribution, which has no groups
 NO_OUTLIERS, OUTLIERS = 1.5, 2.0  # skewness towards low values
-EVEN_BONUS = 10.0  # of the tokens of an even share: they are selected before all others
 Weights = tuple[float, float, float]  # of volatility, recency and commonness
 
 

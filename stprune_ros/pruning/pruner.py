@@ -34,7 +34,7 @@ from stprune_ros.pruning.baselines.uninformed import even_lattice, random_choice
 from stprune_ros.pruning.baselines.video import dtd, evs, least_typical
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import EVEN_BONUS, lattice, prune_joint, trust_in
+from stprune_ros.pruning.joint import lattice, prune_joint, trust_in
 from stprune_ros.pruning.selection import token_budget
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.spatial import OverlapMasks, prune_spatial
@@ -187,7 +187,7 @@ def _over_all_views(
         trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
         extra = lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
     if config.even_share:
-        even = [EVEN_BONUS * mask for mask in even_masks(views, budgets, config.even_share, frozen)]
+        even = [even_bonus(config) * mask for mask in even_masks(views, budgets, config.even_share, frozen)]
         extra = even if extra is None else [one + other for one, other in zip(extra, even)]
     if first_stage:
         ratio = config.keep_ratio**FIRST_STAGE_SHARE
@@ -234,6 +234,15 @@ def lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Te
         else view.tokens.new_zeros(0)  # it may lie on another device
         for view, budget in zip(views, budgets)
     ]
+
+
+def even_bonus(config: PruningConfig) -> float:
+    """More than the scores of two tokens differ by for all other reasons: an even share is selected before the rest.
+
+    A distance is at most 2, a cosine in [-1, 1], volatility and recency in [0, 1].
+    """
+    volatility, recency, common = config.joint_weights
+    return 3.0 + max(volatility + recency, config.lambda_temporal) + 2 * common + config.joint_lattice
 
 
 def even_masks(

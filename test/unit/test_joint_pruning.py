@@ -171,6 +171,27 @@ def test_an_even_share_is_kept_first_and_counts_in_the_budget(method, budget, ev
     assert budget == 'ring' or [int(mask.sum()) for mask in masks] == [12, 12, 12]
 
 
+@pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune_staged'])
+@pytest.mark.parametrize(
+    'weights',
+    [
+        {'joint_volatility': 10.0, 'joint_recency': 10.0},
+        {'joint_common': 10.0},
+        {'joint_lattice': 10.0, 'gauge_commonness': True},
+        {'lambda_temporal': 10.0},
+        {'joint_recency': 10.0, 'multiplicative_bonus': True},
+    ],
+)
+def test_no_weight_that_may_be_set_comes_before_an_even_share(method, weights):
+    """Of all frames, the oldest too, also where a view keeps one token."""
+    views = ring(views=3, frames=2, rows=4, columns=6)
+    for ratio, keeps in ((0.25, 12), (0.02, 1)):
+        masks = prune(views, 2, method, ratio, budget='ring', even_share=0.5, **weights)
+        lattice = uniform_mask((2, 4, 6), max(1, keeps // 2))
+        assert all((mask.flatten() | ~lattice).all() for mask in masks)
+        assert sum(int(mask.sum()) for mask in masks) == 3 * keeps
+
+
 def test_an_even_share_is_spread_over_frames_that_are_not_repeats():
     [view] = ring(views=1, frames=3, rows=4, columns=6)
     repeated = replace(view, tokens=torch.cat([view.tokens[:2], view.tokens[1:2]]))
