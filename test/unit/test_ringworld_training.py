@@ -226,6 +226,12 @@ def test_a_few_steps_of_training_export_a_model(tmp_path: Path, name: str) -> No
             _train_until(steps, [*arguments, '--work', str(folder), '--output', str(folder / 'model')])
         weights.append(train.read_model(folder / 'model').state_dict())
     assert all(torch.equal(one, two) for one, two in zip(weights[0].values(), weights[1].values(), strict=True))
+    shutil.rmtree(folder / 'model')  # as if it had been interrupted before its last export
+    _train_until(2, [*arguments, '--work', str(folder), '--output', str(folder / 'model')])
+    again = train.read_model(folder / 'model').state_dict()
+    assert all(torch.equal(one, two) for one, two in zip(weights[0].values(), again.values(), strict=True))
+    for _ in range(2):  # a stage that has had its time gets no further step
+        _train_until(1, [*arguments, '--work', str(tmp_path / 'brief'), '--output', str(folder), '--seconds', '0.001'])
     facts = json.loads((tmp_path / 'once' / 'model' / 'stprune.json').read_text())
     assert (facts['trained'], facts['host'], facts['steps'], facts['drives']) == (True, name, 2, 2)
     assert facts['recipe']['drop_share'] == 0.5

@@ -156,6 +156,16 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     first = restore(out, schedule, **parts)
     stage, examiner = LanguageStage(host, model), LanguageStage(host, mean.module)
     recipe = Recipe.from_arguments(args)
+
+    def export(steps: int) -> None:
+        hard = SCENES_PER_SHARD * sum(map(is_hard, pool.shards))
+        facts = {'steps': steps, 'seed': args.seed, 'drives': len(pool.truths), 'hard_drives': hard}
+        export_model(args.output, host, mean.module, tokenizer, {**facts, **recipe.facts()})
+
+    if schedule.progress(first) >= 1.0:  # an earlier run came to the end, and perhaps not to its export
+        pool.read_new(args.scenes_folder / TRAIN)
+        export(first)
+        return
     schedule.start()
     smoothed: dict[str, torch.Tensor] = {}
     bar = tqdm(total=args.steps, initial=first, desc='language', mininterval=20)
@@ -178,9 +188,7 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
             figures = ' '.join(f'{name} {value.item():.3f}' for name, value in smoothed.items())
             tqdm.write(f'language step {step + 1} {schedule.elapsed():.0f} s {len(pool.truths)} drives {figures}')
             tqdm.write(f'   held out {examine(examiner, held_out, examined[step < args.clip_steps])}')
-            hard = SCENES_PER_SHARD * sum(map(is_hard, pool.shards))
-            facts = {'steps': step + 1, 'seed': args.seed, 'drives': len(pool.truths), 'hard_drives': hard}
-            export_model(args.output, host, mean.module, tokenizer, {**facts, **recipe.facts()})
+            export(step + 1)
         if last:
             break
 
