@@ -16,6 +16,7 @@ from stprune_ros.driving.plan import DrivePlan, Source, settings_for
 from stprune_ros.driving.runs import DRIVES, PLAN, Driver, drive_all
 from stprune_ros.driving.summary import summarize, to_markdown
 from stprune_ros.errors import StpruneError
+from stprune_ros.folder_lock import locked
 from stprune_ros.progress import Say
 from stprune_ros.replay.moment import PARAMETER_FILE, parameter_text
 from stprune_ros.results import Show, write_json
@@ -25,7 +26,7 @@ from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.settings import Settings
 
 FILM, WORLD = 'film.webp', 'world'
-ASIDE = '.world'  # folder in which the bag is written
+ASIDE, LOCK = '.world', '.lock'  # folder in which the bag is written, and the file of who writes
 FILMED_KEEP = 0.1  # the ratio whose drive is filmed
 
 
@@ -43,6 +44,11 @@ class DriveRun:
 
 def run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
     """Drive the plan into the output folder and show the table; returns 0."""
+    with locked(ordered.output, ordered.output / LOCK, 'drive'):
+        return _run(ordered, settings, say, show)
+
+
+def _run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
     plan, output = ordered.plan, ordered.output
     _require_own(output)
     latency = latency_of(ordered.profile, settings.output.valid_for_ms)

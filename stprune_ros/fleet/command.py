@@ -17,10 +17,11 @@ from stprune_ros.errors import BagError, Interrupted, SettingsError, StpruneErro
 from stprune_ros.fleet.cluster import Pool, connected, require_ray, resources
 from stprune_ros.fleet.dispatch import Dispatcher, Progress, take_result
 from stprune_ros.fleet.index import FAILED, MISSING, Entry, content, hints_in, join_rows, write_rows
-from stprune_ros.fleet.ledger import Ledger, locked
+from stprune_ros.fleet.ledger import LOCK, Ledger
 from stprune_ros.fleet.page import fleet_page
 from stprune_ros.fleet.plan import REPORTS, Drive, Run, Setting, runs_of
 from stprune_ros.fleet.split import why_whole
+from stprune_ros.folder_lock import locked
 from stprune_ros.progress import said_while_slow
 from stprune_ros.resources import version
 from stprune_ros.results import Show, replaced_at_once, table, write_json
@@ -52,7 +53,7 @@ def run(drives: Sequence[Drive], settings: Sequence[Setting], options: FleetOpti
     _refuse_split(settings, options.window_s)
     models = _models(settings)
     runs = [Run(drive, setting) for drive in sorted(drives, key=lambda one: one.name) for setting in settings]
-    with locked(options.output):
+    with locked(options.output, options.output / LOCK, 'fleet'):
         ledger = Ledger(options.output, runs, models)
         ledger.take_over(options.resume)
         entries = {one: Entry(one) for one in runs}

@@ -6,15 +6,12 @@ is given: nothing that bears its final name is ever half written, or written by 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from stprune_ros.bounded_yaml import read_text
 from stprune_ros.errors import BagError, SettingsError, StpruneError, plain, shown
@@ -31,13 +28,14 @@ from stprune_ros.vlm.loading import ModelIdentity
 OWN = '.fleet'  # folder of what is no result: lock, rows, parts, and what is being written
 TRUTH = 'truth.json'
 OF_BAG = (METADATA, TRUTH)
+LOCK = f'{OWN}/lock'
 MAX_BYTES = 2**26  # of summary.json
 
 
 class Ledger:
     """The results of ``runs`` in the folder ``output``; ``models`` has the model of each setting by its name.
 
-    Use within `locked`.
+    Use within the lock `LOCK`.
     """
 
     def __init__(self, output: Path, runs: Sequence[Run], models: Mapping[str, ModelIdentity]) -> None:
@@ -205,44 +203,6 @@ def inputs_of(run: Run) -> dict[str, list[int]]:
     return {
         file.name: [found.st_size, found.st_mtime_ns] for file in files if file.is_file() for found in [file.stat()]
     }
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold the folder for one fleet; makes it, and leaves nothing of that where nothing was written.
-
-    Raises StpruneError while another fleet holds it.
-    """
-    own = output / OWN
-    made = [folder for folder in (own, output, *output.parents) if not folder.exists()]
-    own.mkdir(parents=True, exist_ok=True)
-    file = own / 'lock'
-    with file.open('w') as lock:
-        if not _is_taken(lock, file):
-            raise StpruneError(f"another fleet is writing to '{output}': wait for its end, or name another --output")
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-            _remove_empty(made)
-
-
-def _is_taken(lock: TextIO, file: Path) -> bool:
-    """Take the lock, where nobody has it and it is still the file of this name: a fleet that ends removes its own."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(lock.fileno()), file.stat())
-    except (BlockingIOError, FileNotFoundError):
-        return False
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, the innermost first, as long as they are empty."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
 
 
 def rows_beside(place: Path) -> Path:

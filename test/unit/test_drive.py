@@ -33,6 +33,7 @@ from stprune_ros.driving.page import MAX_WORLDS, worlds_to_show
 from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source
 from stprune_ros.driving.planner import CAUTION, Planner
 from stprune_ros.driving.runs import Driver
+from stprune_ros.folder_lock import locked
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.results import HINT_TOPIC
 from stprune_ros.resources import resource_path
@@ -214,6 +215,14 @@ def test_a_bag_that_was_begun_is_in_nobodys_way(
     assert (output / 'world' / 'truth.json').read_text() == (run / 'world' / 'truth.json').read_text()
 
 
+def test_two_commands_do_not_drive_into_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path, tmp_path / '.lock', 'drive'):
+        assert main(command(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert f"another drive is writing to '{tmp_path}': wait for its end, or name another --output" in said
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_an_interrupted_run_says_where_it_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +233,7 @@ def test_an_interrupted_run_says_where_it_goes_on(
     assert main(command(tmp_path)) == 130
     said = capsys.readouterr().err
     assert 'interrupted before the first of 10 drives was finished: --resume begins again' in said
-    assert (tmp_path / 'plan.json').exists()
+    assert [path.name for path in tmp_path.iterdir()] == ['plan.json']
 
 
 def kill_one() -> None:

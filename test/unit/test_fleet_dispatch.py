@@ -18,7 +18,7 @@ from stprune_ros.errors import BagError, SettingsError, StpruneError
 from stprune_ros.fleet.asked import as_they_come, in_order
 from stprune_ros.fleet.dispatch import ATTEMPTS, Dispatcher, Progress
 from stprune_ros.fleet.index import DONE, FAILED, Entry
-from stprune_ros.fleet.ledger import Ledger, locked, rows_beside
+from stprune_ros.fleet.ledger import LOCK, Ledger, rows_beside
 from stprune_ros.fleet.plan import Drive, Run, runs_of, settings_of
 from stprune_ros.fleet.split import Cut
 from stprune_ros.fleet.tasks import (
@@ -35,6 +35,7 @@ from stprune_ros.fleet.tasks import (
     Split,
     Task,
 )
+from stprune_ros.folder_lock import locked
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.moment import plain_values
@@ -299,16 +300,16 @@ def test_what_is_no_replay_is_refused(ledger: Ledger, runs: list[Run]):
 
 
 def test_one_fleet_holds_a_folder(tmp_path: Path):
-    with locked(tmp_path / 'out'):
+    with locked(tmp_path / 'out', tmp_path / 'out' / LOCK, 'fleet'):
         child = os.fork()
         if not child:
             try:
-                with locked(tmp_path / 'out'):
+                with locked(tmp_path / 'out', tmp_path / 'out' / LOCK, 'fleet'):
                     os._exit(1)
             except StpruneError as error:
                 os._exit(0 if 'another fleet is writing to' in str(error) else 2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    with locked(tmp_path / 'out'):
+    with locked(tmp_path / 'out', tmp_path / 'out' / LOCK, 'fleet'):
         pass
 
 
@@ -321,7 +322,10 @@ def test_a_lock_that_its_fleet_removes_meanwhile_is_not_taken(tmp_path: Path, mo
         real(lock, how)
 
     monkeypatch.setattr('fcntl.flock', late)
-    with pytest.raises(StpruneError, match='another fleet is writing to'), locked(tmp_path / 'out'):
+    with (
+        pytest.raises(StpruneError, match='another fleet is writing to'),
+        locked(tmp_path / 'out', tmp_path / 'out' / LOCK, 'fleet'),
+    ):
         pass
 
 

@@ -18,7 +18,17 @@ MAX_LINES = 400
 
 # From the bottom up: a room may import those on lower floors, and nothing beside or above itself.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ('errors', 'parameter', 'progress', 'resources', 'results', 'cuda_graph', 'bounded_yaml', 'private_folder'),
+    (
+        'errors',
+        'parameter',
+        'progress',
+        'resources',
+        'results',
+        'cuda_graph',
+        'bounded_yaml',
+        'private_folder',
+        'folder_lock',
+    ),
     ('pruning',),
     ('settings',),
     ('core',),
@@ -37,6 +47,7 @@ EXCEPTIONS = {
     ('parameter', 'errors'),
     ('resources', 'errors'),
     ('bounded_yaml', 'errors'),
+    ('folder_lock', 'errors'),
 }
 PRUNING_KNOWS = {'errors', 'parameter', 'cuda_graph', 'private_folder'}
 ROS = {
