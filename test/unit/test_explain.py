@@ -164,6 +164,15 @@ def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
         assert one.tolist() == other.tolist()
 
 
+def test_what_a_frozen_camera_repeats_lies_on_no_even_lattice():
+    [view] = ring(views=1, frames=2, rows=2, columns=3, dim=6)
+    frozen = replace(view, tokens=torch.stack([view.tokens[0], view.tokens[0]]))
+    config = PruningConfig('st_prune_joint', 0.99, even_share=1.0, skip_frozen=True)
+    [reasons] = explain([frozen], [torch.ones(2, 2, 3, dtype=torch.bool)], config, 2)
+    assert (reasons[1] == Reason.EVEN).all()
+    assert not (reasons[0] == Reason.EVEN).any()
+
+
 def basis(*indices: int, dim: int = 16):
     return torch.stack([torch.nn.functional.one_hot(torch.tensor(index), dim).float() for index in indices])
 
