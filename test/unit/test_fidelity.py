@@ -247,6 +247,10 @@ def test_switches_by_name():
     assert not config_of('st_prune', 0.1, 0, switched_on).keep_one_copy  # a name says everything
     switched = [name for name in VARIANTS if not {'all', 'text'} & {*name.split('+')} and '=' not in name]
     assert len(switched) > 12 and all(name_of(config_of(name, 0.1, 0, switched_on)) == name for name in switched)
+    shared = Settings.from_values({'pruning.even_share': 0.3})
+    assert config_of('st_prune_joint+even', 0.1, 0, shared).even_share == 0.3
+    assert config_of('st_prune_joint+even', 0.1, 0, Settings()).even_share == 0.5
+    assert config_of('st_prune_joint', 0.1, 0, shared).even_share == 0.0
     with pytest.raises(StpruneError, match="no switch 'warp'"):
         config_of('st_prune+warp', 0.1, 0, Settings())
 
