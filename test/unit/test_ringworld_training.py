@@ -232,6 +232,15 @@ def test_a_few_steps_of_training_export_a_model(tmp_path: Path, name: str) -> No
     assert all(torch.equal(one, two) for one, two in zip(weights[0].values(), again.values(), strict=True))
     for _ in range(2):  # a stage that has had its time gets no further step
         _train_until(1, [*arguments, '--work', str(tmp_path / 'brief'), '--output', str(folder), '--seconds', '0.001'])
+    still = [*arguments, '--rate', '0', '--vision-rate', '0', '--steps', '1']  # what a run begins with comes out again
+    for option, whole in (('--begin-with', True), ('--tower', False)):
+        taken = tmp_path / option
+        _train_until(1, [*still, option, str(folder / 'model'), '--work', str(taken), '--output', str(taken / 'model')])
+        one, other = train.read_model(folder / 'model'), train.read_model(taken / 'model')
+        tower = HOSTS[name].tower
+        for part, equal in ((tower, True), (lambda model: model.model.language_model, whole)):
+            pairs = zip(part(one).state_dict().values(), part(other).state_dict().values(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs) == equal
     facts = json.loads((tmp_path / 'once' / 'model' / 'stprune.json').read_text())
     assert (facts['trained'], facts['host'], facts['steps'], facts['drives']) == (True, name, 2, 2)
     assert facts['recipe']['drop_share'] == 0.5
