@@ -52,13 +52,15 @@ def test_measures_of_a_drive_made_by_hand() -> None:
 
 
 def test_differences_are_paired() -> None:
-    sources = sources_of(('st_prune_joint',), (0.1,))
+    sources = sources_of(('st_prune_joint',), (0.1, 0.05))
     plan = DrivePlan(sources, tuple(range(40)), 'ringworld', 20.0, 2.0)
     rng = np.random.default_rng(0)
     hard = rng.integers(0, 5, 40)  # what a world costs whoever drives through it
 
     def row(seed: int, source: Source) -> dict[str, Any]:
-        extra = {ALL_TOKENS: 0, 'st_prune_joint': 1, 'random': 3}.get(source.method, 2)
+        extra = {ALL_TOKENS: 0, 'st_prune_joint': 1, 'random': 3}.get(source.method, 2) + (
+            source == Source('random', 0.05)
+        )
         values = dict.fromkeys(MEASURES, 0.0) | {'collisions': int(hard[seed]) + extra}
         return {'measures': values | ({'stale_share': None} if source.method == NO_HINTS else {})}
 
@@ -69,6 +71,7 @@ def test_differences_are_paired() -> None:
     assert pruned['mean'][0] == pytest.approx(hard.mean() + 1)
     assert pruned['minus_all'] == [1.0, 1.0, 1.0]  # the same in every world: nothing is left to doubt
     assert pruned['minus_random'] == [-2.0, -2.0, -2.0]
+    assert rows['st_prune_joint 0.05']['collisions']['minus_random'] == [-3.0, -3.0, -3.0]  # of the same ratio
     assert pruned['mean'][1] < pruned['mean'][0] < pruned['mean'][2]
     assert 'minus_all' not in rows[ALL_TOKENS]['collisions']
     assert rows['no hints']['stale_share'] is None
