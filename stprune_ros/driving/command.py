@@ -61,7 +61,8 @@ def _run(ordered: DriveRun, settings: Settings, say: Say, show: Show) -> int:
         files += film(Driver(plan, latency, settings, output), ordered.show, filmed)
     page = drive_page(plan, result, found, [ordered.show], FILM if filmed is not None else '')
     (output / 'drive.html').write_text(page, encoding='utf-8')
-    show(to_markdown(result), {'files': files, 'drive': {key: value for key, value in result.items() if key != 'rows'}})
+    text = f'{to_markdown(result)}\n\npage     {output / "drive.html"}'
+    show(text, {'files': files, 'drive': {key: value for key, value in result.items() if key != 'rows'}})
     return 0
 
 

@@ -76,7 +76,8 @@ def to_markdown(result: Mapping[str, Any]) -> str:
         for row in result['sources']
         if row['name'] != ALL_TOKENS
     ]
-    title = f'{result["drives"]} worlds of {result["seconds"]:g} s each, {result["world"]}, profile {result["profile"]}'
+    worlds = '1 world of' if result['drives'] == 1 else f'{result["drives"]} worlds of'
+    title = f'{worlds} {result["seconds"]:g} s each, {result["world"]}, profile {result["profile"]}'
     return '\n\n'.join((title, table(head, means), 'minus all tokens, paired, with 95 % interval:', table(head, minus)))
 
 

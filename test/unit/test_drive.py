@@ -10,7 +10,9 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from multiprocessing import active_children
 from pathlib import Path
 from threading import Thread
@@ -53,7 +55,10 @@ PLAN = DrivePlan(
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the command for two worlds and one ratio."""
     output = tmp_path_factory.mktemp('drive')
-    assert main(command(output)) == 0
+    said = StringIO()
+    with redirect_stdout(said):
+        assert main(command(output)) == 0
+    assert said.getvalue().endswith(f'\n\npage     {output / "drive.html"}\n')
     return output
 
 
