@@ -71,18 +71,20 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     """Two tables: means, and differences against all tokens."""
     head = ('hints from', *(MEASURES[name] for name in SHOWN))
     means = [(row['name'], *(cell(row, name, 'mean') for name in SHOWN)) for row in result['sources']]
+    has_interval = result['drives'] > 1
     minus = [
-        (row['name'], *(cell(row, name, 'minus_all') for name in SHOWN))
+        (row['name'], *(cell(row, name, 'minus_all', has_interval) for name in SHOWN))
         for row in result['sources']
         if row['name'] != ALL_TOKENS
     ]
     worlds = '1 world of' if result['drives'] == 1 else f'{result["drives"]} worlds of'
     title = f'{worlds} {result["seconds"]:g} s each, {result["world"]}, profile {result["profile"]}'
-    return '\n\n'.join((title, table(head, means), 'minus all tokens, paired, with 95 % interval:', table(head, minus)))
+    paired = 'paired, with 95 % interval' if has_interval else 'which one world gives no interval for'
+    return '\n\n'.join((title, table(head, means), f'minus all tokens, {paired}:', table(head, minus)))
 
 
-def cell(row: Mapping[str, Any], measure: str, key: str) -> str:
-    """A figure as tables show it: a mean, or a difference with its interval."""
+def cell(row: Mapping[str, Any], measure: str, key: str, has_interval: bool = True) -> str:
+    """A figure as tables show it: a mean, or a difference, with its interval where there is one."""
     figures = row['measures'][measure]
     if figures is None or figures.get(key) is None:
         return 'n/a'
@@ -90,4 +92,6 @@ def cell(row: Mapping[str, Any], measure: str, key: str) -> str:
     digits = DIGITS.get(measure, 2)
     if key == 'mean':
         return f'{value:.{digits}f}'
+    if not has_interval:
+        return f'{value:+.{digits}f}'
     return f'{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]'

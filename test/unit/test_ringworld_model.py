@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stprune_ros.arguments import with_host
 from stprune_ros.errors import ModelError
 from stprune_ros.evaluation.model_card import evaluate_model
 from stprune_ros.evaluation.ringworld_cases import ModelCardCases
@@ -19,6 +20,7 @@ from stprune_ros.vlm.loading import load_model
 from stprune_ros.vlm.prompt import Prompt
 
 FOLDER = Path(__file__).resolve().parents[2] / 'models' / 'ringworld'
+HOSTS_BESIDE = {'ringworld_internvl': 'internvl', 'ringworld_neutral': 'qwen3_vl'}
 
 
 @pytest.fixture(scope='module')
@@ -64,3 +66,24 @@ def test_answers_beat_a_guess(backend: Backend) -> None:
         assert table[name]['description']['precision'] >= expected
     assert table['blind']['perception']['accuracy'] < 0.7
     assert 'description' not in table['blind']
+
+
+def test_hosts_that_ship_are_small_together() -> None:
+    shipped = {path.parent.name: path.stat().st_size for path in FOLDER.parent.glob('*/model.safetensors')}
+    assert shipped.keys() == {'ringworld', *HOSTS_BESIDE}
+    assert sum(shipped.values()) < 25e6
+
+
+@pytest.mark.parametrize(('name', 'family'), HOSTS_BESIDE.items())
+def test_a_host_beside_is_found_by_name_and_answers(name: str, family: str) -> None:
+    folder = FOLDER.parent / name
+    assert with_host(Settings(), name).model.path == str(folder)
+    backend = TransformersBackend.load(folder, device='cpu')
+    assert (backend.info.trained, backend.info.family) == (True, family)
+    facts = json.loads((folder / 'stprune.json').read_text(encoding='utf-8'))
+    assert facts['recipe']['background_weight'] == 0.0
+    assert facts['hard_drives'] == 750
+    prompt = Prompt.load(folder / 'prompt.yaml')
+    scores = evaluate_model(backend, prompt, ModelCardCases(6), {'all': PruningConfig('none', 1.0)}, 0)
+    found = [scores['all'][kind] for kind in ('perception', 'planning')]
+    assert sum(kind['accuracy'] * kind['n'] for kind in found) > 0.5 * sum(kind['n'] for kind in found)
