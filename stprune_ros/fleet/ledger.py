@@ -25,6 +25,7 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.replay.command import fault
 from stprune_ros.replay.moment import plain_values
+from stprune_ros.resources import version
 from stprune_ros.results import write_json
 from stprune_ros.vlm.loading import ModelIdentity
 
@@ -153,7 +154,7 @@ class Ledger:
             with Bag(run.drive.path) as bag:
                 windows = BagWindows(bag, run.setting.settings)
                 identity = bag_identity(bag, windows.topics.images)
-            sentence = self._difference(run, summary, identity) or self._changed(run)
+            sentence = self._difference(run, summary, identity) or _other_version(summary) or self._changed(run)
         if sentence:
             raise SettingsError(
                 f"'{self.home(run)}' holds the results of another run: {sentence}; name another --output, or remove it"
@@ -187,6 +188,13 @@ class Ledger:
             if found.get(name) != value:
                 return f'there {name} is {shown(found.get(name))}, here it is {shown(value)}'
         return ''
+
+
+def _other_version(summary: Mapping[str, Any]) -> str:
+    """Which version replayed it, where that is not this one: a table of both would be of neither. '' where it is."""
+    versions = summary.get('versions')
+    then = versions.get('stprune_ros') if isinstance(versions, dict) else None
+    return '' if then == version() else f'there stprune_ros is {shown(then)}, here it is {shown(version())}'
 
 
 def inputs_of(run: Run) -> dict[str, list[int]]:
