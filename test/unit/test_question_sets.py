@@ -287,9 +287,17 @@ def test_broken_rows_of_lingoqa_are_counted_and_the_others_read(tmp_path: Path) 
 
 
 def test_files_that_are_no_parquet_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
     path = tmp_path / 'val.parquet'
     path.write_bytes(b'PAR1 no')
     with pytest.raises(StpruneError, match=r"val.parquet' is no parquet file that can be read: "):
+        lingoqa.read(path)
+    parquet_of(path, [{'question_id': 'a', 'answer': 'b'}])
+    table = pyarrow.Table.from_pylist([dict.fromkeys(lingoqa.COLUMNS, 'x')])
+    parquet.write_table(table.append_column('answer', table['answer']), path)
+    with pytest.raises(StpruneError, match=r"val.parquet' has the column 'answer' twice, and nobody knows which"):
         lingoqa.read(path)
     parquet_of(path, [{'question_id': 'a', 'answer': 'b'}])
     with pytest.raises(StpruneError, match="lacks the columns 'segment_id', 'images', 'question'"):
