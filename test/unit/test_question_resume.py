@@ -197,7 +197,7 @@ def test_the_file_for_the_tools_of_the_set_is_of_the_first_run(tmp_path: Path, t
 
 def test_lots_are_drawn_anew_for_every_moment_and_run() -> None:
     asking = Asking.__new__(Asking)
-    asking.settings = Settings()
+    object.__setattr__(asking, 'settings', Settings())  # it is frozen
     drawn = {
         asking._variant(Trial('random', 0.1, seed), moment).config.seed for seed in range(3) for moment in range(50)
     }
