@@ -243,6 +243,18 @@ def test_questions_of_nuinstruct_are_judged_by_their_task(tmp_path: Path) -> Non
     ]
 
 
+def test_tasks_of_nuinstruct_that_are_not_known_are_counted(tmp_path: Path) -> None:
+    path = make_nuinstruct(tmp_path)
+    rows = json.loads(path.read_text())[:3]
+    rows[0]['task'], rows[1]['task'] = 'Perception-Distance', 'prediction-unheard_of'
+    path.write_text(json.dumps(rows))
+    found = require_questions(nuinstruct.read(path))
+    assert [q.measures for q in found.questions] == [('language',), ('language',), ('agreement',)]
+    assert found.faults.sentences == [
+        'questions of tasks that are not known, judged as texts: 2; the first is Perception-Distance'
+    ]
+
+
 def test_rows_of_lingoqa_are_answers_and_questions_about_the_same_pictures_share_them(tmp_path: Path) -> None:
     make_lingoqa(tmp_path / 'evaluation')
     found = lingoqa.read(tmp_path)
