@@ -22,6 +22,7 @@ from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.replay.command import fault
 from stprune_ros.replay.moment import plain_values
+from stprune_ros.resources import version
 from stprune_ros.results import write_json
 from stprune_ros.vlm.loading import ModelIdentity
 
@@ -87,11 +88,15 @@ class Ledger:
     def publish(self, run: Run, place: Path) -> None:
         """Move the folder of a run to where it belongs, and its rows.
 
-        Raises BagError where it is not what was asked for: a worker elsewhere may find another model.
+        Raises BagError where it is not what was asked for: a worker elsewhere may find another model, and somebody may
+        still be writing to the bag.
         """
         sentence = self._difference(run, _summary(place), None)
         if sentence:
             raise BagError(f'what a worker replayed is not what was asked for: {sentence}')
+        changed = _other_file(self._inputs[run.folder], inputs_of(run))
+        if changed:
+            raise BagError(f"'{plain(changed)}' changed meanwhile: once nobody writes to it, --resume replays it")
         self._inputs_file(run).parent.mkdir(parents=True, exist_ok=True)
         write_json(self._inputs_file(run), self._inputs[run.folder])
         move(rows_beside(place), self.rows(run))
@@ -151,7 +156,7 @@ class Ledger:
             with Bag(run.drive.path) as bag:
                 windows = BagWindows(bag, run.setting.settings)
                 identity = bag_identity(bag, windows.topics.images)
-            sentence = self._difference(run, summary, identity) or self._changed(run)
+            sentence = self._difference(run, summary, identity) or _other_version(summary) or self._changed(run)
         if sentence:
             raise SettingsError(
                 f"'{self.home(run)}' holds the results of another run: {sentence}; name another --output, or remove it"
@@ -166,9 +171,8 @@ class Ledger:
             then = None
         if not isinstance(then, dict):
             return 'nothing is known of the files that it read'
-        now = self._inputs[run.folder]
-        changed = sorted(name for name in then.keys() | now.keys() if then.get(name) != now.get(name))
-        return f"'{plain(changed[0])}' has changed since" if changed else ''
+        changed = _other_file(then, self._inputs[run.folder])
+        return f"'{plain(changed)}' has changed since" if changed else ''
 
     def _inputs_file(self, run: Run) -> Path:
         return self.output / OWN / 'inputs' / run.folder.with_name(f'{run.folder.name}.json')
@@ -185,6 +189,18 @@ class Ledger:
             if found.get(name) != value:
                 return f'there {name} is {shown(found.get(name))}, here it is {shown(value)}'
         return ''
+
+
+def _other_version(summary: Mapping[str, Any]) -> str:
+    """Which version replayed it, where that is not this one: a table of both would be of neither. '' where it is."""
+    versions = summary.get('versions')
+    then = versions.get('stprune_ros') if isinstance(versions, dict) else None
+    return '' if then == version() else f'there stprune_ros is {shown(then)}, here it is {shown(version())}'
+
+
+def _other_file(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first file, by name, that `inputs_of` has other figures of than before, '' where there is none."""
+    return min((name for name in then.keys() | now.keys() if then.get(name) != now.get(name)), default='')
 
 
 def inputs_of(run: Run) -> dict[str, list[int]]:

@@ -152,6 +152,8 @@ def _value(parameter: Parameter, text: str) -> object:
 def _item(kind: type, text: str) -> object:
     if kind is bool:
         return TRUTHS.get(text.lower(), text)
+    if '_' in text and kind in (int, float):  # of 0_1 Python makes 1, where 0.1 was meant
+        return text
     try:
         return kind(text)
     except ValueError:

@@ -13,7 +13,7 @@ from stprune_ros.errors import BagError, ModelError, StpruneError, one_line, sen
 from stprune_ros.evaluation.datasets.asking import Asking, instructed
 from stprune_ros.evaluation.fidelity import SceneEvaluator
 from stprune_ros.fleet.index import write_rows
-from stprune_ros.fleet.ledger import rows_beside
+from stprune_ros.fleet.ledger import inputs_of, rows_beside
 from stprune_ros.fleet.parts import RecordedTicks, write_part
 from stprune_ros.fleet.plan import Run
 from stprune_ros.fleet.split import cuts, seen_ticks, why_whole
@@ -195,16 +195,17 @@ def _split(task: ReplayRun, backend: Backend, prompt: Prompt) -> Split | None:
             found = cuts(seen_ticks(windows.read()), task.window_s)
         except BagError:  # its stamps go back
             return None
-        key = _key(windows, backend, prompt)
+        key = _key(task.run, windows, backend, prompt)
     return Split(key, tuple(found)) if len(found) > 1 else None
 
 
-def _key(windows: BagWindows, backend: Backend, prompt: Prompt) -> str:
+def _key(run: Run, windows: BagWindows, backend: Backend, prompt: Prompt) -> str:
     """What the ticks of a part follow from."""
     calibration = prompt.calibration.id if prompt.calibration is not None else ''
     parts = [
         version(),
         bag_identity(windows.bag, windows.topics.images),
+        inputs_of(run),
         plain_values(windows.settings),
         backend.info.model_id,
         backend.info.revision,

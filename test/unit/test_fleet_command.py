@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from helpers.small_bags import drive, write_bag
 from stprune_ros.cli import main
 from stprune_ros.errors import StpruneError
 from stprune_ros.fleet import cluster, command
-from stprune_ros.fleet.cluster import require_ray
+from stprune_ros.fleet.cluster import Resources, require_ray, resources
 from stprune_ros.fleet.command import FleetOptions, summary_text
 from stprune_ros.fleet.index import DONE, Entry, content
 from stprune_ros.fleet.plan import Drive, Run, Setting, settings_of
@@ -130,3 +132,30 @@ def test_a_fleet_in_a_few_lines():
 
 def test_nothing_but_a_fleet_needs_ray():
     assert not hasattr(cluster, 'ray')
+
+
+@pytest.mark.parametrize(
+    ('workers', 'threads', 'gpus', 'memory', 'uses_gpu', 'expected'),
+    [
+        (None, 1, None, 0, False, Resources(8, 1, 0.0, 0)),
+        (None, 3, None, 0, False, Resources(2, 3, 0.0, 0)),
+        (None, 1, None, 0, True, Resources(2, 1, 1.0, 0)),
+        (None, 1, 0.5, 0, True, Resources(4, 1, 0.5, 0)),
+        (None, 1, None, 30, False, Resources(3, 1, 0.0, 30)),
+        (5, 1, None, 30, True, Resources(5, 1, 1.0, 30)),
+    ],
+)
+def test_as_many_workers_as_what_is_scarcest_holds(
+    monkeypatch, workers: int | None, threads: int, gpus: float | None, memory: int, uses_gpu: bool, expected: Resources
+):
+    there = {'CPU': 8.0, 'GPU': 2.0, 'memory': 100.0}
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(cluster_resources=lambda: there))
+    assert resources(workers, threads, gpus, memory, uses_gpu, False) == expected
+
+
+def test_a_worker_that_fits_nowhere_is_refused_unless_the_cluster_grows(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', SimpleNamespace(cluster_resources=lambda: {'CPU': 2.0}))
+    for workers, grows in ((None, True), (3, False)):
+        with pytest.raises(StpruneError, match='a worker is to have 1 GPU, and the cluster has 0 in all: ask for less'):
+            resources(workers, 1, 1.0, 0, True, grows)
+    assert resources(3, 1, 1.0, 0, True, True) == Resources(3, 1, 1.0, 0)

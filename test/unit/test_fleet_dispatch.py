@@ -39,6 +39,7 @@ from stprune_ros.folder_lock import locked
 from stprune_ros.io.bag_identity import bag_identity
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.replay.moment import plain_values
+from stprune_ros.resources import version
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import ModelIdentity
 
@@ -70,6 +71,7 @@ def summary(run: Run, **more: Any) -> dict[str, Any]:
         'bag_id': identity,
         'interrupted': False,
         'span': None,
+        'versions': {'stprune_ros': version()},
         **MODEL._asdict(),
         'ticks': 3,
         'status': {'OK': 3},
@@ -253,6 +255,8 @@ def test_results_of_these_runs_are_taken_up(ledger: Ledger, runs: list[Run]):
         ({'parameters': {**plain_values(Settings()), 'pruning.keep_ratio': 0.3}},
          "there 'pruning.keep_ratio' is 0.3, here it is 0.1"),
         ({'parameters': {}}, ' is None, here it is '),
+        ({'versions': {'stprune_ros': '0.0.9'}}, f"there stprune_ros is '0.0.9', here it is '{version()}'; name"),
+        ({'versions': None}, f"there stprune_ros is None, here it is '{version()}'; name"),
     ],
 )  # fmt: skip
 def test_results_of_another_run_are_refused(ledger: Ledger, runs: list[Run], change: dict[str, Any], words: str):

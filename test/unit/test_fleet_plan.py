@@ -177,6 +177,8 @@ def test_values_are_read_in_the_type_of_their_parameter(sweep: str, name: str, v
         (['pruning.keep_ratio=0.1,2'], "'pruning.keep_ratio' is 2"),
         (['pruning.keep_ratio=abc'], "'pruning.keep_ratio' is 'abc'"),
         (['pruning.method=magic'], "'pruning.method' is 'magic'"),
+        (['pruning.keep_ratio=0_1'], "'pruning.keep_ratio' is '0_1'"),
+        (['history.frames=1_0'], "'history.frames' is '1_0'"),
         (['history.frames=1.5'], "'history.frames' is '1.5'"),
         (['pruning.keep_ratio'], 'not of the form'),
         (['pruning.keep_ratio='], 'not of the form'),

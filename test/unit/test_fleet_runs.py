@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip('pyarrow', reason="pyarrow is not installed: pip install '.[fleet]'")
 
-from helpers.fleets import STUCK, Script
-from helpers.small_bags import Item, drive, jpeg, write_bag
+from helpers.fleets import STUCK, Script, messages_of
+from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, jpeg, write_bag
 from helpers.tiny_models import make_tiny_model
 from pyarrow import parquet
 
@@ -26,7 +26,7 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.fleet import command
 from stprune_ros.fleet.cluster import Resources
 from stprune_ros.fleet.ledger import Ledger
-from stprune_ros.fleet.tasks import Died, Outcome, Task
+from stprune_ros.fleet.tasks import Died, JoinParts, Outcome, Task
 from stprune_ros.fleet.worker import Worker
 
 Act = Callable[[Task], Outcome | Died | None]
@@ -212,6 +212,46 @@ def test_an_interruption_before_the_first_result_says_so(fleet, tmp_path: Path, 
         f"stprune: interrupted after 1 of 2 replays: they are in '{page}', and the same command with --resume goes on"
     )
     assert capsys.readouterr().err.splitlines()[-1] == expected
+
+
+def test_a_bag_that_grows_while_it_is_replayed_is_a_sentence(fleet, bags: Path, tmp_path: Path, capsys):
+    def growing(task: Task) -> None:
+        if task.run.drive.name == 'c':  # type: ignore[union-attr]
+            shutil.rmtree(bags / 'c')
+            write_bag(bags / 'c', drive(4))
+
+    shutil.rmtree(bags / 'b')
+    assert fleet(tmp_path / 'out', first=growing)[0] == 1
+    assert states(tmp_path / 'out') == {'a': 'done', 'c': 'failed'}
+    sentence = "'c.mcap' changed meanwhile: once nobody writes to it, --resume replays it"
+    assert index(tmp_path / 'out')['c']['sentence'] == sentence and not (tmp_path / 'out' / 'c').exists()
+    assert parquet.read_table(tmp_path / 'out' / 'fleet.parquet')['bag'].to_pylist() == ['a'] * 3
+    assert fleet(tmp_path / 'out', '--resume') == (0, ['c'])
+    assert index(tmp_path / 'out')['c']['ticks'] == 4
+
+
+def test_parts_of_a_bag_that_has_changed_since_are_not_put_together(fleet, bags: Path, tmp_path: Path):
+    """Its topics, counts and first image are those that it had: only the pictures behind are other ones."""
+
+    def others(item: Item) -> Item:
+        is_later = item.topic.endswith('compressed') and item.stamp_ns > START_NS + PERIOD_NS
+        return Item(item.topic, item.stamp_ns, jpeg(item.stamp_ns, seed=99)) if is_later else item
+
+    def interrupted(task: Task) -> None:
+        if isinstance(task, JoinParts):
+            raise KeyboardInterrupt
+
+    for name in ('a', 'b'):
+        shutil.rmtree(bags / name)
+    shutil.rmtree(bags / 'c')
+    write_bag(bags / 'c', drive(12))
+    assert fleet(tmp_path / 'out', '--window', '0.4', first=interrupted)[0] == 130
+    assert len(list((tmp_path / 'out' / '.fleet' / 'parts').glob('*/*'))) == 3
+    shutil.rmtree(bags / 'c')
+    write_bag(bags / 'c', drive(12, others))
+    assert fleet(tmp_path / 'out', '--window', '0.4', '--resume') == (0, ['c'] * 5)
+    assert fleet(tmp_path / 'plain')[0] == 0
+    assert messages_of(tmp_path / 'out' / 'c' / SETTING) == messages_of(tmp_path / 'plain' / 'c' / SETTING)
 
 
 def test_patience_reaches_the_workers(fleet, tmp_path: Path):

@@ -79,6 +79,12 @@ def test_cuts_cover_every_tick_once(steps: list[tuple[int, int]], window_s: floa
     assert len(found) == min(len(stamps), max(1, round(seconds / window_s)))
 
 
+def test_no_part_is_shorter_than_a_tick():
+    ticks = [SeenTick(stamp, 0) for stamp in (0, 10**9, 2 * 10**9)]
+    found = cuts(ticks, 0.1)
+    assert [(cut.from_ns, cut.until_ns, cut.ticks) for cut in found] == [(t.stamp_ns, t.stamp_ns, 1) for t in ticks]
+
+
 def test_no_tick_needs_no_part():
     assert cuts([], 1.0) == []
 

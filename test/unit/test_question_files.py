@@ -316,6 +316,8 @@ def test_speed_is_that_since_the_picture_before() -> None:
         ego.linear[0] for stamp in stamps if (ego := tables.ego(shots, stamp + 100_000)) is not None and ego.linear
     ]
     assert speeds == [2.0, 2.0, 6.0]
+    egos = [tables.ego(shots, stamp) for stamp in stamps]
+    assert [ego.position for ego in egos if ego] == [(x, 7.0, 0.0) for x in (0.0, 1.0, 4.0)], 'where each was taken'
     assert tables.ego(shots, stamps[2] + 200_000) is None, 'too far from any picture'
     assert tables.ego(shots[:1], stamps[0]) is None, 'one place is no motion'
     assert Tables().ego(shots, stamps[0]) is None

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers.question_sets import (
     CAMERAS,
     GREY,
@@ -20,6 +21,7 @@ from helpers.question_sets import (
     qa,
 )
 
+from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.dataset import Dataset, require_questions
 
@@ -83,6 +85,21 @@ def test_questions_of_a_key_frame_follow_on_each_other_and_conversations_keep_th
     found = require_questions(drivelm.read(path))
     assert [question.id for question in found.in_file_order] == order
     assert sorted(question.id for question in found.first(2).questions) == ['s_f_0', 's_g_1']
+
+
+def test_questions_that_are_too_long_for_a_model_are_left_out_and_have_an_empty_answer(tmp_path: Path) -> None:
+    texts = ['what?', 'x' * 2001, 'y' * 2000, 'z' * 300_000]
+    path = grey_set(tmp_path, {'f': {'perception': [qa(text, 'that', 2) for text in texts]}})
+    found = require_questions(drivelm.read(path))
+    assert by_moment(found) == [['s_f_0', 's_f_2']]
+    assert found.faults.sentences == [
+        'questions left out, of more than 2000 characters: 2; the first is s_f_1, which has 2001'
+    ]
+    drivelm.write_answers(tmp_path / 'a.json', found, {'s_f_0': 'one', 's_f_2': 'two'})
+    assert [row['answer'] for row in json.loads((tmp_path / 'a.json').read_text())] == ['one', '', 'two', '']
+    path.write_text(path.read_text().replace('what?', 'w' * 2001).replace('y' * 2000, 'y' * 2001))
+    with pytest.raises(StpruneError, match='has no question that can be asked: .*: 4; the first is s_f_0, which has'):
+        require_questions(drivelm.read(path))
 
 
 def test_an_empty_key_in_a_file_of_scenes_is_no_id(tmp_path: Path) -> None:

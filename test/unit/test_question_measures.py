@@ -70,6 +70,12 @@ def test_bleu_of_a_short_answer_is_less_and_takes_the_nearest_reference() -> Non
     assert bleu(['', 'red car'], [['stop'], ['red car']])[0] == pytest.approx(math.exp(1 - 3 / 2))
 
 
+def test_bleu_of_questions_with_different_numbers_of_references() -> None:
+    """One that has no second reference has no empty one, which would be the nearest in length."""
+    found = bleu(['the', 'b'], [('the car stops right here',), ('b', 'c')])
+    assert found[0] == pytest.approx(math.exp(1 - 6 / 2))
+
+
 def test_rouge_l_by_hand() -> None:
     """A common subsequence of 4 words: precision 4/5, recall 1."""
     assert rouge_l('the car stops here now', ['the car stops now']) == pytest.approx(2.44 * 0.8 / (1 + 1.44 * 0.8))

@@ -107,6 +107,24 @@ def test_a_picture_that_was_mended_is_no_fault_any_more(tmp_path: Path, tiny: Pa
     assert 'earlier pictures left out' not in ' '.join(table_of(tmp_path / 'r')['notes'])
 
 
+def test_one_run_writes_to_a_file_of_answers(tmp_path: Path) -> None:
+    """The line that the first one is writing would be cut off by the second one, as if it were torn."""
+    key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
+    with AnswerFile(path, {}, resume=False) as file:
+        file.add(key, SetAnswer('one', False, False, 1))
+        with path.open('ab') as writing:
+            writing.write(b'{"id": ')
+        before = path.read_bytes()
+        with pytest.raises(StpruneError) as error:
+            AnswerFile(path, {}, resume=True)
+        assert str(error.value) == f"another run is writing to '{path}': wait for its end, or name another --output"
+        assert path.read_bytes() == before
+    with pytest.raises(StpruneError, match='holds 1 answers'):
+        AnswerFile(path, {}, resume=False)
+    with AnswerFile(path, {}, resume=True) as file:  # who was refused holds it no longer
+        assert list(file.answers) == [key]
+
+
 def test_not_even_one_answer_is_overwritten(tmp_path: Path) -> None:
     key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
     with AnswerFile(path, {}, resume=False):
@@ -179,7 +197,7 @@ def test_the_file_for_the_tools_of_the_set_is_of_the_first_run(tmp_path: Path, t
 
 def test_lots_are_drawn_anew_for_every_moment_and_run() -> None:
     asking = Asking.__new__(Asking)
-    asking.settings = Settings()
+    object.__setattr__(asking, 'settings', Settings())  # it is frozen
     drawn = {
         asking._variant(Trial('random', 0.1, seed), moment).config.seed for seed in range(3) for moment in range(50)
     }

@@ -243,6 +243,18 @@ def test_questions_of_nuinstruct_are_judged_by_their_task(tmp_path: Path) -> Non
     ]
 
 
+def test_tasks_of_nuinstruct_that_are_not_known_are_counted(tmp_path: Path) -> None:
+    path = make_nuinstruct(tmp_path)
+    rows = json.loads(path.read_text())[:3]
+    rows[0]['task'], rows[1]['task'] = 'Perception-Distance', 'prediction-unheard_of'
+    path.write_text(json.dumps(rows))
+    found = require_questions(nuinstruct.read(path))
+    assert [q.measures for q in found.questions] == [('language',), ('language',), ('agreement',)]
+    assert found.faults.sentences == [
+        'questions of tasks that are not known, judged as texts: 2; the first is Perception-Distance'
+    ]
+
+
 def test_rows_of_lingoqa_are_answers_and_questions_about_the_same_pictures_share_them(tmp_path: Path) -> None:
     make_lingoqa(tmp_path / 'evaluation')
     found = lingoqa.read(tmp_path)
@@ -287,9 +299,17 @@ def test_broken_rows_of_lingoqa_are_counted_and_the_others_read(tmp_path: Path) 
 
 
 def test_files_that_are_no_parquet_or_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
     path = tmp_path / 'val.parquet'
     path.write_bytes(b'PAR1 no')
     with pytest.raises(StpruneError, match=r"val.parquet' is no parquet file that can be read: "):
+        lingoqa.read(path)
+    parquet_of(path, [{'question_id': 'a', 'answer': 'b'}])
+    table = pyarrow.Table.from_pylist([dict.fromkeys(lingoqa.COLUMNS, 'x')])
+    parquet.write_table(table.append_column('answer', table['answer']), path)
+    with pytest.raises(StpruneError, match=r"val.parquet' has the column 'answer' twice, and nobody knows which"):
         lingoqa.read(path)
     parquet_of(path, [{'question_id': 'a', 'answer': 'b'}])
     with pytest.raises(StpruneError, match="lacks the columns 'segment_id', 'images', 'question'"):

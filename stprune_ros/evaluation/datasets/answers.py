@@ -5,6 +5,7 @@ The first line says what was asked of whom; with another beginning a run never g
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -39,8 +40,8 @@ class SetAnswer:
 class AnswerFile:
     """The answers of one run, and what a judge said of them; a context manager.
 
-    Raises StpruneError where the file at ``path`` is no such file, is of another ``run``, or is there and shall not be
-    gone on with.
+    Raises StpruneError where the file at ``path`` is no such file, is of another ``run``, is there and shall not be
+    gone on with, or is being written to by another run.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], resume: bool) -> None:
@@ -49,16 +50,12 @@ class AnswerFile:
         self.faults: dict[str, list[tuple[str, str, int]]] = {}  # `Faults.rows` by the first question of a moment
         self.scores: dict[tuple[AnswerKey, str], float] = {}  # the second part of a key is a judge's name
         head = json.loads(json.dumps({'run': run}))
-        if path.exists():
-            self._load(head)
-            if not resume and self.answers:
-                raise StpruneError(
-                    f"'{path}' holds {len(self.answers)} answers of an earlier run: add --resume to go on with them, or"
-                    ' remove it'
-                )
         self._file = path.open('a', encoding='utf-8')
-        if not path.stat().st_size:
-            self._write(head)
+        try:
+            self._begin(head, resume)
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> AnswerFile:
         return self
@@ -83,6 +80,22 @@ class AnswerFile:
         if rows != self.faults.get(first_id, []):
             self.faults[first_id] = rows
             self._write({'id': first_id, 'faults': rows})
+
+    def _begin(self, head: Mapping[str, Any], resume: bool) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or the process ends
+        except BlockingIOError:
+            raise StpruneError(
+                f"another run is writing to '{self.path}': wait for its end, or name another --output"
+            ) from None
+        self._load(head)
+        if not resume and self.answers:
+            raise StpruneError(
+                f"'{self.path}' holds {len(self.answers)} answers of an earlier run: add --resume to go on with them,"
+                ' or remove it'
+            )
+        if not self.path.stat().st_size:
+            self._write(head)
 
     def _write(self, row: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False) + '\n')

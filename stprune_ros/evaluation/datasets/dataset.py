@@ -14,6 +14,8 @@ from stprune_ros.errors import StpruneError, plain
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.evaluation.datasets.files import MAX_PATH, Faults, read_picture
 
+MAX_QUESTION = 2000  # characters; those of the sets have hundreds, and sixteen are asked in one pass
+
 
 @dataclass(frozen=True, slots=True)
 class SetQuestion:
@@ -113,7 +115,10 @@ class Dataset:
 
 
 def require_questions(dataset: Dataset) -> Dataset:
-    """The set without questions whose id another has. Raises StpruneError where it has none that can be asked."""
+    """The set without questions whose id another has; those that are too long are left out as if without pictures.
+
+    Raises StpruneError where it has none that can be asked.
+    """
     known: set[str] = set()
 
     def distinct(questions: Iterable[SetQuestion]) -> Iterator[SetQuestion]:
@@ -124,11 +129,22 @@ def require_questions(dataset: Dataset) -> Dataset:
                 known.add(question.id)
                 yield question
 
-    moments = tuple(replace(moment, questions=tuple(distinct(moment.questions))) for moment in dataset.moments)
-    if not known:
+    long: list[SetQuestion] = []
+
+    def short(questions: Iterable[SetQuestion]) -> Iterator[SetQuestion]:
+        for question in questions:
+            if len(question.text) <= MAX_QUESTION:
+                yield question
+                continue
+            long.append(question)
+            example = f'{question.id}, which has {len(question.text)}'
+            dataset.faults.add(f'questions left out, of more than {MAX_QUESTION} characters', example)
+
+    moments = tuple(replace(moment, questions=tuple(short(distinct(moment.questions)))) for moment in dataset.moments)
+    if len(long) == len(known):
         why = ': ' + '; '.join(dataset.faults.sentences) if dataset.faults.sentences else ''
         raise StpruneError(f"'{dataset.path}' has no question that can be asked{why}")
-    return replace(dataset, moments=moments, left_out=tuple(distinct(dataset.left_out)))
+    return replace(dataset, moments=moments, left_out=(*distinct(dataset.left_out), *long))
 
 
 def _up_to(last: int, questions: Iterable[SetQuestion]) -> tuple[SetQuestion, ...]:

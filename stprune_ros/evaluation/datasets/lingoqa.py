@@ -95,6 +95,9 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
         if missing:
             raise StpruneError(f"'{path}' is no file of LingoQA: it lacks the columns {listed(missing)}")
+        twice = [name for name in COLUMNS if file.schema_arrow.names.count(name) > 1]
+        if twice:
+            raise StpruneError(f"'{path}' has the column '{twice[0]}' twice, and nobody knows which is meant: drop one")
         rows, taken = file.metadata.num_rows, 0
         if rows > MAX_ROWS:
             raise StpruneError(f"'{path}' has {rows} rows; a file of questions may have {MAX_ROWS}: split it")

@@ -118,6 +118,8 @@ def _questions(tree: list[Any], faults: Faults) -> Iterator[tuple[SetQuestion, t
         if isinstance(said, (int, float)) and not isinstance(said, bool):
             said = str(said)
         answers = (said,) if isinstance(said, str) and said.strip() else ()
+        if task not in MEASURES and task.partition('-')[0] not in GROUPS:
+            faults.add('questions of tasks that are not known, judged as texts', plain(task))
         question = SetQuestion(name, number, text, task, (measure_of(task),), answers, fields={'qa_id': qa_id})
         tokens = entry.get('sample_list')
         pictures = tuple(picture for _, picture in found)
