@@ -408,4 +408,7 @@ def test_ids_of_nuinstruct_stay_apart(tmp_path: Path) -> None:
     path.write_text(json.dumps(rows))
     found = require_questions(nuinstruct.read(path))
     assert [question.id for question in found.questions] == ['a%2Fb/c', 'a/b%2Fc', 'a/2']
-    assert found.faults.sentences == ['questions left out, with an id that another has: 1; the first is a/2']
+    assert found.faults.sentences == [
+        'questions of tasks that are not known, judged as texts: 4; the first is a/b',
+        'questions left out, with an id that another has: 1; the first is a/2',
+    ]

@@ -56,7 +56,7 @@ def test_where_nothing_is_pruned_all_tokens_and_no_pictures_are_shown(
     assert evaluate(tmp_path, '--keep', '1', '--output', str(output)) == 0
     text = capsys.readouterr().out
     tables = [line for line in text.splitlines() if line.startswith('<!--')]
-    assert tables == ['<!-- fidelity drivelm: kinds -->'], 'others would be empty'
+    assert tables == ['<!-- fidelity ringworld, drivelm: kinds -->'], 'others would be empty'
     lines = text.splitlines()
     assert lines[1].startswith('| at 100% | all |')
     assert [line.split(' | ')[0] for line in lines[3:5]] == ['| none', '| blind']
