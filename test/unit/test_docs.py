@@ -25,7 +25,7 @@ from stprune_ros.driving.latency import latency_of
 from stprune_ros.driving.plan import DrivePlan, Source
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
-from stprune_ros.evaluation.tables import to_markdown
+from stprune_ros.evaluation.tables import difference_cell, to_markdown
 from stprune_ros.evaluation.variants import name_of
 from stprune_ros.resources import version
 from stprune_ros.ringworld.questions import FORMS
@@ -384,6 +384,24 @@ def test_fidelity_tables_are_the_committed_result(page: str, host: str, world: s
     printed = to_markdown(found, found['default']).split('\n\n')
     assert len(printed) == 5
     assert text.count(f'<!-- fidelity {host}, {world}: ') == shown == sum(part in text for part in printed)
+
+
+def test_what_an_even_share_does_is_the_committed_result():
+    content = json.loads((RESULTS / 'even_share.json').read_text(encoding='utf-8'))
+    by_host = {table['host']: table['rows'] for table in content['tables']}
+    shown = tables('even share', 'hosts.md')
+    assert [row['host, ringworld'].strip('`') for row in shown] == [
+        'ringworld',
+        'ringworld_neutral',
+        'ringworld_internvl',
+    ]
+    for line in shown:
+        rows = by_host[line['host, ringworld'].strip('`')]
+        for keep in (0.1, 0.05, 0.02):
+            without, even = (row for row in rows if (row['kind'], row['keep']) == ('all', keep))
+            assert (without['method'], even['method']) == (content['default'], f'{content["default"]}+even')
+            accuracies = f'{100 * without["accuracy"]:.1f} to {100 * even["accuracy"]:.1f}'
+            assert line[f'{keep:.0%}'] == f'{accuracies}: {difference_cell(even)}'
 
 
 @pytest.mark.parametrize('profile', ['none', 'orin_nx'])
