@@ -72,7 +72,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument('--engine', choices=ENGINE_NAMES, help='what runs the model; default: that of --params')
     command.add_argument(
-        '--resume', action='store_true', help='go on where an interrupted run with the same plan ended'
+        '--resume',
+        action='store_true',
+        help='ask only what the answers beside --output lack: scenes, methods, keep ratios',
     )
     command.add_argument(
         '--seeds', type=count, metavar='N', help='runs of what draws lots; default: 3; with --dataset 1'

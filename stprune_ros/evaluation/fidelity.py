@@ -6,12 +6,13 @@ The model always sees the same features and the same questions; only the keep ma
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,18 @@ BLIND_TRIAL = Trial(BLIND, 1.0, 0)
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to run: methods, keep ratios, and the number of runs of methods that draw lots."""
+    """What to run: methods, keep ratios, and the number of runs of methods that draw lots; not what ran before."""
 
     methods: tuple[str, ...]
     keeps: tuple[float, ...]
     seeds: int
+    ran: frozenset[Trial] = frozenset()
 
     def trials(self) -> Iterator[Trial]:
         """What runs on every scene. Keeping everything is the same for all methods and runs once."""
+        return (trial for trial in self._all() if trial not in self.ran)
+
+    def _all(self) -> Iterator[Trial]:
         yield FULL_TRIAL
         for method in dict.fromkeys(self.methods):
             for keep in dict.fromkeys(self.keeps):
@@ -108,7 +113,7 @@ class SceneEvaluator:
             few = [trial for trial in trials if trial == FULL_TRIAL or trial.keep == IMPAIRED_KEEP]
             encoded = EncodedScene.encode(scene, self.backend)
             correct = self._correct(scene, encoded, cases, few if scene.condition else trials)
-            if not scene.condition:
+            if not scene.condition and BLIND_TRIAL not in self.plan.ran:
                 grey = EncodedScene.encode(scene.with_grey_images(), self.backend)
                 correct[BLIND_TRIAL] = self._correct(scene, grey, cases, [FULL_TRIAL])[FULL_TRIAL]
             asked = [Asked(scene.id, case.kind, case.form, scene.ego_motion, scene.condition) for case in cases]
@@ -117,15 +122,17 @@ class SceneEvaluator:
 
     def _correct(
         self, scene: CaseScene, encoded: EncodedScene, cases: Sequence[Case], trials: Sequence[Trial]
-    ) -> dict[Trial, list[bool]]:
-        """Which cases are answered correctly in each trial that is defined there.
+    ) -> dict[Trial, list[float]]:
+        """Which cases are answered correctly in each trial; NaN where a trial is not defined.
 
         ``encoded`` is the scene with all its images; where a trial encodes less, that is done here.
         """
-        correct, by_encoding = {}, {WHOLE: encoded}
+        correct: dict[Trial, list[float]] = {}
+        by_encoding = {WHOLE: encoded}
         for trial in trials:
             variant = variant_of(trial.method, trial.keep, trial.seed * SEED_STRIDE + scene.id, self.settings)
             if variant.config.method in WHOLE_FIRST_FRAME and trial.keep * encoded.history < 1:
+                correct[trial] = [math.nan] * len(cases)
                 continue
             if variant.encoding not in by_encoding:
                 by_encoding[variant.encoding] = EncodedScene.encode(scene, self.backend, variant.encoding)
@@ -161,7 +168,8 @@ def evaluate_methods(
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     hits = ask_all(source, plan, settings, backend, workers, output, resume, evaluating)
     gauged = source.scene_ids[:GAUGED_SCENES]
-    return {**summarize(hits), 'things': measure_things(source, gauged, plan.methods, backend, settings)}
+    methods = hits.plan['methods']  # those of an earlier run, too
+    return {**summarize(hits), 'things': measure_things(source, gauged, methods, backend, settings)}
 
 
 def ask_all(
@@ -178,8 +186,8 @@ def ask_all(
 
     They are processes of this machine unless ``evaluating`` says otherwise.
 
-    The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` scenes that the file
-    has are not asked again.
+    The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` only those are asked
+    for that the file lacks: scenes, methods, or keep ratios.
     Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
     plan.
     """
@@ -187,29 +195,42 @@ def ask_all(
         check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info = backend.info
     model = [info.model_id, info.revision]
-    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asdict(plan)}
+    asked = {'methods': plan.methods, 'keeps': plan.keeps, 'seeds': plan.seeds}
+    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asked}
     encodings = {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}
     if encodings:
         ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
     hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
     if resume and hits_file.exists():
-        found = Hits.load(hits_file)
-        if found.plan != hits.plan:
-            raise StpruneError(f"'{hits_file}' holds answers to another plan: omit --resume, or name another --output")
-        hits.results = {scene: found.results[scene] for scene in source.scene_ids if scene in found.results}
-    open_scenes = [scene for scene in source.scene_ids if scene not in hits.results]
+        hits = hits.after(Hits.load(hits_file), source.scene_ids, hits_file)
+    lacking = _lacking(hits, plan, source.scene_ids)
+    left = sum(map(len, lacking.values()))
     saved = time.monotonic()
     try:
-        with (evaluating or in_processes(workers))(source, plan, settings, open_scenes) as scenes:
-            for scene, results in zip(open_scenes, tqdm(scenes, total=len(open_scenes), unit='scene', disable=None)):
-                hits.add(scene, results)
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    hits.save(hits_file)
-                    saved = time.monotonic()
+        for ran_before, scenes in lacking.items():
+            rest = replace(plan, ran=ran_before)
+            with (evaluating or in_processes(workers))(source, rest, settings, scenes) as found:
+                for scene, results in zip(scenes, tqdm(found, total=len(scenes), unit='scene', disable=None)):
+                    hits.add(scene, results)
+                    left -= 1
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        hits.save(hits_file)
+                        saved = time.monotonic()
     except KeyboardInterrupt:
-        raise _interruption(hits, hits_file, len(source.scene_ids)) from None
+        raise _interruption(hits, hits_file, len(source.scene_ids) - left, len(source.scene_ids)) from None
     hits.save(hits_file)
     return hits
+
+
+def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:
+    """Scenes that lack an answer, by the trials that they have."""
+    wanted = {*plan.trials(), BLIND_TRIAL}
+    found: dict[frozenset[Trial], list[int]] = defaultdict(list)
+    for scene in scenes:
+        known = frozenset(trial for result in hits.results.get(scene, ()) for trial in result.correct)
+        if not wanted <= known:
+            found[known].append(scene)
+    return found
 
 
 def in_processes(workers: int) -> Evaluating:
@@ -231,14 +252,13 @@ def _start_worker(source: CaseSource, plan: EvaluationPlan, settings: Settings) 
     SceneEvaluator.prepare(source, plan, settings)
 
 
-def _interruption(hits: Hits, file: Path, scenes: int) -> Interrupted:
+def _interruption(hits: Hits, file: Path, finished: int, scenes: int) -> Interrupted:
     """Save the answers so far, and say where they are."""
     if not hits.results:
         return Interrupted(f'interrupted before the first of {scenes} scenes was finished: nothing is written', {})
     hits.save(file)
     return Interrupted(
-        f"interrupted after {len(hits.results)} of {scenes} scenes: their answers are in '{file}', where --resume goes"
-        ' on',
+        f"interrupted after {finished} of {scenes} scenes: their answers are in '{file}', where --resume goes on",
         {'files': [file]},
     )
 

@@ -6,9 +6,10 @@ With the single answers two rows of a table can be compared question by question
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ import numpy as np
 from stprune_ros.errors import StpruneError
 
 ALL = 'all'
+GROWING = 'methods', 'keeps'  # of a plan: more of them may be asked later
+DEFAULT = 'default'  # of a plan: the method that others are compared with, whatever it was when they were asked
 
 
 class Trial(NamedTuple):
@@ -46,7 +49,7 @@ class Asked(NamedTuple):
 class SceneResult:
     """Results of one scene: its questions, and per trial which of them were answered correctly, or how well (0 to 1).
 
-    ``tokens`` is the number of visual tokens of the whole scene.
+    NaN where a trial is not defined. ``tokens`` is the number of visual tokens of the whole scene.
     """
 
     scene_id: int
@@ -57,14 +60,38 @@ class SceneResult:
 
 @dataclass
 class Hits:
-    """Results of scene after scene; ``plan`` says what was run, so that results of different plans are never mixed."""
+    """Results of scene after scene; ``plan`` says what was run, so that what does not belong together is never mixed.
+
+    Its ``methods`` and ``keeps`` may grow: a method's answers do not depend on which others were asked.
+    """
 
     plan: dict[str, Any]
     results: dict[int, list[SceneResult]] = field(default_factory=dict)  # by scene
 
     def add(self, scene_id: int, results: Sequence[SceneResult]) -> None:
-        """Add the results of a scene."""
-        self.results[scene_id] = list(results)
+        """Add the results of a scene, to those of other trials where it has some.
+
+        Raises StpruneError where those are answers to other questions.
+        """
+        before = self.results.get(scene_id, [])
+        if before and [result.questions for result in before] != [result.questions for result in results]:
+            raise StpruneError(
+                f'scene {scene_id} has other questions than when its first answers were given, by another version of'
+                ' stprune_ros: omit --resume'
+            )
+        self.results[scene_id] = [
+            replace(new, correct={**old.correct, **new.correct}) for old, new in zip(before, results)
+        ] or list(results)
+
+    def after(self, found: Hits, scenes: Iterable[int], path: Path) -> Hits:
+        """These plans and answers together with those that were ``found`` in a file, of ``scenes`` alone.
+
+        Raises StpruneError where more differs between the plans than methods, keep ratios, and which of them is ours.
+        """
+        if any(self.plan.get(name) != found.plan.get(name) for name in {*self.plan, *found.plan} - {*GROWING, DEFAULT}):
+            raise StpruneError(f"'{path}' holds answers to another plan: omit --resume, or name another --output")
+        both = {name: list(dict.fromkeys([*found.plan.get(name, ()), *self.plan[name]])) for name in GROWING}
+        return Hits({**self.plan, **both}, {scene: found.results[scene] for scene in scenes if scene in found.results})
 
     @property
     def questions(self) -> list[Asked]:
@@ -118,11 +145,15 @@ class Hits:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise StpruneError(f"'{path}' holds no answers of stprune eval: {error}") from None
         right, asked = (part.astype(bool) for part in bits)
+        defined = [bool(row.any()) for row in asked]  # tried all the same: undefined
         hits, start = cls(header['plan']), 0
         for scene_id, count, tokens in header['scenes']:
             part = slice(start, start + count)
-            ran = [(n, Trial(*trial)) for n, trial in enumerate(header['trials']) if asked[n, part].all()]
-            correct = {trial: right[n, part].tolist() for n, trial in ran}
+            correct = {
+                Trial(*trial): right[n, part].tolist() if defined[n] else [math.nan] * count
+                for n, trial in enumerate(header['trials'])
+                if asked[n, part].all() or not defined[n]
+            }
             hits.results.setdefault(scene_id, []).append(SceneResult(scene_id, questions[part], correct, tokens))
             start += count
         return hits

@@ -1,6 +1,7 @@
 """The examination of pruning methods: the same questions for all, honest intervals, sentences for mistakes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -387,8 +388,20 @@ def test_a_small_examination_of_the_bundled_model(tmp_path, capsys):
         assert row['lo'] <= row['accuracy'] <= row['hi']
     assert beside(output, 'ringworld', 'ringworld', '.png').stat().st_size > 10_000
     assert '| st_prune_joint |' in capsys.readouterr().out
-    assert cli.main(['eval', '--output', str(output), '--methods', 'uniform', '--scenes', '1', '--resume']) == 1
+    another = ['--methods', 'uniform', '--scenes', '1', '--seeds', '3', '--resume']
+    assert cli.main(['eval', '--output', str(output), *another]) == 1
     assert 'holds answers to another plan' in capsys.readouterr().err
+
+
+def test_answers_to_other_questions_are_not_put_together():
+    hits = answers(none=[T, T, T, F], blind=[F, F, F, F], a=[T, F, T, F])
+    whole, frozen = hits.results[5]
+    other = replace(whole, questions=[question._replace(form='h') for question in whole.questions])
+    with pytest.raises(StpruneError, match='scene 5 has other questions than when its first answers were given'):
+        hits.add(5, [other, frozen])
+    hits.add(5, [replace(whole, correct={Trial('c', 0.1, 0): [T, F]}), replace(frozen, correct={})])
+    assert hits.right(Trial('c', 0.1, 0))[:2].tolist() == [1.0, 0.0]
+    assert hits.right(Trial('a', 0.1, 0))[:2].tolist() == [1.0, 0.0]
 
 
 def test_a_small_examination_in_each_world(tmp_path, capsys):
