@@ -21,11 +21,11 @@ class Knob:
 
     @property
     def authors(self) -> float:
-        """The value that the method was published with; of our own joint methods, the default of the node."""
+        """The value that a method was published with; of our own joint ones, that of the bundled model."""
         return self.values[0]
 
 
-_COMMON = Knob('joint_common', (2.4, 1.2, 3.6))
+_COMMON = Knob('joint_common', (2.4, 0.6, 1.2, 3.6))
 _TEMPORAL = Knob('lambda_temporal', (0.6, 0.3, 1.2))
 _SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6, 3.2))
 _FRAMES = Knob('temperature', (0.01, 0.003, 0.03))

@@ -18,6 +18,7 @@ from stprune_ros.vlm.hf.weight_faults import weight_names
 if TYPE_CHECKING:
     from stprune_ros.vlm.hf.family import Family
 
+COMMON = 'pruning.joint_common'  # the parameter of that name, as stprune.json may say it
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
 
@@ -26,8 +27,8 @@ HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
 class ModelFolder:
     """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files.
 
-    ``trained`` and ``domain`` are what stprune.json says, see `ModelInfo`; ``packed`` is '4bit' or '8bit' where the
-    weights are packed already; ``notes`` are sentences about what is there and not used.
+    ``trained``, ``domain`` and ``joint_common`` are what stprune.json says, see `ModelInfo`; ``packed`` is '4bit' or
+    '8bit' where the weights are packed already; ``notes`` are sentences about what is there and not used.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class ModelFolder:
     family: Family
     trained: bool
     domain: str
+    joint_common: float | None
     weights: tuple[Path, ...]
     packed: str = ''
     notes: tuple[str, ...] = ()
@@ -157,11 +159,11 @@ def image_processor_name(path: Path) -> str:
     return str((inner if isinstance(inner, Mapping) else found).get('image_processor_type', ''))
 
 
-def _facts(path: Path) -> tuple[bool, str]:
+def _facts(path: Path) -> tuple[bool, str, float | None]:
     """What stprune.json beside the weights says; a model without that file is taken as trained, for anything."""
     note = path / 'stprune.json'
     if not note.is_file():
-        return True, ''
+        return True, '', None
     facts = read_json(note)
     key = 'domain' if 'domain' in facts or 'knows' not in facts else 'knows'  # the old name, for one release
     trained, domain = facts.get('trained'), facts.get(key, '')
@@ -169,4 +171,7 @@ def _facts(path: Path) -> tuple[bool, str]:
         raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
         raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
-    return trained, plain(domain, 2 * MAX_NAME)
+    common = facts.get(COMMON)
+    if common is not None and not (type(common) in (int, float) and 0 <= common <= 10):
+        raise ModelError(f"'{COMMON}' in '{note}' is {shown(common)}; it must be a number from 0 to 10")
+    return trained, plain(domain, 2 * MAX_NAME), None if common is None else float(common)
