@@ -19,6 +19,7 @@ from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.pruning.config import COMMON_WEIGHT, LEFT_TO_MODEL, PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.resources import resource_path
+from stprune_ros.ringworld.training.plans import Recipe
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.loading import BUNDLED_MODEL, load_model
@@ -131,3 +132,11 @@ def test_answers_say_with_which_weights_they_were_given(tmp_path):
         'lambda_temporal': 0.6, 'lambda_spatial': 0.8,
         'joint_volatility': 0.3, 'joint_recency': 1.0, 'joint_common': 2.4, 'joint_lattice': 0.7,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(('penalty', 'asked'), [(0.5, {'pruning.joint_common': 2.4}), (0.0, {})])
+def test_a_host_trained_to_look_past_background_says_so(penalty, asked):
+    recipe = Recipe(1, 0, 1, 1, 1, penalty, 0.0, 0.0, False)
+    facts = recipe.facts()
+    assert facts.pop('recipe')['background_weight'] == penalty
+    assert facts == asked
