@@ -18,7 +18,6 @@ from stprune_ros.vlm.hf.weight_faults import weight_names
 if TYPE_CHECKING:
     from stprune_ros.vlm.hf.family import Family
 
-COMMON = 'pruning.joint_common'  # the parameter of that name, as stprune.json may say it
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
 
@@ -171,7 +170,7 @@ def _facts(path: Path) -> tuple[bool, str, float | None]:
         raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
         raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
-    common = facts.get(COMMON)
+    common = facts.get('pruning.joint_common')
     if common is not None and not (type(common) in (int, float) and 0 <= common <= 10):
-        raise ModelError(f"'{COMMON}' in '{note}' is {shown(common)}; it must be a number from 0 to 10")
+        raise ModelError(f"'pruning.joint_common' in '{note}' is {shown(common)}; it must be a number from 0 to 10")
     return trained, plain(domain, 2 * MAX_NAME), None if common is None else float(common)
