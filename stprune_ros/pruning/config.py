@@ -136,10 +136,10 @@ class PruningConfig:
             )
 
     def for_model(self, joint_common: float | None) -> PruningConfig:
-        """With what a model folder says where it is left to the model; None: it says nothing."""
-        if self.joint_common != LEFT_TO_MODEL or joint_common is None:
+        """With a number where it is left to the model: what the model folder says, None where it says nothing."""
+        if self.joint_common != LEFT_TO_MODEL:
             return self
-        return replace(self, joint_common=joint_common)
+        return replace(self, joint_common=COMMON_WEIGHT if joint_common is None else joint_common)
 
     @property
     def ring_budget(self) -> bool:
@@ -149,5 +149,4 @@ class PruningConfig:
     @property
     def joint_weights(self) -> tuple[float, float, float]:
         """Weights of volatility, recency and commonness in st_prune_joint."""
-        common = COMMON_WEIGHT if self.joint_common == LEFT_TO_MODEL else self.joint_common
-        return self.joint_volatility, self.joint_recency, common
+        return self.joint_volatility, self.joint_recency, self.for_model(None).joint_common

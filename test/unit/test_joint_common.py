@@ -37,7 +37,8 @@ def test_what_is_left_to_the_model_is_what_its_folder_says_or_a_number_for_all_o
     assert left.joint_common == LEFT_TO_MODEL
     assert left.for_model(2.4) == replace(left, joint_common=2.4)
     assert left.for_model(0.0).joint_weights == (0.3, 1.0, 0.0)
-    assert left.for_model(None).joint_weights == left.joint_weights == (0.3, 1.0, COMMON_WEIGHT)
+    assert left.for_model(None) == replace(left, joint_common=COMMON_WEIGHT)
+    assert left.joint_weights == (0.3, 1.0, COMMON_WEIGHT)
 
 
 @pytest.mark.parametrize('value', [-0.99, -0.5, -1e-9])
@@ -124,13 +125,13 @@ def test_the_examination_prunes_as_the_model_asks():
         assert all(map(torch.equal, encoded.keep_masks(config), expected))
 
 
-def test_answers_say_with_which_weights_they_were_given(tmp_path):
-    backend, _ = load_model(Settings())
-    plan = EvaluationPlan(('uniform',), (0.1,), 1)
+@pytest.mark.parametrize(('asked', 'weight'), [(2.4, 2.4), (None, 0.6)])
+def test_answers_say_with_which_weights_they_were_given(tmp_path, asked, weight):
+    backend, plan = Asking(load_model(Settings())[0], asked), EvaluationPlan(('uniform',), (0.1,), 1)
     hits = ask_all(RingworldCases(0, 900_000), plan, Settings(), backend, 1, tmp_path / 'f.json')
     assert hits.plan['weights'] == {
         'lambda_temporal': 0.6, 'lambda_spatial': 0.8,
-        'joint_volatility': 0.3, 'joint_recency': 1.0, 'joint_common': 2.4, 'joint_lattice': 0.7,
+        'joint_volatility': 0.3, 'joint_recency': 1.0, 'joint_common': weight, 'joint_lattice': 0.7,
     }  # fmt: skip
 
 
