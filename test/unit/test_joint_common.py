@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.tiny_models import make_tiny_model
 
+from stprune_ros import cli
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
 from stprune_ros.errors import ModelError, SettingsError
@@ -70,6 +72,25 @@ def test_a_folder_may_say_any_weight_that_the_parameter_may_have(tmp_path, value
     (folder / 'stprune.json').write_text(json.dumps({'trained': False, 'pruning.joint_common': value}))
     backend, _ = load_model(Settings.from_values({'model.path': str(folder), 'model.device': 'cpu'}))
     assert backend.info.joint_common == value
+
+
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [
+        ('ringworld', '2.4, stprune.json asks for that'),
+        ('ringworld_neutral', '0.6, stprune.json says nothing of it'),
+    ],
+)
+def test_checking_says_which_weight_holds(tmp_path, capsys, name, sentence):
+    file = tmp_path / 'my.param.yaml'
+    values = {'model': {'path': str(resource_path('models') / name)}, 'pruning': {'joint_common': -1.0}}
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': values}}))
+    assert cli.main(['check', str(file), '--model']) == 0
+    assert f"{file}: 'pruning.joint_common' is left to the model: {sentence}\n" in capsys.readouterr().out
+    values['pruning']['joint_common'] = 1.0
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': values}}))
+    assert cli.main(['check', str(file), '--model']) == 0
+    assert 'joint_common' not in capsys.readouterr().out
 
 
 class Asking:

@@ -109,6 +109,11 @@ def inspect_folder(path: Path) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
+def asked_joint_common(path: Path) -> float | None:
+    """The pruning.joint_common that a model folder asks for, None where it says nothing. Raises ModelError."""
+    return _facts(path)[2]
+
+
 def check_folder(path: Path) -> ModelFolder:
     """Check that ``path`` holds a supported model with all its files; identity fields stay empty.
 
