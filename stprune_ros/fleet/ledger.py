@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ class Ledger:
     def discard_parts(self, run: Run) -> None:
         """Remove the parts of a run that is done, also those of a bag that was replaced since, under other keys."""
         shutil.rmtree(self._parts(run), ignore_errors=True)
+        with suppress(OSError):  # there are parts under other settings
+            self._parts(run).parent.rmdir()
 
     def discard_work(self) -> None:
         """Remove all that was being written."""
