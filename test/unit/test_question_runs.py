@@ -303,28 +303,28 @@ def test_answers_are_kept_line_by_line_and_a_torn_line_is_given_up(tmp_path: Pat
     path, run = tmp_path / 'a.jsonl', {'set': ['drivelm', 'x']}
     keys = [AnswerKey(f'q{n}', Trial('none', 1.0, 0)) for n in range(3)]
     answer = SetAnswer('ein\u2028Löwe\x85', True, False, 12)  # no end of a line in this file
-    with AnswerFile(path, run, resume=False) as file:
+    with AnswerFile(path, run, resume=False, moments={}) as file:
         for key in keys[:2]:
             file.add(key, answer)
             assert path.read_text().endswith('"tokens": 12}\n'), 'before anything else is done'
         file.add_score(keys[0], 'judge', 0.5)
     with path.open('ab') as torn:
         torn.write('{"id": "q2", "text": "ö'.encode()[:-1])
-    with AnswerFile(path, run, resume=True) as file:
+    with AnswerFile(path, run, resume=True, moments={}) as file:
         assert file.answers == dict.fromkeys(keys[:2], answer)
         assert file.scores == {(keys[0], 'judge'): 0.5}
         file.add(keys[2], answer)
-    with AnswerFile(path, run, resume=True) as file:
+    with AnswerFile(path, run, resume=True, moments={}) as file:
         assert list(file.answers) == keys
     for lines in path.read_text().split('\n')[:-1]:
         json.loads(lines)
     with pytest.raises(StpruneError, match='holds 3 answers of an earlier run: add --resume to go on with them, or'):
-        AnswerFile(path, run, resume=False)
+        AnswerFile(path, run, resume=False, moments={})
     with pytest.raises(StpruneError, match='holds answers to another set, model or prompt, or with other settings'):
-        AnswerFile(path, {'set': ['drivelm', 'y']}, resume=True)
+        AnswerFile(path, {'set': ['drivelm', 'y']}, resume=True, moments={})
     path.write_text('{"run": 1}\n{"id": 7}\n')
     with pytest.raises(StpruneError, match='holds no answers of stprune eval: name another --output'):
-        AnswerFile(path, run, resume=True)
+        AnswerFile(path, run, resume=True, moments={})
 
 
 def test_a_thousand_questions_go_on_after_sigkill_without_asking_one_twice(tmp_path: Path, tiny: Path) -> None:
