@@ -93,6 +93,33 @@ def test_an_answer_that_is_none_of_the_letters_is_written(tmp_path: Path) -> Non
     assert [''.join(question.candidates) for question in found.questions] == ['ABCD', '', '', '', 'ABCD']
 
 
+def test_each_of_a_list_of_answers_is_true_and_what_is_no_answer_leaves_its_question(tmp_path: Path) -> None:
+    asked = [
+        qa('what is there?', ['a car', 'an auto', 'a car', ' '], 2),
+        qa(f'which? {OPTIONS}', ['B', 'C'], 0),
+        qa(f'which? {OPTIONS}', ['B', 'blue'], 0),
+        qa('how many?', 3, 0),
+        qa('how far?', [], 2),
+        qa('where?', {'x': 1.0}, 3),
+        qa('Is it?', True, 0),
+        qa('who?', ['a car', None], 2),
+    ]
+    found = drivelm.read(grey_set(tmp_path, {'f': {'perception': asked}}))
+    assert [(q.id, q.answers, ''.join(q.candidates)) for q in found.questions] == [
+        ('s_f_0', ('a car', 'an auto'), ''),
+        ('s_f_1', ('B', 'C'), 'ABCD'),
+        ('s_f_2', ('B', 'blue'), ''),
+        ('s_f_3', ('3',), ''),
+        ('s_f_4', (), ''),
+        ('s_f_5', (), ''),
+        ('s_f_6', (), 'Yes.No.'),
+        ('s_f_7', (), ''),
+    ]
+    assert found.faults.sentences == [
+        'answers left out that are no texts, their questions asked and not scored: 3; the first is s_f_5'
+    ]
+
+
 def test_history_of_drivelm_is_its_key_frames_without_tables(tmp_path: Path) -> None:
     make_drivelm(tmp_path)
     found = drivelm.read(tmp_path)
