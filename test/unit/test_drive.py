@@ -296,6 +296,7 @@ def test_what_was_driven_stays_when_a_process_is_ended(
         (['--method', 'best'], "there is no pruning method 'best'"),
         (['--hz', '100'], 'a recording at 100 Hz cannot be made'),
         (['--seconds', '1000'], 'a ringworld of 1000 s cannot be made'),
+        (['--host', 'nosuch'], "--host 'nosuch' is neither a folder nor a bundled model; choose one of ringworld, "),
         (['--show', '5'], f'world 5 is not driven through, only {SEED} to {SEED + 1}: change --show'),
     ],
 )
