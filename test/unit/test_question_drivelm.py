@@ -1,54 +1,29 @@
 """DriveLM on invented sets: questions, options, history, and what is left out."""
 
 from __future__ import annotations
+
 import json
-import re
 from pathlib import Path
 from typing import Any
-import cv2
-import numpy as np
+
 import pytest
 from helpers.question_sets import (
     CAMERAS,
-    FIRST_US,
     GREY,
     OPTIONS,
-    SCENE_US,
-    STRIDE_US,
     draw,
     grey_set,
     key_frame,
     make_drivelm,
-    make_lingoqa,
-    make_nuinstruct,
-    needs_packages,
-    picture_name,
-    qa,
-    write_pictures,
-    write_tables,
-)
-from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation.datasets import drivelm, files, lingoqa, nuinstruct
-from stprune_ros.evaluation.datasets.dataset import require_questions
-from helpers.question_sets import (
-    CAMERAS,
-    FIRST_US,
-    GREY,
-    STRIDE_US,
-    draw,
-    grey_set,
-    key_frame,
-    make_drivelm,
-    make_lingoqa,
     make_nuinstruct,
     needs_packages,
     picture_name,
     qa,
     write_tables,
 )
-from stprune_ros import cli
-from stprune_ros.evaluation.datasets.nuscenes import NO_TABLES, Picture, Shot, Tables
 
+from stprune_ros.evaluation.datasets import drivelm, nuinstruct
+from stprune_ros.evaluation.datasets.dataset import require_questions
 
 pytestmark = needs_packages
 

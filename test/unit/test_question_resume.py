@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.question_runs import table_of, tiny_params
 from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages, picture_name, qa, write_tables
-from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
 from stprune_ros.core.rig import CameraRig
@@ -32,13 +32,7 @@ pytestmark = needs_packages
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parameters with a tiny model that has a token for every letter and says two tokens."""
-    folder = tmp_path_factory.mktemp('params')
-    model = make_tiny_model(folder / 'tiny', 'ringworld')
-    path = folder / 'params.yaml'
-    values = {'model.path': str(model), 'model.device': 'cpu', 'inference.max_new_tokens': 2}
-    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
-    return path
+    return tiny_params(tmp_path_factory.mktemp('params'))
 
 
 def faulty_set(folder: Path) -> Path:
@@ -64,11 +58,6 @@ def evaluate(output: Path, data: Path, tiny: Path, *options: str) -> int:
     output.mkdir(exist_ok=True)
     command = ['eval', '--dataset', 'drivelm', '--data', str(data), '--params', str(tiny), '--method', 'uniform']
     return cli.main([*command, '--frames', '2', '--output', str(output / 'r.json'), *options])
-
-
-def table_of(output: Path) -> dict[str, Any]:
-    [table] = json.loads((output / 'r.json').read_text())['tables']
-    return table
 
 
 @pytest.mark.parametrize('answers', [1, 6, 11, 15], ids=lambda n: f'after {n} answers')
