@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,21 @@ class Plans(Dataset):  # type: ignore[misc]
 
 
 def load_plans(
-    pool: ScenePool, folder: Path, encoder: PromptEncoder, recipe: Recipe, first: int, args: argparse.Namespace
+    pool: ScenePool,
+    shards: Callable[[], Sequence[Path]],
+    encoder: PromptEncoder,
+    recipe: Recipe,
+    first: int,
+    args: argparse.Namespace,
 ) -> Iterator[tuple[int, BatchPlan]]:
     """Steps and their plans from ``first`` on, made by ``args.loaders`` processes while the device is at work.
 
-    Where scenes are being rendered meanwhile (``args.growing``), new ones are taken in every `REFRESH` steps.
+    ``shards`` lists those that are there: where scenes are being rendered meanwhile (``args.growing``), new ones are
+    taken in every `REFRESH` steps.
     """
     start = first
     while start < args.steps:
-        pool.read_new(folder)
+        pool.read_new(shards())
         grows = args.growing and len(pool.truths) < args.scenes + args.hard_scenes
         steps = range(start, min(start + REFRESH, args.steps) if grows else args.steps)
         loader: Any = DataLoader(
