@@ -88,6 +88,21 @@ def test_what_an_even_share_does_is_the_committed_result():
             assert line[f'{keep:.0%}'] == f'{accuracies}: {difference_cell(even)}'
 
 
+def test_what_the_weight_of_commonness_does_is_the_committed_result():
+    content = json.loads((RESULTS / 'joint_common.json').read_text(encoding='utf-8'))
+    found = {f'`{table["host"]}`, {table["world"]}': table for table in content['tables']}
+    shown = tables('joint common', 'method.md')
+    assert sorted(row['host, world'] for row in shown) == sorted(found)
+    for line in shown:
+        table = found[line['host, world']]
+        assert (table['scenes'], table['first_scene']) == (60, 900_200)
+        assert line['all tokens'] == f'{100 * table["full"]:.1f}'
+        right = {(row['method'], row['keep']): row['accuracy'] for row in table['rows'] if row['kind'] == 'all'}
+        for column, cell in list(line.items())[2:]:
+            method = f'{content["default"]}+joint_common={column}' if column[0].isdigit() else column
+            assert cell == ' / '.join(f'{100 * right[method, keep]:.1f}' for keep in (0.1, 0.05, 0.02))
+
+
 @pytest.mark.parametrize('profile', ['none', 'orin_nx'])
 def test_tables_of_the_closed_loop_are_the_committed_drives(profile: str):
     text = text_of(ROOT / 'docs' / 'closed_loop.md')
