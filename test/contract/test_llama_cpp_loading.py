@@ -271,6 +271,12 @@ def test_the_revision_with_llama_cpp_is_of_both_files(folder: Path, gguf: Path, 
     assert LlamaCppBackend.load(folder, gguf, device='cpu').info.revision == first
 
 
+def test_what_the_folder_asks_of_pruning_holds_with_llama_cpp_too(folder: Path, gguf: Path) -> None:
+    assert LlamaCppBackend.load(folder, gguf, device='cpu').info.joint_common is None
+    (folder / 'stprune.json').write_text('{"trained": true, "pruning.joint_common": 1.5}')
+    assert LlamaCppBackend.load(folder, gguf, device='cpu').info.joint_common == 1.5
+
+
 @pytest.mark.parametrize('kind', ['F32', 'F16', 'Q8_0', 'Q4_0'])
 def test_embedding_rows_of_llama_cpp_are_those_of_the_folder(folder: Path, tmp_path: Path, kind: str) -> None:
     table = EmbeddingTable(GgufFile.read(make_tiny_gguf(folder, tmp_path / 'x.gguf', kind)), 'token_embd.weight')
