@@ -166,6 +166,7 @@ def evaluate_methods(
 ) -> dict[str, Any]:
     """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
+    add_table(output, name_of(settings.pruning), {'host': backend.info.model_id, 'world': source.world})  # refused now
     hits = ask_all(source, plan, settings, backend, workers, output, resume, evaluating)
     gauged = source.scene_ids[:GAUGED_SCENES]
     methods = hits.plan['methods']  # those of an earlier run, too
@@ -187,7 +188,7 @@ def ask_all(
     They are processes of this machine unless ``evaluating`` says otherwise.
 
     The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` only those are asked
-    for that the file lacks: scenes, methods, or keep ratios.
+    for that the file lacks: scenes, methods, or keep ratios. Answers about other scenes stay in the file.
     Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
     plan.
     """
@@ -204,7 +205,7 @@ def ask_all(
         ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
     hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
     if resume and hits_file.exists():
-        hits = hits.after(Hits.load(hits_file), source.scene_ids, hits_file)
+        hits = hits.after(Hits.load(hits_file), hits_file)
     lacking = _lacking(hits, plan, source.scene_ids)
     left = sum(map(len, lacking.values()))
     saved = time.monotonic()
@@ -221,7 +222,7 @@ def ask_all(
     except KeyboardInterrupt:
         raise _interruption(hits, hits_file, len(source.scene_ids) - left, len(source.scene_ids)) from None
     hits.save(hits_file)
-    return hits
+    return hits.of(source.scene_ids)
 
 
 def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:

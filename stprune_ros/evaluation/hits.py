@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stprune_ros.errors import StpruneError
+from stprune_ros.errors import StpruneError, shown
 
 ALL = 'all'
 GROWING = 'methods', 'keeps'  # of a plan: more of them may be asked later
 DEFAULT = 'default'  # of a plan: the method that others are compared with, whatever it was when they were asked
+WEIGHTS = 'weights'  # of a plan: the hyper-parameters of pruning
+OF_SOME = 'refresh_ms', 'side_image_pixels'  # of a plan: said where one of its methods encodes less
 
 
 class Trial(NamedTuple):
@@ -83,15 +85,27 @@ class Hits:
             replace(new, correct={**old.correct, **new.correct}) for old, new in zip(before, results)
         ] or list(results)
 
-    def after(self, found: Hits, scenes: Iterable[int], path: Path) -> Hits:
-        """These plans and answers together with those that were ``found`` in a file, of ``scenes`` alone.
+    def after(self, found: Hits, path: Path) -> Hits:
+        """These plans and answers together with those that were ``found`` in a file.
 
         Raises StpruneError where more differs between the plans than methods, keep ratios, and which of them is ours.
         """
-        if any(self.plan.get(name) != found.plan.get(name) for name in {*self.plan, *found.plan} - {*GROWING, DEFAULT}):
-            raise StpruneError(f"'{path}' holds answers to another plan: omit --resume, or name another --output")
+        here, there = _by_name(self.plan), _by_name(found.plan)
+        for name in dict.fromkeys((*here, *there)):
+            both_say = name in here and name in there
+            if name in (*GROWING, DEFAULT) or (name in OF_SOME and not both_say) or here.get(name) == there.get(name):
+                continue
+            then, now = (shown(plan[name]) if name in plan else 'not said' for plan in (there, here))
+            raise StpruneError(
+                f"'{path}' holds answers to another plan, there {name} is {then}, here it is {now}: name another"
+                ' --output, or omit --resume to replace them'
+            )
         both = {name: list(dict.fromkeys([*found.plan.get(name, ()), *self.plan[name]])) for name in GROWING}
-        return Hits({**self.plan, **both}, {scene: found.results[scene] for scene in scenes if scene in found.results})
+        return Hits({**found.plan, **self.plan, **both}, found.results)
+
+    def of(self, scenes: Iterable[int]) -> Hits:
+        """The results of ``scenes`` alone, as far as there are some."""
+        return Hits(self.plan, {scene: self.results[scene] for scene in scenes if scene in self.results})
 
     @property
     def questions(self) -> list[Asked]:
@@ -160,3 +174,9 @@ class Hits:
 
     def _all(self) -> Iterable[SceneResult]:
         return (result for results in self.results.values() for result in results)
+
+
+def _by_name(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says, each weight by itself."""
+    weights = plan.get(WEIGHTS)
+    return {**plan, **weights} | {WEIGHTS: None} if isinstance(weights, Mapping) else dict(plan)

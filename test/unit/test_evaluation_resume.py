@@ -3,13 +3,15 @@
 import json
 import math
 from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stprune_ros import cli
-from stprune_ros.errors import Interrupted
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan, ask_all, beside
+from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan, ask_all, beside, evaluate_methods
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.settings.settings import Settings
@@ -78,6 +80,82 @@ def test_only_what_a_file_of_answers_lacks_is_asked(tmp_path):
     assert hits.right(second).tolist() == [1.0, 1.0, 1.0]
     assert hits.right(BLIND_TRIAL).tolist() == [0.0, 0.0, 0.0]
     assert np.isnan(hits.right(first)).all()
+
+
+@contextmanager
+def all_right(source, plan, settings, scenes):
+    """Every trial of every scene answered right, and grey images wrong."""
+
+    def result(scene):
+        guessed = {} if BLIND_TRIAL in plan.ran else {BLIND_TRIAL: [F]}
+        correct = {**{trial: [T] for trial in plan.trials()}, **guessed}
+        return [SceneResult(scene, [Asked(scene, 'motion', 'f', 'ego driving')], correct, 36)]
+
+    yield map(result, scenes)
+
+
+def asked_all_right(output, methods, scenes=1, first=900_000, keeps=(0.1,), seeds=1, settings=None, backend=None):
+    source, plan = RingworldCases(scenes, first), EvaluationPlan(methods, keeps, seeds)
+    given = settings or Settings()
+    return ask_all(source, plan, given, backend or Silent(), 1, output, resume=True, evaluating=all_right)
+
+
+def test_answers_about_other_scenes_stay_in_the_file(tmp_path):
+    """Fewer scenes, or others, than were asked before: they get what they lack, and the table is about them alone."""
+    output = tmp_path / 'f.json'
+    asked_all_right(output, ('mtp',), scenes=4)
+    fewer = asked_all_right(output, ('rsp',), scenes=1, first=900_001)
+    others = asked_all_right(output, ('mtp',), scenes=2, first=900_004)
+    assert ([*fewer.results], [*others.results]) == ([900_001], [900_004, 900_005])
+    kept = Hits.load(beside(output, 'silent', 'ringworld', '.hits.npz'))
+    assert [*kept.results] == [900_000, 900_001, 900_002, 900_003, 900_004, 900_005]
+    assert kept.right(Trial('mtp', 0.1, 0)).tolist() == [1.0] * 6
+    assert [scene for scene, [one] in kept.results.items() if Trial('rsp', 0.1, 0) in one.correct] == [900_001]
+
+
+@pytest.mark.parametrize(('first', 'then'), [(('mtp',), ('mtp+side',)), (('mtp+side',), ('mtp',))])
+def test_methods_that_encode_less_are_added_as_others_are(tmp_path, first, then):
+    settings = Settings.from_values({'model.side_image_pixels': 7680})
+    asked_all_right(tmp_path / 'f.json', first, settings=settings)
+    hits = asked_all_right(tmp_path / 'f.json', then, settings=settings)
+    assert hits.plan['methods'] == [*first, *then]
+    assert hits.plan['side_image_pixels'] == 7680
+    fewer = Settings.from_values({'model.side_image_pixels': 3840})
+    with pytest.raises(StpruneError, match='there side_image_pixels is 7680, here it is 3840: name another --output'):
+        asked_all_right(tmp_path / 'f.json', ('rsp+side',), settings=fewer)
+    asked_all_right(tmp_path / 'f.json', ('rsp',), settings=fewer)  # of which these pixels are none
+
+
+def test_another_plan_is_refused_with_what_differs(tmp_path):
+    output = tmp_path / 'f.json'
+    asked_all_right(output, ('mtp',))
+    file = beside(output, 'silent', 'ringworld', '.hits.npz')
+    asking = SimpleNamespace(info=replace(Silent.info, joint_common=2.4))
+    for given, difference in (
+        ({'seeds': 3}, 'there seeds is 1, here it is 3'),
+        ({'backend': asking}, 'there joint_common is 0.6, here it is 2.4'),
+        ({'settings': Settings.from_values({'pruning.joint_recency': 0.5})}, 'there joint_recency is 1.0, here it is'),
+    ):
+        with pytest.raises(StpruneError) as error:
+            asked_all_right(output, ('mtp',), **given)
+        assert str(error.value).startswith(f"'{file}' holds answers to another plan, {difference}")
+    hits = Hits.load(file)
+    del hits.plan['weights']  # as the release before wrote it
+    hits.save(file)
+    with pytest.raises(StpruneError, match='there lambda_temporal is not said, here it is 0.6: name another --output'):
+        asked_all_right(output, ('mtp',))
+
+
+def test_a_result_with_another_default_is_refused_before_anything_is_asked(tmp_path):
+    output = tmp_path / 'f.json'
+    output.write_text(json.dumps({'default': 'rsp', 'tables': []}))
+    source, plan = RingworldCases(1, 900_000), EvaluationPlan(('mtp',), (0.1,), 1)
+
+    def never(*_):
+        raise AssertionError('asked')
+
+    with pytest.raises(StpruneError, match='has the default method rsp, this run st_prune_joint'):
+        evaluate_methods(source, plan, Settings(), 1, output, evaluating=never)
 
 
 def test_an_interrupted_run_says_how_many_scenes_are_finished(tmp_path):
