@@ -34,8 +34,7 @@ def check(file: Path, model: bool, size: tuple[int, int], memory: int | None, sh
     problems = [*found.problems, *parameter_file.problems_in(found.values)]
     problems += problems_of_named_files(found.values, here=memory is None)
     model_problems, model_notes = model_report(found.values, memory is None) if model else ([], [])
-    # A hub id or a folder that is missing is named once.
-    problems += [problem for problem in model_problems if problem not in problems]
+    problems = list(dict.fromkeys([*problems, *model_problems]))  # a folder that is missing is named once
     for problem in problems:
         print(f'{file}: {problem}', file=sys.stderr)
     if problems:

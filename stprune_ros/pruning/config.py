@@ -129,11 +129,6 @@ class PruningConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
-        if LEFT_TO_MODEL < self.joint_common < 0:
-            raise SettingsError(
-                f"parameter 'pruning.joint_common' is {self.joint_common}; allowed are 0 to 10, and -1 to leave it to"
-                ' the model'
-            )
 
     def for_model(self, joint_common: float | None) -> PruningConfig:
         """With a number where it is left to the model: what the model folder says, None where it says nothing."""

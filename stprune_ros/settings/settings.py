@@ -11,7 +11,7 @@ from typing import Any
 
 from stprune_ros.errors import SettingsError
 from stprune_ros.parameter import Value
-from stprune_ros.pruning.config import PruningConfig
+from stprune_ros.pruning.config import LEFT_TO_MODEL, PruningConfig
 from stprune_ros.settings.parameters import (
     GROUPS,
     PARAMETERS,
@@ -87,9 +87,10 @@ def groups_of(values: Mapping[str, object]) -> dict[str, Any]:
 
 
 def contradictions(groups: Mapping[str, Any]) -> list[str]:
-    """What is wrong between two parameters of the groups, one sentence each that names both parameters and values."""
+    """What is wrong in or between parameters of the groups, one sentence each that names parameters and values."""
     return [
         *_camera_contradictions(groups['cameras'], groups['sync']),
+        *_weight_contradictions(groups['pruning']),
         *_latency_contradictions(groups['latency'], groups['pruning'], groups['output']),
         *_calibration_contradictions(groups['latency'], groups['prompt']),
         *_watchdog_contradictions(groups['inference']),
@@ -183,6 +184,16 @@ def _side_contradictions(cameras: CameraSettings, model: ModelSettings) -> list[
             if given
         ]
     return problems
+
+
+def _weight_contradictions(pruning: PruningConfig) -> list[str]:
+    """Not of two parameters, but of a range with a gap."""
+    if not LEFT_TO_MODEL < pruning.joint_common < 0:
+        return []
+    return [
+        f"parameter 'pruning.joint_common' is {pruning.joint_common}; allowed are 0 to 10, and -1 to leave it to the"
+        ' model'
+    ]
 
 
 def _latency_contradictions(latency: LatencySettings, pruning: PruningConfig, output: OutputSettings) -> list[str]:

@@ -49,6 +49,17 @@ def test_between_no_number_and_none_at_all_nothing_is_allowed(value):
         Settings.from_values({'pruning.joint_common': value})
 
 
+def test_checking_names_no_number_at_all_beside_what_else_is_wrong(tmp_path, capsys):
+    file = tmp_path / 'my.param.yaml'
+    values = {'pruning': {'joint_common': -0.5, 'seed': -4}, 'prompt': {'calibration': '/nowhere.yaml'}}
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': values}}))
+    assert cli.main(['check', str(file), '--model']) == 1
+    seed, weight, *others = capsys.readouterr().err.splitlines()
+    assert seed.startswith(f"{file}: parameter 'pruning.seed' is -4; allowed is")
+    assert weight.startswith(f"{file}: parameter 'pruning.joint_common' is -0.5; allowed are 0 to 10, and -1")
+    assert not any('joint_common' in line for line in others)
+
+
 def test_the_bundled_model_asks_for_the_weight_that_it_was_measured_with():
     assert locate_model(resource_path(BUNDLED_MODEL)).joint_common == 2.4
 
