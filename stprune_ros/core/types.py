@@ -252,7 +252,8 @@ class Description:
 class Provenance:
     """Which model answered which prompt, and how its input was pruned.
 
-    ``hint_calibration_id`` names the calibration that the scores of hints go through, '' without one.
+    ``hint_calibration_id`` names the calibration that the scores of hints go through, '' without one;
+    ``joint_common`` is the weight of commonness that held, None where no model is known.
     """
 
     model_id: str
@@ -263,6 +264,7 @@ class Provenance:
     keep_ratio: float
     tokens_text: int = 0
     hint_calibration_id: str = ''
+    joint_common: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stprune_ros.driving import events, measures, planner
 from stprune_ros.driving.latency import Latency
@@ -20,6 +20,9 @@ from stprune_ros.ringworld.recording import require_rate
 from stprune_ros.ringworld.world import SteppedWorld
 from stprune_ros.settings.parameters import BY_NAME, lookup
 from stprune_ros.settings.settings import Settings
+
+if TYPE_CHECKING:  # torch comes with it
+    from stprune_ros.vlm.backend import ModelInfo
 
 # Of what a drive is and what is measured: raise it where a seed does not give the same drive, or a drive not the same
 # measures, as before, and no constant in `RULES` says so.
@@ -147,8 +150,9 @@ def settings_for(source: Source, seed: int, settings: Settings) -> Settings:
     return settings.changed({**fixed, **pruning, 'pruning.keep_ratio': source.keep, 'pruning.seed': seed})
 
 
-def identity(plan: DrivePlan, latency: Latency, model: Sequence[str], settings: Settings) -> dict[str, Any]:
+def identity(plan: DrivePlan, latency: Latency, model: ModelInfo, settings: Settings) -> dict[str, Any]:
     """What two drives must have in common to stand in one table: JSON data."""
+    settings = settings.changed({'pruning.joint_common': settings.pruning.for_model(model.joint_common).joint_common})
     pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
     node = settings_for(Source(ALL_TOKENS), 0, settings).values()
     node.pop('model.path')  # the same model may lie anywhere
@@ -160,7 +164,7 @@ def identity(plan: DrivePlan, latency: Latency, model: Sequence[str], settings: 
         'profile': latency.profile,
         'valid_for_ms': latency.valid_for_ms,
         'up_to_hint_ms': {str(keep): round(latency.up_to_hint_ms(keep), 1) for keep in keeps},
-        'model': list(model),
+        'model': [model.model_id, model.revision],
         'pruning': pruning,
         'settings': hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:16],
         'version': VERSION,

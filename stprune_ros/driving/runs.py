@@ -93,7 +93,7 @@ def drive_all(
     holds drives of another plan.
     """
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
-    ran = json.loads(json.dumps(identity(plan, latency, [backend.info.model_id, backend.info.revision], settings)))
+    ran = json.loads(json.dumps(identity(plan, latency, backend.info, settings)))
     plan_file = output / PLAN
     if next((output / DRIVES).glob('*/*.json'), None) is not None:
         if not resume:

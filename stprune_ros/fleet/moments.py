@@ -35,7 +35,7 @@ def on_ray(address: str, workers: int | None) -> Answering:
 def tasks_of(asking: Asking, moments: Sequence[OpenMoment]) -> list[AskMoment]:
     """A task for each moment, which knows nothing of the others."""
     info = asking.backend.info
-    model = AskedModel(info.model_id, info.revision, info.dtype, asking.prompt.id)
+    model = AskedModel(info.model_id, info.revision, info.dtype, asking.prompt.id, info.joint_common)
     return [
         AskMoment(replace(asking.dataset, moments=(), left_out=(), faults=Faults()), asking.settings, model, one)
         for one in moments

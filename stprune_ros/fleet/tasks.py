@@ -59,6 +59,7 @@ class AskedModel(NamedTuple):
     revision: str
     dtype: str
     prompt_id: str
+    joint_common: float | None
 
 
 @dataclass(frozen=True, slots=True)

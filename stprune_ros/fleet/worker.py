@@ -126,7 +126,7 @@ class Worker:
     def _answer(self, task: AskMoment) -> Answered:
         backend, prompt = self._model(task.settings)
         info = backend.info
-        here = AskedModel(info.model_id, info.revision, info.dtype, prompt.id)
+        here = AskedModel(info.model_id, info.revision, info.dtype, prompt.id, info.joint_common)
         for name, wanted, found in zip(here._fields, task.model, here):
             if found != wanted:
                 raise ModelError(
@@ -209,6 +209,7 @@ def _key(run: Run, windows: BagWindows, backend: Backend, prompt: Prompt) -> str
         plain_values(windows.settings),
         backend.info.model_id,
         backend.info.revision,
+        backend.info.joint_common,
         prompt.id,
         calibration,
     ]

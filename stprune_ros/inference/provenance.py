@@ -22,4 +22,5 @@ def provenance_of(settings: Settings, model: ModelInfo, prompt: Prompt) -> Prove
         method=settings.pruning.method,
         keep_ratio=settings.pruning.keep_ratio,
         hint_calibration_id=prompt.calibration.id if prompt.calibration is not None else '',
+        joint_common=settings.pruning.for_model(model.joint_common).joint_common,
     )

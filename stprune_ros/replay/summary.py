@@ -148,6 +148,7 @@ class ReplayStatistics:
             'hint_calibration_id': last.hint_calibration_id if last else '',
             'method': settings.pruning.method,
             'keep_ratio': settings.pruning.keep_ratio,
+            'joint_common': last.joint_common if last else None,
             'interrupted': False,
             'cameras': list(rig.ring),
             'cameras_missing': [*unseen, *(camera.name for camera in rig.unusable)],

@@ -184,6 +184,7 @@ class ModelIdentity(NamedTuple):
     model_revision: str
     prompt_id: str
     hint_calibration_id: str
+    joint_common: float
 
 
 def model_identity(settings: Settings, say: Say = say_nothing) -> ModelIdentity:
@@ -193,7 +194,10 @@ def model_identity(settings: Settings, say: Say = say_nothing) -> ModelIdentity:
     """
     prompt = Prompt.load(settings.prompt.file or prompt_file(model_path(settings), settings.model.revision))
     calibration = load_calibration(settings, prompt)
-    return ModelIdentity(*_model_id(settings, say), prompt.id, calibration.id if calibration is not None else '')
+    model_id = _model_id(settings, say)
+    folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
+    weight = settings.pruning.for_model(asked_joint_common(folder)).joint_common
+    return ModelIdentity(*model_id, prompt.id, calibration.id if calibration is not None else '', weight)
 
 
 def _model_id(settings: Settings, say: Say) -> tuple[str, str]:

@@ -38,6 +38,7 @@ from stprune_ros.evaluation.variants import FEW_PIXELS, SWITCHES, TURNS
 from stprune_ros.ringworld import truth, world
 from stprune_ros.settings.parameters import BY_NAME
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import ModelInfo
 
 PLAN = DrivePlan(sources_of(('st_prune_joint',), (0.1,)), range(5), 'ringworld', 20.0, 2.0)
 # What these drives were in each version: raise `plan.VERSION` where one differs, and no constant says so.
@@ -50,8 +51,13 @@ DRIVEN: dict[int, dict[str, list[float | None]]] = {
 }
 
 
-def named(plan: DrivePlan = PLAN, settings: Settings | None = None, profile: str = 'none') -> dict[str, Any]:
-    return identity(plan, latency_of(profile, 1000.0), ['model', '1'], settings or Settings())
+MODEL = ModelInfo('model', '1', '', True, 'cpu', 'float32')
+
+
+def named(
+    plan: DrivePlan = PLAN, settings: Settings | None = None, profile: str = 'none', model: ModelInfo = MODEL
+) -> dict[str, Any]:
+    return identity(plan, latency_of(profile, 1000.0), model, settings or Settings())
 
 
 @pytest.mark.parametrize(
@@ -87,6 +93,10 @@ def test_everything_else_that_decides_a_drive_is_part_of_it_too() -> None:
     plans = [replace(PLAN, world='hard'), replace(PLAN, seconds=10.0), replace(PLAN, hz=4.0)]
     assert [named(one) == before for one in [*plans, replace(PLAN, seeds=range(9))]] == [False] * 3 + [True]
     assert named(profile='orin_nx') != before
+    asking = replace(MODEL, joint_common=2.4)  # the weights are the same, what stprune.json says is not
+    assert (named()['pruning']['joint_common'], named(model=asking)['pruning']['joint_common']) == (0.6, 2.4)
+    assert named(model=asking)['settings'] != before['settings']
+    assert named(model=asking) == named(settings=Settings.from_values({'pruning.joint_common': 2.4}))
     assert named()['limits'] == {'SLOW_DOWN': 3.5, 'STOP': 0.0, 'YIELD': 0.0, 'INCREASE_GAP': 6.0}
     assert named(profile='orin_nx')['up_to_hint_ms'] == {'1.0': 1110.4, '0.1': 366.9}
 

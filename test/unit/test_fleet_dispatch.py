@@ -43,7 +43,7 @@ from stprune_ros.resources import version
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import ModelIdentity
 
-MODEL = ModelIdentity('tiny', 'weights', 'prompt', '')
+MODEL = ModelIdentity('tiny', 'weights', 'prompt', '', 0.6)
 CUTS = (Cut(0, 1, 5, 5), Cut(2, 6, 9, 4))
 
 

@@ -158,7 +158,7 @@ def test_a_moment_knows_of_no_other(tmp_path: Path, cluster, tiny: Path):
         assert not task.dataset.faults.sentences
 
 
-@pytest.mark.parametrize('place', range(4))
+@pytest.mark.parametrize('place', range(5))
 def test_answers_of_another_model_are_refused(tmp_path: Path, cluster, worker: Worker, capsys, tiny: Path, place: int):
     data = grey_set(tmp_path / 'set', questions(1))
 

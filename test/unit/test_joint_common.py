@@ -18,13 +18,14 @@ from stprune_ros.evaluation.exam import EncodedScene
 from stprune_ros.evaluation.fidelity import EvaluationPlan, ask_all
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.inference.pipeline import Pipeline
+from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.pruning.config import COMMON_WEIGHT, LEFT_TO_MODEL, PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.resources import resource_path
 from stprune_ros.ringworld.training.plans import Recipe
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hf.model_folder import locate_model
-from stprune_ros.vlm.loading import BUNDLED_MODEL, load_model
+from stprune_ros.vlm.loading import BUNDLED_MODEL, load_model, model_identity
 
 NAMES = ('FRONT', 'RIGHT', 'LEFT')
 
@@ -102,6 +103,19 @@ def test_checking_says_which_weight_holds(tmp_path, capsys, name, sentence):
     file.write_text(yaml.safe_dump({'/**': {'ros__parameters': values}}))
     assert cli.main(['check', str(file), '--model']) == 0
     assert 'joint_common' not in capsys.readouterr().out
+
+
+def test_results_of_a_fleet_say_which_weight_held(tmp_path):
+    """What a folder says may change while its weights stay."""
+    folder = make_tiny_model(tmp_path / 'tiny', 'ringworld')
+    settings = Settings.from_values({'model.path': str(folder), 'model.device': 'cpu'})
+    identities = [model_identity(settings)]
+    (folder / 'stprune.json').write_text(json.dumps({'trained': True, 'pruning.joint_common': 1.5}))
+    identities += [model_identity(settings), model_identity(settings.changed({'pruning.joint_common': 3.0}))]
+    assert [found.joint_common for found in identities] == [0.6, 1.5, 3.0]
+    assert len({found._replace(joint_common=0.0) for found in identities}) == 1
+    backend, prompt = load_model(settings)
+    assert provenance_of(settings, backend.info, prompt).joint_common == 1.5
 
 
 class Asking:

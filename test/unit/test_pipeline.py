@@ -329,8 +329,9 @@ def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, tru
 
 def test_every_answer_says_where_it_comes_from(make):
     pipeline = make({'pruning.method': 'mtp'})
-    pipeline.backend.info = replace(pipeline.backend.info, model_id='toy', revision='abc', trained=True)
-    expected = Provenance('toy', 'abc', True, pipeline.prompt.id, 'mtp', 0.25)
+    toy = {'model_id': 'toy', 'revision': 'abc', 'trained': True, 'joint_common': 2.4}
+    pipeline.backend.info = replace(pipeline.backend.info, **toy)
+    expected = Provenance('toy', 'abc', True, pipeline.prompt.id, 'mtp', 0.25, joint_common=2.4)
     answers = [pipeline.run(window(frame_set(1000, without=without))) for without in (('FRONT',), ())]
     assert [replace(answer.provenance, tokens_text=0) for answer in answers] == [expected, expected]
 

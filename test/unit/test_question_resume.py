@@ -287,6 +287,11 @@ def test_a_run_goes_on_only_with_answers_to_the_same(
         params = tmp_path / f'{n}.yaml'
         params.write_text(json.dumps({'/**': {'ros__parameters': {**values, **changed}}}))
         refused(params)
+    note = Path(values['model.path']) / 'stprune.json'
+    before = note.read_text()
+    note.write_text(json.dumps({**json.loads(before), 'pruning.joint_common': 1.5}))  # with the same weights
+    refused(tiny)
+    note.write_text(before)
     tables = write_tables(tmp_path / 'set', {(0, n): f'f{n}' for n in range(4)})
     refused(tiny)
     (tables / 'ego_pose.json').unlink()

@@ -92,7 +92,7 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: 
     for trial in trials[:-1]:
         fidelity.check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info, default = backend.info, name_of(settings.pruning)
-    head = _run_head(dataset, settings, prompt, (info.model_id, info.revision, info.dtype), plan.frames)
+    head = _run_head(dataset, settings, prompt, info, plan.frames)
     fidelity.add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
     path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
     with AnswerFile(path, head, plan.resume, dataset.identities) as file:
@@ -129,15 +129,16 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: 
 
 
 def _run_head(
-    dataset: Dataset, settings: Settings, prompt: Prompt, model: tuple[str, str, str], frames: int | None
+    dataset: Dataset, settings: Settings, prompt: Prompt, model: ModelInfo, frames: int | None
 ) -> dict[str, Any]:
     """What must be the same where a run goes on with answers."""
-    pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
+    numbers = asdict(settings.pruning.for_model(model.joint_common))
+    pruning = {name: value for name, value in numbers.items() if name not in ('method', 'keep_ratio')}
     return {
         'set': [dataset.world, dataset.revision],
         'frames': frames,
         'lacks': dataset.notes,
-        'model': model,
+        'model': [model.model_id, model.revision, model.dtype],
         'prompt': prompt.id,
         'max_new_tokens': settings.inference.max_new_tokens,
         'pixels': [settings.model.max_image_pixels, settings.model.side_image_pixels, settings.cameras.refresh_ms],
