@@ -78,6 +78,18 @@ def test_a_folder_that_says_no_weight_is_refused(tmp_path, value):
         locate_model(folder)
 
 
+@pytest.mark.parametrize(
+    ('name', 'value'), [('pruning', {'joint_common': 2.4}), ('joint_common', 2.4), ('pruning.keep_ratio', 0.2)]
+)
+def test_a_folder_that_says_something_else_of_pruning_is_refused(tmp_path, name, value):
+    folder = make_tiny_model(tmp_path / 'tiny', 'ringworld')
+    (folder / 'stprune.json').write_text(json.dumps({'trained': True, name: value}))
+    with pytest.raises(ModelError) as error:
+        locate_model(folder)
+    rest = "is not read; of pruning only 'pruning.joint_common' may stand there"
+    assert str(error.value) == f"'{name}' in '{folder / 'stprune.json'}' {rest}"
+
+
 @pytest.mark.parametrize('value', [0, 10, 1.5])
 def test_a_folder_may_say_any_weight_that_the_parameter_may_have(tmp_path, value):
     folder = make_tiny_model(tmp_path / 'tiny', 'ringworld')

@@ -175,6 +175,11 @@ def _facts(path: Path) -> tuple[bool, str, float | None]:
         raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
         raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
+    for name in facts:
+        if name.partition('.')[0] in ('pruning', 'joint_common') and name != 'pruning.joint_common':
+            raise ModelError(
+                f"'{plain(name)}' in '{note}' is not read; of pruning only 'pruning.joint_common' may stand there"
+            )
     common = facts.get('pruning.joint_common')
     if common is not None and not (type(common) in (int, float) and 0 <= common <= 10):
         raise ModelError(f"'pruning.joint_common' in '{note}' is {shown(common)}; it must be a number from 0 to 10")
