@@ -153,6 +153,7 @@ class Hits:
         try:
             with np.load(path, allow_pickle=False) as content:
                 header = json.loads(str(content['header']))
+                _require_plan(header['plan'])
                 names = zip(*(content[name].tolist() for name in Asked._fields))
                 questions = [Asked(*values) for values in names]
                 bits = [np.unpackbits(content[name], axis=1, count=len(questions)) for name in ('right', 'asked')]
@@ -174,6 +175,16 @@ class Hits:
 
     def _all(self) -> Iterable[SceneResult]:
         return (result for results in self.results.values() for result in results)
+
+
+def _require_plan(plan: object) -> None:
+    """Raise ValueError where a file's plan is none, or what may grow is no list of names and numbers."""
+    if not isinstance(plan, dict):
+        raise ValueError('its plan is no mapping')
+    for name in GROWING:
+        values = plan.get(name, [])
+        if not isinstance(values, list) or not all(isinstance(value, str | float | int) for value in values):
+            raise ValueError(f'its {name} are no list')
 
 
 def _by_name(plan: Mapping[str, Any]) -> dict[str, Any]:

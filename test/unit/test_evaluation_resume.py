@@ -146,6 +146,23 @@ def test_another_plan_is_refused_with_what_differs(tmp_path):
         asked_all_right(output, ('mtp',))
 
 
+@pytest.mark.parametrize(
+    ('plan', 'reason'),
+    [
+        ([], 'its plan is no mapping'),
+        (None, 'its plan is no mapping'),
+        ({'methods': 3}, 'its methods are no list'),
+        ({'methods': ['a'], 'keeps': [[0.1]]}, 'its keeps are no list'),
+    ],
+)
+def test_a_file_without_a_plan_holds_no_answers(tmp_path, plan, reason):
+    file = tmp_path / 'f.hits.npz'
+    Hits(plan).save(file)
+    with pytest.raises(StpruneError) as error:
+        Hits.load(file)
+    assert str(error.value) == f"'{file}' holds no answers of stprune eval: {reason}"
+
+
 def test_a_result_with_another_default_is_refused_before_anything_is_asked(tmp_path):
     output = tmp_path / 'f.json'
     output.write_text(json.dumps({'default': 'rsp', 'tables': []}))
