@@ -100,6 +100,17 @@ def test_hint_carries_source_stamp_distribution_and_provenance(running):
     assert list(hint.info.notes) == []
 
 
+def test_the_weight_of_commonness_goes_from_the_model_to_a_number_and_back(running):
+    vehicle, node = running
+    for value in (2.4, -1.0):
+        assert set_parameter(vehicle, node, 'pruning.joint_common', value) == (True, '')
+        next_hint(vehicle, node, PlanningHint.OK, f'hint at {value}')
+    for value, allowed in ((-0.5, 'allowed are 0 to 10, and -1 to leave it to the model'), (11.0, '')):
+        done, reason = set_parameter(vehicle, node, 'pruning.joint_common', value)
+        assert not done
+        assert allowed in reason
+
+
 def test_description_follows_with_the_same_stamps(running):
     vehicle, node = running
     before = len(vehicle.texts)
