@@ -94,7 +94,7 @@ def content(result: Calibrated, settings: Settings, model: ModelInfo, prompt_id:
     return {
         'model': {'id': model.model_id, 'revision': model.revision},
         'prompt': prompt_id,
-        'parameters': dict(bound_parameters(settings)),
+        'parameters': dict(bound_parameters(settings.for_model(model.joint_common))),
         'temperature': round(correction.temperature, DIGITS),
         'candidates': [
             {

@@ -152,7 +152,7 @@ def settings_for(source: Source, seed: int, settings: Settings) -> Settings:
 
 def identity(plan: DrivePlan, latency: Latency, model: ModelInfo, settings: Settings) -> dict[str, Any]:
     """What two drives must have in common to stand in one table: JSON data."""
-    settings = settings.changed({'pruning.joint_common': settings.pruning.for_model(model.joint_common).joint_common})
+    settings = settings.for_model(model.joint_common)
     pruning = {name: value for name, value in asdict(settings.pruning).items() if name not in ('method', 'keep_ratio')}
     node = settings_for(Source(ALL_TOKENS), 0, settings).values()
     node.pop('model.path')  # the same model may lie anywhere

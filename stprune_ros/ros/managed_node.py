@@ -34,7 +34,7 @@ from stprune_ros.ros.ticks import Tick, Ticks
 from stprune_ros.ros.worker import Worker
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hint_calibration import HintCalibration
-from stprune_ros.vlm.loading import load_calibration, require_model
+from stprune_ros.vlm.loading import as_its_model_asks, load_calibration, require_model
 
 if TYPE_CHECKING:
     from stprune_ros.inference.pipeline import Pipeline
@@ -266,7 +266,7 @@ class StpruneNode(LifecycleNode):
 
     def _change_settings(self, settings: Settings) -> None:
         if self._calibration is not None:  # it holds for some parameters only
-            self._calibration.require_settings(settings)
+            self._calibration.require_settings(as_its_model_asks(settings))
         self.settings = settings
 
     def _say(self, sentence: str) -> None:

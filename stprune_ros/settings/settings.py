@@ -6,7 +6,7 @@ No ROS here, so that a parameter file can be checked on any machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stprune_ros.errors import SettingsError
@@ -66,6 +66,10 @@ class Settings:
     def changed(self, values: Mapping[str, object]) -> Settings:
         """A copy with some parameters changed, by their dotted names. Raises as `from_values` does."""
         return Settings.from_values({**self.values(), **values})
+
+    def for_model(self, joint_common: float | None) -> Settings:
+        """With the weight of commonness that holds for a model, see `PruningConfig.for_model`."""
+        return replace(self, pruning=self.pruning.for_model(joint_common))
 
     def values(self) -> dict[str, Value]:
         """Every parameter by its dotted name."""

@@ -26,6 +26,7 @@ from stprune_ros.bounded_yaml import load, read_text
 from stprune_ros.core.types import Behavior
 from stprune_ros.errors import ModelError, one_line, shown
 from stprune_ros.parameter import Value
+from stprune_ros.pruning.config import LEFT_TO_MODEL
 from stprune_ros.settings.parameters import PARAMETERS
 from stprune_ros.settings.settings import Settings
 
@@ -108,11 +109,15 @@ class HintCalibration:
         return calibrated(scores, self.content_free, self.temperature, self.biases)
 
     def require_settings(self, settings: Settings) -> None:
-        """Raise ModelError naming the first parameter that had another value when this was fitted."""
+        """Raise ModelError naming the first parameter that had another value when this was fitted.
+
+        What ``settings`` leave to a model is not compared, see `Settings.for_model`.
+        """
         here = bound_parameters(settings)
         for name in dict.fromkeys((*here, *self.parameters)):
             fitted, value = self.parameters.get(name, 'not said'), here.get(name, 'not used')
-            if fitted != value:
+            left = name == 'pruning.joint_common' and value == LEFT_TO_MODEL
+            if fitted != value and not left:
                 raise self._elsewhere(name, fitted, value)
 
     def require_prompt(self, prompt_id: str, behaviors: Sequence[Behavior]) -> None:

@@ -71,6 +71,7 @@ def load_model(settings: Settings, say: Say = say_nothing) -> tuple[Backend, Pro
     if calibration is not None:
         calibration.require_prompt(prompt.id, prompt.behaviors)
         calibration.require_model(backend.info.model_id, backend.info.revision)
+        calibration.require_settings(settings.for_model(backend.info.joint_common))
     return backend, replace(prompt, calibration=calibration)
 
 
@@ -82,10 +83,19 @@ def load_calibration(settings: Settings, prompt: Prompt | None = None) -> HintCa
     if not settings.prompt.calibration:
         return None
     found = HintCalibration.load(settings.prompt.calibration)
-    found.require_settings(settings)
+    found.require_settings(as_its_model_asks(settings))
     if prompt is not None:
         found.require_prompt(prompt.id, prompt.behaviors)
     return found
+
+
+def as_its_model_asks(settings: Settings) -> Settings:
+    """With the weight of commonness that the model folder asks for; as they are where there is none here."""
+    try:
+        folder = locate_folder(model_path(settings), settings.model.revision)
+        return settings.for_model(asked_joint_common(folder))
+    except ModelError:  # which is said where the model is loaded
+        return settings
 
 
 def load_engine(name: str, settings: Settings, say: Say = say_nothing) -> Backend:
@@ -195,8 +205,7 @@ def model_identity(settings: Settings, say: Say = say_nothing) -> ModelIdentity:
     prompt = Prompt.load(settings.prompt.file or prompt_file(model_path(settings), settings.model.revision))
     calibration = load_calibration(settings, prompt)
     model_id = _model_id(settings, say)
-    folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)
-    weight = settings.pruning.for_model(asked_joint_common(folder)).joint_common
+    weight = as_its_model_asks(settings).pruning.joint_common
     return ModelIdentity(*model_id, prompt.id, calibration.id if calibration is not None else '', weight)
 
 

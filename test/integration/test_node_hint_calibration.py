@@ -19,7 +19,7 @@ from rcl_interfaces.srv import SetParameters
 from stprune_ros.msg import PlanningHint
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hint_calibration import HintCalibration, bound_parameters
-from stprune_ros.vlm.loading import load_model
+from stprune_ros.vlm.loading import as_its_model_asks, load_model
 
 STOP = PlanningHint.BEHAVIOR_STOP
 
@@ -40,7 +40,7 @@ def write_calibration(path: Path, model: Path, **parameters: Any) -> dict[str, A
     tree = {
         'model': {'id': backend.info.model_id, 'revision': backend.info.revision},
         'prompt': prompt.id,
-        'parameters': {**bound_parameters(settings), **parameters},
+        'parameters': {**bound_parameters(as_its_model_asks(settings)), **parameters},
         'temperature': 2.0,
         'candidates': [
             {'behavior': one.name, 'bias': 30.0 if one.name == 'STOP' else 0.0, 'content_free': 0.0}

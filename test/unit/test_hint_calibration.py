@@ -20,7 +20,13 @@ from stprune_ros.core.types import Behavior, ConfidenceSource, Hint, Status
 from stprune_ros.errors import ModelError, SettingsError, StpruneError
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hint_calibration import HintCalibration, bound_parameters
-from stprune_ros.vlm.loading import load_calibration, load_model, require_calibration, require_model
+from stprune_ros.vlm.loading import (
+    as_its_model_asks,
+    load_calibration,
+    load_model,
+    require_calibration,
+    require_model,
+)
 from stprune_ros.vlm.parsing import read_hint
 
 THREE = (Behavior.NONE, Behavior.STOP, Behavior.YIELD)
@@ -32,7 +38,7 @@ def tree_for(settings: Settings, **values: Any) -> dict[str, Any]:
     tree = {
         'model': {'id': 'tiny', 'revision': 'abc'},
         'prompt': 'driving-1',
-        'parameters': dict(bound_parameters(settings)),
+        'parameters': dict(bound_parameters(as_its_model_asks(settings))),
         'temperature': 1.0,
         'candidates': entries,
         'report': {},
@@ -169,7 +175,7 @@ def test_revisions_of_digits_stay_texts(tmp_path: Path):
     [
         ('pruning.keep_ratio', 0.2, '0.1'),
         ('pruning.method', 'mtp', 'st_prune_joint'),
-        ('pruning.joint_common', 2.0, '-1.0'),
+        ('pruning.joint_common', 2.0, '2.4'),
         ('pruning.skip_frozen', True, 'False'),
         ('history.frames', 2, '4'),
         ('history.stride_ms', 250.0, '500.0'),

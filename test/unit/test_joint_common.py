@@ -25,7 +25,8 @@ from stprune_ros.resources import resource_path
 from stprune_ros.ringworld.training.plans import Recipe
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hf.model_folder import locate_model
-from stprune_ros.vlm.loading import BUNDLED_MODEL, load_model, model_identity
+from stprune_ros.vlm.hint_calibration import bound_parameters
+from stprune_ros.vlm.loading import BUNDLED_MODEL, load_calibration, load_model, model_identity
 
 NAMES = ('FRONT', 'RIGHT', 'LEFT')
 
@@ -128,6 +129,27 @@ def test_results_of_a_fleet_say_which_weight_held(tmp_path):
     assert len({found._replace(joint_common=0.0) for found in identities}) == 1
     backend, prompt = load_model(settings)
     assert provenance_of(settings, backend.info, prompt).joint_common == 1.5
+
+
+def test_a_calibration_holds_for_a_weight_whoever_said_it(tmp_path):
+    """Files fitted while 2.4 was the default still hold for the bundled model, and no longer where it asks for less."""
+    left, said = Settings(), Settings.from_values({'pruning.joint_common': 2.4})
+    parameters = dict(bound_parameters(said))
+    tree = {'model': {'id': 'ringworld', 'revision': 'x'}, 'prompt': 'p', 'parameters': parameters, 'temperature': 1.0}
+    candidates = [{'behavior': name, 'bias': 0.0, 'content_free': 0.0} for name in ('NONE', 'STOP')]
+    file = tmp_path / 'c.yaml'
+    file.write_text(yaml.safe_dump({**tree, 'candidates': candidates, 'report': {}}))
+    named = {'prompt.calibration': str(file)}
+    for settings in (left, said):
+        assert load_calibration(settings.changed(named)).parameters['pruning.joint_common'] == 2.4
+    folder = make_tiny_model(tmp_path / 'tiny', 'ringworld')
+    elsewhere = left.changed({**named, 'model.path': str(folder)})
+    with pytest.raises(ModelError, match='fitted with pruning.joint_common 2.4, here it is 0.6'):
+        load_calibration(elsewhere)
+    (folder / 'stprune.json').write_text(json.dumps({'trained': True, 'pruning.joint_common': 2.4}))
+    assert load_calibration(elsewhere) is not None
+    with pytest.raises(ModelError, match='fitted with pruning.joint_common 2.4, here it is 3.0'):
+        load_calibration(left.changed({**named, 'pruning.joint_common': 3.0}))
 
 
 class Asking:
