@@ -95,6 +95,12 @@ def test_three_replays_and_pairs_of_them(tmp_path: Path, rig: CameraRig):
     folders = [write_run(tmp_path / str(i), drive(*said), rig) for i, said in enumerate(runs)]
     found = compare(folders, tmp_path / 'out')
     assert found['agree'] == {'AB': 2, 'AC': 1, 'BC': 2}
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    figures = re.findall(r'<li class="card"><b>(.*?)</b><span class="soft small">(.*?)</span>', html)
+    agreeing = [(2, 'A and B'), (1, 'A and C'), (2, 'B and C')]
+    told = [(f'{count} of 3', f'ticks in which {pair} say the same') for count, pair in agreeing]
+    assert figures == [('2 of 3', 'ticks in which the hints differ'), *told]
+    assert 'aria-label="stop in A: 1 tick"' in html and 'aria-label="stop in B: 2 ticks"' in html
     assert list(found['differing'][0]['runs']) == ['A', 'B', 'C']
     text = to_text(found, tmp_path / 'out')
     assert 'differ  in 2 of 3 ticks\n        1700000000.100000000  A NONE  B STOP  C STOP' in text
@@ -165,7 +171,7 @@ def rows(html: str) -> list[list[str]]:
     ('changes', 'engine'),
     [
         ({}, 'transformers'),
-        ({'model.quantization': 'int8'}, 'transformers, int8'),
+        ({'model.quantization': '8bit'}, 'transformers, 8bit'),
         ({'model.engine': 'llama.cpp', 'model.gguf': '/models/a-q4_k_m.gguf'}, 'llama.cpp, a-q4_k_m.gguf'),
     ],
 )
