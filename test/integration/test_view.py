@@ -343,6 +343,53 @@ def test_hints_that_come_late_over_a_slow_link_are_not_valid(browser):
         assert opened.page.evaluate(receive, current) == 'stop, 100 %'
 
 
+@pytest.mark.parametrize('rate', [2.0, 0.5])
+def test_ages_go_by_the_servers_clock_however_the_browsers_drifts(browser, rate: float):
+    """In seconds what takes a clock hours."""
+    board, clock = board_and_clock()
+    drifts = f'const right = performance.now.bind(performance); performance.now = () => {rate} * right();'
+    with serving(board) as server:
+        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/', script=drifts)
+        until(opened, lambda: board.watchers == 1, 'the browser')
+        opened.page.wait_for_timeout(6000)  # at the double rate 6 s ahead
+
+        def is_current() -> bool:
+            board.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=2000.0))
+            board.hear('diagnostics', diagnostics((f'{NODE}: model', 0, 'all is well')))
+            return opened.text('#said') == 'stop, 75 %' and opened.text('#states-age').startswith('Heard ')
+
+        until(opened, is_current, 'what is current')
+        told, real = opened.page.evaluate('now()'), board.now()
+        assert -1.5 < told - real < 1.5, 'what it drifts by until it asks the next time'
+        until(opened, lambda: opened.text('#said') == 'no hint', 'the end of the hint')
+
+
+def test_what_the_servers_time_takes_to_come_makes_nothing_look_newer(browser):
+    """Nor does a browser that was asleep: what comes in is of the past."""
+    board, _ = board_and_clock()
+    with serving(board) as server:
+        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
+        until(opened, lambda: opened.page.evaluate('timed'), 'the time')
+        end = threading.Event()
+        board.update = lambda seen: end.wait(LIMIT_S) and {'now': 0.0}  # type: ignore[method-assign] # the server hangs
+        answered = []
+
+        def answer(route: Any) -> None:
+            seconds = board.now()
+            time.sleep(2.0)
+            route.fulfill(body=str(seconds))
+            answered.append(seconds)
+
+        opened.page.route('**/now', answer)
+        until(opened, lambda: len(answered) > 1, 'two late answers')
+        assert opened.page.evaluate('now()') > board.now() - 0.3
+        ahead = board.now() + 100.0
+        jump = 'time => { receive({now: time, fault: "", hint: null, last_hint: null}); return now(); }'
+        assert opened.page.evaluate(jump, ahead) >= ahead
+        end.set()
+        del board.update
+
+
 def test_the_page_comes_back_when_the_server_does(browser):
     board, _ = board_and_clock()
     with serving(board) as server:
@@ -384,7 +431,13 @@ def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
         assert opened.text('#said') == 'stop, n/a' and opened.text('#shares').startswith('stopn/a')
         assert opened.page.title() == f'stprune: {NODE}, live'
         assert opened.page.evaluate('document.images.length') == 1
-        assert EVIL in opened.text('#notes') and camera(opened, LONG)[0] == 'missing'
+        assert EVIL in opened.text('#notes')
+
+        def has_cameras() -> bool:
+            board.hear('hint', hint)  # again, for on a busy machine the first is old by now
+            return camera(opened, LONG)[:1] == ['missing']
+
+        until(opened, has_cameras, 'the camera with the long name')
         assert opened.page.evaluate(FAINT) == []
         assert opened.complaints == []
 
@@ -396,15 +449,19 @@ def test_what_is_said_of_a_picture_holds_for_the_one_that_is_seen(browser):
     with serving(board) as server:
         opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
         board.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=60000.0))
-        board.hear('picture', picture_message(jpeg(), **first))
-        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000001.'), 'the first')
-        assert opened.page.get_attribute('#shown', 'class') == ''
+
+        def is_current(picture: dict[str, int], said: str) -> bool:
+            board.hear('picture', picture_message(jpeg(), **picture))  # again: where it takes 3 s to come it is old
+            opened.page.wait_for_timeout(200)
+            text, shown = opened.page.evaluate('[element("pictured").textContent, element("shown").className]')
+            return text.startswith(f'The picture is of {said}.') and shown == ''
+
+        until(opened, lambda: is_current(first, '1700000001'), 'the first')
         board.hear('picture', picture_message(jpeg()[:30], **second))
         until(opened, lambda: opened.page.get_attribute('#shown', 'class') == 'old', 'word that it is old')
         assert opened.text('#pictured').startswith('Not current: the picture is of 1700000001.000000000 and came ')
         assert opened.page.get_attribute('#picture', 'alt').endswith(' at 1700000001.000000000')
-        board.hear('picture', picture_message(jpeg(), **third))
-        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000003.'), 'the third')
+        until(opened, lambda: is_current(third, '1700000003'), 'the third')
         board.hear('picture', picture_message(b'GIF89a'))
         sentence = '6 bytes are no picture. Not current: the picture is of 1700000003.000000000 and came '
         until(opened, lambda: opened.text('#pictured').startswith(sentence), 'the sentence')

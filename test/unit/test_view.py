@@ -306,6 +306,10 @@ def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
             expected = f"this page is not served as 'evil.example:80': open http://127.0.0.1:{server.port}/"
             assert refusal.decode() == expected
         assert body == JPEG
+        before, (status, _, body), after = board.now(), ask(server.port, '/now'), board.now()
+        assert status == 200 and before <= float(body) <= after
+        assert before <= board.update({})['now'] <= board.now(), 'of the same clock'
+        assert ask(server.port, '/now', host='evil.example')[0] == 403
         assert ask(server.port, '/events', host='evil.example')[0] == 403
         for method in ('POST', 'PUT', 'DELETE'):
             assert ask(server.port, '/', method)[0] == 405
