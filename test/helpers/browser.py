@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# What models, cameras and bags may be called.
+EVIL = '</script><script>document.title="caught"</script><img src=x onerror=\'document.title="caught"\'>'
+LONG = 'a_camera_with_a_name_as_long_as_some_people_like_them_and_longer_than_pages_like_them'
 # Every piece of text against what lies behind it, as WCAG 2 reckons contrast: those below 4.5.
 FAINT = """
 () => {
