@@ -69,7 +69,8 @@ def test_pages_are_served_with_their_policy_and_to_nobody_under_another_name():
             assert headers['x-content-type-options'] == 'nosniff'
             assert headers['cross-origin-resource-policy'] == 'same-origin'
             assert headers['cache-control'] == 'no-store'
-            assert "frame-ancestors 'none'" in headers['content-security-policy']
+            policy = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+            assert (headers['content-security-policy'], headers['referrer-policy']) == (policy, 'no-referrer')
             assert 'access-control-allow-origin' not in headers
             status, headers, refusal = ask(server.port, path, host='evil.example:80')
             assert status == 403 and headers['x-content-type-options'] == 'nosniff'
