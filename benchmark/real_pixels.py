@@ -16,7 +16,7 @@ import platform
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,7 +113,8 @@ def main() -> None:
     if options.features is not None:
         encoder: Encoder = NetworkLayer.load(options.features, options.layer, options.side)
     else:
-        encoder = load_model(settings)[0]
+        encoder = backend = load_model(settings)[0]
+        settings = replace(settings, pruning=settings.pruning.for_model(backend.info.joint_common))
     methods, keeps = options.methods.split(','), [float(ratio) for ratio in options.keep.split(',')]
     found = measure_kept_objects(options.folder / 'bag', boxes, methods, keeps, encoder, settings)
     machine = f'{platform.processor() or platform.machine()}, {date.today()}'

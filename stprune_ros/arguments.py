@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-from stprune_ros.errors import StpruneError, plain
+from stprune_ros.errors import SettingsError, StpruneError, plain
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.resources import resource_path
 from stprune_ros.settings import parameter_file
@@ -151,11 +151,22 @@ def changed_settings(options: argparse.Namespace) -> Settings:
 
 
 def with_host(settings: Settings, host: str | None) -> Settings:
-    """The settings with the model that --host names: a folder, or else a bundled model."""
+    """The settings with the model that --host names: a folder, else a bundled model, else one of the hub.
+
+    Raises SettingsError for a name that could be none of these; whether the hub's is here, loading says.
+    """
     if host is None:
         return settings
-    bundled = resource_path('models') / host
-    return settings.changed({'model.path': str(bundled) if bundled.is_dir() and not Path(host).is_dir() else host})
+    from stprune_ros.vlm.hf.model_folder import HUB_ID
+
+    if (host and Path(host).exists()) or HUB_ID.fullmatch(host):
+        return settings.changed({'model.path': host})
+    bundled = {folder.name: str(folder) for folder in sorted(resource_path('models').iterdir()) if folder.is_dir()}
+    if host not in bundled:
+        raise SettingsError(
+            f"--host '{plain(host)}' is neither a folder nor a bundled model; choose one of {', '.join(bundled)}"
+        )
+    return settings.changed({'model.path': bundled[host]})
 
 
 def say(sentence: str) -> None:

@@ -142,7 +142,8 @@ def model_report(values: dict[str, object], here: bool) -> tuple[list[str], list
     """
     from stprune_ros.vlm.loading import inspect_model
 
-    good = {name: value for name, value in good_values(values).items() if name.startswith('model.')}
+    asked = ('model.', 'pruning.')
+    good = {name: value for name, value in good_values(values).items() if name.startswith(asked)}
     try:
         settings = Settings.from_values(good)
     except SettingsError:  # two of them contradict each other, which is said elsewhere

@@ -6,10 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from stprune_ros.arguments import count, names, positive, ratios, say, seed, with_host
+from stprune_ros.arguments import count, load_settings, names, positive, ratios, say, seed, with_host
+from stprune_ros.errors import listed
 from stprune_ros.preflight import require_folder
 from stprune_ros.results import Show
-from stprune_ros.settings.settings import Settings
 
 HELP = 'drive through ringworld by the hints, and see what becomes of it'
 UNTOUCHED = 1_040_000  # worlds from this one on were never driven while the planner and the measures were made
@@ -35,6 +35,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         '--world', choices=('ringworld', 'hard'), default='ringworld', help='see `stprune world`; default: %(default)s'
     )
+    command.add_argument('--params', type=Path, metavar='FILE', help='parameter file, for pruning, history and model')
     command.add_argument('--host', metavar='NAME', help='a model folder, or a bundled model by its name')
     command.add_argument(
         '--profile',
@@ -53,19 +54,24 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, show: Show) -> int:
     """Drive, and write what came of it; returns 0. Raises StpruneError where the plan cannot be run."""
-    settings = with_host(Settings(), options.host)
+    given = with_host(load_settings(options.params), options.host)
     require_folder(options.output)
     from stprune_ros.driving.command import DriveRun
     from stprune_ros.driving.command import run as drive
-    from stprune_ros.driving.plan import DrivePlan, require_plan, sources_of
+    from stprune_ros.driving.plan import DrivePlan, require_plan, settings_of_ringworld, sources_of
     from stprune_ros.vlm.loading import loading_text, require_model
 
+    settings, unused = settings_of_ringworld(given)
     sources = sources_of(options.method or (settings.pruning.method,), options.keep)
     seeds = range(options.first_seed, options.first_seed + options.scenes)
     plan = DrivePlan(sources, seeds, options.world, options.seconds, options.hz)
     shown = seeds[0] if options.show is None else options.show
     require_plan(plan, shown)
     require_model(settings)
+    if unused:
+        say(
+            f'a drive has cameras of its own, fixed ratios and no texts: of --params {listed(unused)} count for nothing'
+        )
     say(loading_text(settings))
     ordered = DriveRun(plan, options.profile, options.output, options.workers, options.resume, shown)
     return drive(ordered, settings, say, show)

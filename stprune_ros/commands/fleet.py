@@ -77,13 +77,14 @@ def add_cluster(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, show: Show) -> int:
     """Run a fleet; returns 0. Raises StpruneError where it cannot be planned or begun, or a replay failed."""
     from stprune_ros.fleet.cluster import require_ray
-    from stprune_ros.fleet.plan import find_drives, settings_of
+    from stprune_ros.fleet.plan import find_drives, require_apart, settings_of
 
     require_ray()
     settings = settings_of(load_settings(options.params), options.sweep)
     drives = find_drives(options.bags)
     for drive in drives:
         require_folder(options.output, drive.path)
+    require_apart(options.output, options.bags, drives)
     from stprune_ros.fleet import command
     from stprune_ros.fleet.command import FleetOptions
     from stprune_ros.fleet.interrupts import stopped_once

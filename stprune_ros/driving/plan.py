@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from types import ModuleType
@@ -11,12 +12,13 @@ from typing import Any
 
 from stprune_ros.driving import events, measures, planner
 from stprune_ros.driving.latency import Latency
-from stprune_ros.errors import SettingsError
+from stprune_ros.errors import SettingsError, listed, plain
+from stprune_ros.evaluation.variants import FLAGS
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.ringworld import recording, route, traffic, truth, world
 from stprune_ros.ringworld.recording import require_rate
 from stprune_ros.ringworld.world import SteppedWorld
-from stprune_ros.settings.parameters import lookup
+from stprune_ros.settings.parameters import BY_NAME, lookup
 from stprune_ros.settings.settings import Settings
 
 # Of what a drive is and what is measured: raise it where a seed does not give the same drive, or a drive not the same
@@ -27,6 +29,26 @@ RINGWORLD, HARD = 'ringworld', 'hard'
 WORLDS = RINGWORLD, HARD
 NO_HINTS, TRUE_HINTS, ALL_TOKENS, RANDOM = 'no hints', 'true hints', 'all tokens', 'random'
 BASELINES = NO_HINTS, TRUE_HINTS, ALL_TOKENS
+LEAST_SETS = 2  # of images in a drive: with fewer no hint follows another
+# What sets the switches of `stprune eval`, of which a drive takes none.
+OF_SWITCHES = {
+    'ring': ('pruning.budget',),
+    'gauge': ('pruning.gauge_commonness',),
+    'even': ('pruning.even_share',),
+    **{flag: (f'pruning.{flag}',) for flag in FLAGS},
+    'all': tuple(f'pruning.{flag}' for flag in FLAGS),
+    'refresh': ('cameras.refresh_ms',),
+    'side': ('model.side_image_pixels',),
+}
+# The ring of ringworld is its own, and what differs between the sources of hints a drive decides.
+OF_RING = (
+    *('cameras.names', 'cameras.transport', 'cameras.anchor', 'cameras.critical', 'cameras.offsets_ms'),
+    *('cameras.rig_file', 'cameras.base_frame', 'cameras.frame_convention', 'cameras.rectified'),
+)
+OF_DRIVE = (
+    *('pruning.keep_ratio', 'pruning.seed', 'latency.target_ms', 'inference.describe', 'prompt.calibration'),
+    *OF_RING,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,8 @@ def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, 
     Raises SettingsError for a method that does not exist.
     """
     for method in methods:
+        if '+' in method:
+            raise SettingsError(_no_switches(method))
         if method not in METHOD_NAMES:
             raise SettingsError(f"there is no pruning method '{method}'; choose one of {', '.join(METHOD_NAMES)}")
     pruned = [
@@ -77,6 +101,21 @@ def sources_of(methods: Sequence[str], keeps: Sequence[float]) -> tuple[Source, 
         if keep < 1 and method != 'none'
     ]
     return (*(Source(name) for name in BASELINES), *pruned)
+
+
+def _no_switches(method: str) -> str:
+    base, *switches = method.split('+')
+    found = [OF_SWITCHES.get(name, (f'pruning.{name}',)) for name in (part.partition('=')[0] for part in switches)]
+    names = [name for group in found for name in group if name in BY_NAME]
+    how = f', and set {listed(names)} in --params' if names else ''
+    return f"stprune drive takes no switches, as in '{plain(method)}': name --method '{plain(base)}'{how}"
+
+
+def settings_of_ringworld(settings: Settings) -> tuple[Settings, list[str]]:
+    """The settings with which ringworld is driven, and the parameters of which those given count for nothing."""
+    values = settings.values()
+    unused = [name for name in OF_DRIVE if values[name] != BY_NAME[name].default]
+    return settings.changed({name: BY_NAME[name].default for name in OF_RING if name in unused}), unused
 
 
 def require_plan(plan: DrivePlan, shown: int) -> None:
@@ -89,6 +128,12 @@ def require_plan(plan: DrivePlan, shown: int) -> None:
         )
     plan.new_world(plan.seeds[0])
     require_rate(plan.hz)
+    sets = math.floor(plan.seconds * plan.hz + 1e-6)
+    if sets < LEAST_SETS:
+        raise SettingsError(
+            f'a drive of {plan.seconds:g} s at {plan.hz:g} Hz is too short for {LEAST_SETS} sets of images, so that a'
+            f' hint follows another; choose --seconds {LEAST_SETS / plan.hz:g} or more'
+        )
     if shown not in plan.seeds:
         raise SettingsError(
             f'world {shown} is not driven through, only {plan.seeds[0]} to {plan.seeds[-1]}: change --show'

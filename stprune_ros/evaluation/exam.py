@@ -30,7 +30,7 @@ class EncodedScene:
     """A scene as visual tokens.
 
     ``features`` holds the encoded images of each camera in ring order, ``views`` the same for pruning; ``history`` is
-    the number of instants, ``ego`` the state at the last one.
+    the number of instants, ``ego`` the state at the last one; ``joint_common`` is what the model says of its pruning.
     """
 
     rig: CameraRig
@@ -38,6 +38,7 @@ class EncodedScene:
     views: list[ViewTokens]
     history: int
     ego: EgoState | None
+    joint_common: float | None = None
 
     @classmethod
     def encode(cls, scene: CaseScene, backend: Backend, encoding: Encoding = WHOLE) -> EncodedScene:
@@ -66,11 +67,11 @@ class EncodedScene:
             egos = [scene.egos[t] for t in slots]
             features.append(row)
             views.append(view_tokens(camera, row, slots, scene.rig, egos, overlap=True, motion=True))
-        return cls(scene.rig, features, views, history, scene.egos[-1])
+        return cls(scene.rig, features, views, history, scene.egos[-1], backend.info.joint_common)
 
     def keep_masks(self, config: PruningConfig, options: Mapping[str, Any] = PUBLISHED) -> list[torch.Tensor]:
         """Keep mask of each view in ring order, bool (T, rows, columns); ``options`` as in `SpatioTemporalPruner`."""
-        return SpatioTemporalPruner(config, options=options)(self.views, self.history)
+        return SpatioTemporalPruner(config.for_model(self.joint_common), options=options)(self.views, self.history)
 
     def prefill(
         self, config: PruningConfig, backend: Backend, prompt: Prompt, options: Mapping[str, Any] = PUBLISHED

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -196,7 +196,9 @@ def ask_all(
     info = backend.info
     model = [info.model_id, info.revision]
     asked = {'methods': plan.methods, 'keeps': plan.keeps, 'seeds': plan.seeds}
-    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, **asked}
+    numbers = asdict(settings.pruning.for_model(info.joint_common))
+    weights = {name: number for name, number in numbers.items() if name.startswith(('lambda_', 'joint_'))}
+    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, 'weights': weights, **asked}
     encodings = {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}
     if encodings:
         ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
@@ -224,7 +226,7 @@ def ask_all(
 
 def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:
     """Scenes that lack an answer, by the trials that they have."""
-    wanted = {*plan.trials(), BLIND_TRIAL}
+    wanted = {*plan.trials()}
     found: dict[frozenset[Trial], list[int]] = defaultdict(list)
     for scene in scenes:
         known = frozenset(trial for result in hits.results.get(scene, ()) for trial in result.correct)

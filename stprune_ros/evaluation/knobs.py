@@ -21,11 +21,11 @@ class Knob:
 
     @property
     def authors(self) -> float:
-        """The value that the method was published with; of our own joint methods, the default of the node."""
+        """The value that a method was published with; of our own joint ones, that of the bundled model."""
         return self.values[0]
 
 
-_COMMON = Knob('joint_common', (2.4, 1.2, 3.6))
+_COMMON = Knob('joint_common', (2.4, 0.3, 0.6, 1.2, 3.6))
 _TEMPORAL = Knob('lambda_temporal', (0.6, 0.3, 1.2))
 _SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6, 3.2))
 _FRAMES = Knob('temperature', (0.01, 0.003, 0.03))
@@ -54,8 +54,7 @@ TUNED: dict[str, float] = {  # where another value than that of the authors was 
     'st_prune': 3.2,
     'rsp': 3.2,
     'vidcom2_ring': 0.003,
-    'newest_vidcom2': 0.03,
-    'dart': 1,
+    'dart': 8,
     'dart_image': 1,
     'cdpruner': 1.0,
     'cdpruner_view': 1.0,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from stprune_ros.errors import StpruneError, one_line, plain
 from stprune_ros.fleet.interrupts import own_handlers, unstoppable
+from stprune_ros.fleet.ray_folder import ray_folder
 from stprune_ros.fleet.tasks import Died, Outcome, Pace, Task
 from stprune_ros.resources import version
 
@@ -73,25 +72,24 @@ def _local(cpus: int) -> Iterator[str]:
     os.environ['RAY_AUTH_TOKEN'] = secrets.token_hex(32)
     import ray
 
-    folder = tempfile.mkdtemp(prefix='stprune-', dir='/tmp')  # short, as paths of sockets must be; for nobody else
-    try:
-        with own_handlers():
-            context = ray.init(
-                address='local',
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level='ERROR',
-                configure_logging=True,
-                object_store_memory=STORE_BYTES,
-                _temp_dir=f'{folder}/ray',  # which Ray opens to everybody
-                _system_config={'enable_metrics_collection': False},
-            )
-        yield context.dashboard_url or ''
-    finally:
-        with unstoppable():
-            ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    with ray_folder() as folder:
+        try:
+            with own_handlers():
+                context = ray.init(
+                    address='local',
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level='ERROR',
+                    configure_logging=True,
+                    object_store_memory=STORE_BYTES,
+                    _temp_dir=str(folder / 'ray'),  # which Ray opens to everybody
+                    _system_config={'enable_metrics_collection': False},
+                )
+            yield context.dashboard_url or ''
+        finally:
+            with unstoppable():
+                ray.shutdown()
 
 
 @contextmanager

@@ -151,7 +151,7 @@ class Dispatcher:
 
     def _keep_part(self, job: _Job, cut: Cut) -> None:
         try:
-            move(job.task.into, self._ledger.part(job.key, cut))
+            move(job.task.into, self._ledger.part(job.entry.run, job.key, cut))
         except OSError as error:
             self._ledger.discard(job.task.into)
             self._fail(job.entry, sentence_of(error))
@@ -168,8 +168,7 @@ class Dispatcher:
             self._fail(entry, sentence_of(error))
             return
         parts = self._parts.pop(entry.run.folder, None)
-        if parts is not None:
-            self._ledger.discard_parts(parts.key)
+        self._ledger.discard_parts(entry.run)
         take_result(entry, self._ledger)
         if parts is None and entry.summary is not None:
             self._ticks += int(entry.summary['ticks'])
@@ -179,7 +178,7 @@ class Dispatcher:
 
     def _split(self, entry: Entry, found: Split) -> None:
         entry.parts = len(found.cuts)
-        missing = [cut for cut in found.cuts if not self._ledger.part(found.key, cut).exists()]
+        missing = [cut for cut in found.cuts if not self._ledger.part(entry.run, found.key, cut).exists()]
         self._parts[entry.run.folder] = _Parts(found.key, found.cuts, set(missing))
         for cut in reversed(missing):
             self._queue.appendleft(_Job(entry, ReplayPart(entry.run, cut, Path()), cut=cut, key=found.key))
@@ -196,7 +195,7 @@ class Dispatcher:
 
     def _join(self, entry: Entry) -> None:
         parts = self._parts[entry.run.folder]
-        files = tuple(self._ledger.part(parts.key, cut) for cut in parts.cuts)
+        files = tuple(self._ledger.part(entry.run, parts.key, cut) for cut in parts.cuts)
         self._queue.appendleft(_Job(entry, JoinParts(entry.run, files, Path(), self._ledger.home(entry.run))))
 
     def _progress(self, paces: Mapping[int, Pace]) -> Progress:

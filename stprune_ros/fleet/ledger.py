@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,9 @@ class Ledger:
         """The file with the rows of a run."""
         return self.output / OWN / 'rows' / run.folder.with_name(f'{run.folder.name}.parquet')
 
-    def part(self, key: str, cut: Cut) -> Path:
+    def part(self, run: Run, key: str, cut: Cut) -> Path:
         """The file with the ticks of a part."""
-        return self.output / OWN / 'parts' / key / f'{cut.from_ns}-{cut.until_ns}.jsonl'
+        return self._parts(run) / key / f'{cut.from_ns}-{cut.until_ns}.jsonl'
 
     def new_place(self) -> Path:
         """A place for a worker to write to, which nobody else is given."""
@@ -113,9 +114,11 @@ class Ledger:
             else:
                 path.unlink(missing_ok=True)
 
-    def discard_parts(self, key: str) -> None:
-        """Remove the parts of a run that is done."""
-        shutil.rmtree(self.output / OWN / 'parts' / key, ignore_errors=True)
+    def discard_parts(self, run: Run) -> None:
+        """Remove the parts of a run that is done, also those of a bag that was replaced since, under other keys."""
+        shutil.rmtree(self._parts(run), ignore_errors=True)
+        with suppress(OSError):  # there are parts under other settings
+            self._parts(run).parent.rmdir()
 
     def discard_work(self) -> None:
         """Remove all that was being written."""
@@ -142,6 +145,9 @@ class Ledger:
     @property
     def _work(self) -> Path:
         return self.output / OWN / 'work'
+
+    def _parts(self, run: Run) -> Path:
+        return self.output / OWN / 'parts' / run.folder
 
     def _is_kept(self, run: Run) -> bool:
         """Whether the results of a run stay as they are; it is tried again where it failed: its bag may be repaired.

@@ -76,8 +76,7 @@ def find_drives(given: Sequence[str]) -> list[Drive]:
     """
     paths: dict[Path, Path] = {}
     for text in given:
-        named = [Path(text)] if Path(text).exists() else [Path(found) for found in sorted(glob(text, recursive=True))]
-        found = [bag for path in named for bag in _bags_at(path)]
+        found = [bag for path in _named(text) for bag in _bags_at(path)]
         if not found:
             what = 'holds no bag' if Path(text).exists() else 'names nothing that is there'
             raise BagError(
@@ -100,6 +99,20 @@ def find_drives(given: Sequence[str]) -> list[Drive]:
                 ' rename one of them, or give each a fleet of its own'
             )
     return drives
+
+
+def require_apart(output: Path, given: Sequence[str], drives: Sequence[Drive]) -> None:
+    """Raise BagError where results would lie in a folder that is ``given`` for its bags, or beside one of these."""
+    bags = [drive.path.resolve() for drive in drives]
+    homes = [output.resolve(), *((output / drive.name).resolve() for drive in drives)]
+    searched = [path.resolve() for text in given for path in _named(text) if path.is_dir()]
+    of_bags = [folder for folder in searched if any(bag.is_relative_to(folder) for bag in bags)]
+    taken = [folder for folder in of_bags if any(home.is_relative_to(folder) for home in homes)]
+    taken += [bag.parent for bag in bags if bag.parent == homes[0]]
+    if taken:
+        raise BagError(
+            f"with --output '{output}' results would lie among the bags in '{taken[0]}': name a folder outside of it"
+        )
 
 
 def settings_of(base: Settings, sweeps: Sequence[str]) -> list[Setting]:
@@ -158,6 +171,11 @@ def _item(kind: type, text: str) -> object:
         return kind(text)
     except ValueError:
         return text
+
+
+def _named(text: str) -> list[Path]:
+    """What is called so, else what fits it as a pattern."""
+    return [Path(text)] if Path(text).exists() else [Path(found) for found in sorted(glob(text, recursive=True))]
 
 
 def _bags_at(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:

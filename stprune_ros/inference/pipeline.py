@@ -229,7 +229,7 @@ class Pipeline:
 
     def _prune(self, views: Sequence[ViewFeatures], history: int, ratio: float) -> _Selection:
         """Keep masks per view, bool (T, rows, columns), on the host: whoever reads them need not wait for a GPU."""
-        config = replace(self.settings.pruning, keep_ratio=ratio)
+        config = replace(self.settings.pruning.for_model(self.backend.info.joint_common), keep_ratio=ratio)
         tokens = [
             view_tokens(
                 view.camera,

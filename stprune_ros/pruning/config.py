@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stprune_ros.errors import SettingsError
 from stprune_ros.parameter import parameter
 
+LEFT_TO_MODEL = -1.0  # of joint_common: the model folder says it, else `COMMON_WEIGHT` holds
+COMMON_WEIGHT = 0.6
 METHOD_NAMES = (
     'st_prune',
     'st_prune_staged',
@@ -62,7 +64,12 @@ class PruningConfig:
         1.0, 'weight of recency in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
     )
     joint_common: float = parameter(
-        2.4, 'weight of likeness to other views in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
+        LEFT_TO_MODEL,
+        'weight of likeness to other views in st_prune_staged and st_prune_joint; -1: what stprune.json in the model'
+        ' folder says, else 0.6',
+        LEFT_TO_MODEL,
+        10.0,
+        dynamic=True,
     )
     joint_lattice: float = parameter(
         0.7,
@@ -122,6 +129,17 @@ class PruningConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep_ratio <= 1:
             raise SettingsError(f'keep ratio is {self.keep_ratio}; allowed is more than 0 and at most 1')
+        if LEFT_TO_MODEL < self.joint_common < 0:
+            raise SettingsError(
+                f"parameter 'pruning.joint_common' is {self.joint_common}; allowed are 0 to 10, and -1 to leave it to"
+                ' the model'
+            )
+
+    def for_model(self, joint_common: float | None) -> PruningConfig:
+        """With a number where it is left to the model: what the model folder says, None where it says nothing."""
+        if self.joint_common != LEFT_TO_MODEL:
+            return self
+        return replace(self, joint_common=COMMON_WEIGHT if joint_common is None else joint_common)
 
     @property
     def ring_budget(self) -> bool:
@@ -131,4 +149,4 @@ class PruningConfig:
     @property
     def joint_weights(self) -> tuple[float, float, float]:
         """Weights of volatility, recency and commonness in st_prune_joint."""
-        return self.joint_volatility, self.joint_recency, self.joint_common
+        return self.joint_volatility, self.joint_recency, self.for_model(None).joint_common

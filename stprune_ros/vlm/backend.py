@@ -21,7 +21,8 @@ if TYPE_CHECKING:  # a prompt file is checked where there is no torch
 class ModelInfo:
     """Identity of a loaded model; ``trained`` is False where the weights are random.
 
-    ``domain`` names the only world that the model was trained on; empty for a general one.
+    ``domain`` names the only world that the model was trained on; empty for a general one. ``joint_common`` is the
+    value of pruning.joint_common that it was trained for; None where nobody said.
     ``notes`` are sentences about what the model folder holds and is not used, or is used in a way of its own.
     """
 
@@ -32,6 +33,7 @@ class ModelInfo:
     device: str
     dtype: str
     domain: str = ''
+    joint_common: float | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.progress import Say, say_nothing
+from stprune_ros.pruning.config import LEFT_TO_MODEL
 from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend
@@ -19,6 +20,7 @@ from stprune_ros.vlm.hf.files import gib
 from stprune_ros.vlm.hf.folder_faults import packed_bits
 from stprune_ros.vlm.hf.model_folder import (
     ModelFolder,
+    asked_joint_common,
     find_model,
     hub_snapshot,
     inspect_folder,
@@ -154,6 +156,11 @@ def inspect_model(settings: Settings, here: bool = True) -> tuple[list[str], lis
         from stprune_ros.vlm.llama_cpp.pairing import engine_faults
 
         faults = engine_faults(settings.model.gguf, settings.model.engine_library if here else None, folder)
+    if not faults and settings.pruning.joint_common == LEFT_TO_MODEL:
+        asked = asked_joint_common(folder)
+        said = 'says nothing of it' if asked is None else 'asks for that'
+        weight = settings.pruning.for_model(asked).joint_common
+        notes = [*notes, f"'pruning.joint_common' is left to the model: {weight:g}, stprune.json {said}"]
     return faults, notes
 
 

@@ -13,7 +13,7 @@ from stprune_ros.core.camera_model import CameraModel
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import EgoState
 from stprune_ros.evaluation.case import Case, CaseScene
-from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, VisualFrame
+from stprune_ros.vlm.backend import Context, Generated, ImageFeatures, ModelInfo, VisualFrame
 
 
 def camera(name: str, degrees: float) -> CameraModel:
@@ -50,7 +50,7 @@ class Prefilled:
 class BrightnessModel:
     """A backend that answers every question with the brightness of the brightest image it sees."""
 
-    info = None
+    info = ModelInfo('brightness', '', '', True, 'cpu', 'float32')
     model_pixels = 0
 
     def __init__(self) -> None:

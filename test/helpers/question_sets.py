@@ -61,7 +61,7 @@ def key_frame(scene: int, instant: int, groups: Mapping[str, list[dict[str, Any]
     return {'key_object_infos': {}, 'image_paths': paths, 'QA': {name: list(rows) for name, rows in groups.items()}}
 
 
-def qa(question: str, answer: str | None, *tags: int) -> dict[str, Any]:
+def qa(question: str, answer: Any, *tags: int) -> dict[str, Any]:
     return {'Q': question, 'A': answer, 'C': None, **({'tag': list(tags)} if tags else {})}
 
 

@@ -93,7 +93,7 @@ def killed(garage: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """A fleet with a long bag in parts, of which a worker is killed while it works."""
     output = tmp_path_factory.mktemp('killed')
     command = fleet(garage, output, '--window', '2')
-    command.wait_until(lambda: list(output.glob('.fleet/parts/*/*.jsonl')), 'first part')
+    command.wait_until(lambda: list(output.glob('.fleet/parts/*/*/*/*.jsonl')), 'first part')
     os.kill(command.wait_until(command.busy_workers, 'busy worker')[0], signal.SIGKILL)
     return output, command.end()
 

@@ -296,6 +296,18 @@ def test_what_was_driven_stays_when_a_process_is_ended(
         (['--method', 'best'], "there is no pruning method 'best'"),
         (['--hz', '100'], 'a recording at 100 Hz cannot be made'),
         (['--seconds', '1000'], 'a ringworld of 1000 s cannot be made'),
+        (
+            ['--method', 'dart,st_prune_joint+even'],
+            "stprune drive takes no switches, as in 'st_prune_joint+even': name --method 'st_prune_joint', and set"
+            " 'pruning.even_share' in --params\n",
+        ),
+        (
+            ['--seconds', '1e-9'],
+            'a drive of 1e-09 s at 2 Hz is too short for 2 sets of images, so that a hint follows'
+            ' another; choose --seconds 1 or more\n',
+        ),
+        (['--seconds', '0.999'], 'choose --seconds 1 or more'),
+        (['--host', 'nosuch'], "--host 'nosuch' is neither a folder nor a bundled model; choose one of ringworld, "),
         (['--show', '5'], f'world 5 is not driven through, only {SEED} to {SEED + 1}: change --show'),
     ],
 )

@@ -20,18 +20,23 @@ from stprune_ros.driving.measures import measure
 from stprune_ros.driving.plan import (
     ALL_TOKENS,
     NO_HINTS,
+    OF_SWITCHES,
     TRUE_HINTS,
     VERSION,
     DrivePlan,
     Source,
     constants,
     identity,
+    require_plan,
     settings_for,
+    settings_of_ringworld,
     sources_of,
 )
 from stprune_ros.driving.planner import Planner
 from stprune_ros.errors import SettingsError, StpruneError
+from stprune_ros.evaluation.variants import FEW_PIXELS, SWITCHES, TURNS
 from stprune_ros.ringworld import truth, world
+from stprune_ros.settings.parameters import BY_NAME
 from stprune_ros.settings.settings import Settings
 
 PLAN = DrivePlan(sources_of(('st_prune_joint',), (0.1,)), range(5), 'ringworld', 20.0, 2.0)
@@ -160,6 +165,46 @@ def test_sources_and_their_settings() -> None:
     assert filmed_source(sources_of(('uniform',), (0.05, 0.25))) == Source('uniform', 0.25)
     assert filmed_source(sources_of(('uniform',), (0.02, 0.05))) == Source('uniform', 0.05)
     assert filmed_source(sources_of(('uniform',), (1.0,))) is None
+
+
+@pytest.mark.parametrize(
+    ('method', 'how'),
+    [
+        ('st_prune+ring+gauge', ", and set 'pruning.budget', 'pruning.gauge_commonness' in --params"),
+        ('a+keep_one_copy', ", and set 'pruning.keep_one_copy' in --params"),
+        ('a+refresh', ", and set 'cameras.refresh_ms' in --params"),
+        ('st_prune+lambda_spatial=3.2', ", and set 'pruning.lambda_spatial' in --params"),
+        ('dart+text', ''),
+        ('dart+pivots=8', ''),
+    ],
+)
+def test_switches_are_refused_with_the_parameters_that_set_them(method: str, how: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        sources_of((method,), (0.1,))
+    base = method.partition('+')[0]
+    assert str(error.value) == f"stprune drive takes no switches, as in '{method}': name --method '{base}'{how}"
+
+
+def test_every_switch_of_an_evaluation_is_known_with_parameters_that_exist() -> None:
+    assert OF_SWITCHES.keys() == {*SWITCHES, 'all', TURNS, FEW_PIXELS}
+    assert all(name in BY_NAME for names in OF_SWITCHES.values() for name in names)
+
+
+def test_the_shortest_drive_has_two_sets_of_images() -> None:
+    for seconds, hz in ((1.0, 2.0), (0.2, 10.0), (2.0, 1.0)):
+        require_plan(replace(PLAN, seconds=seconds, hz=hz), PLAN.seeds[0])
+        with pytest.raises(SettingsError, match=f'choose --seconds {seconds:g} or more'):
+            require_plan(replace(PLAN, seconds=seconds * 0.999, hz=hz), PLAN.seeds[0])
+
+
+def test_parameters_of_another_ring_count_for_nothing_in_a_drive() -> None:
+    pruning = {'pruning.even_share': 0.5, 'cameras.refresh_ms': 500.0}
+    assert settings_of_ringworld(Settings.from_values(pruning)) == (Settings.from_values(pruning), [])
+    others = {'pruning.keep_ratio': 0.3, 'cameras.names': ['one', 'two'], 'cameras.base_frame': 'car'}
+    settings, unused = settings_of_ringworld(Settings.from_values({**pruning, **others}))
+    assert unused == ['pruning.keep_ratio', 'cameras.names', 'cameras.base_frame']
+    assert settings.cameras == Settings.from_values(pruning).cameras
+    assert settings_for(Source(ALL_TOKENS), 7, settings).pruning.even_share == 0.5
 
 
 @pytest.mark.parametrize('profile', ['orin_agx', 'orin_nx'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from stprune_ros.fleet import cluster, command
 from stprune_ros.fleet.cluster import Resources, require_ray, resources
 from stprune_ros.fleet.command import FleetOptions, summary_text
 from stprune_ros.fleet.index import DONE, Entry, content
-from stprune_ros.fleet.plan import Drive, Run, Setting, settings_of
+from stprune_ros.fleet.plan import Drive, Run, Setting, find_drives, require_apart, settings_of
 from stprune_ros.settings.settings import Settings
 
 
@@ -80,6 +81,40 @@ def test_results_of_something_else_are_not_touched(bag: Path, tmp_path: Path, ca
     assert [path.name for path in output.iterdir()] == ['thesis.txt']
     [name] = [path.name for path in bag.parent.iterdir()]
     assert name == 'one' and not list(bag.rglob('.fleet'))
+
+
+@pytest.mark.usefixtures('_ray')
+@pytest.mark.parametrize(
+    ('given', 'output', 'where'),
+    [
+        ('bags', 'bags', 'bags'),
+        ('bags', 'bags/out', 'bags'),
+        ('bags', 'link/out', 'bags'),
+        ('bags/*', 'bags', 'bags/one'),  # the folder for the bag's results would be the bag's own
+        ('bags/one/one.mcap', 'bags/one', 'bags/one'),
+        ('two', '.', 'two'),  # holds a bag of the same name
+    ],
+)
+def test_results_do_not_go_among_bags(bag: Path, tmp_path: Path, capsys, given: str, output: str, where: str):
+    (tmp_path / 'link').symlink_to(bag.parent)
+    (tmp_path / 'two').mkdir()
+    shutil.copytree(bag, tmp_path / 'two' / 'two')
+    there = sorted(tmp_path.rglob('*'))
+    found = refusal(capsys, tmp_path / given, '--output', tmp_path / output)
+    assert found == (
+        f"stprune: with --output '{tmp_path / output}' results would lie among the bags in '{tmp_path / where}': name a"
+        ' folder outside of it'
+    )
+    assert sorted(tmp_path.rglob('*')) == there
+
+
+def test_results_may_lie_beside_folders_of_bags(bag: Path, tmp_path: Path):
+    output = bag.parent / 'out'
+    for patterns in (['*'], ['one', 'out']):  # what a shell makes of it when the output is there
+        output.mkdir(exist_ok=True)
+        given = [str(bag.parent / pattern) for pattern in patterns]
+        require_apart(output, given, find_drives(given[:1]))
+    require_apart(tmp_path / 'out', [str(bag.parent)], find_drives([str(bag.parent)]))
 
 
 @pytest.mark.usefixtures('_ray')

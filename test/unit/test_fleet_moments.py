@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +12,8 @@ from typing import Any
 import cv2
 import pytest
 from helpers.fleets import Script
+from helpers.question_runs import tiny_params
 from helpers.question_sets import GREY, grey_set, make_drivelm, make_nuinstruct, needs_packages, picture_name, qa
-from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
 from stprune_ros.evaluation.datasets.asking import instructed
@@ -98,11 +97,7 @@ def test_workers_give_the_files_of_one_process(tmp_path: Path, cluster, capsys, 
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parameters with a tiny model that says two tokens."""
-    folder = tmp_path_factory.mktemp('params')
-    values = {'model.path': str(make_tiny_model(folder / 'tiny', 'ringworld')), 'inference.max_new_tokens': 2}
-    (folder / 'params.yaml').write_text(json.dumps({'/**': {'ros__parameters': values}}))
-    return folder / 'params.yaml'
+    return tiny_params(tmp_path_factory.mktemp('params'))
 
 
 def questions(count: int) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -246,10 +246,11 @@ def test_parts_of_a_bag_that_has_changed_since_are_not_put_together(fleet, bags:
     shutil.rmtree(bags / 'c')
     write_bag(bags / 'c', drive(12))
     assert fleet(tmp_path / 'out', '--window', '0.4', first=interrupted)[0] == 130
-    assert len(list((tmp_path / 'out' / '.fleet' / 'parts').glob('*/*'))) == 3
+    assert len(list((tmp_path / 'out' / '.fleet' / 'parts').rglob('*.jsonl'))) == 3
     shutil.rmtree(bags / 'c')
     write_bag(bags / 'c', drive(12, others))
     assert fleet(tmp_path / 'out', '--window', '0.4', '--resume') == (0, ['c'] * 5)
+    assert not list((tmp_path / 'out' / '.fleet' / 'parts').rglob('*.jsonl')), 'parts of the replaced bag are left'
     assert fleet(tmp_path / 'plain')[0] == 0
     assert messages_of(tmp_path / 'out' / 'c' / SETTING) == messages_of(tmp_path / 'plain' / 'c' / SETTING)
 

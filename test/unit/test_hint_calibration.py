@@ -169,7 +169,7 @@ def test_revisions_of_digits_stay_texts(tmp_path: Path):
     [
         ('pruning.keep_ratio', 0.2, '0.1'),
         ('pruning.method', 'mtp', 'st_prune_joint'),
-        ('pruning.joint_common', 2.0, '2.4'),
+        ('pruning.joint_common', 2.0, '-1.0'),
         ('pruning.skip_frozen', True, 'False'),
         ('history.frames', 2, '4'),
         ('history.stride_ms', 250.0, '500.0'),

@@ -1,110 +1,48 @@
-"""One tick end to end on a tiny real model: what is encoded, kept, said, and what is said when something is missing."""
+"""One tick from a window of frame sets to an answer, with a tiny model."""
 
 import math
-import time
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import EGO, MS, NAMES, build_pipeline, decode, frame_set, load_tiny, make_rig, window
 from helpers.texts import with_changed_texts
-from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import (
     Behavior,
-    CameraFrame,
     CameraState,
     EgoState,
-    FrameSet,
     Provenance,
     Status,
-    Window,
 )
-from stprune_ros.errors import StpruneError
-from stprune_ros.inference import pipeline as pipeline_module
-from stprune_ros.inference import stages
 from stprune_ros.inference.features import view_tokens
-from stprune_ros.inference.governor import Cost
-from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.stages import STAGES, StageClock
-from stprune_ros.io.images import DecodeLimits
 from stprune_ros.pruning import greedy_graph
 from stprune_ros.pruning.config import METHOD_NAMES
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
 from stprune_ros.pruning.similarity import STRIPS
-from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ImageFeatures, VisualFrame
-from stprune_ros.vlm.device import synchronizer
-from stprune_ros.vlm.loading import load_model
 from stprune_ros.vlm.prompt import View
 
-MS = 1_000_000
-NAMES = ('FRONT', 'RIGHT', 'LEFT')
-EGO = EgoState(0, None, None, (5.0, 0.0, 0.0), (0.0, 0.0, 0.1))
-
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
-    return make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny', 'ringworld')
-
-
-@pytest.fixture(scope='module')
-def loaded(model):
-    return load_model(Settings.from_values({'model.path': str(model), 'model.device': 'cpu'}))
-
-
-class Counting:
-    """The real backend, counting the images it encodes; ``trained`` as one says, so that answers count."""
-
-    def __init__(self, backend, trained=True):
-        self._backend = backend
-        self.info = replace(backend.info, trained=trained)
-        self.encoded = 0
-
-    def encode(self, images):
-        self.encoded += len(images)
-        return self._backend.encode(images)
-
-    def __getattr__(self, name):
-        return getattr(self._backend, name)
+def loaded(tmp_path_factory):
+    return load_tiny(tmp_path_factory.mktemp('model'))
 
 
 @pytest.fixture
 def rig(tmp_path):
-    path = tmp_path / 'rig.yaml'
-    entries = [f'{n}: {{azimuth_deg: {a}, hfov_deg: 90, width: 96, height: 64}}' for n, a in zip(NAMES, (0, -120, 120))]
-    path.write_text('cameras:\n  ' + '\n  '.join(entries))
-    return CameraRig.from_file(path)
-
-
-def decode(frame, _limits):
-    """Pixels that depend on camera and stamp; the payload 'broken' stands for a file that cannot be decoded."""
-    if frame.payload == 'broken':
-        raise StpruneError('3 bytes are no image')
-    seed = abs(hash((NAMES.index(frame.camera), frame.stamp_ns))) % 2**32
-    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8), 1
-
-
-def frame_set(ms, without=(), broken=(), ego=EGO):
-    frames = {n: CameraFrame(n, ms * MS, payload='broken' if n in broken else '') for n in NAMES if n not in without}
-    return FrameSet(ms, ms * MS, NAMES, frames, ego=ego)
-
-
-def window(*sets):
-    return Window(tuple(sets), 4)
+    return make_rig(tmp_path / 'rig.yaml')
 
 
 @pytest.fixture
 def make(loaded, rig):
-    def build(values=None, trained=True, rig=rig):
-        backend, prompt = loaded
-        values = {'inference.max_new_tokens': 6, 'pruning.keep_ratio': 0.25, **(values or {})}
-        return Pipeline(Settings.from_values(values), Counting(backend, trained), rig, prompt, decode)
-
-    return build
+    return partial(build_pipeline, loaded, rig=rig)
 
 
 def test_a_tick_says_everything(make):
@@ -175,53 +113,6 @@ def test_similarities_of_frames_that_stay_are_not_computed_again(make, monkeypat
     assert pipeline._similarities.bytes == 0
 
 
-def test_a_missing_side_camera_degrades(make):
-    answer = make().run(window(frame_set(1000), frame_set(1500, without=('LEFT',))))
-    assert answer.hint.status == Status.DEGRADED
-    left = answer.views[2]
-    assert (left.state, left.frames, left.tokens_full, left.tokens_kept) == (CameraState.MISSING, 0, 0, 0)
-    assert any("camera 'LEFT' has no frame" in note for note in answer.notes)
-
-
-def test_a_stale_side_camera_is_called_stale(make):
-    current = replace(frame_set(1500, without=('LEFT',)), stale=frozenset({'LEFT'}))
-    answer = make().run(window(current))
-    assert answer.views[2].state == CameraState.STALE
-    assert answer.notes == ("camera 'LEFT' has no frame in this set",)
-
-
-def test_a_frame_missing_in_the_history_is_a_shorter_history(make):
-    answer = make().run(window(frame_set(1000, without=('LEFT',)), frame_set(1500)))
-    assert [view.frames for view in answer.views] == [2, 2, 1]
-    assert answer.hint.status == Status.OK
-
-
-@pytest.mark.parametrize('how', ['without', 'broken'])
-def test_without_the_critical_camera_nothing_is_inferred(make, how):
-    pipeline = make()
-    answer = pipeline.run(window(frame_set(1000, **{how: ('FRONT',)})))
-    assert answer.hint.status == answer.description.status == Status.NO_HINT
-    assert answer.hint.behavior == Behavior.UNKNOWN
-    assert any("critical camera 'FRONT'" in note for note in answer.notes)
-    assert 'prefill' not in answer.timing.stage_ms
-
-
-def test_a_broken_image_is_left_out_and_named_but_decoded_only_once(make):
-    pipeline = make()
-    first = frame_set(1000, broken=('LEFT',))
-    answer = pipeline.run(window(first))
-    assert answer.hint.status == Status.DEGRADED
-    assert answer.views[2].state == CameraState.INVALID
-    assert "image of camera 'LEFT' is left out: 3 bytes are no image" in answer.notes
-    answer = pipeline.run(window(first, frame_set(1500)))
-    assert [view.frames for view in answer.views] == [2, 2, 1]
-    assert answer.hint.status == Status.OK
-
-
-def test_missing_odometry_degrades(make):
-    assert make().run(window(frame_set(1000, ego=None))).hint.status == Status.DEGRADED
-
-
 def test_untrained_weights_are_never_an_answer(make):
     answer = make(trained=False).run(window(frame_set(1000)))
     assert answer.hint.status == answer.description.status == Status.INVALID
@@ -238,51 +129,11 @@ def test_a_model_of_one_world_says_so(make):
     assert any('knows only a toy town' in note for note in answer.notes)
 
 
-def test_a_deadline_that_has_passed_drops_the_hint(make):
-    hints = []
-    answer = make({'inference.deadline_ms': 0.001}).run(window(frame_set(1000)), on_hint=hints.append)
-    assert answer.hint.status == answer.description.status == Status.TIMEOUT
-    assert [hint.hint for hint in hints] == [answer.hint]
-
-
-def test_cancel_ends_the_tick(make):
-    cancel = Event()
-    cancel.set()
-    answer = make().run(window(frame_set(1000)), cancel=cancel)
-    assert answer.hint.status == Status.NO_HINT
-    assert answer.hint.behavior == Behavior.UNKNOWN
-
-
 def test_describing_can_be_switched_off(make):
     answer = make({'inference.describe': False}).run(window(frame_set(1000)))
     assert answer.hint.status == Status.OK
     assert answer.description.status == Status.NO_HINT
     assert 'describe' not in answer.timing.stage_ms
-
-
-def test_a_camera_info_for_other_images_degrades_every_tick_that_it_lasts(make, tmp_path):
-    path = tmp_path / 'rig.yaml'
-    path.write_text('cameras: {FRONT: {azimuth_deg: 0, hfov_deg: 90, width: 64, height: 64}}')
-    pipeline = make(rig=CameraRig.from_file(path))
-    sets = [FrameSet(ms, ms * MS, ('FRONT',), {'FRONT': CameraFrame('FRONT', ms * MS)}, ego=EGO) for ms in (10, 20, 30)]
-    for count in (1, 2, 3):
-        answer = pipeline.run(window(*sets[:count]))
-        assert any('is for 64x64, its images are 96x64' in note for note in answer.notes)
-        assert [view.state for view in answer.views] == [CameraState.MISCALIBRATED]
-        assert answer.hint.status == answer.description.status == Status.DEGRADED
-        assert answer.views[0].frames == count
-
-
-def test_a_camera_info_that_fits_again_ends_the_degradation(make):
-    pipeline = make()
-    sizes = iter([2, 1])
-    pipeline._features._decode = lambda frame, _: (decode(frame, 0)[0][:, :: next(sizes)], 1)
-    states = []
-    for ms in (10, 20):
-        frames = {name: CameraFrame(name, ms * MS) for name in ('FRONT',)}
-        answer = pipeline.run(window(FrameSet(ms, ms * MS, ('FRONT',), frames, ego=EGO)))
-        states.append((answer.views[0].state, answer.hint.status))
-    assert states == [(CameraState.MISCALIBRATED, Status.DEGRADED), (CameraState.OK, Status.OK)]
 
 
 def test_a_note_alone_degrades_nothing(make):
@@ -388,47 +239,6 @@ def test_pruning_gets_the_frames_their_slots_and_their_ego_states(make, rig, met
     assert not all((view.keep == mask.numpy()).all() for view, mask in zip(answer.views, reverse))
 
 
-@pytest.mark.parametrize(('limit_ms', 'timed_out'), [(0.0, False), (10_000.0, False), (1.0, True)])
-def test_the_deadline_is_milliseconds_of_processing(make, monkeypatch, limit_ms, timed_out):
-    pipeline = make({'inference.deadline_ms': limit_ms})
-    deadlines = []
-
-    def spy(write, deadline, *rest):
-        deadlines.append(deadline)
-        return write(deadline, *rest)
-
-    backend = pipeline.backend._backend
-    monkeypatch.setattr(backend, 'begin', with_changed_texts(backend, spy))
-    started = time.monotonic()
-    answer = pipeline.run(window(frame_set(1000)))
-    if timed_out:
-        assert answer.hint.status == Status.TIMEOUT
-        assert deadlines == []
-    elif limit_ms:
-        assert answer.hint.status == Status.OK
-        assert started + limit_ms / 1e3 <= deadlines[0] <= time.monotonic() + limit_ms / 1e3
-    else:
-        assert deadlines == [None]
-
-
-def test_camera_info_is_compared_with_the_picture_as_it_was_sent(make):
-    pipeline = make()
-    pipeline._features._decode = lambda frame, _: (decode(frame, 0)[0][:, ::2], 2)
-    answer = pipeline.run(window(frame_set(1000)))
-    assert any('is for 96x64, its images are 96x128' in note for note in answer.notes)
-    pipeline = make()
-    pipeline._features._decode = lambda frame, _: (np.ascontiguousarray(decode(frame, 0)[0][::2, ::2]), 2)
-    assert not pipeline.run(window(frame_set(1000))).notes
-
-
-def test_decoding_is_told_how_much_the_model_looks_at(make):
-    pipeline, told = make(), set()
-    pipeline._features._decode = lambda frame, limits: told.add(limits) or decode(frame, limits)
-    pipeline.run(window(frame_set(1000)))
-    assert told == {DecodeLimits(pipeline.backend.model_pixels, 16 * 96 * 64, ('jpeg', 'png'))}
-    assert pipeline.backend.model_pixels > 0
-
-
 @pytest.mark.parametrize('method', METHOD_NAMES)
 def test_every_method_runs(make, method):
     answer = make({'pruning.method': method}).run(window(frame_set(1000), frame_set(1500)))
@@ -448,60 +258,12 @@ def test_every_switch_changes_what_is_kept_but_not_how_much(make, switch):
     assert switched.hint.status == Status.OK
 
 
-def test_without_a_latency_target_the_ratio_stays(make):
-    answer = make().run(window(frame_set(1000)), wait_ms=5000.0)
-    assert answer.timing.choice is None
-    assert (answer.provenance.keep_ratio, answer.timing.wait_ms) == (0.25, 5000.0)
-    assert 0 < answer.timing.hint_ms < answer.timing.tick_ms
-
-
-def test_a_target_out_of_reach_means_the_lowest_ratio_and_a_word_about_it(make):
-    pipeline = make({'latency.target_ms': 0.01, 'latency.keep_min': 0.1})
-    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
-    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
-    assert [answer.provenance.keep_ratio for answer in answers] == [0.25, 0.25, 0.1]
-    assert abs(answers[-1].tokens_kept - 0.1 * answers[-1].tokens_full) <= 1
-    [note] = answers[-1].notes
-    assert "'latency.target_ms' is 0.01, but even at keep ratio 0.1 a hint takes about" in note
-    assert answers[-1].hint.status == Status.OK
-
-
-def test_the_age_of_a_set_counts_against_the_target(make):
-    pipeline = make({'latency.target_ms': 60000.0, 'latency.keep_max': 0.5, 'output.valid_for_ms': 60000.0})
-    sets = [frame_set(ms) for ms in (1000, 1500, 2000, 2500)]
-    for index in range(3):
-        pipeline.run(window(*sets[: index + 1]))
-    late, early = (pipeline.run(window(*sets), wait_ms=wait_ms) for wait_ms in (70000.0, 0.0))
-    assert (late.provenance.keep_ratio, late.timing.choice.misses) == (0.05, True)
-    assert early.provenance.keep_ratio > 0.25
-    assert early.timing.choice.expected_ms < 60000
-
-
-def test_a_tick_cut_by_its_deadline_is_learnt_from(make):
-    pipeline = make({'latency.target_ms': 0.01, 'inference.deadline_ms': 0.001})
-    sets = [frame_set(ms) for ms in (1000, 1500, 2000)]
-    answers = [pipeline.run(window(*sets[: index + 1])) for index in range(3)]
-    assert [answer.hint.status for answer in answers] == [Status.TIMEOUT] * 3
-    assert answers[-1].provenance.keep_ratio == 0.05
-    assert math.isnan(answers[-1].timing.hint_ms)
-
-
 def test_free_drops_the_cache(make):
     pipeline = make()
     pipeline.run(window(frame_set(1000)))
     pipeline.free()
     pipeline.run(window(frame_set(1000)))
     assert pipeline.backend.encoded == 6
-
-
-def test_only_a_critical_camera_stops_the_inference(make):
-    pipeline = make({'cameras.critical': ['LEFT']})
-    assert pipeline.run(window(frame_set(1000, without=('FRONT',)))).hint.status == Status.DEGRADED
-    answer = pipeline.run(window(frame_set(1500, without=('LEFT',))), wait_ms=30.0)
-    assert answer.hint.status == Status.NO_HINT
-    assert [view.state for view in answer.views] == [CameraState.OK, CameraState.OK, CameraState.MISSING]
-    assert [view.stamp_ns for view in answer.views] == [1500 * MS, 1500 * MS, 0]
-    assert answer.timing.wait_ms == 30.0
 
 
 def test_the_model_reads_each_view_with_its_own_frames_and_the_motion_of_now(make, rig, monkeypatch):
@@ -544,22 +306,6 @@ def test_hint_and_description_are_asked_with_their_own_questions_and_limits(make
     assert asked == [(pipeline.prompt.hint_question, texts), (question, 3), (None, cancel, None)], 'nor is it left'
 
 
-@pytest.mark.parametrize('ego', [EGO, None])
-def test_a_hint_that_comes_after_the_deadline_is_none(make, monkeypatch, ego):
-    """Lateness outranks degraded input: what came too late must not be used."""
-    pipeline = make({'inference.deadline_ms': 10_000.0, 'inference.describe': False})
-    score = pipeline.backend._backend.score
-
-    def slow(*arguments):
-        monkeypatch.setattr(StageClock, 'elapsed_ms', property(lambda clock: 11_000.0))
-        return score(*arguments)
-
-    monkeypatch.setattr(pipeline.backend._backend, 'score', slow)
-    answer = pipeline.run(window(frame_set(1000, ego=ego)))
-    assert (answer.hint.status, answer.hint.behavior) == (Status.TIMEOUT, Behavior.UNKNOWN)
-    assert answer.hint.distribution
-
-
 @pytest.mark.parametrize(
     ('changes', 'status', 'truncated'),
     [
@@ -581,26 +327,12 @@ def test_a_description_cut_short_says_so(make, monkeypatch, changes, status, tru
     assert (description.status, description.truncated) == (status, truncated)
 
 
-def test_a_tick_cancelled_after_its_hint_is_not_described(make):
-    cancel = Event()
-    answer = make().run(window(frame_set(1000)), cancel=cancel, on_hint=lambda _: cancel.set())
-    assert answer.hint.status == Status.OK
-    assert answer.description.status == Status.NO_HINT
-    assert 'describe' not in answer.timing.stage_ms
-
-
 def test_every_answer_says_where_it_comes_from(make):
     pipeline = make({'pruning.method': 'mtp'})
     pipeline.backend.info = replace(pipeline.backend.info, model_id='toy', revision='abc', trained=True)
     expected = Provenance('toy', 'abc', True, pipeline.prompt.id, 'mtp', 0.25)
     answers = [pipeline.run(window(frame_set(1000, without=without))) for without in (('FRONT',), ())]
     assert [replace(answer.provenance, tokens_text=0) for answer in answers] == [expected, expected]
-
-
-def test_what_a_hint_takes_is_learnt_on_top_of_the_age_of_the_set(make):
-    pipeline = make({'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60000.0})
-    answers = [pipeline.run(window(frame_set(ms)), wait_ms=5000.0) for ms in (1000, 1500, 2000)]
-    assert answers[-1].timing.choice.expected_ms > 5000.0
 
 
 def test_a_failure_while_encoding_leaves_nothing_behind(make, monkeypatch):
@@ -618,28 +350,6 @@ def test_a_failure_while_encoding_leaves_nothing_behind(make, monkeypatch):
     assert [view.frames for view in answer.views] == [1, 1, 1]
 
 
-def test_history_of_another_size_is_left_out(make):
-    pipeline = make()
-    pipeline._features._decode = lambda frame, _: (
-        decode(frame, 0)[0][:: 2 if frame.stamp_ns == 1000 * MS else 1, :: 2 if frame.stamp_ns == 1000 * MS else 1],
-        1,
-    )
-    answer = pipeline.run(window(frame_set(1000), frame_set(1500)))
-    assert [view.frames for view in answer.views] == [1, 1, 1]
-
-
-@pytest.mark.parametrize(('columns', 'state'), [(95, CameraState.OK), (90, CameraState.MISCALIBRATED)])
-def test_rounding_is_no_other_aspect(make, columns, state):
-    pipeline = make()
-    pipeline._features._decode = lambda frame, _: (np.ascontiguousarray(decode(frame, 0)[0][:, :columns]), 1)
-    assert {view.state for view in pipeline.run(window(frame_set(1000))).views} == {state}
-
-
-def test_the_stamp_of_a_broken_image_is_told(make):
-    answer = make().run(window(frame_set(1000, broken=('LEFT',))))
-    assert (answer.views[2].state, answer.views[2].stamp_ns) == (CameraState.INVALID, 1000 * MS)
-
-
 def test_free_reaches_the_backend_and_what_was_recorded(make, monkeypatch):
     pipeline, freed = make(), []
     monkeypatch.setattr(pipeline.backend._backend, 'free', lambda: freed.append('backend'))
@@ -647,93 +357,3 @@ def test_free_reaches_the_backend_and_what_was_recorded(make, monkeypatch):
     pipeline.free()
     assert freed == ['backend']
     assert not greedy_graph._recordings
-
-
-def test_the_governor_learns_the_tokens_and_the_prefill_of_the_tick(make, monkeypatch):
-    pipeline, chosen, costs = make({'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60000.0}), [], []
-    choose, observe = pipeline._governor.choose, pipeline._governor.observe
-    monkeypatch.setattr(pipeline._governor, 'choose', lambda *given: chosen.append(given) or choose(*given))
-    monkeypatch.setattr(pipeline._governor, 'observe', lambda cost: costs.append(cost) or observe(cost))
-    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), wait_ms=20.0)
-    [(*_, spent_ms, tokens_full)], [cost] = chosen, costs
-    assert tokens_full == answer.tokens_full
-    upto_ms = answer.timing.source_to_hint_ms - spent_ms
-    prefill_ms, kept = answer.timing.stage_ms['prefill'], answer.tokens_kept
-    assert cost == Cost(spent_ms, upto_ms, prefill_ms, kept, kept + answer.provenance.tokens_text)
-
-
-class Device:
-    """A clock, and a GPU whose work takes time only when somebody waits for it."""
-
-    def __init__(self, monkeypatch):
-        self.now_s, self.pending_ms = 0.0, 0.0
-        monkeypatch.setattr(stages.time, 'perf_counter', lambda: self.now_s)
-        monkeypatch.setattr(stages.time, 'monotonic', lambda: self.now_s)
-        monkeypatch.setattr(pipeline_module, 'synchronizer', lambda name: self.wait)
-
-    def wait(self):
-        self.now_s += self.pending_ms / 1e3
-        self.pending_ms = 0.0
-
-
-class Lying(Counting):
-    """Says at once that everything is done; the device has yet to do it, ``ms`` of work in each stage."""
-
-    def __init__(self, backend, device, ms):
-        super().__init__(backend)
-        self._device = device
-        self._ms = ms
-
-    def encode(self, images):
-        self._device.pending_ms += self._ms['encode']
-        return super().encode(images)
-
-    def prefill(self, *given):
-        self._device.pending_ms += self._ms['prefill']
-        return self._backend.prefill(*given)
-
-    def score(self, *given):
-        self._device.pending_ms += self._ms['hint']
-        return self._backend.score(*given)
-
-    def begin(self, *given):
-        self._device.pending_ms += self._ms['describe']
-        return self._backend.begin(*given)
-
-
-def test_what_a_device_has_yet_to_do_counts_in_the_stage_that_asked_for_it(loaded, rig, monkeypatch):
-    device, ms = Device(monkeypatch), {'encode': 50.0, 'prefill': 30.0, 'hint': 20.0, 'describe': 100.0}
-    backend, prompt = loaded
-    values = {'inference.max_new_tokens': 2, 'latency.target_ms': 60_000.0, 'output.valid_for_ms': 60_000.0}
-    pipeline, costs = Pipeline(Settings.from_values(values), Lying(backend, device, ms), rig, prompt, decode), []
-    monkeypatch.setattr(pipeline._governor, 'observe', costs.append)
-    answer = pipeline.run(window(frame_set(1000), frame_set(1500)), wait_ms=5.0)
-    assert answer.timing.stage_ms == pytest.approx(dict.fromkeys(STAGES, 0.0) | ms)
-    assert answer.timing.source_to_hint_ms == pytest.approx(105)
-    assert 1e3 * device.now_s == pytest.approx(answer.timing.tick_ms)
-    [cost] = costs
-    assert (cost.spent_ms, cost.rest_ms, cost.prefill_ms) == pytest.approx((55, 50, 30))
-
-
-def test_only_a_gpu_is_waited_for(monkeypatch):
-    waited = []
-    monkeypatch.setattr(torch.cuda, 'synchronize', waited.append)
-    assert synchronizer('cpu') is None
-    synchronizer('cuda:1')()
-    assert waited == [torch.device('cuda:1')]
-
-
-def test_a_stage_that_fails_is_not_waited_for():
-    """A device that is broken would raise again, and hide what happened."""
-    clock = StageClock(lambda: pytest.fail('waited'))
-    with pytest.raises(ValueError), clock.stage('encode'):
-        raise ValueError
-    assert 'encode' in clock.stage_ms
-
-
-def test_a_stage_that_runs_twice_adds_up():
-    clock = StageClock()
-    for _ in range(2):
-        with clock.stage('decode'):
-            time.sleep(0.02)
-    assert clock.stage_ms['decode'] >= 40

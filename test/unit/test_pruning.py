@@ -322,7 +322,7 @@ def test_the_settings_of_pruning_need_no_torch():
 
 
 def test_the_defaults_of_the_settings():
-    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 1.0, 2.4, 0.7, 0.0, 'ring')
+    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 1.0, -1, 0.7, 0.0, 'ring')
     assert PruningConfig().gauge_commonness
     assert not PruningConfig(budget='view').ring_budget
     assert PruningConfig(joint_volatility=1, joint_recency=2, joint_common=3).joint_weights == (1, 2, 3)

@@ -11,6 +11,7 @@ from helpers.question_sets import OPTIONS, grey_set, needs_packages, qa
 
 from stprune_ros import cli
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.datasets import drivelm
 from stprune_ros.evaluation.datasets.answers import AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.files import Faults
@@ -47,6 +48,25 @@ def test_ratios_that_are_near_have_files_and_columns_of_their_own(
     rows = json.loads(output.read_text())['tables'][0]['rows']
     counts = {row['keep']: row['questions'] for row in rows if (row['method'], row['kind']) == ('uniform', 'all')}
     assert counts == {0.5: 3, 0.5000001: 3, 0.25: 3, 0.254: 3}, 'once each'
+
+
+def test_questions_with_lists_of_answers_are_in_the_file_for_the_tools_and_scored(tmp_path: Path) -> None:
+    """The challenge's program fails on an id that is missing."""
+    asked = [qa(f'what next? {OPTIONS}', list('ABCD'), 0), qa('where?', {'x': 1}, 2), qa(f'and? {OPTIONS}', 'B', 0)]
+    data = grey_set(tmp_path / 'set', {'f': {'planning': asked}})
+    given = ('--dataset', 'drivelm', '--data', str(data), '--model', 'ringworld', '--method', 'uniform')
+    assert cli.main(['eval', *given, '--output', str(tmp_path / 'r.json')]) == 0
+    rows = json.loads((tmp_path / 'r.ringworld.drivelm.none.1.output.json').read_text())
+    assert [(row['id'], row['question'], bool(row['answer'])) for row in rows] == [
+        (f's_f_{n}', entry['Q'], True) for n, entry in enumerate(asked)
+    ]
+    [table] = json.loads((tmp_path / 'r.json').read_text())['tables']
+    counts = {row['kind']: row['questions'] for row in table['rows'] if row['method'] == 'none'}
+    assert counts == {'accuracy': 2, 'all': 2, 'ego unknown': 2}
+    assert any(note.startswith('1 of 3 questions of ') and 'have no true answer' in note for note in table['notes'])
+    [key_frame] = drivelm.read(data).moments
+    ids = [question.id for question in key_frame.questions]
+    assert drivelm.challenge(drivelm.read(data), dict(zip(ids, 'DDD')), {})['accuracy'] == 0.5, 'D is one of the list'
 
 
 def test_where_nothing_is_pruned_all_tokens_and_no_pictures_are_shown(

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.question_runs import table_of, tiny_params
 from helpers.question_sets import CAMERAS, GREY, draw, key_frame, needs_packages, picture_name, qa, write_tables
-from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
+from stprune_ros.core.rig import CameraRig
 from stprune_ros.errors import StpruneError
+from stprune_ros.evaluation.datasets import drivelm
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.asking import Asking
+from stprune_ros.evaluation.datasets.dataset import Moment
 from stprune_ros.evaluation.fidelity import FULL_TRIAL
 from stprune_ros.evaluation.hits import Trial
 from stprune_ros.settings.settings import Settings
@@ -25,13 +32,7 @@ pytestmark = needs_packages
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parameters with a tiny model that has a token for every letter and says two tokens."""
-    folder = tmp_path_factory.mktemp('params')
-    model = make_tiny_model(folder / 'tiny', 'ringworld')
-    path = folder / 'params.yaml'
-    values = {'model.path': str(model), 'model.device': 'cpu', 'inference.max_new_tokens': 2}
-    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
-    return path
+    return tiny_params(tmp_path_factory.mktemp('params'))
 
 
 def faulty_set(folder: Path) -> Path:
@@ -57,11 +58,6 @@ def evaluate(output: Path, data: Path, tiny: Path, *options: str) -> int:
     output.mkdir(exist_ok=True)
     command = ['eval', '--dataset', 'drivelm', '--data', str(data), '--params', str(tiny), '--method', 'uniform']
     return cli.main([*command, '--frames', '2', '--output', str(output / 'r.json'), *options])
-
-
-def table_of(output: Path) -> dict[str, Any]:
-    [table] = json.loads((output / 'r.json').read_text())['tables']
-    return table
 
 
 @pytest.mark.parametrize('answers', [1, 6, 11, 15], ids=lambda n: f'after {n} answers')
@@ -107,46 +103,168 @@ def test_a_picture_that_was_mended_is_no_fault_any_more(tmp_path: Path, tiny: Pa
     assert 'earlier pictures left out' not in ' '.join(table_of(tmp_path / 'r')['notes'])
 
 
+def lines_of(output: Path) -> list[dict[str, Any]]:
+    lines = (output / 'r.tiny.drivelm.answers.jsonl').read_text().splitlines()[1:]
+    return [row for row in map(json.loads, lines) if 'text' in row]
+
+
+def plain_set(folder: Path) -> Path:
+    """Three key frames half a second apart, each with one question; with two frames each shows the one before, too."""
+    for n, camera in product(range(3), CAMERAS):
+        draw(folder / 'nuscenes' / 'samples' / camera / picture_name(0, n, camera), GREY)
+    frames = {f'f{n}': key_frame(0, n, {'perception': [qa(f'what at {n}?', 'a car', 2)]}) for n in range(3)}
+    path = folder / 'set.json'
+    path.write_text(json.dumps({'s': {'key_frames': frames}}))
+    return path
+
+
+def test_moments_whose_pictures_were_replaced_are_asked_anew(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, output = plain_set(tmp_path / 'set'), tmp_path / 'r'
+    assert evaluate(output, data, tiny) == 0
+    before = lines_of(output)
+    noise = np.random.default_rng(3).integers(0, 255, GREY.shape, np.uint8)
+    draw(tmp_path / 'set' / 'nuscenes' / 'samples' / 'CAM_FRONT' / picture_name(0, 0, 'CAM_FRONT'), noise)
+    assert evaluate(output, data, tiny) == 1
+    assert f'holds {len(before)} answers of an earlier run: add --resume' in capsys.readouterr().err
+    assert evaluate(output, data, tiny, '--resume') == 0
+    told = capsys.readouterr().err
+    file = output / 'r.tiny.drivelm.answers.jsonl'
+    assert (
+        f"6 answers in '{file}' are about pictures or a calibration that were replaced since: they are asked anew"
+        in told
+    )
+    assert '6 answers were asked for, 3 were in the file already' in told
+    after = lines_of(output)
+    assert after[: len(before)] == before and len(after) == len(before) + 6
+    assert {row['id'] for row in after[len(before) :]} == {'s_f0_0', 's_f1_0'}, 'the present one, and one it precedes'
+    assert evaluate(tmp_path / 'new', data, tiny) == 0
+    assert table_of(output) == table_of(tmp_path / 'new')
+    assert evaluate(output, data, tiny, '--resume') == 0
+    told = capsys.readouterr().err
+    assert '0 answers were asked for, 9 were in the file already' in told and 'replaced' not in told
+
+
+@pytest.mark.parametrize(
+    ('table', 'changes', 'anew'),
+    [
+        ('calibrated_sensor', lambda row: row.update(translation=[9.0, 0.0, 1.0]), 9),
+        ('calibrated_sensor', lambda row: row['camera_intrinsic'][0].__setitem__(0, 50.0), 9),
+        # Of the first sample nobody knows the motion.
+        ('ego_pose', lambda row: row['translation'].__setitem__(0, row['translation'][0] * 1.5), 6),
+    ],
+)
+def test_moments_whose_calibration_or_motion_was_replaced_are_asked_anew(
+    tmp_path: Path,
+    tiny: Path,
+    capsys: pytest.CaptureFixture[str],
+    table: str,
+    changes: Callable[[Any], None],
+    anew: int,
+) -> None:
+    data, output = plain_set(tmp_path / 'set'), tmp_path / 'r'
+    tables = write_tables(tmp_path / 'set', {(0, n): f'f{n}' for n in range(3)})
+    assert evaluate(output, data, tiny) == 0
+    rows = json.loads((tables / f'{table}.json').read_text())
+    for row in rows:
+        changes(row)
+    (tables / f'{table}.json').write_text(json.dumps(rows))
+    capsys.readouterr()
+    assert evaluate(output, data, tiny, '--resume') == 0
+    told = capsys.readouterr().err
+    assert f'{anew} answers were asked for, {9 - anew} were in the file already' in told
+
+
+def test_a_moment_is_told_from_others_by_names_sizes_and_times_of_its_pictures(tmp_path: Path) -> None:
+    dataset = drivelm.read(plain_set(tmp_path / 'set'), 2)
+    names = ('s_f0_0', 's_f1_0', 's_f2_0')
+    then = dataset.identities
+    assert list(then) == list(names) and len(set(then.values())) == 3
+    picture = tmp_path / 'set' / 'nuscenes' / 'samples' / 'CAM_BACK' / picture_name(0, 2, 'CAM_BACK')
+    stat = picture.stat()
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert [dataset.identities[name] == then[name] for name in names] == [True, True, False]
+    picture.write_bytes(picture.read_bytes() + b' ')
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert [dataset.identities[name] == then[name] for name in names] == [True, True, False]
+    picture.unlink()
+    assert [dataset.identities[name] == then[name] for name in names] == [True, True, False]
+    (tmp_path / 'set').rename(tmp_path / 'moved')
+    moved = drivelm.read(tmp_path / 'moved' / 'set.json', 2)
+    assert moved.identities == {name: then[name] for name in names[:2]}
+
+
+def test_last_bits_of_figures_tell_no_moments_apart(tmp_path: Path) -> None:
+    moment = drivelm.read(plain_set(tmp_path / 'set'), 2).moments[0]
+
+    def changed(by: float) -> Moment:
+        models = [replace(model, translation=model.translation + by) for model in moment.rig.cameras.values()]
+        return replace(moment, rig=CameraRig(models))
+
+    assert changed(1e-12).identity == moment.identity != changed(1e-3).identity
+
+
+def test_what_was_said_about_another_moment_counts_for_nothing(tmp_path: Path) -> None:
+    path, keys = tmp_path / 'a.jsonl', [AnswerKey(name, FULL_TRIAL) for name in ('q', 'r')]
+    old, new = SetAnswer('old', False, False, 1), SetAnswer('new', False, False, 1)
+    with AnswerFile(path, {}, resume=False, moments={'q': '1', 'r': '2'}) as file:
+        for key in keys:
+            file.add(key, old)
+            file.add_score(key, 'judge', 0.25)
+    with AnswerFile(path, {}, resume=True, moments={'q': '3', 'r': '2'}) as file:
+        assert (file.answers, file.outdated) == ({keys[1]: old}, {keys[0]})
+        assert file.scores == {(keys[1], 'judge'): 0.25}
+        file.add(keys[0], new)
+        file.add_score(keys[0], 'judge', 0.75)
+        assert not file.outdated
+    with AnswerFile(path, {}, resume=True, moments={'q': '3', 'r': '2'}) as file:
+        assert (file.answers, file.outdated) == ({keys[0]: new, keys[1]: old}, set())
+        assert file.scores == {(keys[0], 'judge'): 0.75, (keys[1], 'judge'): 0.25}
+    with AnswerFile(path, {}, resume=True, moments={'q': '1'}) as file:  # back again, and a run without r
+        assert (file.answers, file.outdated) == (dict.fromkeys(keys, old), set())
+
+
 def test_one_run_writes_to_a_file_of_answers(tmp_path: Path) -> None:
     """The line that the first one is writing would be cut off by the second one, as if it were torn."""
     key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
-    with AnswerFile(path, {}, resume=False) as file:
+    with AnswerFile(path, {}, resume=False, moments={}) as file:
         file.add(key, SetAnswer('one', False, False, 1))
         with path.open('ab') as writing:
             writing.write(b'{"id": ')
         before = path.read_bytes()
         with pytest.raises(StpruneError) as error:
-            AnswerFile(path, {}, resume=True)
+            AnswerFile(path, {}, resume=True, moments={})
         assert str(error.value) == f"another run is writing to '{path}': wait for its end, or name another --output"
         assert path.read_bytes() == before
     with pytest.raises(StpruneError, match='holds 1 answers'):
-        AnswerFile(path, {}, resume=False)
-    with AnswerFile(path, {}, resume=True) as file:  # who was refused holds it no longer
+        AnswerFile(path, {}, resume=False, moments={})
+    with AnswerFile(path, {}, resume=True, moments={}) as file:  # who was refused holds it no longer
         assert list(file.answers) == [key]
 
 
 def test_not_even_one_answer_is_overwritten(tmp_path: Path) -> None:
     key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
-    with AnswerFile(path, {}, resume=False):
+    with AnswerFile(path, {}, resume=False, moments={}):
         pass
-    with AnswerFile(path, {}, resume=False) as file:  # nobody has answered yet
+    with AnswerFile(path, {}, resume=False, moments={}) as file:  # nobody has answered yet
         file.add(key, SetAnswer('one', False, False, 1))
     before = path.read_bytes()
     with pytest.raises(StpruneError, match='holds 1 answers of an earlier run: add --resume'):
-        AnswerFile(path, {}, resume=False)
+        AnswerFile(path, {}, resume=False, moments={})
     assert path.read_bytes() == before
     rows = [('earlier pictures left out', 'p', 2)]
-    with AnswerFile(path, {}, resume=True) as file:
+    with AnswerFile(path, {}, resume=True, moments={}) as file:
         file.add_faults('q', rows)
         file.add_faults('q', rows)
         file.add_faults('r', [])
-    with AnswerFile(path, {}, resume=True) as file:
+    with AnswerFile(path, {}, resume=True, moments={}) as file:
         assert file.answers == {key: SetAnswer('one', False, False, 1)} and file.faults == {'q': rows}
     assert path.read_text().count('\n') == 3
     for wrong in ('{"id": "q", "faults": 7}', '{"id": "q", "faults": [["a"]]}', '{"id": ["q"], "faults": []}'):
         path.write_bytes(before + f'{wrong}\n'.encode())
         with pytest.raises(StpruneError, match='holds no answers of stprune eval'):
-            AnswerFile(path, {}, resume=True)
+            AnswerFile(path, {}, resume=True, moments={})
 
 
 def test_a_run_goes_on_only_with_answers_to_the_same(

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.question_runs import evaluate, measure, rows_of, sentence_of, table_of, tiny_params
 from helpers.question_sets import (
     GREY,
     OPTIONS,
@@ -29,18 +30,10 @@ from helpers.question_sets import (
     qa,
 )
 from helpers.reports import report_in
-from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
-from stprune_ros.core.types import EgoState
-from stprune_ros.errors import ModelError, StpruneError
+from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
-from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
-from stprune_ros.evaluation.datasets.files import Faults
-from stprune_ros.evaluation.datasets.judge import Judge, load_judge
-from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
-from stprune_ros.evaluation.datasets.table import Figures, measures_table
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL
 from stprune_ros.evaluation.hits import Trial
 
 pytestmark = needs_packages
@@ -49,36 +42,7 @@ DEFAULT = 'st_prune_joint+ring+gauge'
 
 @pytest.fixture(scope='module')
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Parameters with a tiny model that has a token for every letter and says two tokens."""
-    folder = tmp_path_factory.mktemp('params')
-    model = make_tiny_model(folder / 'tiny', 'ringworld')
-    path = folder / 'params.yaml'
-    values = {'model.path': str(model), 'model.device': 'cpu', 'inference.max_new_tokens': 2}
-    path.write_text(json.dumps({'/**': {'ros__parameters': values}}))
-    return path
-
-
-def evaluate(folder: Path, name: str, data: Path, *options: str) -> int:
-    return cli.main(['eval', '--dataset', name, '--data', str(data), '--output', str(folder / 'r.json'), *options])
-
-
-def table_of(folder: Path) -> dict[str, Any]:
-    [table] = json.loads((folder / 'r.json').read_text())['tables']
-    return table
-
-
-def rows_of(table: dict[str, Any]) -> dict[tuple[str, float, str], dict[str, Any]]:
-    return {(row['method'], row['keep'], row['kind']): row for row in table['rows']}
-
-
-def measure(table: dict[str, Any], name: str, method: str = 'none', keep: float = 1.0) -> dict[str, Any]:
-    [row] = [r for r in table['measures'] if (r['measure'], r['method'], r['keep']) == (name, method, keep)]
-    return row
-
-
-def sentence_of(capsys: pytest.CaptureFixture[str]) -> str:
-    """The last sentence on stderr."""
-    return capsys.readouterr().err.splitlines()[-1].removeprefix('stprune: ')
+    return tiny_params(tmp_path_factory.mktemp('params'))
 
 
 def bomb(path: Path) -> None:
@@ -303,28 +267,28 @@ def test_answers_are_kept_line_by_line_and_a_torn_line_is_given_up(tmp_path: Pat
     path, run = tmp_path / 'a.jsonl', {'set': ['drivelm', 'x']}
     keys = [AnswerKey(f'q{n}', Trial('none', 1.0, 0)) for n in range(3)]
     answer = SetAnswer('ein\u2028Löwe\x85', True, False, 12)  # no end of a line in this file
-    with AnswerFile(path, run, resume=False) as file:
+    with AnswerFile(path, run, resume=False, moments={}) as file:
         for key in keys[:2]:
             file.add(key, answer)
             assert path.read_text().endswith('"tokens": 12}\n'), 'before anything else is done'
         file.add_score(keys[0], 'judge', 0.5)
     with path.open('ab') as torn:
         torn.write('{"id": "q2", "text": "ö'.encode()[:-1])
-    with AnswerFile(path, run, resume=True) as file:
+    with AnswerFile(path, run, resume=True, moments={}) as file:
         assert file.answers == dict.fromkeys(keys[:2], answer)
         assert file.scores == {(keys[0], 'judge'): 0.5}
         file.add(keys[2], answer)
-    with AnswerFile(path, run, resume=True) as file:
+    with AnswerFile(path, run, resume=True, moments={}) as file:
         assert list(file.answers) == keys
     for lines in path.read_text().split('\n')[:-1]:
         json.loads(lines)
     with pytest.raises(StpruneError, match='holds 3 answers of an earlier run: add --resume to go on with them, or'):
-        AnswerFile(path, run, resume=False)
+        AnswerFile(path, run, resume=False, moments={})
     with pytest.raises(StpruneError, match='holds answers to another set, model or prompt, or with other settings'):
-        AnswerFile(path, {'set': ['drivelm', 'y']}, resume=True)
+        AnswerFile(path, {'set': ['drivelm', 'y']}, resume=True, moments={})
     path.write_text('{"run": 1}\n{"id": 7}\n')
     with pytest.raises(StpruneError, match='holds no answers of stprune eval: name another --output'):
-        AnswerFile(path, run, resume=True)
+        AnswerFile(path, run, resume=True, moments={})
 
 
 def test_a_thousand_questions_go_on_after_sigkill_without_asking_one_twice(tmp_path: Path, tiny: Path) -> None:
@@ -385,228 +349,3 @@ def test_files_that_are_no_questions_end_in_one_sentence(
     assert told.count('stprune: ') == told.count('\n') and 'Traceback' not in told
     assert re.search(sentence, told.splitlines()[-1])
     assert not list(tmp_path.glob('r.*'))
-
-
-TENTH = Trial('st_prune_joint+ring+gauge', 0.1, 0)
-LOTS = (Trial('random', 0.1, 0), Trial('random', 0.1, 1))
-
-
-def figures(said: dict[Trial, dict[str, str]], judged: dict[tuple[str, Trial], float] | None = None) -> Figures:
-    """Three drives of one moment each; in each a question of every sort, the third drive without true answers."""
-    rig = nominal_rig(['CAM_FRONT'])
-    truths = {
-        'exact': 'B',
-        'match': '<c1,CAM_FRONT,100.0,50.0>',
-        'text': 'a red car',
-        'judge': 'slow down',
-        'number': '5',
-    }
-    measures = {'exact': 'accuracy', 'match': 'match', 'text': 'language', 'judge': 'judge', 'number': 'mae'}
-    moments = []
-    for n in range(3):
-        asked = [
-            SetQuestion(f'{sort}{n}', 5 * n + place, f'{sort}?', sort, (measures[sort],), (truth,) if n < 2 else ())
-            for place, (sort, truth) in enumerate(truths.items())
-        ]
-        ego = EgoState(0, None, None, (5.0 * (n == 0), 0.0, 0.0), (0.0, 0.0, 0.0))
-        moments.append(Moment(n, n, rig, {'CAM_FRONT': (None,)}, (ego,), tuple(asked)))
-    dataset = Dataset('drivelm', Path('set.json'), 'r', tuple(moments), Faults())
-    answers = {
-        AnswerKey(q.id, trial): SetAnswer(texts.get(q.id, ''), False, False, 36)
-        for trial, texts in said.items()
-        for q in dataset.questions
-    }
-    scores = {AnswerKey(name, trial): score for (name, trial), score in (judged or {}).items()}
-    return Figures(dataset, list(said), answers, scores)
-
-
-RIGHT = {'exact0': 'B', 'match0': '100.0, 50.0', 'text0': 'a red car', 'number0': '5', 'exact1': 'B', 'number1': '8'}
-RUN = {'default': TENTH.method, 'world': 'drivelm', 'model': ['m', 'r'], 'seeds': 1}
-
-
-def test_a_row_of_the_table_is_the_mean_score_of_its_questions() -> None:
-    """Of six scored questions with all tokens four are right: errors and judges without a judge do not count."""
-    found = figures({FULL_TRIAL: RIGHT, TENTH: {**RIGHT, 'exact0': 'A', 'exact1': 'A'}, BLIND_TRIAL: {}})
-    table = found.table(RUN)
-    rows = rows_of(table)
-    assert (rows['none', 1.0, 'all']['questions'], rows['none', 1.0, 'all']['accuracy']) == (6, round(4 / 6, 4))
-    assert rows[TENTH.method, 0.1, 'all']['accuracy'] == round(2 / 6, 4)
-    assert rows['none', 1.0, 'exact']['accuracy'] == 1.0 and rows[TENTH.method, 0.1, 'exact']['accuracy'] == 0.0
-    assert (rows[TENTH.method, 0.1, 'exact']['right_to_wrong'], rows['none', 1.0, 'match']['accuracy']) == (1.0, 0.5)
-    assert rows['none', 1.0, 'ego driving']['accuracy'] == 1.0
-    assert rows['none', 1.0, 'ego standing']['accuracy'] == round(1 / 3, 4)
-    kinds = {kind for _, _, kind in rows}
-    assert kinds == {'all', 'exact', 'match', 'text', 'ego driving', 'ego standing'}
-    assert (table['scenes'], table['tokens'], table['full'], table['blind']) == (2, 36, round(4 / 6, 4), 0.0)
-
-
-def test_measures_are_paired_with_all_tokens_over_drives() -> None:
-    found = figures({FULL_TRIAL: RIGHT, TENTH: {**RIGHT, 'exact0': 'A', 'number1': '7'}, BLIND_TRIAL: {}})
-    rows = {(row['measure'], row['method']): row for row in found.measures()}
-    exact = rows['accuracy', TENTH.method]
-    assert (exact['value'], exact['minus_full'], exact['questions']) == (0.5, -0.5, 2)
-    assert (exact['minus_full_lo'], exact['minus_full_hi']) == (-1.0, 0.0)
-    assert rows['mae', 'none']['value'] == 1.5 and rows['mae', TENTH.method]['minus_full'] == -0.5
-    assert rows['rouge_l', 'none']['value'] == 0.5 and rows['rouge_l', 'blind']['value'] == 0.0
-    assert rows['bleu_1', 'none']['value'] == pytest.approx(2.718281828 ** (1 - 6 / 3), abs=1e-4)
-    assert 'lo' not in rows['bleu_1', 'none'], 'a figure of the whole corpus'
-    assert ('judge', 'none') not in rows and ('mae', 'blind') not in rows, 'nobody judged, and no number was said'
-    assert '| none | 100% | 1.000 |' in measures_table(found.measures())
-
-
-def test_runs_of_what_draws_lots_are_one_row() -> None:
-    found = figures({FULL_TRIAL: RIGHT, LOTS[0]: RIGHT, LOTS[1]: {}, BLIND_TRIAL: {}})
-    [row] = [row for row in found.measures() if (row['measure'], row['method']) == ('accuracy', 'random')]
-    assert (row['value'], row['questions']) == (0.5, 4)
-    assert rows_of(found.table(RUN))['random', 0.1, 'all']['questions'] == 12
-
-
-def test_what_a_judge_says_counts_where_the_set_asks_for_one() -> None:
-    scores = {('judge0', FULL_TRIAL): 1.0, ('judge1', FULL_TRIAL): 0.5, ('judge0', BLIND_TRIAL): 0.0}
-    scores['judge1', BLIND_TRIAL] = 0.25
-    found = figures({FULL_TRIAL: RIGHT, BLIND_TRIAL: {}}, scores)
-    rows = rows_of(found.table(RUN))
-    assert (rows['none', 1.0, 'judge']['accuracy'], rows['blind', 1.0, 'judge']['accuracy']) == (0.75, 0.125)
-    assert rows['none', 1.0, 'all']['questions'] == 8
-
-
-def test_a_question_that_a_trial_did_not_get_counts_for_none() -> None:
-    found = figures({FULL_TRIAL: RIGHT, BLIND_TRIAL: {}})
-    answers = {key: answer for key, answer in found.answers.items() if key != AnswerKey('text0', BLIND_TRIAL)}
-    less = Figures(found.dataset, found.trials, answers, {})
-    assert less.unasked == 1
-    assert rows_of(less.table(RUN))['none', 1.0, 'all']['questions'] == 5
-
-
-JUDGE = """
-calls = []
-
-def half(question, truths, answer):
-    with open(CALLS, 'a') as file:
-        file.write(f'{question}|{len(truths)}\\n')
-    return 0.5
-
-def wild(question, truths, answer):
-    return 7
-
-def broken(question, truths, answer):
-    raise RuntimeError('no network')
-"""
-
-
-@pytest.fixture
-def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which the judges of module my_judges count their calls."""
-    calls = tmp_path / 'calls'
-    (tmp_path / 'my_judges.py').write_text(JUDGE.replace('CALLS', repr(str(calls))))
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, 'my_judges', raising=False)
-    return calls
-
-
-def test_a_judge_is_asked_once_for_each_answer_and_only_where_it_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Path, plug_in: Path
-) -> None:
-    groups = {'perception': [qa('what is there?', 'a car', 2)], 'planning': [qa('is that safe?', 'no', 1)]}
-    groups['prediction'] = [qa('where?', 'at 1.0, 2.0', 3), qa('and what else?', '', 1), qa('Is it?', 'No.', 0)]
-    data = grey_set(tmp_path / 'set', {'f': groups, 'g': groups})
-    options = ('--params', str(tiny), '--method', 'uniform')
-    assert evaluate(tmp_path, 'drivelm', data, *options) == 0
-    assert not plug_in.exists()
-    assert '2 of 10 questions are for a judge and not scored: name one with --judge' in capsys.readouterr().err
-    [challenge, *_] = table_of(tmp_path)['challenge']
-    assert (challenge['chatgpt'], challenge['match'], challenge['final']) == (None, None, None)
-    for _ in range(2):
-        assert evaluate(tmp_path, 'drivelm', data, *options, '--judge', 'my_judges:half', '--resume') == 0
-        calls = Counter(plug_in.read_text().splitlines())
-        assert calls == {'is that safe?|1': 2 * 3, 'where?|1': 2 * 3}
-    table = table_of(tmp_path)
-    assert measure(table, 'judge')['value'] == 0.5 and measure(table, 'judge')['questions'] == 4
-    assert rows_of(table)['none', 1.0, 'judge']['accuracy'] == 0.5
-    [challenge, *_] = table['challenge']
-    assert (challenge['chatgpt'], challenge['match']) == (0.5, 0.25) and challenge['final'] >= 0.4 * 0.5
-    assert not any('for a judge' in note for note in table['notes'])
-
-
-def test_a_judge_without_questions_for_one_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny: Path, plug_in: Path
-) -> None:
-    data = make_nuinstruct(tmp_path / 'set')
-    assert evaluate(tmp_path, 'nuinstruct', data, '--params', str(tiny), '--judge', 'my_judges:half') == 1
-    assert sentence_of(capsys) == 'no question of nuinstruct is for a judge: omit --judge'
-
-
-def test_judges_that_are_none_end_in_a_sentence(tmp_path: Path, plug_in: Path) -> None:
-    with pytest.raises(
-        StpruneError, match="--judge 'nowhere' is neither a folder with a text classifier nor MODULE:FUNC"
-    ):
-        load_judge('nowhere')
-    with pytest.raises(StpruneError, match="judge 'my_judges:other' cannot be imported: module 'my_judges' has no"):
-        load_judge('my_judges:other')
-    with pytest.raises(StpruneError, match="judge 'no_such_module:f' cannot be imported: No module named"):
-        load_judge('no_such_module:f')
-    with pytest.raises(StpruneError, match="judge 'my_judges:wild' said 7, which is no number from 0 to 1"):
-        load_judge('my_judges:wild').score('q', ['t'], 'a')
-    with pytest.raises(StpruneError, match="judge 'my_judges:broken' failed: RuntimeError: no network"):
-        load_judge('my_judges:broken').score('q', ['t'], 'a')
-    assert Judge('x', lambda question, truths, answer: len(truths) / 4).score('q', ['a', 'b'], 'c') == 0.5
-
-
-def tiny_classifier(folder: Path, labels: int = 1) -> Any:
-    """A text classifier with random weights, in safetensors, and the model itself."""
-    import torch
-    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
-
-    folder.mkdir()
-    letters = 'abcdefghijklmnopqrstuvwxyz0123456789:.?!QAS'
-    marks = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-    (folder / 'vocab.txt').write_text('\n'.join([*marks, *letters, *(f'##{letter}' for letter in letters)]))
-    BertTokenizerFast(vocab_file=str(folder / 'vocab.txt'), do_lower_case=False).save_pretrained(folder)
-    torch.manual_seed(3)
-    size = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2}
-    config = BertConfig(vocab_size=5 + 2 * len(letters), num_labels=labels, initializer_range=0.5, **size)
-    model = BertForSequenceClassification(config).eval()
-    model.save_pretrained(folder)
-    return model
-
-
-def test_a_text_classifier_judges_as_lingo_judge_does(tmp_path: Path) -> None:
-    """The input is that of the published judge, the logit above 0 means right, and one true answer is enough."""
-    import torch
-    from transformers import AutoTokenizer
-
-    model, tokenizer = tiny_classifier(tmp_path / 'lingo'), AutoTokenizer.from_pretrained(tmp_path / 'lingo')
-
-    def logit(truth: str, answer: str) -> float:
-        text = f'[CLS]\nQuestion: How many?\nAnswer: {truth}\nStudent: {answer}'
-        with torch.inference_mode():
-            return float(model(**tokenizer(text, return_tensors='pt')).logits)
-
-    answers, truths = ('one', 'two cars', 'none'), (['one'], ['a car', '2'], ['no', 'yes', 'x y z'])
-    best = {
-        (answer, n): max(logit(truth, answer) for truth in row) for answer in answers for n, row in enumerate(truths)
-    }
-    with torch.no_grad():
-        model.classifier.bias -= float(np.median(list(best.values()))) + 1e-4
-    model.save_pretrained(tmp_path / 'lingo')
-    judge = load_judge(str(tmp_path / 'lingo'))
-    assert judge.name.startswith('lingo@')
-    verdicts = []
-    for answer, n in best:
-        expected = max(logit(truth, answer) for truth in truths[n]) > 0
-        assert judge.score('How many?', [f' {truth.upper()} ' for truth in truths[n]], answer.upper()) == expected
-        verdicts.append(expected)
-    assert set(verdicts) == {True, False}
-
-
-def test_classifiers_that_cannot_judge_are_refused(tmp_path: Path) -> None:
-    tiny_classifier(tmp_path / 'two', labels=2)
-    with pytest.raises(ModelError, match='has 2 logits; one that judges has one'):
-        load_judge(str(tmp_path / 'two'))
-    model = tiny_classifier(tmp_path / 'half')
-    model.bert.save_pretrained(tmp_path / 'half')
-    with pytest.raises(ModelError, match='lacks 2 weights of a text classifier'):
-        load_judge(str(tmp_path / 'half'))
-    (tmp_path / 'half' / 'model.safetensors').rename(tmp_path / 'half' / 'pytorch_model.bin')
-    with pytest.raises(ModelError, match='has no .safetensors file; weights in other formats are not read'):
-        load_judge(str(tmp_path / 'half'))

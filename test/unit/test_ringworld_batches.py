@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from stprune_ros.ringworld.scenes import make_scene
 from stprune_ros.ringworld.training import train
 from stprune_ros.ringworld.training.batches import IGNORED, ScenePool, draw_kept, gather_batch, plan_batch
-from stprune_ros.ringworld.training.checkpoint import restore, save
+from stprune_ros.ringworld.training.checkpoint import Checkpoint
 from stprune_ros.ringworld.training.export import write_prompt
 from stprune_ros.ringworld.training.hosts import HOSTS
 from stprune_ros.ringworld.training.image_questions import ImageQuestions, image_truth
 from stprune_ros.ringworld.training.plans import Recipe, held_out_plans, load_plans
 from stprune_ros.ringworld.training.probes import masked_cross_entropy, masked_mean
 from stprune_ros.ringworld.training.prompt_encoder import PromptEncoder, ViewSubset
-from stprune_ros.ringworld.training.scene_cache import write_shard
+from stprune_ros.ringworld.training.scene_cache import shard_paths, training_seeds, write_shard
 from stprune_ros.ringworld.training.schedule import LOWEST_SHARE, Schedule
 from stprune_ros.ringworld.training.token_truth import TokenTruth
 from stprune_ros.ringworld.training.tokenizer import make_tokenizer
@@ -48,6 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder, range(2), make_scene)
     write_shard(folder, range(2, 3), make_scene)
     return folder
+
+
+def shards_in(folder: Path) -> list[Path]:
+    return shard_paths(folder, training_seeds(100, 0))
 
 
 def make_pool(encoded: list[int] | None = None) -> ScenePool:
@@ -126,10 +130,10 @@ def test_pools_read_what_is_new_and_keep_features(folder: Path, tmp_path: Path) 
     (tmp_path / shards[0].name).write_bytes(shards[0].read_bytes())
     encoded: list[int] = []
     pool = make_pool(encoded)
-    assert pool.read_new(tmp_path)
-    assert not pool.read_new(tmp_path)
+    assert pool.read_new(shards_in(tmp_path))
+    assert not pool.read_new(shards_in(tmp_path))
     (tmp_path / shards[1].name).write_bytes(shards[1].read_bytes())
-    assert pool.read_new(tmp_path)
+    assert pool.read_new(shards_in(tmp_path))
     assert encoded == [8, 4]  # frames of a shard go through together
     assert pool.tokens.shape == (3, 4, 6, 60, 8)
     assert pool.dense['kind'].shape == (3, 4, 6, 60)
@@ -138,17 +142,17 @@ def test_pools_read_what_is_new_and_keep_features(folder: Path, tmp_path: Path) 
     assert float(pool.tokens[2, 1, 3, 0, 0]) == pytest.approx(scene.images[1, 3].mean(), rel=1e-3)
     assert torch.equal(pool.dense['kind'][2], torch.from_numpy(scene.tokens['kind']))
     second = make_pool(encoded)
-    second.read_new(tmp_path)
+    second.read_new(shards_in(tmp_path))
     assert encoded == [8, 4]  # the features lay beside the shards
     assert torch.equal(second.tokens, pool.tokens)
     other = replace(make_pool(encoded), tower='another')
-    other.read_new(tmp_path)
+    other.read_new(shards_in(tmp_path))
     assert encoded == [8, 4, 8, 4]
 
 
 def test_gathered_tokens_are_those_of_the_plan(folder: Path, encoder: PromptEncoder) -> None:
     pool = make_pool()
-    pool.read_new(folder)
+    pool.read_new(shards_in(folder))
     subset = ViewSubset((1, 4), 2)
     plan = plan_batch(pool.truths, pool.windows, encoder, np.random.default_rng(3), 2, 4, subset)
     batch = gather_batch(pool, plan, noise=0.0)
@@ -162,7 +166,7 @@ def test_gathered_tokens_are_those_of_the_plan(folder: Path, encoder: PromptEnco
 
 def test_held_out_scenes_are_asked_about_one_by_one_and_in_the_ring(folder: Path, encoder: PromptEncoder) -> None:
     pool = make_pool()
-    pool.read_new(folder)
+    pool.read_new(shards_in(folder))
     plans = held_out_plans(pool, encoder)
     assert [plan.subset.views for plan in plans[True]] == [(0,), (1,), (2,), (3,), (4,), (5,)]
     assert [(plan.subset, len(plan.scenes), plan.kept) for plan in plans[False]] == [(ViewSubset(), 3, None)]
@@ -173,7 +177,7 @@ def test_held_out_scenes_are_asked_about_one_by_one_and_in_the_ring(folder: Path
 @pytest.mark.parametrize('loaders', [0, 1])
 def test_loaders_yield_the_plans_in_order(folder: Path, encoder: PromptEncoder, loaders: int) -> None:
     pool, args = make_pool(), argparse.Namespace(steps=5, growing=0, loaders=loaders)
-    found = list(load_plans(pool, folder, encoder, RECIPE, 2, args))
+    found = list(load_plans(pool, lambda: shards_in(folder), encoder, RECIPE, 2, args))
     assert [step for step, _ in found] == [2, 3, 4]
     for step, plan in found:
         assert (plan.asked == RECIPE.plan(pool.truths, pool.windows, encoder, step).asked).all()
@@ -255,10 +259,10 @@ def test_a_stage_ends_with_its_steps_or_its_seconds(tmp_path: Path) -> None:
     assert rates[1] == pytest.approx(2.0, rel=0.05)
     assert rates[2:] == pytest.approx([at_60, at_60, lowest, lowest])
     now[0] = 120.0
-    save(tmp_path / 'stage.pt', 7, schedule, optimizer=optimizer)
+    Checkpoint(tmp_path / 'stage.pt', {}).save(7, schedule, optimizer=optimizer)
     later = Schedule(100, 50.0, clock=lambda: now[0])
-    assert restore(tmp_path / 'missing.pt', later) == 0
-    assert restore(tmp_path / 'stage.pt', later, optimizer=optimizer) == 7
+    assert Checkpoint(tmp_path / 'missing.pt', {}).restore(later) == 0
+    assert Checkpoint(tmp_path / 'stage.pt', {}).restore(later, optimizer=optimizer) == 7
     now[0] = 500.0
     later.start()
     assert later.elapsed() == pytest.approx(20.0)

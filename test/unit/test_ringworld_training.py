@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,6 +33,7 @@ from stprune_ros.ringworld.training.scene_cache import (
     render_missing,
     shard_path,
     shard_paths,
+    training_seeds,
     wait_for_shards,
     write_shard,
 )
@@ -54,7 +56,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_shards_read_back_in_order(work: Path) -> None:
-    shards = [read_shard(path) for path in shard_paths(work / TRAIN)]
+    shards = [read_shard(path) for path in shard_paths(work / TRAIN, training_seeds(5, 0))]
     assert [[scene.seed for scene in shard] for shard in shards] == [[0, 1, 2], [3, 4]]
     again = make_drive(3)
     assert (shards[1][0].images == again.images).all()
@@ -103,7 +105,8 @@ def test_scenes_that_come_while_others_are_learnt_are_taken_in(
     """By the tower's stage and by the language's, which looks for more until all that were asked for are there."""
     folder = tmp_path / TRAIN
     folder.mkdir()
-    first, second = shard_paths(work / TRAIN)
+    first, second = shard_paths(work / TRAIN, training_seeds(5, 0))
+    shards = partial(shard_paths, folder, training_seeds(5, 0))
 
     def arrive(shard: Path) -> None:
         shutil.copy(shard, folder / shard.name)
@@ -111,7 +114,7 @@ def test_scenes_that_come_while_others_are_learnt_are_taken_in(
     arrive(first)
     images = ImagePool(ImageQuestions(8), torch.device('cpu'))
     scenes = ScenePool(lambda images: torch.zeros(*images.shape[:2], 60, 8), 'none', False, torch.device('cpu'))
-    images.read_new(folder)
+    images.read_new(shards())
     assert len(images.images) == 3 * 12 * 6
     monkeypatch.setattr(plans, 'REFRESH', 2)
     write_prompt(tmp_path / 'prompt.yaml')
@@ -119,13 +122,13 @@ def test_scenes_that_come_while_others_are_learnt_are_taken_in(
     arguments = ['--steps', '7', '--growing', '1', '--scenes', '3', '--hard-scenes', '2', '--loaders', '0']
     args = train.parse_arguments([*arguments, '--clip-batch', '2', '--questions', '1'])
     known = []
-    for step, _ in plans.load_plans(scenes, folder, encoder, plans.Recipe.from_arguments(args), 0, args):
+    for step, _ in plans.load_plans(scenes, shards, encoder, plans.Recipe.from_arguments(args), 0, args):
         known.append(len(scenes.truths))
         if step == 2:
             arrive(second)
     assert known == [3, 3, 3, 3, 5, 5, 5]
-    images.read_new(folder)
-    images.read_new(folder)
+    images.read_new(shards())
+    images.read_new(shards())
     assert len(images.images) == 5 * 12 * 6
     assert {name: len(value) for name, value in images.truth.items()} == dict.fromkeys(images.truth, 5 * 12 * 6)
     last = read_shard(second)[-1].images[-1, -1]
@@ -301,12 +304,12 @@ def test_waiting_for_another_process_that_renders(tmp_path: Path, monkeypatch: p
     missing = [shard_path(tmp_path / folder, range(first, first + 25)) for folder, first in ((TRAIN, 0), (TRAIN, 25))]
     missing.append(shard_path(tmp_path / HELD_OUT_FOLDER, range(HELD_OUT, HELD_OUT + 25)))
     with pytest.raises(TimeoutError, match='holds 0 of 2 shards'):
-        wait_for_shards(tmp_path, drives=26, seconds=0.0)
+        wait_for_shards(tmp_path, 26, training_seeds(50, 0), 1, seconds=0.0)
 
     def render_one(seconds: float) -> None:
         missing[0].parent.mkdir(exist_ok=True)
         missing.pop(0).write_text('rendered')
 
     monkeypatch.setattr(scene_cache.time, 'sleep', render_one)
-    wait_for_shards(tmp_path, drives=26)
+    wait_for_shards(tmp_path, 26, training_seeds(50, 0), 1)
     assert missing == []

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stprune_ros.arguments import with_host
+from stprune_ros.errors import SettingsError
 from stprune_ros.evaluation import things
 from stprune_ros.evaluation.case import Case
 from stprune_ros.evaluation.exam import EncodedScene
@@ -142,7 +143,14 @@ def test_a_host_is_a_folder_or_a_bundled_model(tmp_path, monkeypatch) -> None:  
     assert with_host(Settings(), None).model.path == ''
     assert with_host(Settings(), 'ringworld').model.path == str(resource_path('models/ringworld'))
     assert with_host(Settings(), str(tmp_path)).model.path == str(tmp_path)
-    assert with_host(Settings(), 'nowhere').model.path == 'nowhere'  # loading says what is wrong with it
+    assert with_host(Settings(), 'some/model').model.path == 'some/model'  # loading says whether the hub's is here
+    for wrong in ('nosuch', '/no/such/model', '', 'a/b/c'):
+        with pytest.raises(SettingsError) as error:
+            with_host(Settings(), wrong)
+        assert str(error.value) == (
+            f"--host '{wrong}' is neither a folder nor a bundled model; choose one of ringworld, ringworld_internvl,"
+            ' ringworld_neutral'
+        )
     (tmp_path / 'ringworld').mkdir()
     monkeypatch.chdir(tmp_path)
     assert with_host(Settings(), 'ringworld').model.path == 'ringworld'  # a folder here comes first

@@ -1,6 +1,7 @@
 """What a model said to each question of a set, a line each in a file that grows: a run that was killed loses one line.
 
-The first line says what was asked of whom; with another beginning a run never goes on in the file.
+The first line says what was asked of whom; with another beginning a run never goes on in the file. Each answer says
+about which moment it is: where pictures or calibration were replaced since, it counts for nothing and is asked anew.
 """
 
 from __future__ import annotations
@@ -40,13 +41,15 @@ class SetAnswer:
 class AnswerFile:
     """The answers of one run, and what a judge said of them; a context manager.
 
+    ``moments`` has the identity of the moment that each question is about, by the question's id.
     Raises StpruneError where the file at ``path`` is no such file, is of another ``run``, is there and shall not be
     gone on with, or is being written to by another run.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], resume: bool) -> None:
-        self.path = path
+    def __init__(self, path: Path, run: Mapping[str, Any], resume: bool, moments: Mapping[str, str]) -> None:
+        self.path, self._moments = path, moments
         self.answers: dict[AnswerKey, SetAnswer] = {}
+        self.outdated: set[AnswerKey] = set()  # what was answered when its moment was another one, and not since
         self.faults: dict[str, list[tuple[str, str, int]]] = {}  # `Faults.rows` by the first question of a moment
         self.scores: dict[tuple[AnswerKey, str], float] = {}  # the second part of a key is a judge's name
         head = json.loads(json.dumps({'run': run}))
@@ -68,12 +71,13 @@ class AnswerFile:
     def add(self, key: AnswerKey, answer: SetAnswer) -> None:
         """Keep an answer; it is in the hands of the system before this returns."""
         self.answers[key] = answer
-        self._write({**_named(key), **asdict(answer)})
+        self.outdated.discard(key)
+        self._write({**self._named(key), **asdict(answer)})
 
     def add_score(self, key: AnswerKey, judge: str, score: float) -> None:
         """Keep what a judge said of an answer."""
         self.scores[key, judge] = score
-        self._write({**_named(key), 'judge': judge, 'score': score})
+        self._write({**self._named(key), 'judge': judge, 'score': score})
 
     def add_faults(self, first_id: str, rows: list[tuple[str, str, int]]) -> None:
         """Keep what is wrong with the pictures of a moment, in place of what was wrong with them before."""
@@ -89,10 +93,9 @@ class AnswerFile:
                 f"another run is writing to '{self.path}': wait for its end, or name another --output"
             ) from None
         self._load(head)
-        if not resume and self.answers:
+        if not resume and (count := len(self.answers) + len(self.outdated)):
             raise StpruneError(
-                f"'{self.path}' holds {len(self.answers)} answers of an earlier run: add --resume to go on with them,"
-                ' or remove it'
+                f"'{self.path}' holds {count} answers of an earlier run: add --resume to go on with them, or remove it"
             )
         if not self.path.stat().st_size:
             self._write(head)
@@ -111,7 +114,9 @@ class AnswerFile:
                     self.faults[row['id']] = [(str(reason), str(first), int(n)) for reason, first, n in row['faults']]
                     continue
                 key = AnswerKey(row['id'], Trial(row['method'], row['keep'], row['seed']))
-                if 'judge' in row:
+                if row['moment'] != self._moments.get(key.id, row['moment']):
+                    self.outdated.add(key)
+                elif 'judge' in row:
                     self.scores.setdefault((key, row['judge']), row['score'])
                 else:
                     answer = SetAnswer(row['text'], row['cut'], row['chosen'], row['tokens'])
@@ -126,7 +131,7 @@ class AnswerFile:
         if len(whole) < len(content):  # the line that was being written when the run was killed
             with self.path.open('r+b') as file:
                 file.truncate(len(whole))
+        self.outdated -= self.answers.keys()
 
-
-def _named(key: AnswerKey) -> dict[str, Any]:
-    return {'id': key.id, **key.trial._asdict()}
+    def _named(self, key: AnswerKey) -> dict[str, Any]:
+        return {'id': key.id, **key.trial._asdict(), 'moment': self._moments.get(key.id, '')}

@@ -95,8 +95,13 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: 
     head = _run_head(dataset, settings, prompt, (info.model_id, info.revision, info.dtype), plan.frames)
     fidelity.add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
     path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
-    with AnswerFile(path, head, plan.resume) as file:
+    with AnswerFile(path, head, plan.resume, dataset.identities) as file:
         before = len(file.answers)
+        if file.outdated:
+            say(
+                f"{len(file.outdated)} answers in '{path}' are about pictures or a calibration that were replaced"
+                ' since: they are asked anew'
+            )
         asking = Asking(dataset, settings, backend, instructed(prompt, dataset, info))
         added = ask_all(asking, trials, file, answering)
         say(f'{added} answers were asked for, {before} were in the file already')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from stprune_ros.errors import StpruneError, plain
 from stprune_ros.evaluation.case import Case, CaseScene
 from stprune_ros.evaluation.datasets.files import MAX_PATH, Faults, read_picture
 
+IDENTITY_DIGITS = 12
+DECIMALS = 6  # of calibration and motion: two machines differ in the last bits
 MAX_QUESTION = 2000  # characters; those of the sets have hundreds, and sixteen are asked in one pass
 
 
@@ -51,6 +55,13 @@ class Moment:
     egos: tuple[EgoState | None, ...]
     questions: tuple[SetQuestion, ...]
 
+    @property
+    def identity(self) -> str:
+        """What tells it from one with other pictures, by their sizes and times of change, calibration or motion."""
+        files = {camera: [path and _file_identity(path) for path in row] for camera, row in self.pictures.items()}
+        content = [files, [_rounded(model) for model in self.rig.cameras.values()], _rounded(self.egos)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:IDENTITY_DIGITS]
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -80,6 +91,12 @@ class Dataset:
     def questions(self) -> list[SetQuestion]:
         """All questions, moment after moment."""
         return [question for moment in self.moments for question in moment.questions]
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """The identity of the moment that a question is about, by the question's id."""
+        by_moment = [(moment.identity, moment.questions) for moment in self.moments if moment.questions]
+        return {question.id: identity for identity, questions in by_moment for question in questions}
 
     @property
     def in_file_order(self) -> list[SetQuestion]:
@@ -149,6 +166,28 @@ def require_questions(dataset: Dataset) -> Dataset:
 
 def _up_to(last: int, questions: Iterable[SetQuestion]) -> tuple[SetQuestion, ...]:
     return tuple(question for question in questions if question.place <= last)
+
+
+def _file_identity(path: Path) -> tuple[str, int, int]:
+    """Name, size in bytes and time of change in ns; -1 each for a file that is gone."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path.name, -1, -1
+    return path.name, found.st_size, found.st_mtime_ns
+
+
+def _rounded(value: object) -> object:
+    """Figures in nested lists, for JSON."""
+    if isinstance(value, float):
+        return round(value, DECIMALS) + 0.0  # never -0.0
+    if isinstance(value, np.ndarray):
+        return _rounded(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_rounded(part) for part in value]
+    if is_dataclass(value):
+        return [_rounded(getattr(value, part.name)) for part in fields(value)]
+    return value
 
 
 def _row(row: Sequence[Path | None], faults: Faults) -> list[np.ndarray | None]:

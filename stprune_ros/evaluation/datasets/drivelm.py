@@ -193,25 +193,41 @@ def _key_frames(tree: Mapping[str, Any], faults: Faults) -> Iterator[KeyFrame]:
 def _questions(groups: Mapping[str, Any], name: str, places: Iterator[int], faults: Faults) -> Iterator[SetQuestion]:
     entries = [(group, entry) for group in GROUPS for entry in _list(groups.get(group))]
     for index, (group, entry) in enumerate(entries):  # broken ones keep their number: others are named by it
-        question, answer = text_of(entry, 'Q'), entry.get('A', '') if isinstance(entry, dict) else None
-        if question is None or not question.strip() or not (answer is None or isinstance(answer, str)):
+        question = text_of(entry, 'Q')
+        if question is None or not question.strip():
             faults.add('questions left out, without a text', f'{name}_{index}')
             continue
         given, place = entry.get(GIVEN) or (f'{name}_{index}', next(places))
-        yield _question(given, place, question, answer or '', group, entry.get('tag'), faults)
+        answers = _answers_of(entry.get('A'))
+        if answers is None:
+            faults.add('answers left out that are no texts, their questions asked and not scored', given)
+        yield _question(given, place, question, answers or (), group, entry.get('tag'), faults)
 
 
-def _question(name: str, place: int, text: str, answer: str, group: str, tags: object, faults: Faults) -> SetQuestion:
+def _answers_of(said: object) -> tuple[str, ...] | None:
+    """The true answers of an entry, None for what is neither a text, a number nor a list of these.
+
+    Each of a list is true by itself, as the evaluation of languages that the challenge calls has it.
+    """
+    parts = [] if said is None else said if isinstance(said, list) else [said]
+    if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
+        return None
+    return tuple(dict.fromkeys(text for text in map(str, parts) if text.strip()))
+
+
+def _question(
+    name: str, place: int, text: str, answers: tuple[str, ...], group: str, tags: object, faults: Faults
+) -> SetQuestion:
     letters = options_of(text)
     known = [TAGS[tag] for tag in _list(tags) if isinstance(tag, int) and tag in TAGS]
     if not known:
         faults.add('questions without a tag, judged by what they ask', name)
     closed = letters or (YES_NO if YES_OR_NO.match(text) else ())
-    measures = tuple(dict.fromkeys(known)) or (ACCURACY if answer in closed else LANGUAGE,)
+    is_closed = bool(answers) and {*answers} <= {*closed}
+    measures = tuple(dict.fromkeys(known)) or (ACCURACY if is_closed else LANGUAGE,)
     candidates = closed if letters or measures == (ACCURACY,) else ()
-    if answer and answer not in candidates:
+    if answers and not is_closed:
         candidates = ()  # it is none of what is offered: the model writes
-    answers = (answer,) if answer.strip() else ()
     return SetQuestion(name, place, text, measures[0], measures, answers, candidates, group)
 
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from stprune_ros.errors import StpruneError, listed, one_line, plain, shown
 from stprune_ros.io.foreign_files import UNPACK
-from stprune_ros.io.image_file import file_format, file_size
+from stprune_ros.io.image_file import MAX_SCANS, file_format, file_size, is_truncated, too_many_scans
 from stprune_ros.io.images import DecodeLimits, decode_compressed
 
 MAX_JSON_BYTES = 2**30  # the largest of the known files has 287 MB
 MAX_PICTURE_BYTES = 2**26
 MAX_PICTURE_PIXELS = 2**26
+PNG_DEPTH, GREY_16_BIT = slice(24, 26), b'\x10\0'  # bits and kind of colour
 MAX_PATH = 300  # characters of one in a sentence
 MAX_ROW_CHARACTERS = 2**20  # of one row of a table that is read row by row
 CHUNK = 2**20  # characters
@@ -217,14 +218,31 @@ def read_picture(path: Path) -> np.ndarray:
     except OSError as error:
         raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' cannot be read: {error.strerror}") from None
     try:
-        if len(data) > MAX_PICTURE_BYTES:
-            raise StpruneError(f'it has more than {MAX_PICTURE_BYTES} bytes')
-        height, width = file_size(data) if file_format(data) else (0, 0)
-        if height * width > MAX_PICTURE_PIXELS:
-            raise StpruneError(f'it has {width}x{height} pixels, more than {MAX_PICTURE_PIXELS} in all')
+        _require_picture(data)
         return decode_compressed(SimpleNamespace(data=data, format=file_format(data)), DecodeLimits())[0]
     except StpruneError as error:
         raise StpruneError(f"picture '{plain(str(path), MAX_PATH)}' cannot be used: {error}") from None
+
+
+def _require_picture(data: bytes) -> None:
+    """Raise StpruneError in words for a folder of pictures: those of decoding are for who looks after a camera."""
+    if not data:
+        raise StpruneError('the file is empty; download it again')
+    if len(data) > MAX_PICTURE_BYTES:
+        raise StpruneError(f'the file has more than {MAX_PICTURE_BYTES} bytes; save it smaller')
+    if file_format(data) not in DecodeLimits().formats:
+        raise StpruneError('the file is no JPEG or PNG; download it again, or convert it')
+    height, width = file_size(data)
+    if height * width > MAX_PICTURE_PIXELS:
+        raise StpruneError(f'it has {width}x{height} pixels, more than {MAX_PICTURE_PIXELS} in all; save it smaller')
+    if is_truncated(data):
+        raise StpruneError(f'the file is cut off after {len(data)} bytes; download it again')
+    if too_many_scans(data):
+        raise StpruneError(f'the file is a JPEG of more than {MAX_SCANS} scans; save it as a plain one')
+    if file_format(data) == 'png' and data[PNG_DEPTH] == GREY_16_BIT:
+        raise StpruneError(
+            'the file is a PNG of 16-bit grey, which may be depth; convert it to 8 bits, if it is a picture'
+        )
 
 
 def text_of(entry: Any, *keys: str) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from stprune_ros.ringworld.scenes import Scene
 from stprune_ros.ringworld.training.probes import PROBE_CLASSES, actor_centres
 from stprune_ros.ringworld.training.prompt_encoder import EncodedQuestion, PromptEncoder, ViewSubset
-from stprune_ros.ringworld.training.scene_cache import read_shard, shard_paths
+from stprune_ros.ringworld.training.scene_cache import read_shard
 from stprune_ros.ringworld.truth import SceneTruth
 
 FEATURE_NOISE = 0.1  # times the standard deviation of the features
@@ -48,10 +48,10 @@ class ScenePool:
     windows: list[Windows] = field(default_factory=list)
     shards: set[Path] = field(default_factory=set)
 
-    def read_new(self, folder: Path) -> bool:
-        """Take in the shards of a folder that are not here yet. Returns whether there were any."""
+    def read_new(self, shards: Sequence[Path]) -> bool:
+        """Take in those of the shards that are not here yet. Returns whether there were any."""
         tokens, dense = [self.tokens] if len(self.truths) else [], {name: [value] for name, value in self.dense.items()}
-        new = [path for path in shard_paths(folder) if path not in self.shards]
+        new = [path for path in shards if path not in self.shards]
         for path in new:
             scenes = read_shard(path)
             tokens.append(self._encode_shard(path, scenes))

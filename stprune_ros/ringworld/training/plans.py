@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ LOST_VIEW_SHARE, LOST_EGO_SHARE = 0.12, 0.08  # of the batches
 LOWEST_KEEP = 0.1  # of the visual tokens, where tokens are dropped
 REFRESH = 250  # steps between looks for new scenes
 READ_AHEAD = 4  # batches per loading process
+LOOKS_PAST_BACKGROUND = 2.4  # pruning.joint_common that suits a model whose attention to background was penalised
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class Recipe:
         return cls(**{name: getattr(args, name) for name in cls.__slots__})
 
     def facts(self) -> dict[str, Any]:
-        """The recipe for the model's note."""
-        return {'recipe': asdict(self)}
+        """The recipe for the model's note, and how a model that learned to look past background asks to be pruned."""
+        asked = {'pruning.joint_common': LOOKS_PAST_BACKGROUND} if self.background_weight else {}
+        return {**asked, 'recipe': asdict(self)}
 
     def subset(self, rng: np.random.Generator, clip: bool) -> ViewSubset:
         """One view with its history (``clip``), or the ring; at times with less history, a view less or no odometry.
@@ -88,15 +90,21 @@ class Plans(Dataset):  # type: ignore[misc]
 
 
 def load_plans(
-    pool: ScenePool, folder: Path, encoder: PromptEncoder, recipe: Recipe, first: int, args: argparse.Namespace
+    pool: ScenePool,
+    shards: Callable[[], Sequence[Path]],
+    encoder: PromptEncoder,
+    recipe: Recipe,
+    first: int,
+    args: argparse.Namespace,
 ) -> Iterator[tuple[int, BatchPlan]]:
     """Steps and their plans from ``first`` on, made by ``args.loaders`` processes while the device is at work.
 
-    Where scenes are being rendered meanwhile (``args.growing``), new ones are taken in every `REFRESH` steps.
+    ``shards`` lists those that are there: where scenes are being rendered meanwhile (``args.growing``), new ones are
+    taken in every `REFRESH` steps.
     """
     start = first
     while start < args.steps:
-        pool.read_new(folder)
+        pool.read_new(shards())
         grows = args.growing and len(pool.truths) < args.scenes + args.hard_scenes
         steps = range(start, min(start + REFRESH, args.steps) if grows else args.steps)
         loader: Any = DataLoader(

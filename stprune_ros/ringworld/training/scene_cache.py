@@ -9,7 +9,7 @@ import argparse
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, zip_longest
 from multiprocessing import get_context
@@ -49,7 +49,7 @@ def render_missing(work: Path, drives: int, hard_drives: int, held_out: int, wor
 
 def is_hard(shard: Path) -> bool:
     """Whether a shard holds drives of the hard world."""
-    return int(shard.stem.removeprefix('scenes_')) in range(HARD, HELD_OUT)
+    return _first_seed(shard) in range(HARD, HELD_OUT)
 
 
 def shard_path(folder: Path, seeds: range) -> Path:
@@ -67,9 +67,19 @@ def write_shard(folder: Path, seeds: range, make: Callable[[int], Scene]) -> Non
     partial.rename(path)
 
 
-def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder in order of their seeds."""
-    return sorted(folder.glob('scenes_*.pkl'))
+def training_seeds(drives: int, hard_drives: int) -> tuple[range, range]:
+    """The seeds of so many drives of the ordinary and of the hard world."""
+    return range(drives), range(HARD, HARD + hard_drives)
+
+
+def held_out_seeds(count: int) -> tuple[range]:
+    """The seeds of so many held-out scenes."""
+    return (range(HELD_OUT, HELD_OUT + count),)
+
+
+def shard_paths(folder: Path, seeds: Sequence[range]) -> list[Path]:
+    """The shards of a folder that begin with one of these seeds, in order: others are of those who share it."""
+    return sorted(path for path in folder.glob('scenes_*.pkl') if any(_first_seed(path) in part for part in seeds))
 
 
 def read_shard(path: Path) -> list[Scene]:
@@ -84,17 +94,24 @@ def _shards(first: int, count: int) -> list[range]:
     return [range(n, n + SCENES_PER_SHARD) for n in range(first, first + count, SCENES_PER_SHARD)]
 
 
+def _first_seed(shard: Path) -> int:
+    return int(shard.stem.removeprefix('scenes_'))
+
+
 def _write_task(task: ShardTask) -> None:
     write_shard(*task)
 
 
-def wait_for_shards(work: Path, drives: int, seconds: float = 600.0) -> None:
-    """Wait until another process has rendered the first ``drives`` drives and the held-out scenes.
+def wait_for_shards(work: Path, drives: int, seeds: Sequence[range], held_out: int, seconds: float = 600.0) -> None:
+    """Wait until another process has rendered ``drives`` drives of these seeds and some of the held-out scenes.
 
     Raises TimeoutError after so many seconds.
     """
     wanted, end = -(-drives // SCENES_PER_SHARD), time.monotonic() + seconds
-    while (found := len(shard_paths(work / TRAIN))) < wanted or not shard_paths(work / HELD_OUT_FOLDER):
+    while True:
+        found = len(shard_paths(work / TRAIN, seeds))
+        if found >= wanted and shard_paths(work / HELD_OUT_FOLDER, held_out_seeds(held_out)):
+            return
         if time.monotonic() > end:
             raise TimeoutError(f"'{work}' holds {found} of {wanted} shards of scenes after {seconds:g} s")
         time.sleep(0.2)

@@ -1,9 +1,9 @@
 """Train a host of ringworld from scratch: ``python -m stprune_ros.ringworld.training.train``.
 
-Stages: scenes, vision tower, language model, export. Each keeps its state on disk and resumes from there; hosts share
-the scenes of ``--scenes-folder``, and with ``--tower`` the tower of an exported one. By default random visual tokens
-are dropped in half of the batches, and nothing says where attention should go. The model shipped as models/ringworld
-had ``--background-weight 1.5 --drop-share 0 --varied-share 0`` instead.
+Stages: scenes, vision tower, language model, export. Each keeps its state on disk and resumes from there, with the
+arguments that it began with; hosts share the scenes of ``--scenes-folder``, and with ``--tower`` the tower of an
+exported one. By default random visual tokens are dropped in half of the batches, and nothing says where attention
+should go. The model shipped as models/ringworld had ``--background-weight 1.5 --drop-share 0 --varied-share 0``.
 On a shared machine set OMP_WAIT_POLICY=PASSIVE: spinning OpenMP threads make training several times slower there.
 """
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from stprune_ros.errors import StpruneError
 from stprune_ros.ringworld.training.batches import Batch, ScenePool, gather_batch
-from stprune_ros.ringworld.training.checkpoint import restore, save
+from stprune_ros.ringworld.training.checkpoint import Checkpoint
 from stprune_ros.ringworld.training.export import export_model, write_prompt
 from stprune_ros.ringworld.training.hosts import HOSTS, Host
 from stprune_ros.ringworld.training.language_stage import LanguageStage, questions_right
@@ -34,13 +37,17 @@ from stprune_ros.ringworld.training.scene_cache import (
     HELD_OUT_FOLDER,
     SCENES_PER_SHARD,
     TRAIN,
+    held_out_seeds,
     is_hard,
     render_missing,
+    shard_paths,
+    training_seeds,
     wait_for_shards,
 )
 from stprune_ros.ringworld.training.schedule import Schedule
 from stprune_ros.ringworld.training.tokenizer import make_tokenizer
 from stprune_ros.ringworld.training.vision_stage import encode_images, train_tower
+from stprune_ros.vlm.hf.weight_digest import weights_digest
 from stprune_ros.vlm.prompt import Prompt
 
 EMA_DECAY = 0.99  # of the weights, per step; the averaged weights are evaluated and exported
@@ -48,15 +55,30 @@ VISION_STEPS = 2500
 WARM_UP = 60  # steps
 STEP_SEEDS = 1_000_000  # more than a run has steps
 SMOOTHED_EVERY = 10  # steps between those whose figures go into a report
+# What the weights of a stage follow from; how long it may take, and who renders and reads, is not among it.
+VISION = ('host', 'seed', 'scenes', 'hard_scenes', 'tower', 'begin_with', 'vision_steps', 'vision_batch', 'vision_rate')
+LANGUAGE = tuple(dict.fromkeys((*VISION, 'steps', 'rate', *Recipe.__slots__)))
+STAGES = {'vision': VISION, 'language': LANGUAGE}
 
 
 def main() -> None:
     """Command line of the training."""
-    args = parse_arguments()
+    try:
+        train(parse_arguments())
+    except StpruneError as error:
+        sys.exit(f'train: {error}')
+
+
+def train(args: argparse.Namespace) -> None:
+    """Render, train and export. Raises StpruneError where the work folder is that of another training."""
+    out = {name: Checkpoint(args.work / f'{name}.pt', arguments_of(args, names)) for name, names in STAGES.items()}
+    for checkpoint in out.values():
+        checkpoint.require_own()  # before anything is rendered
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision('high')
+    seeds = training_seeds(args.scenes, args.hard_scenes)
     if args.growing:
-        wait_for_shards(args.scenes_folder, args.growing)
+        wait_for_shards(args.scenes_folder, args.growing, seeds, args.held_out)
     else:
         render_missing(args.scenes_folder, args.scenes, args.hard_scenes, args.held_out, args.workers)
     host, device = HOSTS[args.host], find_device(args.device)
@@ -68,12 +90,23 @@ def main() -> None:
         model.load_state_dict(read_model(args.begin_with).state_dict())
     elif args.tower:
         host.tower(model).load_state_dict(host.tower(read_model(args.tower)).state_dict())
+    shards = partial(shard_paths, args.scenes_folder / TRAIN, seeds)
     if args.vision_steps:
         schedule = Schedule(args.vision_steps, args.vision_seconds)
-        data, out = args.scenes_folder / TRAIN, args.work / 'vision.pt'
         drawn = (args.vision_batch, args.vision_rate, args.seed)
-        train_tower(host, model, data, out, schedule, *drawn, device, args.report_every)
-    train_language(host, model, tokenizer, args)
+        train_tower(host, model, shards, out['vision'], schedule, *drawn, device, args.report_every)
+    train_language(host, model, tokenizer, args, out['language'], shards)
+
+
+def arguments_of(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Arguments by their names; of a model folder the name and the digest of its weights."""
+
+    def plain(value: Any) -> Any:
+        if not isinstance(value, Path):
+            return value
+        return f'{value.resolve().name} ({weights_digest(sorted(value.glob("*.safetensors")))})'
+
+    return {name.replace('_', '-'): plain(getattr(args, name)) for name in names}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -133,7 +166,14 @@ def read_model(folder: Path) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
 
 
-def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+def train_language(
+    host: Host,
+    model: Any,
+    tokenizer: Any,
+    args: argparse.Namespace,
+    out: Checkpoint,
+    shards: Callable[[], Sequence[Path]],
+) -> None:
     """Train everything but the vision tower; reports, saves and exports every ``--report-every`` steps."""
     write_prompt(args.work / 'prompt.yaml')
     encoder = PromptEncoder(tokenizer, Prompt.load(args.work / 'prompt.yaml'), host)
@@ -143,7 +183,7 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
         ScenePool(partial(encode_images, host, model, device=device), tower_id(tower), host.token_truth, device)
         for _ in range(2)
     )
-    held_out.read_new(args.scenes_folder / HELD_OUT_FOLDER)
+    held_out.read_new(shard_paths(args.scenes_folder / HELD_OUT_FOLDER, held_out_seeds(args.held_out)))
     examined = held_out_plans(held_out, encoder)
     torch.manual_seed(args.seed + 1)
     probes = DenseHeads(model.config.text_config.hidden_size).to(device)
@@ -151,9 +191,9 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
     on_gpu = device.type == 'cuda'
     optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.95), weight_decay=0.05, fused=on_gpu)
     mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))
-    schedule, out = Schedule(args.steps, args.seconds), args.work / 'language.pt'
+    schedule = Schedule(args.steps, args.seconds)
     parts = {'model': model, 'probes': probes, 'optimizer': optimizer, 'mean': mean}
-    first = restore(out, schedule, **parts)
+    first = out.restore(schedule, **parts)
     stage, examiner = LanguageStage(host, model), LanguageStage(host, mean.module)
     recipe = Recipe.from_arguments(args)
 
@@ -163,13 +203,13 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
         export_model(args.output, host, mean.module, tokenizer, {**facts, **recipe.facts()})
 
     if schedule.progress(first) >= 1.0:  # an earlier run came to the end, and perhaps not to its export
-        pool.read_new(args.scenes_folder / TRAIN)
+        pool.read_new(shards())
         export(first)
         return
     schedule.start()
     smoothed: dict[str, torch.Tensor] = {}
     bar = tqdm(total=args.steps, initial=first, desc='language', mininterval=20)
-    for step, plan in load_plans(pool, args.scenes_folder / TRAIN, encoder, recipe, first, args):
+    for step, plan in load_plans(pool, shards, encoder, recipe, first, args):
         torch.manual_seed(STEP_SEEDS * args.seed + step)  # a resumed run draws the same noise
         with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
             total, metrics = training_loss(stage, probes, gather_batch(pool, plan), recipe)
@@ -184,7 +224,7 @@ def train_language(host: Host, model: Any, tokenizer: Any, args: argparse.Namesp
         bar.update()
         last = schedule.progress(step + 1) >= 1.0
         if (step + 1) % args.report_every == 0 or last:
-            save(out, step + 1, schedule, **parts)
+            out.save(step + 1, schedule, **parts)
             figures = ' '.join(f'{name} {value.item():.3f}' for name, value in smoothed.items())
             tqdm.write(f'language step {step + 1} {schedule.elapsed():.0f} s {len(pool.truths)} drives {figures}')
             tqdm.write(f'   held out {examine(examiner, held_out, examined[step < args.clip_steps])}')

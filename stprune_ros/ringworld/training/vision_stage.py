@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from stprune_ros.ringworld.training.checkpoint import restore, save
+from stprune_ros.ringworld.training.checkpoint import Checkpoint
 from stprune_ros.ringworld.training.hosts import Host
 from stprune_ros.ringworld.training.image_questions import ImageQuestions
-from stprune_ros.ringworld.training.scene_cache import read_shard, shard_paths
+from stprune_ros.ringworld.training.scene_cache import read_shard
 from stprune_ros.ringworld.training.schedule import Schedule
 from stprune_ros.ringworld.training.token_truth import TokenTruth
 
@@ -25,8 +26,8 @@ REFRESH = 250  # steps between looks for new scenes
 def train_tower(
     host: Host,
     model: Any,
-    data: Path,
-    out: Path,
+    shards: Callable[[], Sequence[Path]],
+    out: Checkpoint,
     schedule: Schedule,
     batch: int,
     rate: float,
@@ -34,7 +35,7 @@ def train_tower(
     device: torch.device,
     report_every: int = 100,
 ) -> None:
-    """Train the tower of ``model`` on the scenes in ``data``; continues from the checkpoint ``out`` where it exists.
+    """Train the tower of ``model`` on the ``shards`` that are there; goes on from the checkpoint ``out`` if it exists.
 
     What it learns from are the tokens' truth where the host's grid is the renderer's, else questions about images.
     """
@@ -43,14 +44,14 @@ def train_tower(
     heads = (TokenTruth(width) if host.token_truth else ImageQuestions(width)).to(device)
     learned = nn.ModuleDict({'tower': host.tower(model), 'heads': heads})
     optimizer = torch.optim.AdamW(learned.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
-    first = restore(out, schedule, learned=learned, optimizer=optimizer)
+    first = out.restore(schedule, learned=learned, optimizer=optimizer)
     if schedule.progress(first) >= 1.0:
         return
     pool = ImagePool(heads, device)
     schedule.start()
     for step in tqdm(range(first, schedule.steps), desc='vision', mininterval=10):
         if (step - first) % REFRESH == 0:
-            pool.read_new(data)
+            pool.read_new(shards())
         rng = np.random.default_rng([seed, 4, step])
         chosen = torch.from_numpy(rng.integers(len(pool.images), size=batch)).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
@@ -63,7 +64,7 @@ def train_tower(
         optimizer.step()
         last = schedule.progress(step + 1) >= 1.0
         if (step + 1) % report_every == 0 or last:
-            save(out, step + 1, schedule, learned=learned, optimizer=optimizer)
+            out.save(step + 1, schedule, learned=learned, optimizer=optimizer)
             figures = ' '.join(f'{name} {value.item():.3f}' for name, value in metrics.items())
             tqdm.write(f'vision step {step + 1} loss {loss.item():.3f} {figures}')
         if last:
@@ -71,7 +72,7 @@ def train_tower(
 
 
 class ImagePool:
-    """All ``images`` (N, 96, 160, 3) of a folder and the ``truth`` to be learnt about them, on the device."""
+    """All ``images`` (N, 96, 160, 3) of some shards and the ``truth`` to be learnt about them, on the device."""
 
     def __init__(self, heads: TokenTruth | ImageQuestions, device: torch.device) -> None:
         self.images = torch.empty(0)
@@ -79,9 +80,9 @@ class ImagePool:
         self._heads, self._device = heads, device
         self._shards: set[Path] = set()
 
-    def read_new(self, folder: Path) -> None:
-        """Take in the shards of a folder that are not here yet."""
-        new = [path for path in shard_paths(folder) if path not in self._shards]
+    def read_new(self, shards: Sequence[Path]) -> None:
+        """Take in those of the shards that are not here yet."""
+        new = [path for path in shards if path not in self._shards]
         images = [self.images] if self._shards else []
         truth = [self.truth] if self._shards else []
         for scene in chain.from_iterable(map(read_shard, new)):

@@ -113,6 +113,7 @@ class TransformersBackend(Backend):
             device=str(torch_device),
             dtype=dtype_name(model.dtype) + (f', {bits}' if bits != 'none' else ''),
             domain=folder.domain,
+            joint_common=folder.joint_common,
             notes=folder.notes,
         )
         return cls(model, parts.tokenizer, parts.processor, folder.family, info, max_image_pixels, side_image_pixels)

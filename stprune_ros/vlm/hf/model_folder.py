@@ -26,8 +26,8 @@ HUB_FILES = ['*.json', '*.safetensors', '*.txt', '*.jinja', '*.yaml']
 class ModelFolder:
     """A checked model folder: every file is there, the family is known; ``weights`` lists the safetensors files.
 
-    ``trained`` and ``domain`` are what stprune.json says, see `ModelInfo`; ``packed`` is '4bit' or '8bit' where the
-    weights are packed already; ``notes`` are sentences about what is there and not used.
+    ``trained``, ``domain`` and ``joint_common`` are what stprune.json says, see `ModelInfo`; ``packed`` is '4bit' or
+    '8bit' where the weights are packed already; ``notes`` are sentences about what is there and not used.
     """
 
     path: Path
@@ -36,6 +36,7 @@ class ModelFolder:
     family: Family
     trained: bool
     domain: str
+    joint_common: float | None
     weights: tuple[Path, ...]
     packed: str = ''
     notes: tuple[str, ...] = ()
@@ -108,6 +109,11 @@ def inspect_folder(path: Path) -> tuple[list[str], list[str]]:
     return faults, notes
 
 
+def asked_joint_common(path: Path) -> float | None:
+    """The pruning.joint_common that a model folder asks for, None where it says nothing. Raises ModelError."""
+    return _facts(path)[2]
+
+
 def check_folder(path: Path) -> ModelFolder:
     """Check that ``path`` holds a supported model with all its files; identity fields stay empty.
 
@@ -157,11 +163,11 @@ def image_processor_name(path: Path) -> str:
     return str((inner if isinstance(inner, Mapping) else found).get('image_processor_type', ''))
 
 
-def _facts(path: Path) -> tuple[bool, str]:
+def _facts(path: Path) -> tuple[bool, str, float | None]:
     """What stprune.json beside the weights says; a model without that file is taken as trained, for anything."""
     note = path / 'stprune.json'
     if not note.is_file():
-        return True, ''
+        return True, '', None
     facts = read_json(note)
     key = 'domain' if 'domain' in facts or 'knows' not in facts else 'knows'  # the old name, for one release
     trained, domain = facts.get('trained'), facts.get(key, '')
@@ -169,4 +175,7 @@ def _facts(path: Path) -> tuple[bool, str]:
         raise ModelError(f"'trained' in '{note}' is {shown(trained)}; it must be true or false")
     if not isinstance(domain, str):
         raise ModelError(f"'{key}' in '{note}' is {shown(domain)}; it must be a text")
-    return trained, plain(domain, 2 * MAX_NAME)
+    common = facts.get('pruning.joint_common')
+    if common is not None and not (type(common) in (int, float) and 0 <= common <= 10):
+        raise ModelError(f"'pruning.joint_common' in '{note}' is {shown(common)}; it must be a number from 0 to 10")
+    return trained, plain(domain, 2 * MAX_NAME), None if common is None else float(common)

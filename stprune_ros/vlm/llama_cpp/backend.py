@@ -155,6 +155,7 @@ class LlamaCppBackend(Backend):
             device=str(torch_device),
             dtype=f'{kind}, {file.kind}'.removesuffix(', '),
             domain=folder.domain,
+            joint_common=folder.joint_common,
             notes=(*folder.notes, *_eps_note(language, file)),
         )
         embeddings = EmbeddingTable(file, EMBEDDINGS)
