@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from html import unescape
 from pathlib import Path
@@ -17,7 +18,7 @@ from helpers.replayed import JPEG, write_run
 
 from stprune_ros.cli import main
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, Behavior, CameraState, Status, ViewReport
+from stprune_ros.core.types import Answer, Behavior, CameraState, Description, Status, ViewReport
 from stprune_ros.errors import BagError
 from stprune_ros.replay.compare import LETTERS, MAX_SHOWN, compare, to_text
 from stprune_ros.replay.folders import read_run
@@ -88,6 +89,21 @@ def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig)
     }
     assert [run['keep_ratio'] for run in found['runs']] == [1.0, 0.1]
     assert [run['tokens_kept'] for run in found['runs']] == [5.0, 3.0]
+
+
+def test_a_description_counts_in_the_tick_and_not_up_to_the_hint(tmp_path: Path, rig: CameraRig):
+    folders = [write_run(tmp_path / str(ms), drive(STOP), rig, describe_ms=ms) for ms in (0.0, 50.0)]
+    without, described = compare(folders, tmp_path / 'out')['runs']
+    assert (without['hint_ms']['p50'], without['tick_ms']['p50']) == (34.0, 34.0)
+    assert (described['hint_ms']['p50'], described['tick_ms']['p50']) == (34.0, 84.0)
+    assert described['stage_ms']['describe'] == {'p50': 50.0, 'p95': 50.0, 'max': 50.0}
+
+
+def test_a_description_of_whatever_length_controls_nothing(tmp_path: Path, rig: CameraRig):
+    said = replace(drive(STOP)[0], description=Description(Status.OK, '\x1b[2J' + 'y' * 3000))
+    folders = [write_run(tmp_path / name, answers, rig) for name, answers in (('a', [said]), ('b', drive(NONE)))]
+    text = compare(folders, tmp_path / 'out')['differing'][0]['runs']['A']['description']
+    assert text.startswith('?[2Jyyy') and len(text) == 2000
 
 
 def test_three_replays_and_pairs_of_them(tmp_path: Path, rig: CameraRig):
