@@ -21,7 +21,7 @@ from stprune_ros.driving.plan import DrivePlan, Source
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import difference_cell, to_markdown
-from stprune_ros.evaluation.variants import name_of
+from stprune_ros.evaluation.variants import FLAGS, name_of
 from stprune_ros.ringworld.questions import FORMS
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import make_scene
@@ -86,6 +86,16 @@ def test_what_an_even_share_does_is_the_committed_result():
             assert (without['method'], even['method']) == (content['default'], f'{content["default"]}+even')
             accuracies = f'{100 * without["accuracy"]:.1f} to {100 * even["accuracy"]:.1f}'
             assert line[f'{keep:.0%}'] == f'{accuracies}: {difference_cell(even)}'
+
+
+def test_what_switches_do_is_the_committed_result():
+    rows = {(row['method'], row['kind']): row for row in fidelity()['rows'] if row['keep'] == 0.1}
+    shown = tables('switches')
+    assert {line['switch, at 10 %'].partition('+')[2] for line in shown} >= {*FLAGS, 'all', ''}
+    for line in shown:
+        method, *cells = line.values()
+        expected = [f'{100 * rows[method, kind]["accuracy"]:.1f}' for kind in ('all', *list(line)[2:])]
+        assert cells == expected
 
 
 def test_what_the_weight_of_commonness_does_is_the_committed_result():
