@@ -226,7 +226,7 @@ def ask_all(
 
 def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:
     """Scenes that lack an answer, by the trials that they have."""
-    wanted = {*plan.trials(), BLIND_TRIAL}
+    wanted = {*plan.trials()}
     found: dict[frozenset[Trial], list[int]] = defaultdict(list)
     for scene in scenes:
         known = frozenset(trial for result in hits.results.get(scene, ()) for trial in result.correct)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -269,6 +270,13 @@ def test_the_revision_with_llama_cpp_is_of_both_files(folder: Path, gguf: Path, 
     half = make_tiny_gguf(folder, tmp_path / 'half.gguf', 'F16')
     assert LlamaCppBackend.load(folder, half, device='cpu').info.revision != first
     assert LlamaCppBackend.load(folder, gguf, device='cpu').info.revision == first
+
+
+def test_what_the_folder_asks_of_pruning_holds_with_llama_cpp_too(folder: Path, gguf: Path, tmp_path: Path) -> None:
+    assert LlamaCppBackend.load(folder, gguf, device='cpu').info.joint_common is None
+    asking = Path(shutil.copytree(folder, tmp_path / 'tiny'))
+    (asking / 'stprune.json').write_text('{"trained": true, "pruning.joint_common": 1.5}')
+    assert LlamaCppBackend.load(asking, gguf, device='cpu').info.joint_common == 1.5
 
 
 @pytest.mark.parametrize('kind', ['F32', 'F16', 'Q8_0', 'Q4_0'])

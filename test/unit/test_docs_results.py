@@ -21,7 +21,7 @@ from stprune_ros.driving.plan import DrivePlan, Source
 from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
 from stprune_ros.evaluation.tables import difference_cell, to_markdown
-from stprune_ros.evaluation.variants import name_of
+from stprune_ros.evaluation.variants import FLAGS, name_of
 from stprune_ros.ringworld.questions import FORMS
 from stprune_ros.ringworld.renderer import VIEW_NAMES
 from stprune_ros.ringworld.scenes import make_scene
@@ -86,6 +86,31 @@ def test_what_an_even_share_does_is_the_committed_result():
             assert (without['method'], even['method']) == (content['default'], f'{content["default"]}+even')
             accuracies = f'{100 * without["accuracy"]:.1f} to {100 * even["accuracy"]:.1f}'
             assert line[f'{keep:.0%}'] == f'{accuracies}: {difference_cell(even)}'
+
+
+def test_what_switches_do_is_the_committed_result():
+    rows = {(row['method'], row['kind']): row for row in fidelity()['rows'] if row['keep'] == 0.1}
+    shown = tables('switches')
+    assert {line['switch, at 10 %'].partition('+')[2] for line in shown} >= {*FLAGS, 'all', ''}
+    for line in shown:
+        method, *cells = line.values()
+        expected = [f'{100 * rows[method, kind]["accuracy"]:.1f}' for kind in ('all', *list(line)[2:])]
+        assert cells == expected
+
+
+def test_what_the_weight_of_commonness_does_is_the_committed_result():
+    content = json.loads((RESULTS / 'joint_common.json').read_text(encoding='utf-8'))
+    found = {f'`{table["host"]}`, {table["world"]}': table for table in content['tables']}
+    shown = tables('joint common', 'method.md')
+    assert sorted(row['host, world'] for row in shown) == sorted(found)
+    for line in shown:
+        table = found[line['host, world']]
+        assert (table['scenes'], table['first_scene']) == (60, 900_200)
+        assert line['all tokens'] == f'{100 * table["full"]:.1f}'
+        right = {(row['method'], row['keep']): row['accuracy'] for row in table['rows'] if row['kind'] == 'all'}
+        for column, cell in list(line.items())[2:]:
+            method = f'{content["default"]}+joint_common={column}' if column[0].isdigit() else column
+            assert cell == ' / '.join(f'{100 * right[method, keep]:.1f}' for keep in (0.1, 0.05, 0.02))
 
 
 @pytest.mark.parametrize('profile', ['none', 'orin_nx'])

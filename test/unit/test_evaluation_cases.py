@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -217,6 +217,17 @@ def test_every_trial_of_a_scene_is_graded() -> None:
     tenths = [Trial('uniform', 0.1, 0), Trial('random', 0.1, 0), Trial('random', 0.1, 1)]
     assert list(frozen.correct) == [FULL_TRIAL, *tenths]
     assert (whole.scene_id, frozen.scene_id) == (7, 7)
+
+
+def test_what_was_asked_before_is_not_asked_again() -> None:
+    """Neither is anything encoded for it: grey images are there for guessing alone."""
+    plan = EvaluationPlan(('uniform', 'random'), (0.5, 0.1), seeds=1)
+    first, more = evaluator(plan), [Trial('random', 0.5, 0), Trial('random', 0.1, 0)]
+    first.evaluate(7)
+    again = evaluator(replace(plan, ran=frozenset({FULL_TRIAL, BLIND_TRIAL, *plan.trials()} - {*more})))
+    whole, frozen = again.evaluate(7)
+    assert (list(whole.correct), list(frozen.correct)) == (more, more[1:])
+    assert len(again.backend.encoded) == len(first.backend.encoded) - 1 == 2  # type: ignore[attr-defined]
 
 
 def test_what_keeps_a_whole_frame_is_not_asked_below_that() -> None:

@@ -102,7 +102,15 @@ def test_a_small_run(real_pixels, tmp_path, monkeypatch, capsys):
     output = tmp_path / 'out.json'
     arguments = [str(FILE), str(tmp_path), '--output', str(output), '--methods', 'newest_uniform,evs', '--keep', '0.1']
     monkeypatch.setattr('sys.argv', arguments)
+    measure, weights = real_pixels.measure_kept_objects, []
+
+    def spy(*given):
+        weights.append(given[-1].pruning.joint_common)
+        return measure(*given)
+
+    monkeypatch.setattr(real_pixels, 'measure_kept_objects', spy)
     real_pixels.main()
+    assert weights == [2.4]  # what the bundled model asks for
     result = json.loads(output.read_text())
     [row] = result['rows']  # EVS is undefined there
     assert (row['method'], row['parked'], row['parked_objects']) == ('newest_uniform', 1.0, len(ticks))
