@@ -1,4 +1,5 @@
-"""The command `stprune`. Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, 130 interrupted.
+"""The command `stprune`. Exit codes: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, 130 interrupted,
+141 nobody reads the output any more (as behind `| head`, and nothing is said of it).
 
 Everything heavy is imported inside the command that needs it, so that `stprune check` answers at once.
 """
@@ -6,10 +7,11 @@ Everything heavy is imported inside the command that needs it, so that `stprune 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +59,12 @@ COMMANDS: Mapping[str, ModuleType] = {
     'completion': completion,
 }
 
+UNREAD = 128 + signal.SIGPIPE  # what a shell shows of a command that the system ends for it
+
+
+class _UnreadError(Exception):
+    """Nobody reads what is printed any more."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; with --json stdout is one object, and everything else is on stderr."""
@@ -71,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         report = {'command': options.command, 'version': version(), 'exit_code': exit_code, 'errors': errors}
         try:
-            print(as_json({**report, 'result': result}), flush=True)
-        except OSError as error:  # nobody reads it any more, or the disk is full
+            _print(as_json({**report, 'result': result}))
+        except _UnreadError:
+            return UNREAD
+        except OSError as error:  # the disk is full
             say(error.strerror or str(error))
             return 1
     return exit_code
@@ -82,14 +92,17 @@ def _run(options: argparse.Namespace, result: dict[str, Any]) -> tuple[int, list
     """Exit code, and the sentences that ended the command, which are on stderr; ``result`` is filled on the way."""
 
     def show(text: str, content: Mapping[str, Any]) -> None:
-        if text:
-            print(text, flush=True)
         result.update(content)
+        if text:
+            with suppress(_UnreadError) if options.json else nullcontext():  # the object is what counts
+                _print(text)
 
     try:
         for text in _texts(vars(options).values()):
             require_utf8(text)
         return int(COMMANDS[options.command].run(options, show)), []
+    except _UnreadError:
+        return UNREAD, []
     except StpruneError as error:
         exit_code, errors = 1, str(error).splitlines()
     except OSError as error:
@@ -102,6 +115,16 @@ def _run(options: argparse.Namespace, result: dict[str, Any]) -> tuple[int, list
     for sentence in errors:
         say(sentence)
     return exit_code, errors
+
+
+def _print(text: str) -> None:
+    """Raises _UnreadError, and OSError where what is printed cannot be written."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still in the buffer would fail once more when the interpreter ends, and not quietly.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _UnreadError from None
 
 
 def _texts(values: Iterable[object]) -> Iterator[str]:

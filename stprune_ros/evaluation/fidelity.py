@@ -359,7 +359,7 @@ def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, axes = pyplot.subplots(figsize=(10, 5))
     rows = [row for row in found['rows'] if row['kind'] == ALL and row['method'] not in (FULL, BLIND)]
     rows = [row for row in rows if '+' not in row['method'] or row['method'] == default]
     for index, method in enumerate(dict.fromkeys(row['method'] for row in rows)):
@@ -380,7 +380,7 @@ def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
     axes.set_xticklabels([percent(keep) for keep in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    axes.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1.01, 1.0))  # beside the lines: over them it hides some
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

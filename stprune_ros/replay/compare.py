@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from stprune_ros.errors import BagError, SettingsError, StpruneError
@@ -110,16 +110,20 @@ def _run(run: Run, common: Sequence[int], right: Mapping[int, str]) -> dict[str,
     keys = ('method', 'keep_ratio', 'model_id', 'model_revision', 'prompt_id')
     ticks = [run.ticks[stamp] for stamp in common]
     stages = dict.fromkeys(stage for tick in ticks for stage in tick.stage_ms)
-    hint_ms = [tick.hint_ms for tick in ticks if not math.isnan(tick.hint_ms)]
+    hinted = [tick for tick in ticks if not math.isnan(tick.hint_ms)]
+    ratios = [round(tick.keep_ratio, 4) for tick in hinted]  # of what was inferred: others have that of the settings
     return {
         'letter': run.letter,
         'folder': str(run.folder),
         'label': run.label,
         **{key: run.summary.get(key) for key in keys},
+        'engine': run.engine,
+        'target_ms': run.target_ms,
+        'keep_ratios': {'min': min(ratios), 'median': median(ratios), 'max': max(ratios)} if ratios else None,
         'tokens_full': round(mean(tick.full for tick in ticks), 3),
         'tokens_kept': round(mean(tick.kept for tick in ticks), 3),
         'stage_ms': {name: quantiles([t.stage_ms[name] for t in ticks if name in t.stage_ms]) for name in stages},
-        'hint_ms': quantiles(hint_ms) if hint_ms else None,
+        'hint_ms': quantiles([tick.hint_ms for tick in hinted]) if hinted else None,
         'tick_ms': quantiles([sum(tick.stage_ms.values()) for tick in ticks]),
         'ticks': len(run.ticks),
         'ticks_not_in_all': len(run.ticks) - len(common),
@@ -140,6 +144,7 @@ def _tick(run: Run, stamp: int) -> dict[str, Any]:
     return {
         'said': tick.said,
         'probabilities': {name: round(share, 4) for name, share in tick.shares.items()},
+        'keep_ratio': round(tick.keep_ratio, 4),
         'tokens_kept': {camera: kept for camera, (kept, _) in tick.tokens.items()},
         'tokens_full': {camera: full for camera, (_, full) in tick.tokens.items()},
         'states': dict(tick.states),

@@ -22,7 +22,8 @@ MAX_BYTES = 2**26  # of summary.json
 class RunTick:
     """One tick of a run; ``said`` is the behavior of a valid hint, else its status; tokens are (kept, full).
 
-    ``hint_ms`` is the time up to the hint, NaN without a valid one; ``stage_ms`` has the description, too.
+    ``keep_ratio`` is the one asked for; ``hint_ms`` is the time up to the hint, NaN without a valid one; ``stage_ms``
+    has the description, too.
     """
 
     said: str
@@ -30,6 +31,7 @@ class RunTick:
     shares: Mapping[str, float]
     tokens: Mapping[str, tuple[int, int]]
     states: Mapping[str, str]
+    keep_ratio: float
     stage_ms: Mapping[str, float]
     hint_ms: float
     text: str = ''
@@ -57,9 +59,23 @@ class Run:
     @property
     def label(self) -> str:
         """What sets it apart from others of the same bag, in a few words."""
-        ratio = 'a ratio that follows the latency' if self.summary.get('latency') else f'{self.summary["keep_ratio"]:g}'
+        ratio = 'a ratio that follows the latency' if self.target_ms else f'{self.summary["keep_ratio"]:g}'
         method, model = plain(self.summary['method']), plain(self.summary['model_id'])
-        return f'{self.letter}: {self.folder.name}, {method} at {ratio}, {model}'
+        return f'{self.letter}: {self.folder.name}, {method} at {ratio}, {model} ({self.engine})'
+
+    @property
+    def engine(self) -> str:
+        """What ran the model, and in which quantization: with llama.cpp the GGUF file is that."""
+        parameters = self.summary['parameters']
+        engine, quantization = (plain(parameters[f'model.{name}']) for name in ('engine', 'quantization'))
+        gguf = plain(Path(parameters['model.gguf']).name)
+        return ', '.join([engine, *([gguf] if gguf else []), *([quantization] if quantization != 'none' else [])])
+
+    @property
+    def target_ms(self) -> float | None:
+        """The latency that the keep ratio followed, None where it was given."""
+        latency = self.summary['latency']
+        return None if latency is None else float(latency['target_ms'])
 
     def pictures(self, stamps: set[int]) -> dict[int, bytes]:
         """JPEG of the ticks of these stamps, where the results hold one."""
@@ -108,6 +124,7 @@ def _is_number(value: Any) -> bool:
 
 
 # What is needed of summary.json, and what it has to be.
+ENGINE = ('model.engine', 'model.gguf', 'model.quantization')
 NEEDED: Mapping[str, Callable[[Any], bool]] = {
     'bag': _is_text,
     'bag_id': _is_text,
@@ -115,6 +132,8 @@ NEEDED: Mapping[str, Callable[[Any], bool]] = {
     'keep_ratio': _is_number,
     'model_id': _is_text,
     'stage_ms': lambda value: isinstance(value, dict),
+    'parameters': lambda value: isinstance(value, dict) and all(_is_text(value.get(name)) for name in ENGINE),
+    'latency': lambda value: value is None or (isinstance(value, dict) and _is_number(value.get('target_ms'))),
 }
 
 
@@ -137,6 +156,7 @@ def _tick(hint: Any, text: Any) -> RunTick:
         {Behavior(one).name: float(share) for one, share in zip(hint.candidates, hint.probabilities)},
         {name: (int(camera.tokens_kept), int(camera.tokens_full)) for name, camera in cameras.items()},
         {name: CameraState(camera.state).name for name, camera in cameras.items()},
+        float(hint.info.keep_ratio),
         up_to_hint if text is None else {**up_to_hint, **_stages(text)},
         sum(up_to_hint.values()) if status.is_valid else math.nan,
         '' if text is None else plain(text.description, 2000),

@@ -33,7 +33,7 @@ def render(template: str, script: str, folder: Path = PAGES, **context: Any) -> 
         lstrip_blocks=True,
     )
     environment.policies['json.dumps_kwargs'] = {'sort_keys': False}  # cameras stay in ring order
-    environment.filters |= {'words': words, 'stamp': stamp_text, 'short': short}
+    environment.filters |= {'words': words, 'stamp': stamp_text, 'short': short, 'counted': counted}
     scripts = (PAGES / 'elements.js', folder / script) if script else ()
     code = '\n'.join(file.read_text(encoding='utf-8') for file in scripts)
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
@@ -53,6 +53,11 @@ def picture_data(jpeg: bytes) -> str:
 def short(value: float | None, digits: int = 1) -> str:
     """A number as tables show it, 'n/a' where there is none."""
     return 'n/a' if value is None else f'{value:.{digits}f}'
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, whose plural takes an s."""
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def runs(values: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from stprune_ros.inference.pipeline import Pipeline
 
 GRACE_S = 0.2  # for the worker to end a text by itself
+LOOK_S = 0.5  # how often the graph is looked at while somebody waits
+FOUND_S = 2.0  # whoever has asked is found in the graph in this time
 BUSY = 'another question is being answered: ask again when it is over, or cancel it'
 CANCELLED = 'the question was cancelled'
+GONE = 'the question was given up: whoever asked is gone'
 EXPIRED = 'the answer had expired when it went out: it is true of its stamp, not of now'
 
 
@@ -56,6 +59,9 @@ class Questions:
         self._ask: Ask | None = None
         self._goal: Any = None  # of the question
         self._told = 0  # tokens
+        self._node, self._feedback = node, node.resolve_topic_name('~/ask/_action/feedback')
+        self._listeners: set[bytes] = set()  # those that may have asked: nothing tells who of them it was
+        self._asked = self._looked = 0.0
         self._guard = node.create_guard_condition(self.look)
         self._server: Any = ActionServer(
             node,
@@ -79,6 +85,9 @@ class Questions:
             return
         if not ask.is_over and time.monotonic() > ask.deadline + GRACE_S:
             ask.expire()
+        if not ask.is_over and self._is_gone():
+            self._journal.info(GONE)  # and nobody else would hear of it
+            ask.finish(Reply(Status.NO_HINT, GONE))
         is_over = ask.is_over  # before the reply: what is read behind the end is the last one
         reply = ask.reply
         if reply is not None and reply.tokens > self._told:
@@ -108,7 +117,23 @@ class Questions:
             goal.execute(partial(self._end, reply=Reply(Status.NO_HINT, str(error))))
             return
         self._told, self._goal = 0, goal
+        self._asked, self._looked, self._listeners = time.monotonic(), 0.0, set()
         self._ask = Ask(question, self._guard.trigger)
+
+    def _is_gone(self) -> bool:
+        """Whether nobody is left of those who listened to the action when the question came.
+
+        A client that leaves is missed at once, one that was killed when DDS misses it, as after 20 s. Where another one
+        listens all the time the question goes on to its deadline.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_S:
+            return False
+        self._looked = now
+        found = {bytes(one.endpoint_gid) for one in self._node.get_subscriptions_info_by_topic(self._feedback)}
+        if now - self._asked < FOUND_S:
+            self._listeners |= found
+        return bool(self._listeners) and not self._listeners & found
 
     def _read(self, request: Any) -> Question:
         """Raises StpruneError where a question is out of bounds, or cannot be answered now."""

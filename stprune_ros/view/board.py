@@ -78,6 +78,10 @@ class Board:
         if is_new:
             self.changed()
 
+    def now(self) -> float:
+        """Seconds of the clock that all times of `update` are of."""
+        return time.monotonic()
+
     def picture(self, number: int) -> bytes:
         """The JPEG of a picture by its number, empty where it is not there any more."""
         return self._pictures.get(number, b'')
@@ -89,7 +93,7 @@ class Board:
         """
         now_ns, fault = self.clock()
         with self._lock:
-            now = time.monotonic()
+            now = self.now()
             lacking = {name: self._sections[name] for name, one in self._versions.items() if seen.get(name) != one}
             seen.update(self._versions)
             standing = self._standing
@@ -100,7 +104,7 @@ class Board:
             return {'now': now, 'fault': fault, 'hint': hint, 'last_hint': last, **lacking}
 
     def _put(self, name: str, value: Mapping[str, Any]) -> bool:
-        self._sections[name] = {**value, 'at': time.monotonic()}
+        self._sections[name] = {**value, 'at': self.now()}
         self._versions[name] = self._versions.get(name, 0) + 1
         return True
 
@@ -111,7 +115,7 @@ class Board:
         now_ns, fault = self.clock()
         stamp_ns, valid_ns = _ns(message.header.stamp), _ns(message.valid_for)
         valid = message.status in (Status.OK, Status.DEGRADED)
-        new = Standing(stamp_ns, stamp_ns + valid_ns, time.monotonic(), _hint(message) if valid else {})
+        new = Standing(stamp_ns, stamp_ns + valid_ns, self.now(), _hint(message) if valid else {})
         held = self._standing
         expired = held is None or not held.is_valid(now_ns)
         # Heartbeats and errors take nothing back: the last hint stands until it expires.
@@ -133,7 +137,7 @@ class Board:
         now_ns, fault = self.clock()
         left_ns = 0 if fault else _ns(message.header.stamp) + _ns(message.valid_for) - now_ns
         text = {'text': plain(message.description, MAX_TEXT), 'cut': bool(message.truncated)}
-        return self._put('text', {**text, 'until': time.monotonic() + left_ns / 1e9})
+        return self._put('text', {**text, 'until': self.now() + left_ns / 1e9})
 
     def _hear_picture(self, message: Any) -> bool:
         size = len(message.data)

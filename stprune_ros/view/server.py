@@ -1,4 +1,4 @@
-"""Serves the live page over HTTP: the page, the newest picture, and a stream of server-sent events. Read-only.
+"""Serves the live page over HTTP: the page, pictures, the time, and a stream of server-sent events. Read-only.
 
 Each browser has a task of its own that sends what is newest when the browser is ready for more: one that is slow misses
 updates in between and delays nobody, and nothing is queued for it.
@@ -129,6 +129,7 @@ class Server:
         app.router.add_get('/', self._guarded(self._send_page))
         app.router.add_get('/favicon.ico', self._guarded(self._send_nothing))
         app.router.add_get('/picture.jpg', self._guarded(self._send_picture))
+        app.router.add_get('/now', self._guarded(self._send_time))
         app.router.add_get('/events', self._guarded(self._send_events), allow_head=False)
         return app
 
@@ -155,6 +156,9 @@ class Server:
         if not data:
             raise web.HTTPNotFound(text='there is no such picture, or not any more')
         return web.Response(body=data, content_type='image/jpeg')
+
+    async def _send_time(self, _: web.Request) -> web.Response:
+        return web.Response(text=repr(self.board.now()))
 
     async def _send_events(self, request: web.Request) -> web.StreamResponse:
         if self.board.watchers >= MAX_BROWSERS:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# What models, cameras and bags may be called.
+EVIL = '</script><script>document.title="caught"</script><img src=x onerror=\'document.title="caught"\'>'
+LONG = 'a_camera_with_a_name_as_long_as_some_people_like_them_and_longer_than_pages_like_them'
 # Every piece of text against what lies behind it, as WCAG 2 reckons contrast: those below 4.5.
 FAINT = """
 () => {
@@ -63,10 +66,15 @@ def chromium() -> Iterator[Any]:
 class OpenPage:
     """One page, of a file or an address, and all that it complained about or asked the network for."""
 
-    def __init__(self, browser: Any, file: Path | str, width: int = 1240, scheme: str = 'light') -> None:
+    def __init__(
+        self, browser: Any, file: Path | str, width: int = 1240, scheme: str = 'light', script: str = ''
+    ) -> None:
+        """``script`` runs before the page's own."""
         self.page = browser.new_page(viewport={'width': width, 'height': 900}, color_scheme=scheme)
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        if script:
+            self.page.add_init_script(script)
         self.page.on('console', lambda message: self.complaints.append(message.text))
         self.page.on('pageerror', lambda error: self.complaints.append(str(error)))
         self.page.on('request', lambda request: self.requests.append(request.url[:40]))

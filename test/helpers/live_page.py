@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from helpers.answers import make_answer
+from helpers.browser import OpenPage
 
 from stprune_ros.core.types import Behavior, CameraState, Status, ViewReport
 from stprune_ros.io import messages
@@ -23,7 +24,8 @@ from stprune_ros.view.server import Server
 
 NODE = '/car/stprune_node'
 START_NS = 1_700_000_000 * 10**9
-LIMIT_S = 30.0
+LIMIT_S, SLOW_S = 30.0, 180.0  # only bound how long a failure takes; the second one beside a browser
+JPEG = b'\xff\xd8\xff\xe0' + bytes(100)  # as far as a board looks
 
 
 def hint_message(status: Status = Status.OK, stamp_ns: int = START_NS, valid_ms: float = 1000.0, **values: Any) -> Any:
@@ -81,6 +83,14 @@ class Clock:
         return self.start_ns + time.monotonic_ns() - self._began, self.fault
 
 
+def board_at(now_ns: int = START_NS, fault: str = '') -> tuple[Board, list[Any]]:
+    """A board, and the time and fault that its clock tells, to be changed."""
+    told = [now_ns, fault]
+    board = Board(NODE)
+    board.clock = lambda: (told[0], told[1])
+    return board, told
+
+
 @contextmanager
 def serving(board: Board, port: int = 0, address: str = '127.0.0.1') -> Iterator[Server]:
     """The page of a board; ``server.port`` says where."""
@@ -125,3 +135,24 @@ def wait_for(
             time.sleep(0.02)
         else:
             pause()
+
+
+def until(opened: OpenPage, condition: Callable[[], bool], what: str) -> None:
+    """Wait while the page runs: its own policy forbids the browser to evaluate a condition by itself."""
+    wait_for(condition, what, SLOW_S, lambda: opened.page.wait_for_timeout(50))
+
+
+def camera(opened: OpenPage, name: str) -> list[str]:
+    """The cells of a camera's row: in the last answer, tokens, diagnostics, images per s, used per s."""
+    return opened.page.evaluate(
+        'name => [...(document.querySelector(`[data-camera="${name}"]`)?.querySelectorAll("td") ?? [])]'
+        '.map((cell) => cell.textContent)',
+        name,
+    )
+
+
+def board_and_clock() -> tuple[Board, Clock]:
+    """A board, and the clock of its node."""
+    board, clock = Board(NODE), Clock()
+    board.clock = clock
+    return board, clock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,15 @@ def page_of(
     return report_page(summary, records, album, rig, Moments(Path(bag), Path('out')))
 
 
-def write_run(folder: Path, answers: Sequence[Answer], rig: CameraRig, jpeg: bytes = JPEG, **more: Any) -> Path:
-    """An output folder of a replay, without its report."""
+def write_run(
+    folder: Path, answers: Sequence[Answer], rig: CameraRig, jpeg: bytes = JPEG, describe_ms: float = 0.0, **more: Any
+) -> Path:
+    """An output folder of a replay, without its report; a description takes ``describe_ms`` beside its hint."""
     folder.mkdir(parents=True)
     with ResultsFile(folder / 'results.mcap', Settings()) as file:
         for answer in answers:
-            file.write(answer, [answer], answer, answer.views, jpeg)
+            stage_ms = {**answer.timing.stage_ms, **({'describe': describe_ms} if describe_ms else {})}
+            described = replace(answer, timing=replace(answer.timing, stage_ms=stage_ms))
+            file.write(answer, [described], described, answer.views, jpeg)
     (folder / 'summary.json').write_text(json.dumps(summary_of(answers, rig, **more)), encoding='utf-8')
     return folder

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,12 +12,21 @@ pytest.importorskip('rclpy')
 
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
-from conftest import new_domain_id
+from helpers.asking import (
+    BUSY,
+    TOKENS,
+    VALID_MS,
+    Asking,
+    asked_node,
+    asked_vehicle,
+    command,
+    hinted,
+    is_asked,
+    wait_for_hints,
+)
 from helpers.faulty_node import CRAWL
-from helpers.harness import FaultyNode, Vehicle, base_values, stamp_ns
+from helpers.harness import FaultyNode, Vehicle, stamp_ns
 from helpers.reports import report_in
-from helpers.simulated_time import SimulatedTime
-from helpers.tiny_models import make_tiny_model
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
@@ -33,35 +37,18 @@ from stprune_ros.action import Ask
 from stprune_ros.msg import PlanningHint, SceneDescription
 from stprune_ros.srv import DescribeNow
 
-QUESTION = 'what is left of me?'
-BUSY = 'another question is being answered: ask again when it is over, or cancel it'
-TOKENS = 30
-VALID_MS = 60000.0
-VALUES = {
-    'inference.describe_period_ms': 600000.0,
-    'inference.max_new_tokens': TOKENS,
-    'output.valid_for_ms': VALID_MS,
-}
-
 
 @pytest.fixture(scope='module')
 def vehicle() -> Iterator[Vehicle]:
-    made = Vehicle(new_domain_id(), '/asked')
-    yield made
-    made.close()
+    with asked_vehicle('/asked') as made:
+        yield made
 
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory: pytest.TempPathFactory, vehicle: Vehicle) -> Iterator[FaultyNode]:
-    """One for all tests, with a tiny model that passes for a trained one. Its texts crawl: one token a tick."""
-    folder = tmp_path_factory.mktemp('asked')
-    path = make_tiny_model(folder / 'tiny', 'ringworld')
-    (path / 'stprune.json').unlink(missing_ok=True)
-    started = FaultyNode(folder, vehicle, {**base_values(path), **VALUES}, generate=CRAWL)
-    vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', started)
-    yield started
-    assert started.stop() == 0
-    assert 'Traceback' not in started.output(), started.output()
+    """One for all tests."""
+    with asked_node(tmp_path_factory.mktemp('asked'), vehicle) as started:
+        yield started
 
 
 @pytest.fixture
@@ -77,42 +64,6 @@ def client(vehicle: Vehicle) -> ActionClient:
     return ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
 
 
-class Asking:
-    """One goal; ``feedback`` is all of it."""
-
-    def __init__(self, client: ActionClient, vehicle: Vehicle, node: FaultyNode, **fields: Any) -> None:
-        self._vehicle, self._node = vehicle, node
-        self.feedback: list[Any] = []
-        self.began = time.monotonic()
-        sent = client.send_goal_async(
-            Ask.Goal(**{'question': QUESTION, **fields}), lambda said: self.feedback.append(said.feedback)
-        )
-        vehicle.wait_until(sent.done, 'the response to a goal', node)
-        self.handle = sent.result()
-        assert self.handle.accepted
-        self._future = self.handle.get_result_async()
-
-    def is_over(self) -> bool:
-        """Whether the result is there."""
-        return bool(self._future.done())
-
-    def result(self) -> tuple[int, Any]:
-        """State of the goal and result, once it is there."""
-        self._vehicle.wait_until(self.is_over, 'the result of a goal', self._node)
-        self.took_s = time.monotonic() - self.began
-        return self._future.result().status, self._future.result().result
-
-    def cancel(self) -> int:
-        """How many goals are to be cancelled."""
-        future = self.handle.cancel_goal_async()
-        self._vehicle.wait_until(future.done, 'the response to a cancel', self._node)
-        return len(future.result().goals_canceling)
-
-
-def hinted(vehicle: Vehicle) -> list[PlanningHint]:
-    return [hint for hint in vehicle.hints if hint.status == PlanningHint.OK]
-
-
 def change(vehicle: Vehicle, node: FaultyNode, transition: int) -> None:
     request = ChangeState.Request(transition=Transition(id=transition))
     assert vehicle.call(ChangeState, 'change_state', request, node).success
@@ -122,11 +73,6 @@ def set_parameter(vehicle: Vehicle, node: FaultyNode, name: str, value: float | 
     parameter = Parameter(name, value=value).to_parameter_msg()
     response = vehicle.call(SetParameters, 'set_parameters', SetParameters.Request(parameters=[parameter]), node)
     assert response.results[0].successful
-
-
-def wait_for_hints(vehicle: Vehicle, node: FaultyNode) -> None:
-    heard = len(hinted(vehicle))
-    vehicle.wait_until(lambda: len(hinted(vehicle)) > heard + 2, 'hints', node)
 
 
 def test_an_answer_comes_within_its_deadline_while_hints_go_on(ask, vehicle, node):
@@ -155,24 +101,6 @@ def test_what_the_model_refuses_has_a_set_and_no_answer(ask, vehicle):
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
     assert "holds '<|im_end|>', which is no word to this model: remove it" in result.reason
     assert stamp_ns(result) in vehicle.stamps and result.valid_for == Duration() and result.info.model_id == 'tiny'
-
-
-def test_whoever_asked_and_is_gone_leaves_the_node_as_it_was(ask, vehicle, node):
-    """Nothing tells the node of it: the question goes on to its end, and then there is room for the next one."""
-    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
-    command = [sys.executable, '-c', program, 'ask', QUESTION, '--node', vehicle.node_name, '--deadline', '60']
-    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node).accepted:  # nobody asks yet
-        assert process.poll() is None
-    process.kill()
-    process.wait()
-    ends = time.monotonic() + 100
-    while (reply := ask(candidates=['yes', 'no'], deadline=Duration(sec=60)).result())[1].reason == BUSY:
-        assert time.monotonic() < ends
-        vehicle.listen_until(lambda: False, 0.2)
-    assert (reply[0], reply[1].status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.OK)
-    wait_for_hints(vehicle, node)
 
 
 def test_candidates_are_scored(ask):
@@ -290,13 +218,9 @@ def test_a_description_comes_when_it_is_wanted(ask, vehicle, node):
 
 
 def test_the_command_asks_the_node(ask, vehicle, node):
-    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
-    words = ['ask', QUESTION, '--node', vehicle.node_name, '--json', '--deadline', '60']
-    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
     node.fail()
     for more, code in (([], 0), (['--candidate', 'a car', '--candidate', 'a wall'], 0), (['--cameras', 'rear'], 1)):
-        command = [sys.executable, '-c', program, *words, *more]
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = command(vehicle, '--json', *more)
         vehicle.wait_until(lambda process=process: process.poll() is not None, 'the command', node)
         output, errors = process.communicate()
         report = report_in(output, 'ask')
@@ -315,13 +239,10 @@ def test_the_command_asks_the_node(ask, vehicle, node):
 
 
 def test_ctrl_c_cancels_the_question(ask, vehicle, node):
-    program = 'import sys; from stprune_ros.cli import main; sys.exit(main(sys.argv[1:]))'
-    command = [sys.executable, '-c', program, 'ask', QUESTION, '--node', vehicle.node_name, '--deadline', '60']
-    env = {**os.environ, 'ROS_DOMAIN_ID': str(vehicle.domain_id)}
     vehicle.period_s = 1.0  # a token a second: it will not be done
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = command(vehicle)
     try:
-        while vehicle.call(DescribeNow, 'describe_now', DescribeNow.Request(), node).accepted:  # nobody asks yet
+        while not is_asked(vehicle, node):
             assert process.poll() is None
             vehicle.listen_until(lambda: False, 0.5)
         process.send_signal(signal.SIGINT)
@@ -366,44 +287,3 @@ def test_a_question_ends_with_the_node(ask, vehicle, node):
     status, result = asking.result()
     assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
     assert result.reason == 'the question was given up: the node ends'
-
-
-def test_simulated_time_that_jumps_or_stands(tmp_path: Path):
-    """A clock that jumps back ends a question; where it stands nobody can tell how old an answer is."""
-    vehicle = Vehicle(new_domain_id(), '/simulated')
-    clock = SimulatedTime(vehicle)
-    path = make_tiny_model(tmp_path / 'tiny', 'ringworld')
-    (path / 'stprune.json').unlink(missing_ok=True)
-    node = FaultyNode(
-        tmp_path,
-        vehicle,
-        {**base_values(path), **VALUES, 'use_sim_time': True, 'output.max_ahead_ms': 60000.0},
-        generate=CRAWL,
-    )
-    client = ActionClient(vehicle.node, Ask, f'{vehicle.node_name}/ask')
-    try:
-        vehicle.wait_until(lambda: len(hinted(vehicle)) > 2, 'hints', node)
-        asking = Asking(client, vehicle, node, deadline=Duration(sec=60))
-        vehicle.wait_until(lambda: len(asking.feedback) > 1, 'words', node)
-        clock.fixed_ns = time.time_ns() - 20_000_000_000
-        status, result = asking.result()
-        assert (status, result.status) == (GoalStatus.STATUS_ABORTED, Ask.Result.NO_ANSWER)
-        assert result.reason == 'the question was given up: the time of the images jumped'
-        clock.fixed_ns = None
-        wait_for_hints(vehicle, node)
-        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
-        assert asking.result()[1].status == Ask.Result.OK
-        clock.runs = False
-        stale = len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE])
-        vehicle.wait_until(
-            lambda: len([hint for hint in vehicle.hints if hint.status == PlanningHint.STALE]) > stale, 'STALE', node
-        )
-        asking = Asking(client, vehicle, node, candidates=['yes', 'no'], deadline=Duration(sec=60))
-        status, result = asking.result()
-        assert (status, result.status) == (GoalStatus.STATUS_SUCCEEDED, Ask.Result.STALE)
-        assert result.reason == 'the answer had expired when it went out: it is true of its stamp, not of now'
-        assert result.text and len(result.probabilities) == 2
-    finally:
-        code = node.stop()
-        vehicle.close()
-    assert code == 0 and 'Traceback' not in node.output()

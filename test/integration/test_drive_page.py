@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_every_drive_can_be_looked_at(browser: Any, page: Path, drives: Any) -> 
             assert opened.page.locator('#events button').count() == len(events)
     assert opened.complaints == []
     assert [url for url in opened.requests if not url.startswith('file:')] == []
+
+
+def test_one_drive_is_told_as_one(drives: Any) -> None:
+    plan, found = drives
+    one = replace(plan, seeds=SEEDS[:1])
+    ran = {'seconds': 3.0, 'world': 'ringworld', 'profile': 'none', 'valid_for_ms': 1000.0, 'model': ['ringworld', '1']}
+    html = drive_page(one, summarize(one, ran, found), found, [], '')
+    assert '<title>stprune drive: 1 world</title>' in html
+    assert f'1 drive of 3 s for each source of hints, ringworld, world {SEEDS[0]} &middot;' in html
+    assert 'In this page: 1 of 1 world.' in html
+    whole = drive_page(plan, summarize(plan, ran, found), found, [], '')
+    assert f'2 drives of 3 s for each source of hints, ringworld, worlds from {SEEDS[0]} on &middot;' in whole
+    assert 'In this page: 2 of 2 worlds.' in whole
 
 
 def test_an_event_leads_to_its_time_and_the_map_shows_who_is_there(browser: Any, page: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.answers import make_answer
-from helpers.browser import FAINT, NAMELESS, OpenPage, chromium
+from helpers.browser import EVIL, FAINT, LONG, NAMELESS, OpenPage, chromium
 from helpers.replayed import page_of, write_run
 
 from stprune_ros.cli import main
@@ -22,8 +22,6 @@ from stprune_ros.replay.results import HINT_TOPIC
 
 TICKS, HZ = 60, 5
 PHONE = 390
-EVIL = '</script><script>document.title="caught"</script><img src=x onerror=\'document.title="caught"\'>'
-LONG = 'a_camera_with_a_name_as_long_as_some_people_like_them_and_longer_than_pages_like_them'
 
 
 @pytest.fixture(scope='module')

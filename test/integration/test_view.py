@@ -1,4 +1,4 @@
-"""`stprune view` in a real browser: beside a running node over DDS, and with a board that is told what no node says."""
+"""`stprune view` in a real browser, beside a running node over DDS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,29 +20,15 @@ pytest.importorskip('aiohttp', reason="aiohttp is not installed: the extra 'view
 
 import yaml
 from helpers.browser import FAINT, NAMELESS, OpenPage, chromium
-from helpers.harness import Listener, NodeProcess, Vehicle, base_values, jpeg, playing
-from helpers.live_page import (
-    NODE,
-    START_NS,
-    Clock,
-    diagnostics,
-    hint_message,
-    log_line,
-    picture_message,
-    serving,
-    wait_for,
-)
+from helpers.harness import Listener, NodeProcess, Vehicle, base_values, playing
+from helpers.live_page import SLOW_S, camera, until, wait_for
 from helpers.reports import report_in
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros.cli import main
-from stprune_ros.view.board import Board
 
 PHONE = 390
-LIMIT_S = 180.0  # only bounds how long a failure takes
 STOPS_S = 4.0  # a third of a second where the machine has nothing else to do
-EVIL = '</script><script>document.title="caught"</script><img src=x onerror=\'document.title="caught"\'>'
-LONG = 'a_camera_with_a_name_as_long_as_some_people_like_them_and_longer_than_pages_like_them'
 
 # What the page shows at one moment.
 SHOWN = """
@@ -80,7 +65,7 @@ class View:
             assert self.process.poll() is None, self.told()
             return 'until Ctrl-C' in self.told()
 
-        wait_for(is_said, 'address', LIMIT_S)
+        wait_for(is_said, 'address', SLOW_S)
         [self.address] = re.findall(r'is shown on (http://\S+/) until', self.told())
         return self.address
 
@@ -112,22 +97,8 @@ def viewing(folder: Path, domain_id: int, node: str, *options: str) -> Iterator[
         view.stop(signal.SIGKILL)
 
 
-def until(opened: OpenPage, condition: Callable[[], bool], what: str) -> None:
-    """Wait while the page runs: its own policy forbids the browser to evaluate a condition by itself."""
-    wait_for(condition, what, LIMIT_S, lambda: opened.page.wait_for_timeout(50))
-
-
 def has_picture(opened: OpenPage) -> bool:
     return bool(opened.page.evaluate("document.getElementById('picture').naturalWidth > 300"))
-
-
-def camera(opened: OpenPage, name: str) -> list[str]:
-    """The cells of a camera's row: in the last answer, tokens, diagnostics, images per s, used per s."""
-    return opened.page.evaluate(
-        'name => [...(document.querySelector(`[data-camera="${name}"]`)?.querySelectorAll("td") ?? [])]'
-        '.map((cell) => cell.textContent)',
-        name,
-    )
 
 
 def test_a_playing_bag_is_seen_with_hint_picture_cameras_and_log(tmp_path: Path, domain_id: int, browser):
@@ -264,7 +235,7 @@ def test_the_node_draws_only_while_somebody_looks(tmp_path: Path, domain_id: int
             until(opened, lambda: opened.text('#trouble') == sentence, 'the sentence')
             assert opened.text('#hint') == 'no hint yet'
             opened.page.close()
-            wait_for(lambda: subscriptions() == 0, 'end of the subscription', LIMIT_S)
+            wait_for(lambda: subscriptions() == 0, 'end of the subscription', SLOW_S)
     finally:
         listener.close()
 
@@ -286,142 +257,9 @@ def test_another_node_is_named_where_there_is_none_of_that_name(tmp_path: Path, 
 
 def test_a_name_that_no_node_can_have_is_refused(tmp_path: Path, domain_id: int):
     view = View(tmp_path, domain_id, '/two words')
-    assert view.process.wait(LIMIT_S) == 1
+    assert view.process.wait(SLOW_S) == 1
     [line] = view.told().splitlines()
     assert line == (
         "stprune: no node can be called '/two words': a full name is of letters, digits, _ and /, as in"
         ' /car/stprune_node'
     )
-
-
-def board_and_clock() -> tuple[Board, Clock]:
-    board, clock = Board(NODE), Clock()
-    board.clock = clock
-    return board, clock
-
-
-def test_a_hint_ends_on_the_page_although_nothing_more_comes(browser):
-    board, _ = board_and_clock()
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
-        until(opened, lambda: board.watchers == 1, 'the browser')
-        board.hear('hint', hint_message(stamp_ns=board.clock()[0], valid_ms=1500.0))
-        until(opened, lambda: opened.text('#said') == 'stop, 75 %', 'the hint')
-        end = threading.Event()
-        board.update = lambda seen: end.wait(LIMIT_S) and {'now': 0.0}  # type: ignore[method-assign] # the server hangs
-        until(opened, lambda: opened.text('#said') == 'no hint', 'its end')
-        trouble = 'No connection to stprune view: nothing here is current.'
-        until(opened, lambda: opened.text('#trouble') == trouble, 'word of it')
-        end.set()
-        del board.update
-
-
-def test_a_node_that_is_not_active_says_so_at_the_top(browser):
-    board, _ = board_and_clock()
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
-        board.hear('diagnostics', diagnostics((f'{NODE}: lifecycle', 1, 'not active: nothing is inferred')))
-        said = 'The node says: not active: nothing is inferred.'
-        until(opened, lambda: opened.text('#trouble') == said, 'word of it')
-        board.hear('diagnostics', diagnostics((f'{NODE}: lifecycle', 0, 'all is well')))
-        until(opened, lambda: not opened.page.is_visible('#trouble'), 'the end of it')
-
-
-def test_hints_that_come_late_over_a_slow_link_are_not_valid(browser):
-    """A link that holds everything back for longer than hints are valid: by the page's own clock they would be."""
-    board, _ = board_and_clock()
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
-        until(opened, lambda: board.watchers == 1, 'the browser')
-        opened.page.wait_for_timeout(500)
-        hint = {'said': 'STOP', 'status': 'OK', 'stamp': '1.0', 'confidence': 1.0, 'source': 'NONE', 'shares': []}
-        sent = time.monotonic()
-        late = {'now': sent - 3.0, 'fault': '', 'last_hint': sent - 3.0, 'hint': {**hint, 'until': sent - 2.0}}
-        receive = 'message => { receive(message); return document.getElementById("said").textContent; }'
-        assert opened.page.evaluate(receive, late) == 'no hint'
-        current = {**late, 'now': sent, 'hint': {**hint, 'until': sent + 60}}
-        assert opened.page.evaluate(receive, current) == 'stop, 100 %'
-
-
-def test_the_page_comes_back_when_the_server_does(browser):
-    board, _ = board_and_clock()
-    with serving(board) as server:
-        port = server.port
-        opened = OpenPage(browser, f'http://127.0.0.1:{port}/')
-        board.hear('log', log_line('of the first'))
-        until(opened, lambda: 'of the first' in opened.text('#log'), 'log')
-    until(opened, lambda: opened.page.is_visible('#trouble'), 'word of the lost link')
-    other, clock = board_and_clock()
-    with serving(other, port):
-        other.hear('log', log_line('of the second'))
-        other.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=60000.0))
-        until(opened, lambda: 'of the second' in opened.text('#log'), 'log of the next')
-        until(opened, lambda: opened.text('#said') == 'stop, 75 %', 'hint of the next')
-        assert not opened.page.is_visible('#trouble') and 'of the first' not in opened.text('#log')
-    assert {text for text in opened.complaints if 'ERR_CONNECTION_REFUSED' not in text} <= {
-        'Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING'
-    }
-
-
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_hostile_texts_and_long_names_do_no_harm(browser, scheme: str):
-    board, clock = board_and_clock()
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/', PHONE, scheme)
-        hint = hint_message(
-            stamp_ns=clock()[0], valid_ms=60000.0, notes=(EVIL, LONG * 3), model_id=EVIL, prompt_id=LONG
-        )
-        hint.info.cameras[0].name, hint.info.cameras[1].name = EVIL, LONG
-        hint.info.stage_names[0], hint.confidence, hint.probabilities[0] = EVIL, float('nan'), float('nan')
-        board.hear('hint', hint)
-        board.hear('log', log_line(EVIL))
-        board.hear('diagnostics', diagnostics((f'{NODE}: camera {EVIL}', 2, EVIL), (f'{NODE}: {LONG}', 1, LONG)))
-        board.hear('picture', picture_message(b'<svg onload="document.title=1">'))
-        until(opened, lambda: EVIL in opened.text('#log'), 'log')
-        until(opened, lambda: len(opened.page.query_selector_all('#states details')) == 2, 'states')
-        wide, window = opened.widths()
-        assert wide <= window == PHONE
-        assert opened.text('#said') == 'stop, n/a' and opened.text('#shares').startswith('stopn/a')
-        assert opened.page.title() == f'stprune: {NODE}, live'
-        assert opened.page.evaluate('document.images.length') == 1
-        assert EVIL in opened.text('#notes') and camera(opened, LONG)[0] == 'missing'
-        assert opened.page.evaluate(FAINT) == []
-        assert opened.complaints == []
-
-
-def test_what_is_said_of_a_picture_holds_for_the_one_that_is_seen(browser):
-    """Whatever comes after it and cannot be shown."""
-    board, clock = board_and_clock()
-    first, second, third = ({'stamp_ns': START_NS + number * 10**9} for number in range(1, 4))
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
-        board.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=60000.0))
-        board.hear('picture', picture_message(jpeg(), **first))
-        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000001.'), 'the first')
-        assert opened.page.get_attribute('#shown', 'class') == ''
-        board.hear('picture', picture_message(jpeg()[:30], **second))
-        until(opened, lambda: opened.page.get_attribute('#shown', 'class') == 'old', 'word that it is old')
-        assert opened.text('#pictured').startswith('Not current: the picture is of 1700000001.000000000 and came ')
-        assert opened.page.get_attribute('#picture', 'alt').endswith(' at 1700000001.000000000')
-        board.hear('picture', picture_message(jpeg(), **third))
-        until(opened, lambda: opened.text('#pictured').startswith('The picture is of 1700000003.'), 'the third')
-        board.hear('picture', picture_message(b'GIF89a'))
-        sentence = '6 bytes are no picture. Not current: the picture is of 1700000003.000000000 and came '
-        until(opened, lambda: opened.text('#pictured').startswith(sentence), 'the sentence')
-        assert opened.page.get_attribute('#shown', 'class') == 'old'
-
-
-def test_a_hidden_page_gives_its_connection_back_and_shows_no_hint(browser):
-    board, clock = board_and_clock()
-    with serving(board) as server:
-        opened = OpenPage(browser, f'http://127.0.0.1:{server.port}/')
-        board.hear('hint', hint_message(stamp_ns=clock()[0], valid_ms=60000.0))
-        until(opened, lambda: opened.text('#said') == 'stop, 75 %', 'the hint')
-        hide = "Object.defineProperty(document, 'hidden', {value: %s, configurable: true});" + (
-            "document.dispatchEvent(new Event('visibilitychange'))"
-        )
-        opened.page.evaluate(hide % 'true')
-        assert opened.text('#said') == 'no hint'
-        until(opened, lambda: board.watchers == 0, 'end of the connection')
-        opened.page.evaluate(hide % 'false')
-        until(opened, lambda: opened.text('#said') == 'stop, 75 %', 'the hint again')

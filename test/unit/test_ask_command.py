@@ -173,3 +173,10 @@ def test_a_name_that_no_node_can_have_is_refused(capsys, name, shown):
     assert main(['ask', 'what?', '--node', name]) == 1
     sentence = f"no node can be called '{shown}': a full name is of letters, digits, _ and /, as in /car/stprune_node"
     assert capsys.readouterr().err == f'stprune: {sentence}\n'
+
+
+def test_why_an_answer_is_not_whole_is_said_beside_it(words, capsys, monkeypatch):
+    found = {**asked(capsys, words), 'reason': 'the input was incomplete'}
+    monkeypatch.setattr('stprune_ros.replay.ask.ask_bag', lambda *_: found)
+    assert main(words) == 0
+    assert capsys.readouterr() == (f'{found["text"]}\n', 'stprune: the input was incomplete\n')

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.reports import report_in
 from helpers.small_bags import START_NS, Item, drive, odometry, write_bag
 
 from stprune_ros.cli import main
@@ -97,18 +98,40 @@ def test_check_of_what_is_no_parameter_file(tmp_path: Path, capsys, text: str | 
     assert words in one_sentence(capsys)
 
 
-@pytest.mark.parametrize('more', [[], ['--json']])
-def test_a_reader_that_is_gone_ends_a_command_in_a_sentence(tmp_path: Path, more: list[str]):
-    command = [sys.executable, '-m', 'stprune_ros.cli', 'check', str(params(tmp_path, GOOD)), *more]
+@pytest.mark.parametrize('words', [['check'], ['check', '--json'], ['completion', 'zsh']])
+def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path: Path, words: list[str]):
+    """As it does cat or seq; and whoever looks at the exit code learns that not all of it was read."""
+    if words[0] == 'completion':
+        pytest.importorskip('shtab', reason="shtab is not installed: the extra 'completion'")
+    more = [str(params(tmp_path, GOOD))] if words[0] == 'check' else []
+    command = [sys.executable, '-m', 'stprune_ros.cli', *words, *more]
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     finally:
         os.close(writer)
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if line.startswith('stprune: ')] == ['stprune: Broken pipe']
-    assert 'Traceback' not in done.stderr
+    for_people = f'{more[0]}: all parameters are known and in range\n' if '--json' in words else ''
+    assert (done.returncode, done.stderr) == (141, for_people)
+
+
+def test_a_text_that_nobody_reads_takes_nothing_from_the_object(tmp_path: Path):
+    command = [sys.executable, '-m', 'stprune_ros.cli', 'check', str(params(tmp_path, GOOD)), '--json']
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, text=True, timeout=60)
+    finally:
+        os.close(writer)
+    assert done.returncode == report_in(done.stdout, 'check')['exit_code'] == 0
+
+
+def test_a_full_disk_is_said(tmp_path: Path):
+    for more in ([], ['--json']):
+        command = [sys.executable, '-m', 'stprune_ros.cli', 'check', str(params(tmp_path, GOOD)), *more]
+        with Path('/dev/full').open('w') as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (1, 'stprune: No space left on device')
 
 
 def test_check_answers_without_what_it_does_not_need():

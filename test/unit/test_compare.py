@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from html import unescape
 from pathlib import Path
@@ -16,10 +18,12 @@ from helpers.replayed import JPEG, write_run
 
 from stprune_ros.cli import main
 from stprune_ros.core.rig import CameraRig
-from stprune_ros.core.types import Answer, Behavior, CameraState, Status, ViewReport
+from stprune_ros.core.types import Answer, Behavior, CameraState, Description, Status, ViewReport
 from stprune_ros.errors import BagError
 from stprune_ros.replay.compare import LETTERS, MAX_SHOWN, compare, to_text
 from stprune_ros.replay.folders import read_run
+from stprune_ros.replay.moment import plain_values
+from stprune_ros.settings.settings import Settings
 
 START_NS = 1_700_000_000 * 10**9
 RIG = """
@@ -27,6 +31,7 @@ cameras:
   front: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 0}
   back: {width: 64, height: 48, hfov_deg: 90, azimuth_deg: 180}
 """
+PARAMETERS = plain_values(Settings())
 STOP, NONE, SLOW = Behavior.STOP, Behavior.NONE, Behavior.SLOW_DOWN
 
 
@@ -37,7 +42,7 @@ def rig(tmp_path: Path) -> CameraRig:
     return CameraRig.from_file(path)
 
 
-def drive(*said: Behavior | Status, first: int = 0, kept: int = 3) -> list[Answer]:
+def drive(*said: Behavior | Status, first: int = 0, kept: int = 3, ratios: Sequence[float] = ()) -> list[Answer]:
     """One answer per hint, or per status that brings none."""
     answers = []
     for number, one in enumerate(said, start=first):
@@ -57,6 +62,7 @@ def drive(*said: Behavior | Status, first: int = 0, kept: int = 3) -> list[Answe
                 confidence=0.75,
                 views=views,
                 stage_ms={'encode': 30.0 + number, 'hint': 4.0},
+                keep_ratio=ratios[number] if ratios else 0.1,
             )
         )
     return answers
@@ -74,6 +80,7 @@ def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig)
     assert first['runs']['B'] == {
         'said': 'STOP',
         'probabilities': {'STOP': 0.75, 'NONE': 0.25},
+        'keep_ratio': 0.1,
         'tokens_kept': {'front': 2, 'back': 0},
         'tokens_full': {'front': 20, 'back': 0},
         'states': {'front': 'OK', 'back': 'FROZEN'},
@@ -84,11 +91,32 @@ def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig)
     assert [run['tokens_kept'] for run in found['runs']] == [5.0, 3.0]
 
 
+def test_a_description_counts_in_the_tick_and_not_up_to_the_hint(tmp_path: Path, rig: CameraRig):
+    folders = [write_run(tmp_path / str(ms), drive(STOP), rig, describe_ms=ms) for ms in (0.0, 50.0)]
+    without, described = compare(folders, tmp_path / 'out')['runs']
+    assert (without['hint_ms']['p50'], without['tick_ms']['p50']) == (34.0, 34.0)
+    assert (described['hint_ms']['p50'], described['tick_ms']['p50']) == (34.0, 84.0)
+    assert described['stage_ms']['describe'] == {'p50': 50.0, 'p95': 50.0, 'max': 50.0}
+
+
+def test_a_description_of_whatever_length_controls_nothing(tmp_path: Path, rig: CameraRig):
+    said = replace(drive(STOP)[0], description=Description(Status.OK, '\x1b[2J' + 'y' * 3000))
+    folders = [write_run(tmp_path / name, answers, rig) for name, answers in (('a', [said]), ('b', drive(NONE)))]
+    text = compare(folders, tmp_path / 'out')['differing'][0]['runs']['A']['description']
+    assert text.startswith('?[2Jyyy') and len(text) == 2000
+
+
 def test_three_replays_and_pairs_of_them(tmp_path: Path, rig: CameraRig):
     runs = ((STOP, NONE, NONE), (STOP, STOP, NONE), (STOP, STOP, STOP))
     folders = [write_run(tmp_path / str(i), drive(*said), rig) for i, said in enumerate(runs)]
     found = compare(folders, tmp_path / 'out')
     assert found['agree'] == {'AB': 2, 'AC': 1, 'BC': 2}
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    figures = re.findall(r'<li class="card"><b>(.*?)</b><span class="soft small">(.*?)</span>', html)
+    agreeing = [(2, 'A and B'), (1, 'A and C'), (2, 'B and C')]
+    told = [(f'{count} of 3', f'ticks in which {pair} say the same') for count, pair in agreeing]
+    assert figures == [('2 of 3', 'ticks in which the hints differ'), *told]
+    assert 'aria-label="stop in A: 1 tick"' in html and 'aria-label="stop in B: 2 ticks"' in html
     assert list(found['differing'][0]['runs']) == ['A', 'B', 'C']
     text = to_text(found, tmp_path / 'out')
     assert 'differ  in 2 of 3 ticks\n        1700000000.100000000  A NONE  B STOP  C STOP' in text
@@ -148,6 +176,52 @@ def test_page_shows_each_difference_and_escapes_what_models_say(tmp_path: Path, 
     assert re.findall(r'<rect class="off" x="([\d.]+)"', html) == ['500.0']
 
 
+def rows(html: str) -> list[list[str]]:
+    """The cells of the table of replays, without what is small."""
+    table = html[html.index('aria-label="replays"') : html.index('Hints over time')]
+    bodies = re.findall(r'<tr><th scope="row">(.*?)</tr>', table, re.DOTALL)
+    return [[re.sub(r'<br>', ' ', cell) for cell in re.findall(r'<td>(.*?)</td>', body, re.DOTALL)] for body in bodies]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'engine'),
+    [
+        ({}, 'transformers'),
+        ({'model.quantization': '8bit'}, 'transformers, 8bit'),
+        ({'model.engine': 'llama.cpp', 'model.gguf': '/models/a-q4_k_m.gguf'}, 'llama.cpp, a-q4_k_m.gguf'),
+    ],
+)
+def test_engine_and_quantization_of_each_replay_are_shown(tmp_path: Path, rig: CameraRig, changes, engine: str):
+    plain = write_run(tmp_path / 'plain', drive(STOP), rig)
+    other = write_run(tmp_path / 'other', drive(NONE), rig, parameters={**PARAMETERS, **changes})
+    found = compare([plain, other], tmp_path / 'out')
+    assert [run['engine'] for run in found['runs']] == ['transformers', engine]
+    assert to_text(found, tmp_path).splitlines()[1].startswith(f'B: other, st_prune_joint at 0.1, tiny ({engine}): ')
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    assert [cells[0] for cells in rows(html)] == ['transformers', engine]
+    assert html.count(f'B: other, st_prune_joint at 0.1, tiny ({engine})') == 2  # beside the tick that differs, twice
+
+
+def test_a_keep_ratio_that_followed_a_latency_is_told_from_a_given_one(tmp_path: Path, rig: CameraRig):
+    """From the ticks that have a hint: whatever inferred nothing carries the ratio of the settings."""
+    given = write_run(tmp_path / 'given', drive(STOP, STOP, STOP, STOP), rig)
+    said, ratios = (STOP, NONE, Status.NO_HINT, STOP), (0.05, 0.2, 0.9, 0.25)
+    latency = {'target_ms': 80.0}
+    other = write_run(tmp_path / 'other', drive(*said, ratios=ratios), rig, keep_ratio=0.9, latency=latency)
+    found = compare([given, other], tmp_path / 'out')
+    first, second = found['runs']
+    assert (first['target_ms'], first['keep_ratios']) == (None, {'min': 0.1, 'median': 0.1, 'max': 0.1})
+    assert (second['target_ms'], second['keep_ratios']) == (80.0, {'min': 0.05, 'median': 0.2, 'max': 0.25})
+    assert second['label'].startswith('B: other, st_prune_joint at a ratio that follows the latency, tiny')
+    assert [tick['runs']['B']['keep_ratio'] for tick in found['differing']] == [0.2, 0.9]
+    html = (tmp_path / 'out' / 'compare.html').read_text()
+    expected = '0.05 to 0.25, median 0.2 <span class="soft small">follows a target of 80 ms</span>'
+    assert [cells[2] for cells in rows(html)] == ['0.1', expected]
+    nothing = write_run(tmp_path / 'nothing', drive(*[Status.ERROR] * 4), rig, latency=latency)
+    assert compare([given, nothing], tmp_path / 'out')['runs'][1]['keep_ratios'] is None
+    assert rows((tmp_path / 'out' / 'compare.html').read_text())[1][2].startswith('none ')
+
+
 def test_replays_that_agree_say_so(tmp_path: Path, rig: CameraRig):
     folders = [write_run(tmp_path / name, drive(STOP), rig) for name in 'ab']
     assert compare(folders, tmp_path / 'out')['differing'] == []
@@ -202,6 +276,11 @@ def test_broken_or_old_summaries_are_named(tmp_path: Path, rig: CameraRig, text:
         ('keep_ratio', '0.1'),
         ('model_id', None),
         ('stage_ms', []),
+        ('parameters', {}),
+        ('parameters', {**PARAMETERS, 'model.quantization': None}),
+        ('parameters', {**PARAMETERS, 'model.gguf': 4}),
+        ('latency', {}),
+        ('latency', {'target_ms': math.inf}),
     ],
 )
 def test_summaries_that_say_something_else_are_named(tmp_path: Path, rig: CameraRig, key: str, value: Any):
@@ -225,7 +304,7 @@ def test_hints_of_another_release_are_named(tmp_path: Path, rig: CameraRig, monk
 
 def test_names_of_a_summary_control_no_terminal(tmp_path: Path, rig: CameraRig):
     folder = write_run(tmp_path / 'run', drive(STOP), rig, model_id='\x1b[2J', method='\u202e')
-    assert read_run(folder, 'A').label == 'A: run, ? at 0.1, ?[2J'
+    assert read_run(folder, 'A').label == 'A: run, ? at 0.1, ?[2J (transformers)'
 
 
 def test_folders_of_different_bags_are_refused_in_one_sentence(tmp_path: Path, rig: CameraRig, capsys):

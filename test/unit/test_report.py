@@ -184,7 +184,7 @@ def test_events_are_listed_with_what_happened(rig: CameraRig):
         ('2', 'stop → no restriction', 'the hint changes, truth: stop'),
         ('3', 'no restriction → timeout', 'the hint changes, no valid hint'),
     ]
-    assert '4 of 4 ticks have a' in html and '2 of 2 in which the hint changes' in html
+    assert 'Ticks with a picture:\n4 of 4; of those in which the hint changes 2 of 2.' in html
 
 
 def test_what_was_warned_says_when(rig: CameraRig):
@@ -316,7 +316,7 @@ def test_truth_is_counted(rig: CameraRig):
 
 def test_interrupted_runs_and_errors_are_marked(rig: CameraRig):
     html = page_of(drive(Behavior.STOP), rig, interrupted=True, errors=['broken'])
-    assert '<b>Interrupted.</b>' in html and '<b>1 errors.</b>' in html
+    assert '<b>Interrupted.</b>' in html and '<b>1 error,</b> listed under' in html
     assert 'class="warning"><b>' not in page_of(drive(Behavior.STOP), rig)
 
 

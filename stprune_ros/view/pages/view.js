@@ -1,16 +1,17 @@
-// The server sends what is new; times are seconds of its clock. What comes late must not pass for new: the quickest
-// message tells how far both clocks are apart, and a hint ends by the server's clock, heard or not.
-const LOST_S = 2, OLD_S = 3, AGES_S = 120, RETRY_MS = 1000;
+// The server sends what is new; times are seconds of its clock. What comes late must not pass for new, and clocks drift:
+// so the server is asked for its time again and again, and a hint ends by its clock, heard or not.
+const LOST_S = 2, OLD_S = 3, AGES_S = 120, RETRY_MS = 1000, ASK_MS = 1000, LATE_MS = 10000;
 const words = (name) => name === 'NONE' ? 'no restriction' : name.toLowerCase().replaceAll('_', ' ');
 const shown = (value, unit, digits = 0) => value === null || value === undefined ? 'n/a' : value.toFixed(digits) + unit;
 const percent = (share) => shown((share ?? null) && 100 * share, ' %');
 const local = () => performance.now() / 1000;
 const opened = local();
-let state = {}, source = null, apart = Infinity, heard = null, fresh = true;
+let state = {}, source = null, heard = null, fresh = true;
+let apart = Infinity, asking = null, timed = false;  // apart: seconds that our clock is ahead of the server's
 let loading = false, pictured = null, ages = [], wasOld = null;  // pictured: what is said of the picture that is seen
 
 const now = () => local() - apart;
-const isLost = () => heard === null || local() - heard > LOST_S;
+const isLost = () => !timed || heard === null || local() - heard > LOST_S;
 const since = (at) => `${Math.max(0, now() - at).toFixed(1)} s`;
 const isOld = (section) => isLost() || !section || now() - section.at > OLD_S;
 
@@ -34,9 +35,23 @@ function close() {
   source = null;
 }
 
+// What the server answers was its time when it was asked, or later: ages are too high by what the way took, never too low.
+async function ask() {
+  if (!source || asking === source) return;
+  const asked = asking = source, began = local();
+  try {
+    const answer = await fetch('now', {signal: AbortSignal.timeout(LATE_MS)}), time = Number(await answer.text());
+    if (asked === source && answer.ok) [apart, timed] = [began - time, true];
+  } catch { /* the stream says whether the link is lost */ }
+  if (asking === asked) asking = null;
+}
+
 function receive(message) {
-  if (fresh) [state, apart, fresh, pictured] = [{}, Infinity, false, pictured && {...pictured, number: 0}];
-  apart = Math.min(apart, local() - message.now);
+  if (fresh) {
+    [state, apart, timed, fresh, pictured] = [{}, Infinity, false, false, pictured && {...pictured, number: 0}];
+    ask();
+  }
+  apart = Math.min(apart, local() - message.now);  // a message is of the past: where ours stood still, as asleep, it is set
   heard = local();
   Object.assign(state, message);
   if (message.answer) showAnswer(message.answer);
@@ -61,7 +76,7 @@ function tick() {
   const spoke = Math.max(state.answer?.at ?? 0, state.states?.at ?? 0);
   const trouble = isLost() ? 'No connection to stprune view: nothing here is current.'
     : state.node?.problem || (spoke && now() - spoke > OLD_S ? 'Nothing is heard of the node any more.' : state.fault || lifecycle());
-  element('trouble').hidden = !trouble || (heard === null && local() - opened < LOST_S);
+  element('trouble').hidden = !trouble || (!timed && local() - opened < LOST_S);
   put('trouble', trouble);
   const answer = state.answer;
   put('status', answer ? `${words(answer.status)}, ${since(answer.at)} ago` : 'n/a');
@@ -185,4 +200,5 @@ document.addEventListener('visibilitychange', () => {
   } else open();
 });
 setInterval(tick, 100);
+setInterval(ask, ASK_MS);
 open();

@@ -1,0 +1,123 @@
+"""The report of a replay beside its results, and replays of a span of the bag."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
+from helpers.small_replays import (
+    hints_of,
+    page_data,
+    run,
+    tiny_parameters,
+    trained_model,
+)
+
+from stprune_ros.cli import main
+from stprune_ros.io import drawing
+from stprune_ros.io.bag_reader import Bag
+from stprune_ros.io.drawing import FOOTER_HEIGHT, HEADER_HEIGHT, TILE_HEIGHT, TILE_WIDTH
+from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
+from stprune_ros.replay.page import picture_data
+from stprune_ros.replay.records import stamp_text
+from stprune_ros.replay.results import OVERLAY_TOPIC
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_model(tmp_path_factory.mktemp('models'))
+
+
+@pytest.fixture
+def params(tmp_path: Path, model: Path) -> Path:
+    return tiny_parameters(tmp_path, model)
+
+
+def test_report_shows_every_tick_with_the_picture_that_the_results_have(tmp_path: Path, params: Path):
+    output = tmp_path / 'out'
+    run(write_bag(tmp_path / 'bag', drive(3)), output, params)
+    data = page_data(output)
+    assert data['speed'] == [5.0] * 3 and data['seconds'] == [0, 0.1, 0.2]
+    assert data['stamp'] == [stamp_text(START_NS + tick * PERIOD_NS) for tick in range(3)]
+    assert all(len(values) == 3 for values in (*data['kept'].values(), *data['stages'].values()))
+    with Bag(output / 'results.mcap') as results:
+        overlays = [record.message().data.tobytes() for record in results.messages([OVERLAY_TOPIC])]
+    assert [picture_data(jpeg) for jpeg in overlays] == list(data['pictures'].values())
+    decoded = cv2.imdecode(np.frombuffer(overlays[0], np.uint8), cv2.IMREAD_COLOR)
+    assert decoded.shape == (HEADER_HEIGHT + 2 * (TILE_HEIGHT + FOOTER_HEIGHT), 2 * TILE_WIDTH, 3)
+
+
+def test_pictures_of_a_replay_have_reasons(tmp_path: Path, params: Path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        drawing, 'ring_picture', lambda answer, overlaps: seen.append(answer) or np.zeros((8, 8, 3), np.uint8)
+    )
+    run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params)
+    for answer in seen:
+        for view in answer.views:
+            assert view.reasons.shape == view.keep.shape
+            assert set(view.reasons[view.keep].tolist()) <= set(KEPT_REASONS)
+            assert set(view.reasons[~view.keep].tolist()) <= set(DROPPED_REASONS)
+    assert len(seen) == 2
+
+
+def test_a_span_gives_the_same_hints_as_the_whole(tmp_path: Path, params: Path):
+    bag = write_bag(tmp_path / 'bag', drive(6))
+    whole = run(bag, tmp_path / 'whole', params)
+    first, last = (stamp_text(START_NS + tick * PERIOD_NS) for tick in (3, 4))
+    part = run(bag, tmp_path / 'part', params, '--from', first, '--until', last)
+    everything, found = hints_of(tmp_path / 'whole'), hints_of(tmp_path / 'part')
+    assert [one[:2] + one[3:] for one in found] == [one[:2] + one[3:] for one in everything[3:5]], 'history included'
+    assert np.allclose([one[2] for one in found], [one[2] for one in everything[3:5]], atol=1e-4)
+    assert whole['span'] is None and whole['bag_id'] == part['bag_id']
+    assert (part['ticks'], part['span']['from_ns']) == (2, START_NS + 3 * PERIOD_NS)
+    assert 'only the ticks from' in (tmp_path / 'part' / 'report.html').read_text()
+
+
+def test_the_command_of_the_report_replays_its_moment(tmp_path: Path, params: Path):
+    bag, output = write_bag(tmp_path / 'bag', drive(4)), tmp_path / 'out'
+    run(bag, output, params)
+    data = page_data(output)
+    command = data['command'].replace(data['stamp_word'], data['stamp'][2])
+    folder, _, arguments = command.partition(' && stprune ')
+    assert folder == f'cd {Path.cwd()}'
+    assert main(shlex.split(arguments)) == 0
+    [moment] = hints_of(output / f'at_{data["stamp"][2]}')
+    assert moment[:2] == hints_of(output)[2][:2]
+    assert moment[3] == hints_of(output)[2][3], 'the same parameters and the same history'
+
+
+@pytest.mark.parametrize(('stamp_ns', 'nearest'), [(START_NS - 10**9, 0), (START_NS + 10**9, 3)])
+def test_a_span_without_a_tick_names_the_nearest_one(tmp_path: Path, params: Path, capsys, stamp_ns: int, nearest: int):
+    bag, at = write_bag(tmp_path / 'bag', drive(4)), stamp_text(stamp_ns)
+    words = [
+        'replay',
+        str(bag),
+        '--output',
+        str(tmp_path / 'out'),
+        '--params',
+        str(params),
+        '--from',
+        at,
+        '--until',
+        at,
+    ]
+    assert main(words) == 1
+    found = stamp_text(START_NS + nearest * PERIOD_NS)
+    expected = f"bag '{bag}' has no tick from {at} until {at}; the nearest one is at {found}: change --from or --until"
+    assert capsys.readouterr().err.splitlines()[-1] == f'stprune: {expected}'
+
+
+def test_spans_that_mean_nothing_are_refused(tmp_path: Path, params: Path, capsys):
+    bag = str(write_bag(tmp_path / 'bag', drive(1)))
+    words = ['replay', bag, '--output', str(tmp_path / 'out'), '--params', str(params)]
+    assert main([*words, '--from', '2.5', '--until', '1']) == 1
+    assert '--from 2.500000000 is after --until 1.000000000: exchange them' in capsys.readouterr().err
+    for text in ('-1', '1e9', 'now', '1.0000000001', ''):
+        with pytest.raises(SystemExit):
+            main([*words, f'--from={text}'])
+        assert 'is not a stamp in seconds such as' in capsys.readouterr().err
