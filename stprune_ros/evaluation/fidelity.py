@@ -189,8 +189,8 @@ def ask_all(
 
     The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` only those are asked
     for that the file lacks: scenes, methods, or keep ratios. Answers about other scenes stay in the file.
-    Raises StpruneError if the model cannot be loaded, a method does not exist, or the file holds answers to another
-    plan.
+    Raises StpruneError if the model cannot be loaded, a method does not exist, the file holds answers to another plan,
+    or it is there and shall not be gone on with.
     """
     for trial in plan.trials():
         check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
@@ -204,7 +204,11 @@ def ask_all(
     if encodings:
         ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
     hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
-    if resume and hits_file.exists():
+    if hits_file.exists():
+        if not resume:
+            raise StpruneError(
+                f"'{hits_file}' holds answers of an earlier run: add --resume to go on with them, or remove it"
+            )
         hits = hits.after(Hits.load(hits_file), hits_file)
     lacking = _lacking(hits, plan, source.scene_ids)
     left = sum(map(len, lacking.values()))

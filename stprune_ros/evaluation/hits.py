@@ -79,7 +79,7 @@ class Hits:
         if before and [result.questions for result in before] != [result.questions for result in results]:
             raise StpruneError(
                 f'scene {scene_id} has other questions than when its first answers were given, by another version of'
-                ' stprune_ros: omit --resume'
+                ' stprune_ros: name another --output'
             )
         self.results[scene_id] = [
             replace(new, correct={**old.correct, **new.correct}) for old, new in zip(before, results)
@@ -98,7 +98,7 @@ class Hits:
             then, now = (shown(plan[name]) if name in plan else 'not said' for plan in (there, here))
             raise StpruneError(
                 f"'{path}' holds answers to another plan, there {name} is {then}, here it is {now}: name another"
-                ' --output, or omit --resume to replace them'
+                ' --output, or remove it'
             )
         both = {name: list(dict.fromkeys([*found.plan.get(name, ()), *self.plan[name]])) for name in GROWING}
         return Hits({**found.plan, **self.plan, **both}, found.results)

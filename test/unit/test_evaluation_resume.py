@@ -199,3 +199,18 @@ def test_an_interrupted_run_says_how_many_scenes_are_finished(tmp_path):
         run('mtp', 'rsp')
     hits = Hits.load(beside(tmp_path / 'f.json', 'silent', 'ringworld', '.hits.npz'))
     assert [len(results[0].correct) for results in hits.results.values()] == [4, 3, 3]
+
+
+def test_answers_of_an_earlier_run_are_not_written_over(tmp_path):
+    file = beside(tmp_path / 'f.json', 'silent', 'ringworld', '.hits.npz')
+    file.write_bytes(b'hours of work')
+    with pytest.raises(StpruneError, match='holds answers of an earlier run: add --resume to go on with them, or rem'):
+        ask_all(
+            RingworldCases(1, 900_000),
+            EvaluationPlan(('mtp',), (0.1,), 1),
+            Settings(),
+            Silent(),
+            1,
+            tmp_path / 'f.json',
+        )
+    assert file.read_bytes() == b'hours of work'
