@@ -23,7 +23,7 @@ def faults(*names: str) -> tuple[str, ...]:
 
 UNTOLD = (
     'integration/test_inputs.py::test_a_second_publisher_is_named_where_its_messages_could_not_be_told',
-    'unit/test_diagnostics.py::test_publishers_that_nothing_tells_apart_are_a_warning_of_their_topic',
+    'unit/test_diagnostics_inputs.py::test_publishers_that_nothing_tells_apart_are_a_warning_of_their_topic',
 )
 
 # By the beginning of a row's first cell. Where nothing of integration/ stands, no process of its own is needed: the
@@ -45,7 +45,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     'side camera whose turn it is not': (
         'unit/test_encoding_less.py::test_a_view_whose_turn_it_is_not_costs_nothing_and_keeps_its_stamp',
         'unit/test_encoding_less.py::test_a_silent_camera_is_missing_whatever_it_showed_before',
-        'unit/test_diagnostics.py::test_the_age_of_a_view_is_that_of_what_the_last_answer_shows',
+        'unit/test_diagnostics_inputs.py::test_the_age_of_a_view_is_that_of_what_the_last_answer_shows',
     ),
     'image that cannot be used at the turn of': ('unit/test_encoding_less.py::test_a_broken_frame_is_not_held',),
     'camera never sent an image': (
@@ -126,7 +126,7 @@ TESTS: Mapping[str, Sequence[str]] = {
     ),
     'the same in a bag that is replayed': (
         'unit/test_bag_calibration.py::test_a_camera_without_usable_calibration_stands_beside_the_ring',
-        'unit/test_replay.py::test_a_camera_without_usable_calibration_costs_its_view_only',
+        'unit/test_replay_faults.py::test_a_camera_without_usable_calibration_costs_its_view_only',
     ),
     'no camera has a usable calibration': (
         'integration/test_node_calibration.py::test_a_node_that_waits_says_for_what',
@@ -205,7 +205,7 @@ TESTS: Mapping[str, Sequence[str]] = {
         'contract/test_llama_cpp_engine.py::test_a_text_in_the_cache_of_llama_cpp_yields_to_the_next_prompt',
     ),
     'hints come, but no description': (
-        'unit/test_diagnostics.py::test_hints_without_a_description_are_not_well_for_longer_than_their_pace',
+        'unit/test_diagnostics_answers.py::test_hints_without_a_description_are_not_well_for_longer_than_their_pace',
     ),
     'a question is out of bounds': (
         'integration/test_ask.py::test_what_is_refused_ends_at_once_in_a_sentence',
@@ -226,19 +226,19 @@ TESTS: Mapping[str, Sequence[str]] = {
     'the answer to a question expired': ('integration/test_ask.py::test_an_answer_that_has_expired_says_so',),
     'answering a question raises': (
         'integration/test_ask.py::test_a_failure_is_said_to_whoever_asked_and_hints_go_on',
-        'unit/test_asker.py::test_what_fails_is_said_and_the_hint_stays',
+        'unit/test_asker_ends.py::test_what_fails_is_said_and_the_hint_stays',
     ),
     'answer older than': faults('answers come late'),
     'latency target missed': (
         'integration/test_honest_diagnostics.py::test_hints_that_all_expire_and_a_target_that_is_missed_are_not_well',
     ),
     'few of the frame sets that are begun': (
-        'unit/test_diagnostics.py::test_few_answered_sets_are_a_warning_even_if_the_last_one_was',
+        'unit/test_diagnostics_answers.py::test_few_answered_sets_are_a_warning_even_if_the_last_one_was',
     ),
     'nothing was answered for two heartbeats': (
         'integration/test_honest_diagnostics.py::test_a_node_without_any_camera_says_so_in_few_lines_and_is_not_well',
-        'unit/test_diagnostics.py::test_answers_that_stopped_are_a_warning_however_good_the_last_one_was',
-        'unit/test_diagnostics.py::test_the_first_answer_may_take_longer',
+        'unit/test_diagnostics_answers.py::test_answers_that_stopped_are_a_warning_however_good_the_last_one_was',
+        'unit/test_diagnostics_answers.py::test_the_first_answer_may_take_longer',
     ),
     'latency target out of reach': faults('hints miss their target'),
     'scores NaN or infinite': faults('score: nan'),

@@ -37,7 +37,7 @@ EYES, WORDS = 'model.visual.layers.0.mlp.up_proj.weight', 'model.language_model.
 
 def folder_of(path: Path, tensors: dict[str, torch.Tensor]) -> ModelFolder:
     save_file(tensors, path / 'model.safetensors')
-    return ModelFolder(path, 'tiny', '', FAMILIES['qwen3_vl'], True, '', (path / 'model.safetensors',))
+    return ModelFolder(path, 'tiny', '', FAMILIES['qwen3_vl'], True, '', None, (path / 'model.safetensors',))
 
 
 @pytest.fixture
