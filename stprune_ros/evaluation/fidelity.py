@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.errors import Interrupted, StpruneError, listed
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
@@ -167,9 +167,18 @@ def evaluate_methods(
     """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
     backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
     add_table(output, name_of(settings.pruning), {'host': backend.info.model_id, 'world': source.world})  # refused now
-    hits = ask_all(source, plan, settings, backend, workers, output, resume, evaluating)
+    hits, partial = ask_all(source, plan, settings, backend, workers, output, resume, evaluating).complete()
+    lost = dict.fromkeys(trial.method for trial in partial)
+    if lost:
+        say(
+            f'{listed(lost)} were not asked about all {len(hits.results)} scenes at every ratio, and the table leaves out'
+            ' where they were not: name them in --methods to ask'
+        )
     gauged = source.scene_ids[:GAUGED_SCENES]
-    methods = hits.plan['methods']  # those of an earlier run, too
+    here = {trial.method for trial in hits.trials()}
+    methods = [
+        method for method in hits.plan['methods'] if method in here or method not in lost
+    ]  # of earlier runs, too
     return {**summarize(hits), 'things': measure_things(source, gauged, methods, backend, settings)}
 
 
@@ -188,7 +197,7 @@ def ask_all(
     They are processes of this machine unless ``evaluating`` says otherwise.
 
     The answers are beside ``output`` (see `beside`) at least every `SAVE_SECONDS`; with ``resume`` only those are asked
-    for that the file lacks: scenes, methods, or keep ratios. Answers about other scenes stay in the file.
+    for that the file lacks: scenes, methods, or keep ratios.
     Raises StpruneError if the model cannot be loaded, a method does not exist, the file holds answers to another plan,
     or it is there and shall not be gone on with.
     """
@@ -209,7 +218,7 @@ def ask_all(
             raise StpruneError(
                 f"'{hits_file}' holds answers of an earlier run: add --resume to go on with them, or remove it"
             )
-        hits = hits.after(Hits.load(hits_file), hits_file)
+        hits = hits.after(Hits.load(hits_file), hits_file, source.scene_ids)
     lacking = _lacking(hits, plan, source.scene_ids)
     left = sum(map(len, lacking.values()))
     saved = time.monotonic()
@@ -226,7 +235,7 @@ def ask_all(
     except KeyboardInterrupt:
         raise _interruption(hits, hits_file, len(source.scene_ids) - left, len(source.scene_ids)) from None
     hits.save(hits_file)
-    return hits.of(source.scene_ids)
+    return hits
 
 
 def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:

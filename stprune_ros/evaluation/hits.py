@@ -85,10 +85,11 @@ class Hits:
             replace(new, correct={**old.correct, **new.correct}) for old, new in zip(before, results)
         ] or list(results)
 
-    def after(self, found: Hits, path: Path) -> Hits:
-        """These plans and answers together with those that were ``found`` in a file.
+    def after(self, found: Hits, path: Path, scenes: Sequence[int]) -> Hits:
+        """These plans and answers together with those that were ``found`` in a file, about ``scenes``.
 
-        Raises StpruneError where more differs between the plans than methods, keep ratios, and which of them is ours.
+        Raises StpruneError where more differs between the plans than methods, keep ratios, and which of them is ours,
+        or the file is about other scenes, too: the table of all of them would be replaced by one of these.
         """
         here, there = _by_name(self.plan), _by_name(found.plan)
         for name in dict.fromkeys((*here, *there)):
@@ -100,12 +101,24 @@ class Hits:
                 f"'{path}' holds answers to another plan, there {name} is {then}, here it is {now}: name another"
                 ' --output, or remove it'
             )
+        if not found.results.keys() <= {*scenes}:
+            raise StpruneError(
+                f"'{path}' holds answers about {len(found.results)} scenes, {min(found.results)} to"
+                f' {max(found.results)}, of which this run asks {len(found.results.keys() & {*scenes})}: ask all of them'
+                ' with --first-seed and --scenes, or name another --output'
+            )
         both = {name: list(dict.fromkeys([*found.plan.get(name, ()), *self.plan[name]])) for name in GROWING}
         return Hits({**found.plan, **self.plan, **both}, found.results)
 
-    def of(self, scenes: Iterable[int]) -> Hits:
-        """The results of ``scenes`` alone, as far as there are some."""
-        return Hits(self.plan, {scene: self.results[scene] for scene in scenes if scene in self.results})
+    def complete(self) -> tuple[Hits, list[Trial]]:
+        """The results of trials that ran on every scene, and the trials that did not: rows compare the same scenes."""
+        ran = [{trial for result in results for trial in result.correct} for results in self.results.values()]
+        everywhere = set.intersection(*ran) if ran else set()
+        results = {
+            scene: [replace(r, correct={t: v for t, v in r.correct.items() if t in everywhere}) for r in found]
+            for scene, found in self.results.items()
+        }
+        return Hits(self.plan, results), [trial for trial in self.trials() if trial not in everywhere]
 
     @property
     def questions(self) -> list[Asked]:

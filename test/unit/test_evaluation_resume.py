@@ -11,6 +11,7 @@ import pytest
 
 from stprune_ros import cli
 from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.evaluation import fidelity
 from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan, ask_all, beside, evaluate_methods
 from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
@@ -100,17 +101,47 @@ def asked_all_right(output, methods, scenes=1, first=900_000, keeps=(0.1,), seed
     return ask_all(source, plan, given, backend or Silent(), 1, output, resume=True, evaluating=all_right)
 
 
-def test_answers_about_other_scenes_stay_in_the_file(tmp_path):
-    """Fewer scenes, or others, than were asked before: they get what they lack, and the table is about them alone."""
+@pytest.mark.parametrize(('scenes', 'first', 'both'), [(1, 900_001, 1), (2, 900_004, 0), (4, 900_001, 3)])
+def test_a_file_about_other_scenes_is_refused(tmp_path, scenes, first, both):
+    """Their table would be replaced by one of fewer scenes, or of others."""
     output = tmp_path / 'f.json'
     asked_all_right(output, ('mtp',), scenes=4)
-    fewer = asked_all_right(output, ('rsp',), scenes=1, first=900_001)
-    others = asked_all_right(output, ('mtp',), scenes=2, first=900_004)
-    assert ([*fewer.results], [*others.results]) == ([900_001], [900_004, 900_005])
+    sentence = f'holds answers about 4 scenes, 900000 to 900003, of which this run asks {both}: ask all of them with'
+    with pytest.raises(StpruneError, match=sentence):
+        asked_all_right(output, ('rsp',), scenes=scenes, first=first)
     kept = Hits.load(beside(output, 'silent', 'ringworld', '.hits.npz'))
-    assert [*kept.results] == [900_000, 900_001, 900_002, 900_003, 900_004, 900_005]
-    assert kept.right(Trial('mtp', 0.1, 0)).tolist() == [1.0] * 6
-    assert [scene for scene, [one] in kept.results.items() if Trial('rsp', 0.1, 0) in one.correct] == [900_001]
+    assert [*kept.results] == [900_000, 900_001, 900_002, 900_003]
+    assert [*asked_all_right(output, ('rsp',), scenes=6).results] == [*range(900_000, 900_006)]
+
+
+def test_rows_are_over_the_same_scenes(tmp_path, monkeypatch):
+    """What an earlier run asked about fewer scenes is in no table, and that is said; its answers stay."""
+    output, said = tmp_path / 'f.json', []
+    asked_all_right(output, ('mtp', 'evs'), scenes=2, keeps=(0.1, 0.5))
+    monkeypatch.setattr(fidelity, 'load_model', lambda *_: (Silent(), None))
+    monkeypatch.setattr(fidelity, 'measure_things', lambda source, scenes, methods, *_: list(methods))
+    found = evaluate_methods(
+        RingworldCases(4, 900_000),
+        EvaluationPlan(('rsp', 'mtp'), (0.1,), 1),
+        Settings(),
+        1,
+        output,
+        resume=True,
+        say=said.append,
+        evaluating=all_right,
+    )
+    rows = {(row['method'], row['keep']): row['questions'] for row in found['rows'] if row['kind'] == 'all'}
+    assert rows == {('none', 1.0): 4, ('blind', 1.0): 4, ('mtp', 0.1): 4, ('rsp', 0.1): 4}
+    assert found['things'] == ['mtp', 'rsp']
+    [sentence] = said
+    assert sentence.startswith(
+        "'mtp', 'evs' were not asked about all 4 scenes at every ratio, and the table leaves out"
+    )
+    kept = Hits.load(beside(output, 'silent', 'ringworld', '.hits.npz'))
+    assert kept.right(Trial('mtp', 0.5, 0))[:2].tolist() == [1.0, 1.0]
+    whole, partial = kept.complete()
+    assert set(partial) == {Trial('mtp', 0.5, 0), Trial('evs', 0.1, 0), Trial('evs', 0.5, 0)}
+    assert whole.complete() == (whole, [])
 
 
 @pytest.mark.parametrize(('first', 'then'), [(('mtp',), ('mtp+side',)), (('mtp+side',), ('mtp',))])
