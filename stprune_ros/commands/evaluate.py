@@ -39,7 +39,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         '--method',
         type=names,
         metavar='A,B',
-        help='methods, with switches (st_prune+keep_one_copy, st_prune+all), a knob (dart+pivots=8), the question '
+        help='methods, with switches (the default of the node is st_prune_joint+ring+gauge; st_prune+keep_one_copy,'
+        ' st_prune+all), a knob (dart+pivots=8), the question '
         '(dart+text), or fewer images and pixels, as --params gives them (uniform+refresh, uniform+side); default: '
         'every method, every switch alone and all together, all questions, all that was tuned; with --dataset that of '
         '--params',

@@ -171,14 +171,12 @@ def evaluate_methods(
     lost = dict.fromkeys(trial.method for trial in partial)
     if lost:
         say(
-            f'{listed(lost)} were not asked about all {len(hits.results)} scenes at every ratio, and the table leaves out'
-            ' where they were not: name them in --methods to ask'
+            f'{listed(lost)} were not asked about all {len(hits.results)} scenes at every ratio, and the table leaves'
+            ' out where they were not: name them in --methods to ask'
         )
     gauged = source.scene_ids[:GAUGED_SCENES]
     here = {trial.method for trial in hits.trials()}
-    methods = [
-        method for method in hits.plan['methods'] if method in here or method not in lost
-    ]  # of earlier runs, too
+    methods = [method for method in hits.plan['methods'] if method in here or method not in lost]
     return {**summarize(hits), 'things': measure_things(source, gauged, methods, backend, settings)}
 
 

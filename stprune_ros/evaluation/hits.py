@@ -104,8 +104,8 @@ class Hits:
         if not found.results.keys() <= {*scenes}:
             raise StpruneError(
                 f"'{path}' holds answers about {len(found.results)} scenes, {min(found.results)} to"
-                f' {max(found.results)}, of which this run asks {len(found.results.keys() & {*scenes})}: ask all of them'
-                ' with --first-seed and --scenes, or name another --output'
+                f' {max(found.results)}, of which this run asks {len(found.results.keys() & {*scenes})}: ask all of'
+                ' them with --first-seed and --scenes, or name another --output'
             )
         both = {name: list(dict.fromkeys([*found.plan.get(name, ()), *self.plan[name]])) for name in GROWING}
         return Hits({**found.plan, **self.plan, **both}, found.results)

@@ -107,7 +107,7 @@ def compare_page(read: Sequence[Run], common: Sequence[int], found: Mapping[str,
 def _run(run: Run, common: Sequence[int], right: Mapping[int, str]) -> dict[str, Any]:
     """What one replay did in the ticks that all have."""
     known = [stamp for stamp in common if right[stamp]]
-    keys = ('method', 'keep_ratio', 'model_id', 'model_revision', 'prompt_id')
+    keys = ('method', 'keep_ratio', 'joint_common', 'model_id', 'model_revision', 'prompt_id')
     ticks = [run.ticks[stamp] for stamp in common]
     stages = dict.fromkeys(stage for tick in ticks for stage in tick.stage_ms)
     hinted = [tick for tick in ticks if not math.isnan(tick.hint_ms)]

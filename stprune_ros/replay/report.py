@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stprune_ros.core.rig import CameraRig
+from stprune_ros.pruning.config import LEFT_TO_MODEL
 from stprune_ros.replay.album import Album, Event
 from stprune_ros.replay.moment import STAMP, Moments, plain_values
 from stprune_ros.replay.page import picture_data, render
@@ -40,7 +41,8 @@ def report_page(
     }
     defaults = plain_values(Settings())
     parameters = [
-        (name, value, value != defaults[name]) for name, value in sorted(summary.get('parameters', {}).items())
+        (name, _shown(name, value, summary), value != defaults[name])
+        for name, value in sorted(summary.get('parameters', {}).items())
     ]
     times = {**summary['stage_ms'], 'up to the hint': summary['hint_ms'], 'whole tick': summary['tick_ms']}
     return render(
@@ -60,6 +62,14 @@ def report_page(
         parameters=parameters,
         times=[(stage, found) for stage, found in times.items() if found],
     )
+
+
+def _shown(name: str, value: Any, summary: Mapping[str, Any]) -> Any:
+    """A parameter as the page has it; of one that is left to the model also what held."""
+    held = summary.get('joint_common')
+    if name != 'pruning.joint_common' or value != LEFT_TO_MODEL or held is None:
+        return value
+    return f'{value:g}: left to the model, {held:g}'
 
 
 def _figures(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -216,10 +216,18 @@ def test_a_keep_ratio_that_followed_a_latency_is_told_from_a_given_one(tmp_path:
     assert [tick['runs']['B']['keep_ratio'] for tick in found['differing']] == [0.2, 0.9]
     html = (tmp_path / 'out' / 'compare.html').read_text()
     expected = '0.05 to 0.25, median 0.2 <span class="soft small">follows a target of 80 ms</span>'
-    assert [cells[2] for cells in rows(html)] == ['0.1', expected]
+    assert [cells[3] for cells in rows(html)] == ['0.1', expected]
     nothing = write_run(tmp_path / 'nothing', drive(*[Status.ERROR] * 4), rig, latency=latency)
     assert compare([given, nothing], tmp_path / 'out')['runs'][1]['keep_ratios'] is None
-    assert rows((tmp_path / 'out' / 'compare.html').read_text())[1][2].startswith('none ')
+    assert rows((tmp_path / 'out' / 'compare.html').read_text())[1][3].startswith('none ')
+
+
+def test_the_weight_of_commonness_that_held_is_told(tmp_path: Path, rig: CameraRig):
+    one = write_run(tmp_path / 'one', drive(STOP), rig, joint_common=0.6)
+    other = write_run(tmp_path / 'other', drive(NONE), rig, joint_common=None)
+    found = compare([one, other], tmp_path / 'out')
+    assert [run['joint_common'] for run in found['runs']] == [0.6, None]
+    assert [cells[2] for cells in rows((tmp_path / 'out' / 'compare.html').read_text())] == ['0.6', 'n/a']
 
 
 def test_replays_that_agree_say_so(tmp_path: Path, rig: CameraRig):

@@ -23,7 +23,7 @@ from stprune_ros.io.ground_truth import TickTruth
 from stprune_ros.replay.album import Album, Event, events_of
 from stprune_ros.replay.moment import Moments, plain_values
 from stprune_ros.replay.records import TickRecord, columns, stamp_text
-from stprune_ros.replay.report import report_page
+from stprune_ros.replay.report import _shown, report_page
 from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles
 from stprune_ros.settings.settings import Settings
 
@@ -388,3 +388,11 @@ def test_an_album_without_room_drops_the_even_first_then_thins_what_is_left():
     for _ in range(3):
         small.add(record(), JPEG)
     assert len(small.pictures) == 1, 'one there is in any case'
+
+
+@pytest.mark.parametrize(
+    ('weight', 'held', 'text'), [(-1.0, 0.6, '-1: left to the model, 0.6'), (-1.0, None, -1.0), (3.0, 3.0, 3.0)]
+)
+def test_a_parameter_that_is_left_to_the_model_shows_what_held(weight, held, text):
+    assert _shown('pruning.joint_common', weight, {'joint_common': held}) == text
+    assert _shown('pruning.keep_ratio', -1.0, {'joint_common': held}) == -1.0
