@@ -216,7 +216,7 @@ def test_a_tenth_of_a_camera_is_a_warning(running):
     car._image_publishers['left'] = Lossy()
     wait_for(car, node, WARN, left=diagnostics.CAMERA_SLOW)
     left = values(car, 'camera left')
-    assert float(left['received_hz']) < float(left['expected_hz']) / 3
+    assert float(left['received_hz']) < float(left['expected_hz']) / 3 + 0.1  # both are rounded to tenths
     wait_for(car, node, WARN, synchronisation=diagnostics.NOT_FULL)
     car._image_publishers['left'] = publisher
     all_well(car, node)
