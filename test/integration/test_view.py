@@ -206,7 +206,7 @@ def test_a_dead_camera_and_then_a_dead_node_do_not_look_healthy(tmp_path: Path, 
 
             node = NodeProcess(tmp_path, vehicle, {**base_values(model), 'output.valid_for_ms': 4000.0})
             wait(lambda: opened.text('#said') != 'no hint', 'a hint of the next node')
-            assert not opened.page.is_visible('#trouble')
+            wait(lambda: not opened.page.is_visible('#trouble'), 'a page without trouble')
             assert opened.complaints == []
             opened.page.close()
             code, seconds = view.stop(signal.SIGTERM)
