@@ -91,6 +91,11 @@ def wait_for(car: Vehicle, node: NodeProcess, level: bytes, **messages: str) -> 
     )
 
 
+def rate(car: Vehicle, camera: str, name: str) -> float:
+    """Hertz that the newest report says of a camera, NaN where it says nothing."""
+    return float(values(car, f'camera {camera}').get(name, 'nan'))
+
+
 def all_well(car: Vehicle, node: NodeProcess) -> None:
     names = [*CAMERAS, diagnostics.ODOMETRY, diagnostics.SYNCHRONISATION, diagnostics.CLOCK, diagnostics.RIG]
     wait_for(car, node, OK, **dict.fromkeys(names, diagnostics.ALL_WELL))
@@ -215,8 +220,8 @@ def test_a_tenth_of_a_camera_is_a_warning(running):
 
     car._image_publishers['left'] = Lossy()
     wait_for(car, node, WARN, left=diagnostics.CAMERA_SLOW)
-    left = values(car, 'camera left')
-    assert float(left['received_hz']) < float(left['expected_hz']) / 3 + 0.1  # both are rounded to tenths
+    # Both are rounded to tenths, so that just below a third they may stand at it for a moment.
+    car.wait_until(lambda: rate(car, 'left', 'received_hz') < rate(car, 'left', 'expected_hz') / 3, 'its rate', node)
     wait_for(car, node, WARN, synchronisation=diagnostics.NOT_FULL)
     car._image_publishers['left'] = publisher
     all_well(car, node)

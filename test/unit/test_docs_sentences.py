@@ -54,15 +54,21 @@ def in_source() -> set[str]:
 
 def shown_to_users() -> Iterator[tuple[str, str]]:
     """File and sentence of every error, note and warning of the rooms that users meet."""
+    for file, said in what_is_said():
+        found = sentence(said)
+        if found is not None and found.replace(VARIABLE, '').strip():
+            yield file, found
+
+
+def what_is_said() -> Iterator[tuple[str, ast.expr]]:
+    """File and first argument of every call that raises, notes or logs in the rooms that users meet."""
     for path, tree in trees():
         inside = path.relative_to(PACKAGE)
         if len(inside.parts) > 1 and inside.parts[0] not in ROOMS and inside.parts[:2] != DATASETS:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and node.args and is_said(node.func):
-                found = sentence(node.args[0])
-                if found is not None and found.replace(VARIABLE, '').strip():
-                    yield str(inside), found
+                yield str(inside), node.args[0]
 
 
 def is_said(function: ast.expr) -> bool:
@@ -138,15 +144,10 @@ def test_sentences_that_functions_and_constants_bring_are_on_the_troubleshooting
     """What is raised, noted or logged need not stand where that is done."""
     keys = {normal(re.sub(r'<[^<>]*>', VARIABLE, key)) for key in headings()}
     said = set()
-    for path, tree in trees():
-        inside = path.relative_to(PACKAGE)
-        if len(inside.parts) > 1 and inside.parts[0] not in ROOMS and inside.parts[:2] != DATASETS:
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and node.args and is_said(node.func):
-                for part in branches(node.args[0]):
-                    function = part.func if isinstance(part, ast.Call) else part
-                    name = getattr(function, 'id', getattr(function, 'attr', ''))
-                    said |= {(str(inside), text) for text in brought_by_name().get(name, ())}
+    for file, given in what_is_said():
+        for part in branches(given):
+            function = part.func if isinstance(part, ast.Call) else part
+            name = getattr(function, 'id', getattr(function, 'attr', ''))
+            said |= {(file, text) for text in brought_by_name().get(name, ())}
     assert len(said) > 10
     assert sorted((file, text) for file, text in said if text not in keys) == []

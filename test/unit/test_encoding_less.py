@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers.pipelines import NAMES, make_rig
 from helpers.tiny_models import make_tiny_model
 
-from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, CameraState, EgoState, FrameSet, HeldFrame, Status, Window
 from stprune_ros.errors import StpruneError
 from stprune_ros.inference.features import FeatureCache, view_tokens
@@ -20,7 +20,6 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.loading import load_model
 
 MS = 1_000_000
-NAMES = ('FRONT', 'RIGHT', 'LEFT')
 SIDE_PIXELS = 4096  # the images have 6144
 
 
@@ -53,10 +52,7 @@ def loaded(tmp_path_factory):
 
 @pytest.fixture
 def rig(tmp_path):
-    path = tmp_path / 'rig.yaml'
-    entries = [f'{n}: {{azimuth_deg: {a}, hfov_deg: 90, width: 96, height: 64}}' for n, a in zip(NAMES, (0, -120, 120))]
-    path.write_text('cameras:\n  ' + '\n  '.join(entries))
-    return CameraRig.from_file(path)
+    return make_rig(tmp_path / 'rig.yaml')
 
 
 def decode(frame, _limits):

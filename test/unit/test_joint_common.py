@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.pipelines import NAMES, make_rig
 from helpers.tiny_models import make_tiny_model
 
 from stprune_ros import cli
-from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
 from stprune_ros.errors import ModelError, SettingsError
 from stprune_ros.evaluation.exam import EncodedScene
@@ -27,8 +27,6 @@ from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.hf.model_folder import locate_model
 from stprune_ros.vlm.hint_calibration import bound_parameters
 from stprune_ros.vlm.loading import BUNDLED_MODEL, load_calibration, load_model, model_identity
-
-NAMES = ('FRONT', 'RIGHT', 'LEFT')
 
 
 def test_a_number_that_is_set_holds_for_every_model():
@@ -172,9 +170,7 @@ def tiny(tmp_path_factory):
 def kept_by_the_pipeline(tiny, tmp_path: Path, joint_common, values):
     """What a tick with three cameras and two frames keeps of each view."""
     backend, prompt = tiny
-    entries = [f'{n}: {{azimuth_deg: {a}, hfov_deg: 90, width: 96, height: 64}}' for n, a in zip(NAMES, (0, -120, 120))]
-    (tmp_path / 'rig.yaml').write_text('cameras:\n  ' + '\n  '.join(entries))
-    rig = CameraRig.from_file(tmp_path / 'rig.yaml')
+    rig = make_rig(tmp_path / 'rig.yaml')
 
     def decode(frame, _limits):
         rng = np.random.default_rng([NAMES.index(frame.camera), frame.stamp_ns])
