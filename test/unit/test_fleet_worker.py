@@ -17,6 +17,7 @@ from stprune_ros.fleet.worker import _is_long, _key
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.bag_windows import BagWindows
 from stprune_ros.settings.settings import Settings
+from stprune_ros.vlm.backend import ModelInfo
 
 
 def test_a_bag_of_up_to_two_windows_is_not_split() -> None:
@@ -32,17 +33,19 @@ def test_a_bag_of_up_to_two_windows_is_not_split() -> None:
 def test_parts_follow_from_bag_parameters_model_and_prompt(tmp_path: Path) -> None:
     bag_folder = write_bag(tmp_path / 'one', drive(2))
 
-    def key(revision: str = 'r', prompt: str = 'p', **values: Any) -> str:
+    def key(revision: str = 'r', prompt: str = 'p', common: float | None = None, **values: Any) -> str:
         [setting] = settings_of(Settings.from_values(values), [])
         run = Run(Drive(bag_folder, 'one', 1), setting)
-        backend = SimpleNamespace(info=SimpleNamespace(model_id='m', revision=revision))
+        info = ModelInfo('m', revision, '', True, 'cpu', 'float32', joint_common=common)
+        backend = SimpleNamespace(info=info)
         with Bag(bag_folder) as bag:
             windows = BagWindows(bag, setting.settings)
             return _key(run, windows, backend, SimpleNamespace(id=prompt, calibration=None))  # type: ignore[arg-type]
 
     first = key()
     assert first == key()
-    assert len({first, key(revision='s'), key(prompt='q'), key(**{'pruning.keep_ratio': 0.3})}) == 4
+    others = [key(revision='s'), key(prompt='q'), key(common=2.4), key(**{'pruning.keep_ratio': 0.3})]
+    assert len({first, *others}) == 5
     [storage] = [file for file in bag_folder.iterdir() if file.suffix in ('.mcap', '.db3')]
     stat = storage.stat()
     os.utime(storage, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
