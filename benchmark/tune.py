@@ -74,8 +74,8 @@ def main() -> int:
         variants = [with_value(method, value) for method in options.methods for value in KNOBS[method].values]
         plan, source = EvaluationPlan(tuple(variants), options.keep, 1), IntactCases(options.scenes, TRAINING)
         settings = Settings()
-        backend, _ = load_model(settings)
-        hits = ask_all(source, plan, settings, backend, options.workers, options.output, options.resume)
+        backend, prompt = load_model(settings)
+        hits = ask_all(source, plan, settings, backend, prompt, options.workers, options.output, options.resume)
     except StpruneError as error:
         print(f'tune: {error}', file=sys.stderr)
         return 1

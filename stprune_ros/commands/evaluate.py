@@ -119,12 +119,13 @@ def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) ->
         config_of(method, 1.0, 0, values)
     require_model(values)
     say(loading_text(values))
-    from stprune_ros.evaluation import fidelity
+    from stprune_ros.evaluation.fidelity import EvaluationPlan, evaluate_methods
+    from stprune_ros.evaluation.result_file import add_table, beside, write_plot
     from stprune_ros.evaluation.ringworld_cases import RingworldCases
     from stprune_ros.evaluation.tables import to_markdown
     from stprune_ros.results import write_json
 
-    plan = fidelity.EvaluationPlan(methods, options.keep or KEEPS, options.seeds or 3)
+    plan = EvaluationPlan(methods, options.keep or KEEPS, options.seeds or 3)
     default, world = name_of(values.pruning), options.world or 'ringworld'
     source = RingworldCases(options.scenes or 500, options.first_seed or UNTOUCHED, world)
     evaluating = None
@@ -133,11 +134,11 @@ def _run_ringworld(options: argparse.Namespace, values: Settings, show: Show) ->
 
         evaluating = on_ray(options.address, options.workers)
     workers = options.workers or os.cpu_count() or 1
-    found = fidelity.evaluate_methods(source, plan, values, workers, options.output, options.resume, say, evaluating)
-    write_json(options.output, fidelity.add_table(options.output, default, found))
-    plot = fidelity.beside(options.output, found['host'], world, '.png')
-    fidelity.write_plot(found, default, plot)
-    answers = fidelity.beside(options.output, found['host'], world, '.hits.npz')
+    found = evaluate_methods(source, plan, values, workers, options.output, options.resume, say, evaluating)
+    write_json(options.output, add_table(options.output, default, found))
+    plot = beside(options.output, found['host'], world, '.png')
+    write_plot(found, default, plot)
+    answers = beside(options.output, found['host'], world, '.hits.npz')
     show(to_markdown(found, default), {'files': [options.output, plot, answers], 'default': default, 'table': found})
     return 0
 

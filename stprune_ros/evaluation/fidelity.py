@@ -10,38 +10,32 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from stprune_ros.errors import Interrupted, StpruneError, listed
-from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
+from stprune_ros.evaluation.asked_model import AskedModel
 from stprune_ros.evaluation.case import Case, CaseScene, CaseSource, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.hits import ALL, Asked, Hits, SceneResult, Trial
-from stprune_ros.evaluation.tables import percent
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.result_file import add_table, beside
+from stprune_ros.evaluation.summary import summarize
 from stprune_ros.evaluation.things import measure_things
-from stprune_ros.evaluation.variants import SWITCHES as SWITCHES
-from stprune_ros.evaluation.variants import VARIANTS as VARIANTS
-from stprune_ros.evaluation.variants import WHOLE, WHOLE_FIRST_FRAME, Variant, variant_of
-from stprune_ros.evaluation.variants import config_of as config_of
-from stprune_ros.evaluation.variants import name_of as name_of
+from stprune_ros.evaluation.variants import WHOLE, WHOLE_FIRST_FRAME, Variant, name_of, variant_of
 from stprune_ros.progress import Say, say_nothing
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, TextEmbedder
 from stprune_ros.vlm.loading import load_model
+from stprune_ros.vlm.prompt import Prompt
 
-DISTINCT_COLOURS = 10  # of matplotlib's cycle; further lines are dashed
-FULL = 'none'
-BLIND = 'blind'  # all tokens of grey images: how far guessing gets
 IMPAIRED_KEEP = 0.1  # the keep ratio at which scenes with impaired cameras are evaluated
 SEEDED = ('random', 'newest_random')  # methods that draw lots: run once per seed
 SAVE_SECONDS = 60.0  # between two writes of the answers
@@ -49,18 +43,18 @@ GAUGED_SCENES = 40  # the first ones, on which it is measured how well methods t
 SEED_STRIDE = 1_000_003  # between the seeds of two runs on the same scene
 
 
-FULL_TRIAL = Trial(FULL, 1.0, 0)
-BLIND_TRIAL = Trial(BLIND, 1.0, 0)
-
-
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to run: methods, keep ratios, and the number of runs of methods that draw lots; not what ran before."""
+    """What to run: methods, keep ratios, and the number of runs of methods that draw lots; not what ran before.
+
+    ``model`` is the one that is to answer, wherever it is loaded; None: whichever the settings name.
+    """
 
     methods: tuple[str, ...]
     keeps: tuple[float, ...]
     seeds: int
     ran: frozenset[Trial] = frozenset()
+    model: AskedModel | None = None
 
     def trials(self) -> Iterator[Trial]:
         """What runs on every scene. Keeping everything is the same for all methods and runs once."""
@@ -89,6 +83,8 @@ class SceneEvaluator:
     def __init__(self, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
         self.source, self.plan, self.settings = source, plan, settings
         self.backend, self.prompt = load_model(settings)
+        if plan.model is not None:
+            plan.model.require(AskedModel.of(self.backend.info, self.prompt))
 
     @classmethod
     def prepare(cls, source: CaseSource, plan: EvaluationPlan, settings: Settings) -> None:
@@ -165,9 +161,10 @@ def evaluate_methods(
     evaluating: Evaluating | None = None,
 ) -> dict[str, Any]:
     """`ask_all`, and one table of the result: JSON data. ``say`` gets a line where loading takes long."""
-    backend, _ = load_model(settings, say)  # in this process first: a mistake is reported once, not by every worker
+    backend, prompt = load_model(settings, say)  # here first: a mistake is reported once, not by every worker
     add_table(output, name_of(settings.pruning), {'host': backend.info.model_id, 'world': source.world})  # refused now
-    hits, partial = ask_all(source, plan, settings, backend, workers, output, resume, evaluating).complete()
+    answers = ask_all(source, plan, settings, backend, prompt, workers, output, resume, evaluating)
+    hits, partial = answers.complete()
     lost = dict.fromkeys(trial.method for trial in partial)
     if lost:
         say(
@@ -185,6 +182,7 @@ def ask_all(
     plan: EvaluationPlan,
     settings: Settings,
     backend: Backend,
+    prompt: Prompt,
     workers: int,
     output: Path,
     resume: bool = False,
@@ -201,16 +199,9 @@ def ask_all(
     """
     for trial in plan.trials():
         check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
-    info = backend.info
-    model = [info.model_id, info.revision]
-    asked = {'methods': plan.methods, 'keeps': plan.keeps, 'seeds': plan.seeds}
-    numbers = asdict(settings.pruning.for_model(info.joint_common))
-    weights = {name: number for name, number in numbers.items() if name.startswith(('lambda_', 'joint_'))}
-    ran = {'default': name_of(settings.pruning), 'world': source.world, 'model': model, 'weights': weights, **asked}
-    encodings = {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}
-    if encodings:
-        ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
-    hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, info.model_id, source.world, '.hits.npz')
+    model = AskedModel.of(backend.info, prompt)
+    ran = _plan_of(source, plan, settings, model)
+    hits, hits_file = Hits(json.loads(json.dumps(ran))), beside(output, model.model_id, source.world, '.hits.npz')
     if hits_file.exists():
         if not resume:
             raise StpruneError(
@@ -222,7 +213,7 @@ def ask_all(
     saved = time.monotonic()
     try:
         for ran_before, scenes in lacking.items():
-            rest = replace(plan, ran=ran_before)
+            rest = replace(plan, ran=ran_before, model=model)
             with (evaluating or in_processes(workers))(source, rest, settings, scenes) as found:
                 for scene, results in zip(scenes, tqdm(found, total=len(scenes), unit='scene', disable=None)):
                     hits.add(scene, results)
@@ -234,6 +225,29 @@ def ask_all(
         raise _interruption(hits, hits_file, len(source.scene_ids) - left, len(source.scene_ids)) from None
     hits.save(hits_file)
     return hits
+
+
+def _plan_of(source: CaseSource, plan: EvaluationPlan, settings: Settings, model: AskedModel) -> dict[str, Any]:
+    """What a file of answers says about itself: all that they depend on."""
+    numbers = asdict(settings.pruning.for_model(model.joint_common))
+    ran = {
+        'default': name_of(settings.pruning),
+        'world': source.world,
+        'model': [model.model_id, model.revision],
+        'weights': {name: number for name, number in numbers.items() if name.startswith(('lambda_', 'joint_'))},
+        'loaded': {
+            'dtype': model.dtype,
+            'prompt': model.prompt_id,
+            'model.engine': settings.model.engine,
+            'model.max_image_pixels': settings.model.max_image_pixels,
+        },
+        'methods': plan.methods,
+        'keeps': plan.keeps,
+        'seeds': plan.seeds,
+    }
+    if {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}:
+        ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
+    return ran
 
 
 def _lacking(hits: Hits, plan: EvaluationPlan, scenes: Sequence[int]) -> dict[frozenset[Trial], list[int]]:
@@ -285,113 +299,3 @@ def check_variant(variant: Variant, backend: Backend) -> None:
             f"model '{backend.info.model_id}' does not give embeddings of a question: omit"
             f" '{variant.config.method}+text' from --methods"
         )
-
-
-def beside(output: Path, host: str, world: str, ending: str) -> Path:
-    """The file beside a result that belongs to its table of one host and world."""
-    return output.with_name(f'{output.stem}.{host.replace("/", "_")}.{world}{ending}')
-
-
-def summarize(hits: Hits) -> dict[str, Any]:
-    """One table of the result: a row per method, keep ratio and label, with paired 95 % intervals; JSON data."""
-    questions, default = hits.questions, hits.plan['default']
-    of_scene = np.unique([question.scene for question in questions], return_inverse=True)[1]
-    runs: dict[tuple[str, float], list[Trial]] = defaultdict(list)
-    for trial in hits.trials():
-        runs[trial.method, trial.keep].append(trial)
-    right = {cell: np.array([hits.right(trial) for trial in trials]) for cell, trials in runs.items()}
-    labels = dict.fromkeys(label for question in questions for label in question.labels)
-    rows: list[dict[str, Any]] = []
-    for label in labels:
-        within = np.array([label in question.labels for question in questions])
-        scenes = np.unique(of_scene[within], return_inverse=True)[1]
-        part = {cell: values[:, within] for cell, values in right.items() if not np.isnan(values[:, within]).all()}
-        rows += _rows(label, scenes, part, default)
-    full, blind = (_find(rows, method, 1.0, ALL) for method in (FULL, BLIND))
-    return {
-        'host': hits.plan['model'][0],
-        'revision': hits.plan['model'][1],
-        'world': hits.plan['world'],
-        'scenes': len(hits.results),
-        'first_scene': min(hits.results),
-        'tokens': hits.tokens,
-        'seeds': hits.plan['seeds'],
-        'full': full['accuracy'],
-        'blind': blind['accuracy'],
-        'rows': rows,
-    }
-
-
-def _rows(
-    label: str, scenes: np.ndarray, right: Mapping[tuple[str, float], np.ndarray], default: str
-) -> Iterator[dict[str, Any]]:
-    counts = {cell: SceneCounts.of(scenes, values) for cell, values in right.items()}
-    full, blind = counts[FULL, 1.0], counts.get((BLIND, 1.0))
-    if blind is not None and difference(full, blind)[1] <= 0:
-        blind = None  # pictures add nothing that can be told apart, so there is nothing to recover
-    for (method, keep), found in counts.items():
-        figures: dict[str, float | None] = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))
-        shares = recovered(found, full, blind) if blind is not None else (None,) * 3
-        figures.update(zip(('recovered', 'recovered_lo', 'recovered_hi'), shares))
-        other = counts.get((default, keep)) if keep < 1 else full
-        minus = difference(found, other) if other is not None else (None,) * 3
-        figures.update(zip(('minus_default', 'minus_lo', 'minus_hi'), minus))
-        figures.update(zip(('right_to_wrong', 'wrong_to_right'), flips(right[method, keep], right[FULL, 1.0][0])))
-        rounded = {name: None if value is None else round(value, 4) for name, value in figures.items()}
-        yield {'method': method, 'keep': keep, 'kind': label, 'questions': found.questions, **rounded}
-
-
-def _find(rows: Sequence[dict[str, Any]], method: str, keep: float, kind: str) -> dict[str, Any]:
-    return next(row for row in rows if (row['method'], row['keep'], row['kind']) == (method, keep, kind))
-
-
-def add_table(path: Path, default: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The content of the result file with ``table`` in it, in place of an older one of the same host and world.
-
-    Raises StpruneError if the file at ``path`` is no result, or has another default method.
-    """
-    tables = []
-    if path.exists():
-        try:
-            content = json.loads(path.read_text(encoding='utf-8'))
-            tables, before = content['tables'], content['default']
-        except (ValueError, KeyError, TypeError):
-            raise StpruneError(f"'{path}' is no result of stprune eval: name another --output") from None
-        if before != default:
-            raise StpruneError(f"'{path}' has the default method {before}, this run {default}: name another --output")
-    key = (table['host'], table['world'])
-    return {'default': default, 'tables': [*(t for t in tables if (t['host'], t['world']) != key), table]}
-
-
-def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
-    """Plot accuracy over keep ratio: one line per method without switches, the default's interval as a band."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(10, 5))
-    rows = [row for row in found['rows'] if row['kind'] == ALL and row['method'] not in (FULL, BLIND)]
-    rows = [row for row in rows if '+' not in row['method'] or row['method'] == default]
-    for index, method in enumerate(dict.fromkeys(row['method'] for row in rows)):
-        points = sorted((row for row in rows if row['method'] == method), key=lambda row: row['keep'])
-        keeps = [row['keep'] for row in points]
-        style: dict[str, Any] = {'lw': 3 if method == default else 1.2}
-        style['ls'] = ('-', '--', ':')[index // DISTINCT_COLOURS % 3]
-        [line] = axes.plot(keeps, [row['accuracy'] for row in points], marker='o', label=method, **style)
-        if method == default:
-            axes.fill_between(
-                keeps, [r['lo'] for r in points], [r['hi'] for r in points], alpha=0.2, color=line.get_color()
-            )
-    axes.axhline(found['full'], color='black', ls=':', label='all tokens')
-    axes.axhline(found['blind'], color='grey', ls=':', label='no images')
-    ticks = sorted({row['keep'] for row in rows})
-    label = 'mean score' if 'measures' in found else 'answers right'
-    axes.set(xscale='log', xlabel='share of visual tokens kept', ylabel=label, xticks=ticks)
-    axes.set_xticklabels([percent(keep) for keep in ticks])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1.01, 1.0))  # beside the lines: over them it hides some
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -20,7 +20,7 @@ from stprune_ros.errors import StpruneError, shown
 ALL = 'all'
 GROWING = 'methods', 'keeps'  # of a plan: more of them may be asked later
 DEFAULT = 'default'  # of a plan: the method that others are compared with, whatever it was when they were asked
-WEIGHTS = 'weights'  # of a plan: the hyper-parameters of pruning
+NAMED = 'weights', 'loaded'  # of a plan: the hyper-parameters of pruning; how the model was loaded
 OF_SOME = 'refresh_ms', 'side_image_pixels'  # of a plan: said where one of its methods encodes less
 
 
@@ -30,6 +30,12 @@ class Trial(NamedTuple):
     method: str
     keep: float
     seed: int
+
+
+FULL = 'none'  # the method that keeps all tokens
+BLIND = 'blind'  # all tokens of grey images: how far guessing gets
+FULL_TRIAL = Trial(FULL, 1.0, 0)
+BLIND_TRIAL = Trial(BLIND, 1.0, 0)
 
 
 class Asked(NamedTuple):
@@ -201,6 +207,7 @@ def _require_plan(plan: object) -> None:
 
 
 def _by_name(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What a plan says, each weight by itself."""
-    weights = plan.get(WEIGHTS)
-    return {**plan, **weights} | {WEIGHTS: None} if isinstance(weights, Mapping) else dict(plan)
+    """What a plan says, each weight by itself, and each thing that is said about the loaded model."""
+    parts = {name: plan[name] for name in NAMED if isinstance(plan.get(name), Mapping)}
+    flat = {name: value for part in parts.values() for name, value in part.items()}
+    return {**plan, **flat} | dict.fromkeys(parts)

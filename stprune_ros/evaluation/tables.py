@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stprune_ros.evaluation.hits import ALL
+from stprune_ros.evaluation.hits import ALL, BLIND, FULL
 from stprune_ros.results import table
 
-ALL_TOKENS, NO_PICTURES = 'none', 'blind'  # rows that are no method's
 KINDS_AT = 0.1  # keep ratio of the table by kind of question, or the nearest one
 Row = Mapping[str, Any]
 
@@ -30,7 +29,7 @@ def to_markdown(found: Row, default: str) -> str:
 
 def by_ratio(found: Row, cell: Callable[[Row], str], kind: str = ALL, leave_out: str = '') -> str:
     """Methods down, keep ratios across; 'n/a' where a method is not defined. '' without methods."""
-    rows = [row for row in found['rows'] if row['kind'] == kind and row['method'] not in (ALL_TOKENS, NO_PICTURES)]
+    rows = [row for row in found['rows'] if row['kind'] == kind and row['method'] not in (FULL, BLIND)]
     keeps = sorted({row['keep'] for row in rows}, reverse=True)
     cells = {(row['method'], row['keep']): cell(row) for row in rows if row['method'] != leave_out}
     methods = dict.fromkeys(method for method, _ in cells)
@@ -46,13 +45,17 @@ def percent(keep: float) -> str:
 def by_kind(found: Row) -> str:
     """Per cent right at the keep ratio nearest to 10 %: methods down, kinds of question and states of the scene across.
 
-    Where nothing is pruned there are all tokens and no pictures.
+    Above them the number of questions. Where nothing is pruned there are all tokens and no pictures.
     """
     keeps = {row['keep'] for row in found['rows'] if row['keep'] < 1}
     keep = min(keeps, key=lambda ratio: abs(ratio - KINDS_AT), default=1.0)
     rows = {(row['method'], row['kind']): row for row in found['rows'] if row['keep'] in (keep, 1.0)}
     kinds = list(dict.fromkeys(kind for _, kind in rows))
-    lines = [
+    asked: dict[str, int] = {}
+    for (_, kind), row in rows.items():
+        asked.setdefault(kind, row['questions'])
+    lines = [('questions', *(str(asked[kind]) for kind in kinds))]
+    lines += [
         (
             method,
             *(f'{100 * rows[method, kind]["accuracy"]:.1f}' if (method, kind) in rows else 'n/a' for kind in kinds),

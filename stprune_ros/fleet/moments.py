@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
+from stprune_ros.evaluation.asked_model import AskedModel
 from stprune_ros.evaluation.datasets.asking import Answering, Asking, MomentSaid, OpenMoment
 from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.fleet.asked import as_they_come
 from stprune_ros.fleet.scenes import pool_on_ray
-from stprune_ros.fleet.tasks import Answered, AskedModel, AskMoment
+from stprune_ros.fleet.tasks import Answered, AskMoment
 
 
 def on_ray(address: str, workers: int | None) -> Answering:
@@ -34,8 +35,7 @@ def on_ray(address: str, workers: int | None) -> Answering:
 
 def tasks_of(asking: Asking, moments: Sequence[OpenMoment]) -> list[AskMoment]:
     """A task for each moment, which knows nothing of the others."""
-    info = asking.backend.info
-    model = AskedModel(info.model_id, info.revision, info.dtype, asking.prompt.id, info.joint_common)
+    model = AskedModel.of(asking.backend.info, asking.prompt)
     return [
         AskMoment(replace(asking.dataset, moments=(), left_out=(), faults=Faults()), asking.settings, model, one)
         for one in moments

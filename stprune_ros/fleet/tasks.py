@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stprune_ros.errors import plain
 from stprune_ros.fleet.plan import Run
@@ -12,6 +12,7 @@ from stprune_ros.fleet.split import Cut
 from stprune_ros.settings.settings import Settings
 
 if TYPE_CHECKING:  # they import torch
+    from stprune_ros.evaluation.asked_model import AskedModel
     from stprune_ros.evaluation.case import CaseSource
     from stprune_ros.evaluation.datasets.asking import FaultRow, OpenMoment, Said
     from stprune_ros.evaluation.datasets.dataset import Dataset
@@ -50,16 +51,6 @@ class JoinParts:
     parts: tuple[Path, ...]
     into: Path
     home: Path
-
-
-class AskedModel(NamedTuple):
-    """A loaded model and its prompt, as far as answers depend on them."""
-
-    model_id: str
-    revision: str
-    dtype: str
-    prompt_id: str
-    joint_common: float | None
 
 
 @dataclass(frozen=True, slots=True)

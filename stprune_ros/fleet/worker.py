@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from stprune_ros.errors import BagError, ModelError, StpruneError, one_line, sentence_of, shown
+from stprune_ros.errors import BagError, StpruneError, one_line, sentence_of
+from stprune_ros.evaluation.asked_model import AskedModel
 from stprune_ros.evaluation.datasets.asking import Asking, instructed
 from stprune_ros.evaluation.fidelity import SceneEvaluator
 from stprune_ros.fleet.index import write_rows
@@ -20,7 +21,6 @@ from stprune_ros.fleet.split import cuts, seen_ticks, why_whole
 from stprune_ros.fleet.tasks import (
     Answered,
     Asked,
-    AskedModel,
     AskMoment,
     AskScene,
     Broken,
@@ -125,15 +125,8 @@ class Worker:
 
     def _answer(self, task: AskMoment) -> Answered:
         backend, prompt = self._model(task.settings)
-        info = backend.info
-        here = AskedModel(info.model_id, info.revision, info.dtype, prompt.id, info.joint_common)
-        for name, wanted, found in zip(here._fields, task.model, here):
-            if found != wanted:
-                raise ModelError(
-                    f'a worker has {name} {shown(found)}, and this command {shown(wanted)}: use one model folder on all'
-                    ' machines, and name model.device and model.dtype'
-                )
-        asking = Asking(task.dataset, task.settings, backend, instructed(prompt, task.dataset, info))
+        task.model.require(AskedModel.of(backend.info, prompt))
+        asking = Asking(task.dataset, task.settings, backend, instructed(prompt, task.dataset, backend.info))
         told = asking.about(task.asked)
         return Answered(told.pictures, list(told.said), told.faults)
 
@@ -207,10 +200,7 @@ def _key(run: Run, windows: BagWindows, backend: Backend, prompt: Prompt) -> str
         bag_identity(windows.bag, windows.topics.images),
         inputs_of(run),
         plain_values(windows.settings),
-        backend.info.model_id,
-        backend.info.revision,
-        backend.info.joint_common,
-        prompt.id,
+        *AskedModel.of(backend.info, prompt),
         calibration,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]

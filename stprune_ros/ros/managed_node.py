@@ -21,6 +21,7 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Provenance, Status
 from stprune_ros.errors import StpruneError, one_line
 from stprune_ros.inference.provenance import provenance_of
+from stprune_ros.pruning.config import LEFT_TO_MODEL
 from stprune_ros.ros import diagnostics, parameters, topic_graph, transitions
 from stprune_ros.ros.health import ACTIVE, Health
 from stprune_ros.ros.inputs import camera_names
@@ -300,6 +301,9 @@ class StpruneNode(LifecycleNode):
         calibration = model.prompt.calibration
         applied = f', hint calibration {calibration.id}' if calibration is not None else ''
         self._journal.info(f"model '{info.model_id}' ({host}), prompt {model.prompt.id}{applied}")
+        if self.settings.pruning.joint_common == LEFT_TO_MODEL:
+            weight = self.settings.pruning.for_model(info.joint_common).joint_common
+            self._journal.info(f'pruning.joint_common is left to the model: {weight:g}')
         for note in info.notes:
             self._journal.warn(note)
         if self._state == ACTIVE:  # it was told so meanwhile

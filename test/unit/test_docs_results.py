@@ -18,8 +18,8 @@ from stprune_ros.commands.evaluate import UNTOUCHED
 from stprune_ros.driving import summary
 from stprune_ros.driving.latency import latency_of
 from stprune_ros.driving.plan import DrivePlan, Source
-from stprune_ros.evaluation.fidelity import summarize
 from stprune_ros.evaluation.hits import Hits
+from stprune_ros.evaluation.summary import summarize
 from stprune_ros.evaluation.tables import difference_cell, to_markdown
 from stprune_ros.evaluation.variants import FLAGS, name_of
 from stprune_ros.ringworld.questions import FORMS

@@ -15,13 +15,8 @@ from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation import fidelity, ringworld_cases
 from stprune_ros.evaluation.case import FROZEN_CAMERAS, Case, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.fidelity import (
-    BLIND_TRIAL,
-    FULL_TRIAL,
-    EvaluationPlan,
-    SceneEvaluator,
-)
-from stprune_ros.evaluation.hits import Asked, Trial
+from stprune_ros.evaluation.fidelity import EvaluationPlan, SceneEvaluator
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Asked, Trial
 from stprune_ros.evaluation.model_card import Score, by_kind_only, claims, evaluate_model, pruning_configs
 from stprune_ros.evaluation.ringworld_cases import (
     DESCRIPTION,

@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 
 from stprune_ros import cli
-from stprune_ros.errors import Interrupted, StpruneError
+from stprune_ros.errors import Interrupted, ModelError, StpruneError
 from stprune_ros.evaluation import fidelity
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan, ask_all, beside, evaluate_methods
-from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.asked_model import AskedModel
+from stprune_ros.evaluation.fidelity import EvaluationPlan, SceneEvaluator, ask_all, evaluate_methods
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.result_file import beside
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
+from stprune_ros.resources import resource_path
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ModelInfo
+from stprune_ros.vlm.loading import DEFAULT_PROMPT, load_model
+from stprune_ros.vlm.prompt import Prompt
 
+PROMPT = Prompt.load(resource_path(DEFAULT_PROMPT))
+LLAMA = {'model.engine': 'llama.cpp', 'model.gguf': 'm.gguf'}
 T, F = True, False
 
 
@@ -57,6 +64,8 @@ def test_only_what_a_file_of_answers_lacks_is_asked(tmp_path):
 
     @contextmanager
     def ask(source, plan, settings, scenes):
+        assert plan.model == AskedModel('silent', '', 'float32', PROMPT.id, None)
+
         def result(scene):
             asked.append((scene, list(plan.trials())))
             tried = {trial: [math.nan if trial.method == 'evs' else T] for trial in plan.trials()}
@@ -68,7 +77,7 @@ def test_only_what_a_file_of_answers_lacks_is_asked(tmp_path):
     def run(methods, keeps, scenes):
         asked.clear()
         source, plan = RingworldCases(scenes, 900_000), EvaluationPlan(methods, keeps, 1)
-        return ask_all(source, plan, Settings(), Silent(), 1, tmp_path / 'f.json', resume=True, evaluating=ask)
+        return ask_all(source, plan, Settings(), Silent(), PROMPT, 1, tmp_path / 'f.json', resume=True, evaluating=ask)
 
     first, second = Trial('evs', 0.1, 0), Trial('mtp', 0.1, 0)
     run(('evs',), (0.1,), 2)
@@ -95,10 +104,12 @@ def all_right(source, plan, settings, scenes):
     yield map(result, scenes)
 
 
-def asked_all_right(output, methods, scenes=1, first=900_000, keeps=(0.1,), seeds=1, settings=None, backend=None):
+def asked_all_right(
+    output, methods, scenes=1, first=900_000, keeps=(0.1,), seeds=1, settings=None, backend=None, prompt=PROMPT
+):
     source, plan = RingworldCases(scenes, first), EvaluationPlan(methods, keeps, seeds)
-    given = settings or Settings()
-    return ask_all(source, plan, given, backend or Silent(), 1, output, resume=True, evaluating=all_right)
+    model = backend or Silent(), prompt
+    return ask_all(source, plan, settings or Settings(), *model, 1, output, resume=True, evaluating=all_right)
 
 
 @pytest.mark.parametrize(('scenes', 'first', 'both'), [(1, 900_001, 1), (2, 900_004, 0), (4, 900_001, 3)])
@@ -118,7 +129,7 @@ def test_rows_are_over_the_same_scenes(tmp_path, monkeypatch):
     """What an earlier run asked about fewer scenes is in no table, and that is said; its answers stay."""
     output, said = tmp_path / 'f.json', []
     asked_all_right(output, ('mtp', 'evs'), scenes=2, keeps=(0.1, 0.5))
-    monkeypatch.setattr(fidelity, 'load_model', lambda *_: (Silent(), None))
+    monkeypatch.setattr(fidelity, 'load_model', lambda *_: (Silent(), PROMPT))
     monkeypatch.setattr(fidelity, 'measure_things', lambda source, scenes, methods, *_: list(methods))
     found = evaluate_methods(
         RingworldCases(4, 900_000),
@@ -162,10 +173,16 @@ def test_another_plan_is_refused_with_what_differs(tmp_path):
     asked_all_right(output, ('mtp',))
     file = beside(output, 'silent', 'ringworld', '.hits.npz')
     asking = SimpleNamespace(info=replace(Silent.info, joint_common=2.4))
+    halved = SimpleNamespace(info=replace(Silent.info, dtype='float16'))
+    llama, small = (Settings.from_values(values) for values in (LLAMA, {'model.max_image_pixels': 4096}))
     for given, difference in (
         ({'seeds': 3}, 'there seeds is 1, here it is 3'),
         ({'backend': asking}, 'there joint_common is 0.6, here it is 2.4'),
         ({'settings': Settings.from_values({'pruning.joint_recency': 0.5})}, 'there joint_recency is 1.0, here it is'),
+        ({'backend': halved}, "there dtype is 'float32', here it is 'float16'"),
+        ({'prompt': replace(PROMPT, id='other')}, f"there prompt is '{PROMPT.id}', here it is 'other'"),
+        ({'settings': llama}, "there model.engine is 'transformers', here it is 'llama.cpp'"),
+        ({'settings': small}, 'there model.max_image_pixels is 0, here it is 4096'),
     ):
         with pytest.raises(StpruneError) as error:
             asked_all_right(output, ('mtp',), **given)
@@ -222,14 +239,25 @@ def test_an_interrupted_run_says_how_many_scenes_are_finished(tmp_path):
         yield results()
 
     def run(*methods):
-        plan = EvaluationPlan(methods, (0.1,), 1)
-        ask_all(RingworldCases(3, 900_000), plan, Settings(), Silent(), 1, tmp_path / 'f.json', True, evaluating=ask)
+        source, plan = RingworldCases(3, 900_000), EvaluationPlan(methods, (0.1,), 1)
+        ask_all(source, plan, Settings(), Silent(), PROMPT, 1, tmp_path / 'f.json', True, evaluating=ask)
 
     run('mtp')
     with pytest.raises(Interrupted, match='interrupted after 1 of 3 scenes'):
         run('mtp', 'rsp')
     hits = Hits.load(beside(tmp_path / 'f.json', 'silent', 'ringworld', '.hits.npz'))
     assert [len(results[0].correct) for results in hits.results.values()] == [4, 3, 3]
+
+
+@pytest.mark.parametrize('field', AskedModel._fields)
+def test_a_worker_with_another_model_answers_nothing(field):
+    backend, prompt = load_model(Settings())
+    model = AskedModel.of(backend.info, prompt)
+    plan, source = EvaluationPlan(('mtp',), (0.1,), 1, model=model), RingworldCases(1, 900_000)
+    assert SceneEvaluator(source, plan, Settings()).plan.model == model
+    wanted, found = model._replace(**{field: 'other'}), getattr(model, field)
+    with pytest.raises(ModelError, match=f"a worker has {field} '?{found}'?, and this command 'other': use one model"):
+        SceneEvaluator(source, replace(plan, model=wanted), Settings())
 
 
 def test_answers_of_an_earlier_run_are_not_written_over(tmp_path):
@@ -241,6 +269,7 @@ def test_answers_of_an_earlier_run_are_not_written_over(tmp_path):
             EvaluationPlan(('mtp',), (0.1,), 1),
             Settings(),
             Silent(),
+            PROMPT,
             1,
             tmp_path / 'f.json',
         )

@@ -15,27 +15,21 @@ from stprune_ros.evaluation import fidelity
 from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference, flips, recovered
 from stprune_ros.evaluation.case import FROZEN_CAMERAS, by_scene
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.fidelity import (
-    BLIND_TRIAL,
-    FULL_TRIAL,
-    EvaluationPlan,
-    SceneEvaluator,
-    add_table,
-    ask_all,
-    beside,
-    config_of,
-    name_of,
-    summarize,
-)
-from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.fidelity import EvaluationPlan, SceneEvaluator, ask_all
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Asked, Hits, SceneResult, Trial
 from stprune_ros.evaluation.knobs import KNOBS, TUNED, with_value
+from stprune_ros.evaluation.result_file import add_table, beside
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
+from stprune_ros.evaluation.summary import summarize
 from stprune_ros.evaluation.tables import accuracy_cell, by_kind, by_ratio, difference_cell, flips_cell, to_markdown
-from stprune_ros.evaluation.variants import FLAGS, VARIANTS, WHOLE, Encoding, variant_of
+from stprune_ros.evaluation.variants import FLAGS, VARIANTS, WHOLE, Encoding, config_of, name_of, variant_of
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
+from stprune_ros.resources import resource_path
 from stprune_ros.results import write_json
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import ModelInfo
+from stprune_ros.vlm.loading import DEFAULT_PROMPT
+from stprune_ros.vlm.prompt import Prompt
 
 
 def counted(rows):
@@ -167,6 +161,7 @@ def test_a_table_has_a_row_for_every_method_ratio_and_label():
     assert by_ratio(table, flips_cell).splitlines() == [*head, '| a | 25.0 / 0.0 |', '| b | 25.0 / 25.0 |']
     assert by_kind(table).splitlines() == [
         '| at 10% | all | motion | ego driving | planning | frozen cameras |', '|---|---|---|---|---|---|',
+        '| questions | 4 | 2 | 4 | 2 | 2 |',
         '| none | 75.0 | 100.0 | 75.0 | 50.0 | 100.0 |', '| blind | 0.0 | 0.0 | 0.0 | 0.0 | n/a |',
         '| a | 50.0 | 100.0 | 50.0 | 0.0 | 100.0 |', '| b | 75.0 | 50.0 | 75.0 | 100.0 | n/a |',
     ]  # fmt: skip
@@ -327,8 +322,8 @@ def test_a_model_without_embeddings_is_refused_before_anything_runs(tmp_path, mo
         info = ModelInfo('silent', '', '', True, 'cpu', 'float32')
 
     def asked(method):
-        plan = EvaluationPlan((method,), (0.1,), 1)
-        ask_all(RingworldCases(1, 900_000), plan, Settings(), Silent(), 1, tmp_path / 'found.json')
+        plan, prompt = EvaluationPlan((method,), (0.1,), 1), Prompt.load(resource_path(DEFAULT_PROMPT))
+        ask_all(RingworldCases(1, 900_000), plan, Settings(), Silent(), prompt, 1, tmp_path / 'found.json')
 
     monkeypatch.setattr(fidelity, 'Hits', raising('it runs'))
     with pytest.raises(StpruneError, match='it runs'):

@@ -16,10 +16,11 @@ from helpers.question_runs import tiny_params
 from helpers.question_sets import GREY, grey_set, make_drivelm, make_nuinstruct, needs_packages, picture_name, qa
 
 from stprune_ros import cli
+from stprune_ros.evaluation.asked_model import AskedModel
 from stprune_ros.evaluation.datasets.asking import instructed
 from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.fleet import moments
-from stprune_ros.fleet.tasks import Answered, AskedModel, AskMoment, Died, Outcome, Task
+from stprune_ros.fleet.tasks import Answered, AskMoment, Died, Outcome, Task
 from stprune_ros.fleet.worker import Worker
 from stprune_ros.settings.settings import Settings
 

@@ -203,8 +203,9 @@ def test_the_examination_prunes_as_the_model_asks():
 
 @pytest.mark.parametrize(('asked', 'weight'), [(2.4, 2.4), (None, 0.6)])
 def test_answers_say_with_which_weights_they_were_given(tmp_path, asked, weight):
-    backend, plan = Asking(load_model(Settings())[0], asked), EvaluationPlan(('uniform',), (0.1,), 1)
-    hits = ask_all(RingworldCases(0, 900_000), plan, Settings(), backend, 1, tmp_path / 'f.json')
+    backend, prompt = load_model(Settings())
+    plan, asking = EvaluationPlan(('uniform',), (0.1,), 1), Asking(backend, asked)
+    hits = ask_all(RingworldCases(0, 900_000), plan, Settings(), asking, prompt, 1, tmp_path / 'f.json')
     assert hits.plan['weights'] == {
         'lambda_temporal': 0.6, 'lambda_spatial': 0.8,
         'joint_volatility': 0.3, 'joint_recency': 1.0, 'joint_common': weight, 'joint_lattice': 0.7,

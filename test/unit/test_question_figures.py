@@ -16,8 +16,7 @@ from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL
-from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Trial
 
 pytestmark = needs_packages
 TENTH = Trial('st_prune_joint+ring+gauge', 0.1, 0)

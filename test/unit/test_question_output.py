@@ -18,7 +18,8 @@ from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.datasets.judge import Judge
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
 from stprune_ros.evaluation.datasets.table import Figures
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, EvaluationPlan
+from stprune_ros.evaluation.fidelity import EvaluationPlan
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL
 from stprune_ros.evaluation.tables import by_kind, percent
 
 pytestmark = needs_packages
@@ -79,7 +80,7 @@ def test_where_nothing_is_pruned_all_tokens_and_no_pictures_are_shown(
     assert tables == ['<!-- fidelity ringworld, drivelm: kinds -->'], 'others would be empty'
     lines = text.splitlines()
     assert lines[1].startswith('| at 100% | all |')
-    assert [line.split(' | ')[0] for line in lines[3:5]] == ['| none', '| blind']
+    assert [line.split(' | ')[0] for line in lines[3:6]] == ['| questions', '| none', '| blind']
     assert files_beside(output) == {f'r.ringworld.drivelm.{name}.1.output.json' for name in ('none', 'blind')}
 
 
@@ -106,11 +107,11 @@ def test_ratios_that_differ_are_named_differently() -> None:
 
 def test_kinds_are_shown_at_the_ratio_nearest_to_a_tenth() -> None:
     def row(method: str, keep: float, accuracy: float) -> dict[str, Any]:
-        return {'method': method, 'keep': keep, 'kind': 'all', 'accuracy': accuracy}
+        return {'method': method, 'keep': keep, 'kind': 'all', 'accuracy': accuracy, 'questions': 12}
 
     rows = [row('none', 1.0, 0.9), row('blind', 1.0, 0.1), row('a', 0.5, 0.8), row('a', 0.25, 0.7)]
     assert by_kind({'rows': rows}).splitlines() == [
-        *('| at 25% | all |', '|---|---|', '| none | 90.0 |', '| blind | 10.0 |', '| a | 70.0 |'),
+        *('| at 25% | all |', '|---|---|', '| questions | 12 |', '| none | 90.0 |', '| blind | 10.0 |', '| a | 70.0 |'),
     ]  # fmt: skip
     assert '| at 10% | all |' in by_kind({'rows': [*rows, row('a', 0.1, 0.6), row('a', 0.05, 0.5)]})
 

@@ -23,8 +23,7 @@ from stprune_ros.evaluation.datasets import drivelm
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.asking import Asking
 from stprune_ros.evaluation.datasets.dataset import Moment
-from stprune_ros.evaluation.fidelity import FULL_TRIAL
-from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.hits import FULL_TRIAL, Trial
 from stprune_ros.settings.settings import Settings
 
 pytestmark = needs_packages

@@ -14,8 +14,8 @@ from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey, SetAn
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment
 from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.exam import EncodedScene, choose_answers
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, FULL_TRIAL, SEED_STRIDE
-from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.fidelity import SEED_STRIDE
+from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL, FULL_TRIAL, Trial
 from stprune_ros.evaluation.variants import WHOLE_FIRST_FRAME, Encoding, Variant, variant_of
 from stprune_ros.settings.settings import Settings
 from stprune_ros.vlm.backend import Backend, Context, ModelInfo, TextEmbedder
@@ -23,7 +23,6 @@ from stprune_ros.vlm.parsing import clean_text
 from stprune_ros.vlm.prompt import Prompt
 
 BATCH = 16  # questions with candidates that are asked in one pass, and written down behind it
-ALL_TOKENS = 'none'
 
 
 Said = tuple[AnswerKey, SetAnswer]
@@ -135,7 +134,7 @@ class Asking:
         return method not in WHOLE_FIRST_FRAME or trial.keep * len(moment.egos) >= 1
 
     def _variant(self, trial: Trial, scene_id: int) -> Variant:
-        method = ALL_TOKENS if trial == BLIND_TRIAL else trial.method
+        method = FULL if trial == BLIND_TRIAL else trial.method
         return variant_of(method, trial.keep, trial.seed * SEED_STRIDE + scene_id, self.settings)
 
     def about(self, asked: OpenMoment) -> MomentSaid:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from stprune_ros.errors import StpruneError
-from stprune_ros.evaluation import fidelity
 from stprune_ros.evaluation.datasets import drivelm, lingoqa, nuinstruct
 from stprune_ros.evaluation.datasets.answers import AnswerFile, AnswerKey
 from stprune_ros.evaluation.datasets.asking import Answering, Asking, ask_all, instructed, one_by_one
@@ -18,10 +17,11 @@ from stprune_ros.evaluation.datasets.judge import Judge, load_judge
 from stprune_ros.evaluation.datasets.measures import JUDGE, MATCH
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
 from stprune_ros.evaluation.datasets.text_metrics import require_packages
-from stprune_ros.evaluation.fidelity import BLIND_TRIAL, EvaluationPlan, name_of
-from stprune_ros.evaluation.hits import Trial
+from stprune_ros.evaluation.fidelity import EvaluationPlan, check_variant
+from stprune_ros.evaluation.hits import BLIND_TRIAL, Trial
+from stprune_ros.evaluation.result_file import add_table, beside, write_plot
 from stprune_ros.evaluation.tables import to_markdown
-from stprune_ros.evaluation.variants import variant_of
+from stprune_ros.evaluation.variants import name_of, variant_of
 from stprune_ros.progress import Say
 from stprune_ros.results import Show, write_json
 from stprune_ros.settings.settings import Settings
@@ -90,11 +90,11 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: 
     backend, prompt = load_model(settings, say)
     trials = [*EvaluationPlan(plan.methods, plan.keeps, plan.seeds).trials(), BLIND_TRIAL]
     for trial in trials[:-1]:
-        fidelity.check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
+        check_variant(variant_of(trial.method, trial.keep, trial.seed, settings), backend)
     info, default = backend.info, name_of(settings.pruning)
     head = _run_head(dataset, settings, prompt, info, plan.frames)
-    fidelity.add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
-    path = fidelity.beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
+    add_table(plan.output, default, {'host': info.model_id, 'world': plan.name})  # refused now, if at all
+    path = beside(plan.output, info.model_id, plan.name, '.answers.jsonl')
     with AnswerFile(path, head, plan.resume, dataset.identities) as file:
         before = len(file.answers)
         if file.outdated:
@@ -118,11 +118,11 @@ def run(plan: DatasetPlan, settings: Settings, show: Show, say: Say, answering: 
     found = {**figures.table(ran), 'measures': figures.measures(), 'notes': notes}
     if form.challenge is not None:
         found['challenge'] = _challenge(form.challenge, figures)
-    write_json(plan.output, fidelity.add_table(plan.output, default, found))
+    write_json(plan.output, add_table(plan.output, default, found))
     files = [plan.output, *files]
     if found['rows']:
-        files.append(fidelity.beside(plan.output, info.model_id, plan.name, '.png'))
-        fidelity.write_plot(found, default, files[-1])
+        files.append(beside(plan.output, info.model_id, plan.name, '.png'))
+        write_plot(found, default, files[-1])
     text = f'{to_markdown(found, default)}\n\n{measures_table(found["measures"])}' if found['measures'] else ''
     show(text, {'files': files, 'default': default, 'table': found})
     return 0
@@ -180,7 +180,7 @@ def _write_answers(form: SetFormat, plan: DatasetPlan, figures: Figures, host: s
     for trial in figures.trials:
         if trial.seed == 0:
             name = f'{plan.name}.{trial.method}.{str(trial.keep).removesuffix(".0")}'
-            files.append(fidelity.beside(plan.output, host, name, form.ending))
+            files.append(beside(plan.output, host, name, form.ending))
             form.write(files[-1], figures.dataset, figures.texts(trial))
     return files
 

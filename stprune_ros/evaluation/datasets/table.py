@@ -15,8 +15,8 @@ from stprune_ros.evaluation.datasets.answers import AnswerKey, SetAnswer
 from stprune_ros.evaluation.datasets.dataset import Dataset, Moment
 from stprune_ros.evaluation.datasets.measures import ERROR, JUDGE, LANGUAGE, MATCH, PER_QUESTION
 from stprune_ros.evaluation.datasets.text_metrics import bleu, cider, rouge_l
-from stprune_ros.evaluation.fidelity import FULL_TRIAL, summarize
-from stprune_ros.evaluation.hits import Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.hits import FULL_TRIAL, Asked, Hits, SceneResult, Trial
+from stprune_ros.evaluation.summary import summarize
 from stprune_ros.evaluation.tables import percent
 from stprune_ros.results import table
 
