@@ -46,9 +46,10 @@ def check(file: Path, model: bool, size: tuple[int, int], memory: int | None, sh
     show(told, {'file': file, 'problems': [], 'notes': [*found.notes, *notes]})
     if not model:
         return 0
-    from stprune_ros.vlm.loading import check_memory, require_calibration
+    from stprune_ros.vlm.loading import check_candidates, check_memory, require_calibration
 
     require_calibration(settings, lambda sentence: print(f'{file}: {sentence}', file=sys.stderr))
+    check_candidates(settings)
     text, fits, warning, figures = check_memory(settings, size, memory)
     show(text, {'memory': {'fits': fits, 'warning': warning, **figures}})
     if not fits:

@@ -293,6 +293,22 @@ def _estimate(settings: Settings, size: tuple[int, int], here: bool) -> tuple[Me
     return memory_estimate(*sizes, settings, ring, dtype, device.type == 'cuda'), ring, folder
 
 
+def check_candidates(settings: Settings) -> None:
+    """Raise ModelError where the model's tokenizer cannot tell the candidates of the prompt apart; loads no weights."""
+    path, revision = model_path(settings), settings.model.revision
+    folder = locate_model(path, revision, settings.model.allow_download)
+    from stprune_ros.vlm.hf.answers import choice_among, unknown_token
+    from stprune_ros.vlm.hf.chat import Chat
+    from stprune_ros.vlm.hf.pretrained import read_parts
+
+    parts = read_parts(folder)
+    prompt = Prompt.load(settings.prompt.file or prompt_file(path, revision))
+    chat = Chat(parts.tokenizer, folder.family, parts.config.image_token_id, parts.config.text_config.vocab_size)
+    unknown = unknown_token(parts.tokenizer, folder.trained)
+    texts = [text for _, text in prompt.candidates]
+    choice_among(texts, prompt.hint_question, '', chat, unknown, folder.model_id)
+
+
 def loading_text(settings: Settings) -> str:
     """What to say before `load_model`: which model, and how many bytes are read. Raises ModelError."""
     folder = locate_folder(model_path(settings), settings.model.revision, settings.model.allow_download)

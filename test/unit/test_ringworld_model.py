@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stprune_ros import cli
 from stprune_ros.arguments import with_host
 from stprune_ros.errors import ModelError
 from stprune_ros.evaluation.model_card import evaluate_model
@@ -48,13 +49,19 @@ def test_a_candidate_without_tokens_is_named(backend: Backend) -> None:
         backend.score(context, 'what should the ego vehicle do?', ['none', 'increase gap'])
 
 
-def test_a_prompt_without_words_for_the_model_is_not_loaded(tmp_path: Path) -> None:
+def test_a_prompt_without_words_for_the_model_is_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (FOLDER / 'prompt.yaml').read_text(encoding='utf-8')
     assert 'text: slow down' in text
-    (tmp_path / 'prompt.yaml').write_text(text.replace('text: slow down', 'text: brake'), encoding='utf-8')
-    settings = Settings.from_values({'prompt.file': str(tmp_path / 'prompt.yaml')})
-    with pytest.raises(ModelError, match="model 'ringworld' has no token for a word of candidate 'brake'"):
-        load_model(settings)
+    prompt, params = tmp_path / 'prompt.yaml', tmp_path / 'p.yaml'
+    prompt.write_text(text.replace('text: slow down', 'text: brake'), encoding='utf-8')
+    told = "model 'ringworld' has no token for a word of candidate 'brake'; rename it"
+    with pytest.raises(ModelError, match=told):
+        load_model(Settings.from_values({'prompt.file': str(prompt)}))
+    params.write_text(f'/**:\n  ros__parameters:\n    prompt: {{file: {prompt}}}\n', encoding='utf-8')
+    assert cli.main(['check', str(params)]) == 0, 'that needs the tokenizer'
+    capsys.readouterr()
+    assert cli.main(['check', str(params), '--model']) == 1
+    assert capsys.readouterr().err == f'stprune: {told}\n'
 
 
 def test_answers_beat_a_guess(backend: Backend) -> None:

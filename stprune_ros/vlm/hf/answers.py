@@ -35,6 +35,7 @@ class Answers:
         self.ends = {tokenizer.eos_token_id, self.chat.end_id, *(stops if isinstance(stops, list) else [stops])}
         # Part of what `generate` does for this model: Qwen2.5-VL ships 1.05.
         self.penalty = float(model.generation_config.repetition_penalty or 1.0)
+        self._unknown = unknown_token(tokenizer, info.trained)
         self._choice = lru_cache(KNOWN_CHOICES)(self._new_choice)
 
     def choices(self, asked: Sequence[tuple[str, Sequence[str]]], suffix: str) -> list[GuidedChoice]:
@@ -54,12 +55,24 @@ class Answers:
         return Generated(text, len(written.tokens), written.finished, written.timed_out)
 
     def _new_choice(self, question: str, suffix: str, candidates: tuple[str, ...]) -> GuidedChoice:
-        for text in (question, *candidates):
-            self.chat.require_words(text)
-        unknown = self._tokenizer.unk_token_id
-        for text in candidates if self.info.trained and unknown is not None else ():
-            if unknown in self.chat.ids(text):
-                raise ModelError(
-                    f"model '{self.info.model_id}' has no token for a word of candidate '{text}'; rename it"
-                )
-        return guided_choice(candidates, question + suffix, self.chat.answer_prefix, self.chat.ids, self.chat.end_id)
+        return choice_among(candidates, question, suffix, self.chat, self._unknown, self.info.model_id)
+
+
+def unknown_token(tokenizer: Any, trained: bool) -> int | None:
+    """The token of a word that the tokenizer lacks; None where it lacks none, or the model has random weights."""
+    return tokenizer.unk_token_id if trained else None
+
+
+def choice_among(
+    candidates: Sequence[str], question: str, suffix: str, chat: Chat, unknown: int | None, model_id: str
+) -> GuidedChoice:
+    """The choice among the candidates of a question; ``suffix`` is what the template writes after that.
+
+    Raises ModelError for candidates that the model cannot tell apart, or has no tokens for.
+    """
+    for text in (question, *candidates):
+        chat.require_words(text)
+    for text in candidates if unknown is not None else ():
+        if unknown in chat.ids(text):
+            raise ModelError(f"model '{model_id}' has no token for a word of candidate '{text}'; rename it")
+    return guided_choice(candidates, question + suffix, chat.answer_prefix, chat.ids, chat.end_id)
