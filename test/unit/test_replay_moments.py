@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from helpers.small_bags import PERIOD_NS, START_NS, drive, write_bag
+from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, write_bag
 from helpers.small_replays import (
     hints_of,
     page_data,
@@ -76,6 +77,39 @@ def test_a_span_gives_the_same_hints_as_the_whole(tmp_path: Path, params: Path):
     assert whole['span'] is None and whole['bag_id'] == part['bag_id']
     assert (part['ticks'], part['span']['from_ns']) == (2, START_NS + 3 * PERIOD_NS)
     assert 'only the ticks from' in (tmp_path / 'part' / 'report.html').read_text()
+
+
+@pytest.mark.parametrize(
+    ('span', 'sets'),
+    [
+        ((None, None), (5, 2, 3)),
+        ((3, 7), (3, 1, 1)),
+        ((7, None), (2, 0, 1)),
+        ((None, 2), (1, 1, 0)),
+        ((4, 4), (1, 0, 0)),
+    ],
+)
+def test_frame_sets_of_a_span_are_counted(tmp_path: Path, params: Path, span, sets):
+    """The left camera is lost at ticks 1 and 5; at 2, 6 and 9 only the front one is there, which is skipped."""
+    lost = {'left': (1, 2, 5, 6, 9), 'right': (2, 6, 9)}
+
+    def broken(item: Item) -> Item | None:
+        camera, tick = item.topic.split('/')[2:3], (item.stamp_ns - START_NS) // PERIOD_NS
+        return None if 'image' in item.topic and tick in lost.get(*camera, ()) else item
+
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters']['sync.min_views'] = 2
+    params.write_text(json.dumps(values))
+    bag = write_bag(tmp_path / 'bag', drive(10, broken))
+    ends = [
+        word
+        for name, tick in zip(('--from', '--until'), span)
+        if tick is not None
+        for word in (name, stamp_text(START_NS + tick * PERIOD_NS))
+    ]
+    found = run(bag, tmp_path / 'out', params, *ends)
+    assert tuple(found[name] for name in ('sets_full', 'sets_partial', 'sets_skipped')) == sets
+    assert found['ticks'] == sets[0] + sets[1]
 
 
 def test_the_command_of_the_report_replays_its_moment(tmp_path: Path, params: Path):
