@@ -25,7 +25,7 @@ class Knob:
         return self.values[0]
 
 
-_COMMON = Knob('joint_common', (2.4, 0.3, 0.6, 1.2, 3.6))
+_COMMON = Knob('joint_common', (2.4, 0.0, 0.3, 0.6, 1.2, 3.6))
 _TEMPORAL = Knob('lambda_temporal', (0.6, 0.3, 1.2))
 _SPATIAL = Knob('lambda_spatial', (0.8, 0.4, 1.6, 3.2))
 _FRAMES = Knob('temperature', (0.01, 0.003, 0.03))

@@ -10,6 +10,7 @@ Pure functions from features to keep masks. They know torch and nothing of model
     >>> features = {name: torch.randn(4, 14, 14, 64) for name in ring}  # (frames, rows, columns, D), oldest frame first
     >>> views = [ViewTokens(name, tokens, slots=(0, 1, 2, 3)) for name, tokens in features.items()]
     >>> masks = SpatioTemporalPruner(PruningConfig(keep_ratio=0.1))(views, history=4)  # per view bool (4, 14, 14)
-    >>> {view.name: tuple(view.tokens[mask].shape) for view, mask in zip(views, masks)}['FRONT']
-    (78, 64)
+    >>> kept = {view.name: view.tokens[mask] for view, mask in zip(views, masks)}  # (n, 64); views share the budget
+    >>> sum(len(tokens) for tokens in kept.values())
+    468
 """

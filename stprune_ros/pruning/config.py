@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from stprune_ros.errors import SettingsError
 from stprune_ros.parameter import parameter
 
-LEFT_TO_MODEL = -1.0  # of joint_common: the model folder says it, else `COMMON_WEIGHT` holds
-COMMON_WEIGHT = 0.6
+LEFT_TO_MODEL = -1.0  # of joint_common: the model folder says it, else `SILENT_WEIGHT` holds
+SILENT_WEIGHT = 0.0
 METHOD_NAMES = (
     'st_prune',
     'st_prune_staged',
@@ -57,23 +57,28 @@ class PruningConfig:
     lambda_spatial: float = parameter(
         0.8, 'weight of neighbour similarity in ring-view pruning', 0.0, 10.0, dynamic=True
     )
-    joint_volatility: float = parameter(
-        0.3, 'weight of volatility in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
-    )
     joint_recency: float = parameter(
         1.0, 'weight of recency in st_prune_staged and st_prune_joint', 0.0, 10.0, dynamic=True
     )
     joint_common: float = parameter(
         LEFT_TO_MODEL,
         'weight of likeness to other views in st_prune_staged and st_prune_joint; -1: what stprune.json in the model'
-        ' folder says, else 0.6',
+        ' folder says, else 0',
         LEFT_TO_MODEL,
+        10.0,
+        dynamic=True,
+    )
+    joint_volatility_share: float = parameter(
+        0.125,
+        'weight of volatility in st_prune_staged and st_prune_joint, as a share of that of likeness to other views',
+        0.0,
         10.0,
         dynamic=True,
     )
     joint_lattice: float = parameter(
         0.7,
-        'weight of an even lattice on the newest frame, where gauge_commonness asks for it',
+        'weight of an even lattice on the newest frame, where gauge_commonness asks for it; where joint_common is below'
+        ' 1, that share of it',
         0.0,
         10.0,
         dynamic=True,
@@ -134,7 +139,7 @@ class PruningConfig:
         """With a number where it is left to the model: what the model folder says, None where it says nothing."""
         if self.joint_common != LEFT_TO_MODEL:
             return self
-        return replace(self, joint_common=COMMON_WEIGHT if joint_common is None else joint_common)
+        return replace(self, joint_common=SILENT_WEIGHT if joint_common is None else joint_common)
 
     @property
     def ring_budget(self) -> bool:
@@ -144,4 +149,10 @@ class PruningConfig:
     @property
     def joint_weights(self) -> tuple[float, float, float]:
         """Weights of volatility, recency and commonness in st_prune_joint."""
-        return self.joint_volatility, self.joint_recency, self.for_model(None).joint_common
+        common = self.for_model(None).joint_common
+        return self.joint_volatility_share * common, self.joint_recency, common
+
+    @property
+    def lattice_weight(self) -> float:
+        """Weight of the lattice, for which the gauge gives up commonness: no more of it than there is of that."""
+        return self.joint_lattice * min(self.for_model(None).joint_common, 1.0)

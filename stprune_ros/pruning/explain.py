@@ -89,7 +89,7 @@ def _terms(
         if config.gauge_commonness:
             trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(likeness, similarities) if len(c)])
             budgets = [view_budget(view, config) for view in views]
-            for added, bonus in zip(extra, lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))):
+            for added, bonus in zip(extra, lattice_bonus(views, budgets, config.lattice_weight * (1 - trust))):
                 added += bonus.view(added.shape)
         motion, newness, other = config.joint_weights
         other_views = [-other * trust * found for found in likeness]

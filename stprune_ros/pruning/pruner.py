@@ -185,7 +185,7 @@ def _over_all_views(
     trust = extra = survivors = None
     if config.gauge_commonness:
         trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
-        extra = lattice_bonus(views, budgets, config.joint_lattice * (1 - trust))
+        extra = lattice_bonus(views, budgets, config.lattice_weight * (1 - trust))
     if config.even_share:
         even = [even_bonus(config) * mask for mask in even_masks(views, budgets, config.even_share, frozen)]
         extra = even if extra is None else [one + other for one, other in zip(extra, even)]
@@ -242,7 +242,7 @@ def even_bonus(config: PruningConfig) -> float:
     A distance is at most 2, a cosine in [-1, 1], volatility and recency in [0, 1].
     """
     volatility, recency, common = config.joint_weights
-    return 3.0 + max(volatility + recency, config.lambda_temporal) + 2 * common + config.joint_lattice
+    return 3.0 + max(volatility + recency, config.lambda_temporal) + 2 * common + config.lattice_weight
 
 
 def even_masks(

@@ -94,7 +94,7 @@ def test_everything_else_that_decides_a_drive_is_part_of_it_too() -> None:
     assert [named(one) == before for one in [*plans, replace(PLAN, seeds=range(9))]] == [False] * 3 + [True]
     assert named(profile='orin_nx') != before
     asking = replace(MODEL, joint_common=2.4)  # the weights are the same, what stprune.json says is not
-    assert (named()['pruning']['joint_common'], named(model=asking)['pruning']['joint_common']) == (0.6, 2.4)
+    assert (named()['pruning']['joint_common'], named(model=asking)['pruning']['joint_common']) == (0.0, 2.4)
     assert named(model=asking)['settings'] != before['settings']
     assert named(model=asking) == named(settings=Settings.from_values({'pruning.joint_common': 2.4}))
     assert named()['limits'] == {'SLOW_DOWN': 3.5, 'STOP': 0.0, 'YIELD': 0.0, 'INCREASE_GAP': 6.0}

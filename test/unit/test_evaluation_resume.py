@@ -177,7 +177,7 @@ def test_another_plan_is_refused_with_what_differs(tmp_path):
     llama, small = (Settings.from_values(values) for values in (LLAMA, {'model.max_image_pixels': 4096}))
     for given, difference in (
         ({'seeds': 3}, 'there seeds is 1, here it is 3'),
-        ({'backend': asking}, 'there joint_common is 0.6, here it is 2.4'),
+        ({'backend': asking}, 'there joint_common is 0.0, here it is 2.4'),
         ({'settings': Settings.from_values({'pruning.joint_recency': 0.5})}, 'there joint_recency is 1.0, here it is'),
         ({'backend': halved}, "there dtype is 'float32', here it is 'float16'"),
         ({'prompt': replace(PROMPT, id='other')}, f"there prompt is '{PROMPT.id}', here it is 'other'"),

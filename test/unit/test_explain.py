@@ -100,7 +100,7 @@ def reference(views, masks, config, history):
                         rows, columns = views[v].tokens.shape[1:3]
                         budget = math.floor(config.keep_ratio * kept.numel() + 0.5)
                         on = float(lattice(1, rows, columns, budget, x.device)[p])
-                        new += config.joint_lattice * float(1 - trust) * on
+                        new += config.joint_lattice * min(w[2], 1.0) * float(1 - trust) * on
                     other = -w[2] * float(trust) * float(common[v][t * x.shape[1] + p])
                     found[t, p] = (w[0] * float(volatility[p]), new, near, other)
                 else:

@@ -19,7 +19,7 @@ from stprune_ros.evaluation.fidelity import EvaluationPlan, ask_all
 from stprune_ros.evaluation.ringworld_cases import RingworldCases
 from stprune_ros.inference.pipeline import Pipeline
 from stprune_ros.inference.provenance import provenance_of
-from stprune_ros.pruning.config import COMMON_WEIGHT, LEFT_TO_MODEL, PruningConfig
+from stprune_ros.pruning.config import LEFT_TO_MODEL, SILENT_WEIGHT, PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
 from stprune_ros.resources import resource_path
 from stprune_ros.ringworld.training.plans import Recipe
@@ -30,17 +30,18 @@ from stprune_ros.vlm.loading import BUNDLED_MODEL, load_calibration, load_model,
 
 
 def test_a_number_that_is_set_holds_for_every_model():
-    assert PruningConfig(joint_common=0.0).for_model(2.4).joint_weights == (0.3, 1.0, 0.0)
-    assert PruningConfig(joint_common=3.0).for_model(None).joint_weights == (0.3, 1.0, 3.0)
+    assert PruningConfig(joint_common=0.0).for_model(2.4).joint_weights == (0.0, 1.0, 0.0)
+    assert PruningConfig(joint_common=3.0).for_model(None).joint_weights == (0.375, 1.0, 3.0)
 
 
 def test_what_is_left_to_the_model_is_what_its_folder_says_or_a_number_for_all_others():
     left = PruningConfig()
     assert left.joint_common == LEFT_TO_MODEL
     assert left.for_model(2.4) == replace(left, joint_common=2.4)
-    assert left.for_model(0.0).joint_weights == (0.3, 1.0, 0.0)
-    assert left.for_model(None) == replace(left, joint_common=COMMON_WEIGHT)
-    assert left.joint_weights == (0.3, 1.0, COMMON_WEIGHT)
+    assert left.for_model(2.4).joint_weights == (0.3, 1.0, 2.4)
+    assert left.for_model(0.0).joint_weights == (0.0, 1.0, 0.0)
+    assert left.for_model(None) == replace(left, joint_common=SILENT_WEIGHT)
+    assert left.joint_weights == (0.0, 1.0, SILENT_WEIGHT) == (0.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize('value', [-0.99, -0.5, -1e-9])
@@ -101,7 +102,7 @@ def test_a_folder_may_say_any_weight_that_the_parameter_may_have(tmp_path, value
     ('name', 'sentence'),
     [
         ('ringworld', '2.4, stprune.json asks for that'),
-        ('ringworld_neutral', '0.6, stprune.json says nothing of it'),
+        ('ringworld_neutral', '0, stprune.json says nothing of it'),
     ],
 )
 def test_checking_says_which_weight_holds(tmp_path, capsys, name, sentence):
@@ -123,7 +124,7 @@ def test_results_of_a_fleet_say_which_weight_held(tmp_path):
     identities = [model_identity(settings)]
     (folder / 'stprune.json').write_text(json.dumps({'trained': True, 'pruning.joint_common': 1.5}))
     identities += [model_identity(settings), model_identity(settings.changed({'pruning.joint_common': 3.0}))]
-    assert [found.joint_common for found in identities] == [0.6, 1.5, 3.0]
+    assert [found.joint_common for found in identities] == [0.0, 1.5, 3.0]
     assert len({found._replace(joint_common=0.0) for found in identities}) == 1
     backend, prompt = load_model(settings)
     assert provenance_of(settings, backend.info, prompt).joint_common == 1.5
@@ -142,7 +143,7 @@ def test_a_calibration_holds_for_a_weight_whoever_said_it(tmp_path):
         assert load_calibration(settings.changed(named)).parameters['pruning.joint_common'] == 2.4
     folder = make_tiny_model(tmp_path / 'tiny', 'ringworld')
     elsewhere = left.changed({**named, 'model.path': str(folder)})
-    with pytest.raises(ModelError, match='fitted with pruning.joint_common 2.4, here it is 0.6'):
+    with pytest.raises(ModelError, match='fitted with pruning.joint_common 2.4, here it is 0.0'):
         load_calibration(elsewhere)
     (folder / 'stprune.json').write_text(json.dumps({'trained': True, 'pruning.joint_common': 2.4}))
     assert load_calibration(elsewhere) is not None
@@ -187,28 +188,28 @@ def kept_by_the_pipeline(tiny, tmp_path: Path, joint_common, values):
 
 def test_the_pipeline_prunes_as_its_model_asks(tiny, tmp_path):
     left = {value: kept_by_the_pipeline(tiny, tmp_path, value, {}) for value in (None, 10.0)}
-    said = {value: kept_by_the_pipeline(tiny, tmp_path, 3.0, {'pruning.joint_common': value}) for value in (0.6, 10.0)}
-    assert left[None] == said[0.6] != left[10.0] == said[10.0]
+    said = {value: kept_by_the_pipeline(tiny, tmp_path, 3.0, {'pruning.joint_common': value}) for value in (0.0, 10.0)}
+    assert left[None] == said[0.0] != left[10.0] == said[10.0]
 
 
 def test_the_examination_prunes_as_the_model_asks():
     backend, _ = load_model(Settings())
     scene = RingworldCases(1, 900_000).cases(900_000)[0].scene
     config = PruningConfig('st_prune_joint', 0.05)
-    for joint_common, weight in ((2.4, 2.4), (None, COMMON_WEIGHT), (0.0, 0.0)):
+    for joint_common, weight in ((2.4, 2.4), (None, SILENT_WEIGHT), (0.0, 0.0)):
         encoded = EncodedScene.encode(scene, Asking(backend, joint_common))
         expected = SpatioTemporalPruner(replace(config, joint_common=weight))(encoded.views, encoded.history)
         assert all(map(torch.equal, encoded.keep_masks(config), expected))
 
 
-@pytest.mark.parametrize(('asked', 'weight'), [(2.4, 2.4), (None, 0.6)])
+@pytest.mark.parametrize(('asked', 'weight'), [(2.4, 2.4), (None, 0.0)])
 def test_answers_say_with_which_weights_they_were_given(tmp_path, asked, weight):
     backend, prompt = load_model(Settings())
     plan, asking = EvaluationPlan(('uniform',), (0.1,), 1), Asking(backend, asked)
     hits = ask_all(RingworldCases(0, 900_000), plan, Settings(), asking, prompt, 1, tmp_path / 'f.json')
     assert hits.plan['weights'] == {
         'lambda_temporal': 0.6, 'lambda_spatial': 0.8,
-        'joint_volatility': 0.3, 'joint_recency': 1.0, 'joint_common': weight, 'joint_lattice': 0.7,
+        'joint_recency': 1.0, 'joint_common': weight, 'joint_volatility_share': 0.125, 'joint_lattice': 0.7,
     }  # fmt: skip
 
 

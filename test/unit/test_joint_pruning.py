@@ -41,14 +41,16 @@ def joint(weights, keep, common=(0, 0, 0, 0), volatility=(0, 0), history=4, froz
 @pytest.mark.parametrize('skip_frozen', [False, True])
 @pytest.mark.parametrize('budget', ['view', 'ring'])
 @pytest.mark.parametrize(('gauge', 'even'), [(False, 0.0), (True, 0.0), (True, 0.45)])
-@pytest.mark.parametrize(('views', 'seed'), [(1, 0), (2, 1), (5, 2), (6, 3), (6, 4)])
-def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, even, budget, skip_frozen, scale, method):
+@pytest.mark.parametrize(('views', 'seed', 'common'), [(1, 0, 1.5), (2, 1, 0.4), (5, 2, 1.5), (6, 3, 1.5), (6, 4, 0.0)])
+def test_any_ring_with_any_switches_equals_the_reference(
+    views, seed, common, gauge, even, budget, skip_frozen, scale, method
+):
     uneven = uneven_ring(views, seed)
     config = PruningConfig(
         method,
-        joint_volatility=0.9,
+        joint_volatility_share=0.6,
         joint_recency=0.5,
-        joint_common=1.5,
+        joint_common=common,
         joint_lattice=0.4,
         gauge_commonness=gauge,
         even_share=even,
@@ -58,8 +60,9 @@ def test_any_ring_with_any_switches_equals_the_reference(views, seed, gauge, eve
         multiplicative_bonus=scale,
     )
     found, first = kept_of(SpatioTemporalPruner(config)(uneven, 4)), 0.6 if method == 'st_prune_staged' else None
+    weights = 0.6 * common, 0.5, common, 0.4 * min(common, 1)
     assert found == reference_st_prune_joint(
-        uneven, 4, 0.3, (0.9, 0.5, 1.5, 0.4), scale, skip_frozen, budget == 'ring', gauge, first, even
+        uneven, 4, 0.3, weights, scale, skip_frozen, budget == 'ring', gauge, first, even
     )
 
 
@@ -150,10 +153,10 @@ def test_where_nothing_stands_out_the_newest_frame_is_covered_evenly():
     views = ring(views=3, frames=2, rows=4, columns=6)
     alike = [replace(view, tokens=views[0].tokens) for view in views]
     even = uniform_mask((1, 4, 6), 12).reshape(4, 6)
-    for mask in prune(alike, 2, 'st_prune_joint', 0.25, gauge_commonness=True, joint_lattice=5.0):
+    for mask in prune(alike, 2, 'st_prune_joint', 0.25, joint_common=1.0, gauge_commonness=True, joint_lattice=5.0):
         assert torch.equal(mask[-1], even)
     for config in ({}, {'gauge_commonness': True, 'joint_lattice': 5.0}):
-        [alone] = prune(views[:1], 2, 'st_prune_joint', 0.25, **config)
+        [alone] = prune(views[:1], 2, 'st_prune_joint', 0.25, joint_common=1.0, **config)
         assert int((alone[-1] & even).sum()) < 12
 
 
@@ -175,9 +178,9 @@ def test_an_even_share_is_kept_first_and_counts_in_the_budget(method, budget, ev
 @pytest.mark.parametrize(
     'weights',
     [
-        {'joint_volatility': 10.0, 'joint_recency': 10.0},
+        {'joint_volatility_share': 10.0, 'joint_recency': 10.0, 'joint_common': 10.0},
         {'joint_common': 10.0},
-        {'joint_lattice': 10.0, 'gauge_commonness': True},
+        {'joint_lattice': 10.0, 'joint_common': 1.0, 'gauge_commonness': True},
         {'lambda_temporal': 10.0},
         {'joint_recency': 10.0, 'multiplicative_bonus': True},
     ],

@@ -103,7 +103,9 @@ def test_repeats_of_a_frozen_camera_come_last(method, skip_frozen):
     """
     frames = torch.randn(2, 3, 4, 16, generator=torch.Generator().manual_seed(5))
     view = ViewTokens('V', frames[[0, 0, 0, 1]], (0, 1, 2, 3))
-    config = PruningConfig(method, 0.5, lambda_temporal=6.0, joint_volatility=3.0, skip_frozen=skip_frozen)
+    config = PruningConfig(
+        method, 0.5, lambda_temporal=6.0, joint_volatility_share=1.5, joint_common=2.0, skip_frozen=skip_frozen
+    )
     [keep] = SpatioTemporalPruner(config)([view], 4)
     assert int(keep.sum()) == 24
     assert bool(keep[:2].any()) is not skip_frozen
@@ -188,7 +190,9 @@ def test_joint_pruning_gives_up_what_any_other_view_shows():
     views = [torch.randn(1, 1, 8, 32, generator=generator) for _ in range(4)]
     for x in views:
         x[0, 0, :5] = wall + 0.3 * torch.randn(5, 32, generator=generator)
-    kept = prune([ViewTokens(str(i), x, (0,)) for i, x in enumerate(views)], 1, 'st_prune_joint', 0.375)
+    kept = prune(
+        [ViewTokens(str(i), x, (0,)) for i, x in enumerate(views)], 1, 'st_prune_joint', 0.375, joint_common=2.4
+    )
     for mask in kept:
         assert mask.flatten().tolist() == [False] * 5 + [True] * 3
 
@@ -322,10 +326,10 @@ def test_the_settings_of_pruning_need_no_torch():
 
 
 def test_the_defaults_of_the_settings():
-    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 0.3, 1.0, -1, 0.7, 0.0, 'ring')
+    assert PruningConfig() == PruningConfig('st_prune_joint', 0.1, 0.6, 0.8, 1.0, -1, 0.125, 0.7, 0.0, 'ring')
     assert PruningConfig().gauge_commonness
     assert not PruningConfig(budget='view').ring_budget
-    assert PruningConfig(joint_volatility=1, joint_recency=2, joint_common=3).joint_weights == (1, 2, 3)
+    assert PruningConfig(joint_volatility_share=0.5, joint_recency=2, joint_common=3).joint_weights == (1.5, 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_method_and_keep_ratio_from_the_command_line(
 ):
     summary = run(write_bag(tmp_path / 'bag', drive(2)), tmp_path / 'out', params, '--method', method, '--keep', keep)
     assert summary['method'] == method
-    assert (summary['joint_common'], summary['parameters']['pruning.joint_common']) == (0.6, -1.0)
+    assert (summary['joint_common'], summary['parameters']['pruning.joint_common']) == (0.0, -1.0)
     assert summary['tokens_kept'] == pytest.approx(share * summary['tokens_full'], abs=3)
     assert summary['tokens_off_budget_max'] <= len(summary['cameras']) / 2
 
