@@ -106,8 +106,8 @@ def advance_ring(views: Sequence[ViewTokens]) -> list[ViewTokens]:
 
 
 def pruning_config(size: RingSize, method: str = 'st_prune') -> PruningConfig:
-    """The default configuration of a method, at the keep ratio of ``size``."""
-    return PruningConfig(method, size.keep)
+    """The default configuration of a method, at the keep ratio of ``size``; with commonness, which costs the most."""
+    return PruningConfig(method, size.keep, joint_common=1.0)
 
 
 def prepare_method(name: str, views: Sequence[ViewTokens], size: RingSize) -> Callable[[], Masks]:

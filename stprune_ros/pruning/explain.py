@@ -16,16 +16,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import PruningConfig
-from stprune_ros.pruning.joint import trust_in
 from stprune_ros.pruning.pruner import (
     CACHED_METHODS,
     COMMON_METHODS,
     even_masks,
     lattice_bonus,
     overlap_masks,
+    trusted_commonness,
     volatilities,
+    weighs_commonness,
 )
 from stprune_ros.pruning.reason import DROPPED_REASONS, TERM_REASONS, Reason
 from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
@@ -55,7 +55,7 @@ def explain(
         return [torch.full(mask.shape, Reason.NONE, dtype=torch.uint8) for mask in masks]
     with torch.inference_mode():
         if cache is not None:
-            views = cache.attach(views, with_commonness=config.method in COMMON_METHODS)
+            views = cache.attach(views, with_commonness=weighs_commonness(config))
         similarities = view_similarities(views)
         kept = [mask.flatten().to(x.units.device) for mask, x in zip(masks, similarities)]
         frozen = [repeated_frames(x.units) for x in similarities] if config.skip_frozen else None
@@ -81,18 +81,13 @@ def _terms(
     volatile = volatilities(views, [x.units for x in similarities], config, frozen)
     extra = [x.units.new_zeros(x.units.shape[:2]) for x in similarities]  # recency of an even lattice, [T, P]
     if config.method in COMMON_METHODS:
-        slots = [view.slots for view in views]
-        likeness = [x.commonness for x in similarities if x.commonness is not None]
-        if len(likeness) < len(similarities):
-            likeness = commonness([x.units for x in similarities], slots)
-        trust: Tensor | float = 1.0
-        if config.gauge_commonness:
-            trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(likeness, similarities) if len(c)])
+        likeness, trust = trusted_commonness(similarities, [view.slots for view in views], config)
+        if trust is not None:
             budgets = [view_budget(view, config) for view in views]
             for added, bonus in zip(extra, lattice_bonus(views, budgets, config.lattice_weight * (1 - trust))):
                 added += bonus.view(added.shape)
         motion, newness, other = config.joint_weights
-        other_views = [-other * trust * found for found in likeness]
+        other_views = [-other * (1.0 if trust is None else trust) * found for found in likeness]
     else:
         motion = newness = 0.0 if config.method == 'rsp' else config.lambda_temporal / 2
         weight = 0.0 if config.method == 'mtp' else config.lambda_spatial

@@ -46,7 +46,7 @@ from stprune_ros.pruning.temporal import (
     temporal_volatility,
 )
 from stprune_ros.pruning.tensors import equal_groups, kept_indices, stacked
-from stprune_ros.pruning.view_tokens import ViewTokens, check_views, view_budget
+from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens, check_views, view_budget
 
 PUBLISHED: Mapping[str, Any] = MappingProxyType({})  # no option: a baseline as its authors run it
 FIRST_STAGE_SHARE = 0.35  # exponent of the ratio that MTP leaves in st_prune_staged; in the paper it is 0.5
@@ -84,7 +84,7 @@ class SpatioTemporalPruner:
         else:
             with torch.inference_mode():
                 if self._cache is not None:
-                    views = self._cache.attach(views, with_commonness=self.config.method in COMMON_METHODS)
+                    views = self._cache.attach(views, with_commonness=weighs_commonness(self.config))
                 masks = METHODS[self.config.method](views, history, self.config, **self._options)
         return [mask.reshape(view.tokens.shape[:3]) for mask, view in zip(masks, views)]
 
@@ -180,11 +180,9 @@ def _over_all_views(
     volatility = volatilities(views, [x.units for x in similarities], config, frozen)
     budgets = [view_budget(view, config) for view in views]
     slots = [view.slots for view in views]
-    cached = [x.commonness for x in similarities if x.commonness is not None]
-    common = cached if len(cached) == len(similarities) else commonness([x.units for x in similarities], slots)
-    trust = extra = survivors = None
-    if config.gauge_commonness:
-        trust = trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
+    common, trust = trusted_commonness(similarities, slots, config)
+    extra = survivors = None
+    if trust is not None:
         extra = lattice_bonus(views, budgets, config.lattice_weight * (1 - trust))
     if config.even_share:
         even = [even_bonus(config) * mask for mask in even_masks(views, budgets, config.even_share, frozen)]
@@ -224,6 +222,27 @@ def _over_all_views(
         config.multiplicative_bonus,
         config.ring_budget,
     )
+
+
+def weighs_commonness(config: PruningConfig) -> bool:
+    """Whether the method compares all views with one another; without a weight that has no say."""
+    return config.method in COMMON_METHODS and config.joint_weights[2] > 0
+
+
+def trusted_commonness(
+    similarities: Sequence[ViewSimilarity], slots: Sequence[tuple[int, ...]], config: PruningConfig
+) -> tuple[list[Tensor], Tensor | None]:
+    """Per view the commonness of its tokens (T * P,), and the trust in it with ``gauge_commonness``.
+
+    Where it has no weight it is not worked out: all 0.
+    """
+    if not weighs_commonness(config):
+        return [x.units.new_zeros(x.units.shape[0] * x.units.shape[1]) for x in similarities], None
+    cached = [x.commonness for x in similarities if x.commonness is not None]
+    common = cached if len(cached) == len(similarities) else commonness([x.units for x in similarities], slots)
+    if not config.gauge_commonness:
+        return common, None
+    return common, trust_in([c[-x.units.shape[1] :] for c, x in zip(common, similarities) if len(c)])
 
 
 def lattice_bonus(views: Sequence[ViewTokens], budgets: Sequence[int], bonus: Tensor) -> list[Tensor]:
