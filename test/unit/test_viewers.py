@@ -56,7 +56,7 @@ ENUMS = {
 }
 LIVE_ONLY = {'/rosout'}
 THEMES = {'light': '#ffffff', 'dark': '#15151a'}  # grounds of plots
-WINDOW_HEIGHT, TOOLBAR_HEIGHT = 870, 30  # pixels of a layout on a screen of 1920x1080, and of a panel
+WINDOW_HEIGHT, TOOLBAR_HEIGHT = 820, 30  # pixels of a layout in a browser on 1920x1080, and of a panel's head
 LANE_HEIGHT, AXIS_HEIGHT = 64, 30  # pixels of state transitions, Lichtblick 1.28.1
 
 
