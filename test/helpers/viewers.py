@@ -91,6 +91,28 @@ def _leaves(node: Any) -> Iterator[str]:
     yield from _leaves(node['second'])
 
 
+def panel_heights(node: Any, height: float = 1.0) -> Iterator[tuple[str, float]]:
+    """Each panel of a layout with its share of the window's height."""
+    if isinstance(node, str):
+        yield node, height
+        return
+    share = node['splitPercentage'] / 100
+    for child, part in ((node['first'], share), (node['second'], 1 - share)):
+        yield from panel_heights(child, height * part if node['direction'] == 'column' else height)
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast of two colours '#rrggbb' as WCAG 2 defines it, 1 to 21."""
+    darker, lighter = sorted(map(_luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear))
+
+
 def _paths(panel: str, config: dict[str, Any]) -> list[str]:
     if panel in ('Plot', 'StateTransitions'):
         return [path['value'] for path in config['paths']]

@@ -12,7 +12,17 @@ import pytest
 from helpers.answers import make_answer
 from helpers.small_bags import PERIOD_NS, START_NS, Item, drive, write_bag
 from helpers.tiny_models import make_tiny_model
-from helpers.viewers import Definition, definition, definitions, field_of, foxglove_paths, rviz_topics, short
+from helpers.viewers import (
+    Definition,
+    contrast,
+    definition,
+    definitions,
+    field_of,
+    foxglove_paths,
+    panel_heights,
+    rviz_topics,
+    short,
+)
 from mcap.reader import make_reader
 
 from stprune_ros.cli import main
@@ -45,6 +55,9 @@ ENUMS = {
     ('CameraStatus', 'state'): {int(state): state.name for state in CameraState},
 }
 LIVE_ONLY = {'/rosout'}
+THEMES = {'light': '#ffffff', 'dark': '#15151a'}  # grounds of plots
+WINDOW_HEIGHT, TOOLBAR_HEIGHT = 820, 30  # pixels of a layout in a browser on 1920x1080, and of a panel's head
+LANE_HEIGHT, AXIS_HEIGHT = 64, 30  # pixels of state transitions, Lichtblick 1.28.1
 
 
 def named(found: Definition, name: str) -> dict[tuple[str, str], dict[int, str]]:
@@ -125,6 +138,45 @@ def test_layout_of_foxglove_shows_what_is_in_the_results(results: Path):
         assert shown.panel != 'StateTransitions' or names, f'{shown}: numbers without names'
     assert panels == {'Image', 'StateTransitions', 'Plot', 'RawMessages', 'DiagnosticSummary', 'RosOut'}
     assert set(schemas) - seen == {topic for topic in schemas if '/debug/stage_ms/' in topic or topic.endswith('_ms')}
+
+
+def panel_configs() -> dict[str, dict[str, Any]]:
+    return json.loads(FOXGLOVE.read_text(encoding='utf-8'))['configById']
+
+
+def test_panels_have_their_title_in_foxglove_and_in_lichtblick():
+    titles = [(panel['foxglovePanelTitle'], panel['lichtblickPanelTitle']) for panel in panel_configs().values()]
+    assert all(ours and ours == theirs for ours, theirs in titles) and len(set(titles)) == len(titles)
+
+
+@pytest.mark.parametrize('ground', THEMES.values(), ids=THEMES)
+def test_lines_are_seen_on_light_and_dark_ground(ground: str):
+    assert contrast('#000000', '#ffffff') == pytest.approx(21)
+    colours = [
+        path['color'] for panel in panel_configs().values() for path in panel.get('paths', ()) if 'color' in path
+    ]
+    assert len(colours) > 10
+    assert [colour for colour in colours if contrast(colour, ground) < 2] == []
+
+
+def test_lines_of_one_plot_differ():
+    for name, panel in panel_configs().items():
+        colours = [path['color'] for path in panel['paths']] if name.startswith('Plot') else []
+        assert len(set(colours)) == len(colours), name
+
+
+def test_every_lane_is_seen_without_scrolling():
+    layout = json.loads(FOXGLOVE.read_text(encoding='utf-8'))
+    [name] = [name for name in layout['configById'] if name.startswith('StateTransitions')]
+    needed = LANE_HEIGHT * len(layout['configById'][name]['paths']) + AXIS_HEIGHT + TOOLBAR_HEIGHT
+    assert dict(panel_heights(layout['layout']))[name] * WINDOW_HEIGHT >= needed
+
+
+def test_folded_fields_are_fields_of_the_hint():
+    panel = panel_configs()['RawMessages!hint']
+    hint = definition(resource_path('msg/PlanningHint.msg').read_text(encoding='utf-8'))
+    assert panel['expansion'] and panel['expansion'].keys() <= hint.fields.keys()
+    assert not panel['expansion'].keys() & {'status', 'behavior', 'confidence'}
 
 
 def read(file: Path) -> dict[str, list[Any]]:
