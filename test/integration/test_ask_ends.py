@@ -6,34 +6,27 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 pytest.importorskip('rclpy')
 
-import rclpy
 from action_msgs.msg import GoalStatus
 from builtin_interfaces.msg import Duration
 from conftest import new_domain_id
 from helpers.asking import BUSY, QUESTION, Asking, hinted, started, wait_for_hints
 from helpers.harness import Vehicle
+from helpers.question_graph import Graph
 from helpers.simulated_time import SimulatedTime
 from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 
 from stprune_ros.action import Ask
 from stprune_ros.msg import PlanningHint
-from stprune_ros.ros.questions import FOUND_S, Questions
-from stprune_ros.ros.ros_time import RosTime
-from stprune_ros.settings.settings import Settings
+from stprune_ros.ros.questions import FOUND_S
 
 GONE = 'the question was given up: whoever asked is gone'
-LIMIT_S = 180.0  # only bounds how long a failure takes
 KILLED = f"""
 import rclpy
 from builtin_interfaces.msg import Duration
@@ -46,71 +39,6 @@ client.wait_for_server()
 client.send_goal_async(Ask.Goal(question={QUESTION!r}, deadline=Duration(sec=60)))
 rclpy.spin(node)
 """
-
-
-class Graph:
-    """A node that takes questions and never answers one, and clients of it, each a DDS participant of its own."""
-
-    def __init__(self, domain_id: int) -> None:
-        self.domain_id = domain_id
-        self._contexts: list[Context] = []
-        self._executors: list[SingleThreadedExecutor] = []
-        self.said: list[str] = []
-        node = self._new_node('left')
-        pipeline = SimpleNamespace(rig=SimpleNamespace(ring=('front',)))
-        journal = SimpleNamespace(info=self.said.append, warn=self.said.append)
-        parts: Any = (node, Settings, lambda: pipeline, RosTime(node.get_clock()), None, journal)
-        self.questions = Questions(*parts)
-        node.create_timer(0.1, self.questions.look)
-
-    def _new_node(self, name: str) -> Any:
-        context = Context()
-        rclpy.init(context=context, domain_id=self.domain_id)
-        node = rclpy.create_node(name, context=context)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        self._contexts.append(context)
-        self._executors.append(executor)
-        return node
-
-    def client(self) -> ActionClient:
-        """A client that the node has found; how many there are is what `listeners` counts."""
-        count, node = self.listeners(), self._new_node('client')
-        client = ActionClient(node, Ask, '/left/ask')
-        self.spin_until(lambda: client.server_is_ready() and self.listeners() == count + 1, 'the client')
-        return client
-
-    def listeners(self) -> int:
-        """Clients that the node knows of."""
-        return len(self.questions._node.get_subscriptions_info_by_topic('/left/ask/_action/feedback'))
-
-    def ask(self, client: ActionClient) -> Any:
-        """The future of a goal's handle, once the node has it."""
-        sent = client.send_goal_async(Ask.Goal(question=QUESTION, deadline=Duration(sec=60)))
-        self.spin_until(sent.done, 'the response to a goal')
-        return sent
-
-    def spin_until(self, condition: Callable[[], bool], what: str) -> None:
-        """Let all go on until ``condition`` holds."""
-        ends = time.monotonic() + LIMIT_S
-        while not condition():
-            assert time.monotonic() < ends, f'no {what} within {LIMIT_S} s'
-            for executor in self._executors:
-                executor.spin_once(timeout_sec=0.01)
-
-    def spin(self, seconds: float) -> None:
-        """Let all go on for so long."""
-        ends = time.monotonic() + seconds
-        self.spin_until(lambda: time.monotonic() > ends, 'end')
-
-    def close(self) -> None:
-        """Leave the graph."""
-        self.questions.give_up('the test is over')
-        self.spin(0.2)
-        self.questions.close()
-        for executor, context in zip(self._executors, self._contexts):
-            executor.shutdown()
-            rclpy.shutdown(context=context)
 
 
 @pytest.fixture

@@ -176,6 +176,22 @@ def test_incomplete_input_is_said(make):
     assert ask.reply.reason == "the input was incomplete: camera 'LEFT' has no frame in this set"
 
 
+def test_all_that_the_input_lacks_is_said(make):
+    ask = Ask(TEXT)
+    make().run(window(1000, without=('LEFT', 'RIGHT')), ask=ask)
+    lacks = [f"camera '{camera}' has no frame in this set" for camera in ('RIGHT', 'LEFT')]
+    assert ask.reply.reason == f'the input was incomplete: {"; ".join(lacks)}'
+
+
+def test_times_are_taken_when_the_device_is_done_and_words_keep_theirs(make):
+    waited, told, pipeline = [], [], make()
+    pipeline._asker._synchronize = lambda: waited.append(True)
+    ask = Ask(TEXT, lambda: told.append(ask.reply))
+    pipeline.run(window(1000), ask=ask)
+    assert len(waited) == 2, 'behind the beginning and behind the words'
+    assert len(told) > 1 and told[0].stage_ms['write'] < told[-1].stage_ms['write']
+
+
 def test_a_question_that_would_end_a_turn_is_refused(make, loaded):
     mark = loaded[0]._chat._tokenizer.eos_token
     for question in (Question(f'what? {mark}'), Question('what?', candidates=('yes', f'no {mark}'))):

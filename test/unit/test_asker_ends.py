@@ -144,6 +144,22 @@ def test_a_question_that_is_over_holds_nothing_and_does_not_begin_again(make, he
     assert [text.closed for text in held] == [1]
 
 
+def test_another_question_takes_the_place_of_one_that_nobody_ended(make, held):
+    pipeline, second = make(), Ask(Question('what is right of me?', deadline_s=60.0))
+    pipeline.run(window(1000), ask=Ask(TEXT), leave=lambda: True)
+    pipeline.run(window(1100), ask=second)
+    assert [text.closed for text in held] == [1, 0]
+    assert second.reply.status == Status.OK and second.reply.answer.stamp_ns == 1100 * MS
+
+
+def test_a_text_that_ended_by_itself_is_not_given_up(make, held):
+    pipeline, ask = make(), Ask(TEXT)
+    pipeline.run(window(1000), ask=ask)
+    assert ask.is_over
+    pipeline.run(window(1100))
+    assert [text.closed for text in held] == [0]
+
+
 def test_freed_caches_give_a_text_up_and_the_question_begins_anew(make, held):
     pipeline, ask = make(), Ask(TEXT)
     pipeline.run(window(1000), ask=ask, leave=lambda: True)
@@ -198,6 +214,18 @@ def test_what_fails_is_said_and_the_hint_stays(make, loaded, monkeypatch):
     pipeline.run(window(1000), ask=ask, on_hint=hints.append)
     assert ask.reply.status == Status.ERROR and ask.reply.reason == 'the answer failed with RuntimeError: CUDA error'
     assert hints[0].hint.status == Status.OK and freed == [True] and ask.reply.answer.hint == hints[0].hint
+
+
+def test_what_fails_in_a_later_tick_is_about_the_set_that_it_was_begun_with(make, held, monkeypatch):
+    def broken(*_):
+        raise RuntimeError('CUDA error')
+
+    pipeline, ask = make(), Ask(TEXT)
+    pipeline.run(window(1000), ask=ask, leave=lambda: True)
+    monkeypatch.setattr(held[0].text, 'write', broken, raising=False)
+    pipeline.run(window(1100), ask=ask)
+    assert ask.reply.status == Status.ERROR and ask.reply.answer.stamp_ns == 1000 * MS
+    assert held[0].closed == 1
 
 
 def test_what_an_engine_refuses_is_said_in_its_words(make, loaded, monkeypatch):

@@ -91,6 +91,15 @@ def test_exactly_the_ticks_that_differ_are_found(tmp_path: Path, rig: CameraRig)
     assert [run['tokens_kept'] for run in found['runs']] == [5.0, 3.0]
 
 
+def test_tokens_are_means_of_all_ticks_and_the_strip_ends_where_they_do(tmp_path: Path, rig: CameraRig):
+    *few, last = drive(STOP, NONE, SLOW)  # keep 3, 4 and 5 of 20
+    many = replace(last, views=(ViewReport('front', CameraState.OK, 1, 1, 50, 11), last.views[1]))
+    folders = [write_run(tmp_path / name, [*few, many], rig) for name in 'ab']
+    for run in compare(folders, tmp_path / 'out')['runs']:
+        assert (run['tokens_kept'], run['tokens_full']) == (6.0, 30.0)
+    assert 'From 0.0 to 0.2 s.' in (tmp_path / 'out' / 'compare.html').read_text()
+
+
 def test_a_description_counts_in_the_tick_and_not_up_to_the_hint(tmp_path: Path, rig: CameraRig):
     folders = [write_run(tmp_path / str(ms), drive(STOP), rig, describe_ms=ms) for ms in (0.0, 50.0)]
     without, described = compare(folders, tmp_path / 'out')['runs']
@@ -144,14 +153,14 @@ def test_only_common_ticks_count(tmp_path: Path, rig: CameraRig):
 def test_truth_beside_the_bag_is_counted(tmp_path: Path, rig: CameraRig):
     bag = tmp_path / 'bag'
     bag.mkdir()
-    truth = [{'stamp_ns': START_NS, 'behavior': 'STOP'}, {'stamp_ns': START_NS + 10**8, 'behavior': 'STOP'}]
+    truth = [{'stamp_ns': START_NS, 'behavior': 'STOP'}, {'stamp_ns': START_NS + 10**8, 'behavior': 'NONE'}]
     (bag / 'truth.json').write_text(json.dumps({'ticks': truth}))
     folders = [
-        write_run(tmp_path / str(i), drive(STOP, said), rig, bag=str(bag)) for i, said in enumerate((NONE, STOP))
+        write_run(tmp_path / str(i), drive(STOP, said), rig, bag=str(bag)) for i, said in enumerate((STOP, NONE))
     ]
     found = compare(folders, tmp_path / 'out')
     assert [(run['hits'], run['known']) for run in found['runs']] == [(1, 2), (2, 2)]
-    assert found['differing'][0]['truth'] == 'STOP'
+    assert found['differing'][0]['truth'] == 'NONE'
     html = (tmp_path / 'out' / 'compare.html').read_text()
     assert html.count('right</span>') == html.count('wrong</span>') == 1
     (bag / 'truth.json').write_text('{')
@@ -245,6 +254,8 @@ def test_many_differences_and_large_pictures_make_no_endless_page(tmp_path: Path
     found = compare(folders, tmp_path / 'out')
     html = (tmp_path / 'out' / 'compare.html').read_text()
     assert len(found['differing']) == count
+    told = re.findall(r'^        (\S+)  A STOP  B NONE$', to_text(found, tmp_path), re.MULTILINE)
+    assert (len(told), told[0], told[-1]) == (20, '1700000000.000000000', '1700000001.900000000')
     shown = [int(stamp) for stamp in re.findall(r'data-stamp="(\d+)"', html)]
     assert MAX_SHOWN / 2 < len(shown) <= MAX_SHOWN
     assert f'{len(shown)} of {count} ticks' in html

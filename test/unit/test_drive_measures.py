@@ -51,6 +51,40 @@ def test_measures_of_a_drive_made_by_hand() -> None:
     assert hit['min_ttc_s'] == 0.0
 
 
+@pytest.mark.parametrize(
+    ('speeds', 'stops', 'needless'),
+    [
+        ([2.0, 0.0], {}, 1),
+        ([1.0, 0.0], {}, 1),  # from 1 m/s on it goes
+        ([0.99, 0.0], {}, 0),
+        ([2.0, 0.3, 0.3], {}, 0),  # at 0.3 m/s it does not stand yet
+        ([2.0, 0.29, 0.3, 0.0], {}, 1),  # nor does it go again
+        ([2.0, 2.0, 2.0, 0.0], {1}, 0),  # STOP was true two seconds before
+        ([2.0, 2.0, 2.0, 0.0], {0}, 1),
+        ([2.0, 0.0, 0.0], {2}, 1),  # what becomes true later excuses nothing
+        ([2.0, 0.0, 2.0, 0.0], {1}, 0),
+    ],
+)
+def test_a_stop_is_needless_where_nothing_said_so(speeds: list[float], stops: set[int], needless: int) -> None:
+    drive = Drive(1, 10.0, steps=[step(float(t), speed) for t, speed in enumerate(speeds)])
+    drive.ticks = [Tick(float(t), Behavior.STOP if t in stops else Behavior.NONE, '', 0.0) for t in range(len(speeds))]
+    assert measure(drive)['needless_stops'] == needless
+
+
+def test_shares_are_of_what_was_said_and_driven() -> None:
+    """Four sets of images of which two gave a hint; 12 s of 20 s are driven so far."""
+    drive = Drive(1, 20.0, steps=[step(float(t), 3.0) for t in range(12)])
+    drive.ticks = [Tick(float(t), Behavior.STOP, '', 0.0) for t in range(4)]
+    drive.said = [
+        Said(float(t), t + 0.5, Status.OK, behavior) for t, behavior in ((0, Behavior.STOP), (2, Behavior.NONE))
+    ]
+    drive.events = [Event(1.0, STOP_LINE_RUN), Event(2.0, STOP_LINE_RUN), Event(2.5, RED_LIGHT_RUN)]
+    found = measure(drive)
+    assert (found['hints_right'], found['flips_per_min'], found['stale_share']) == (0.5, 3.0, 0.0)
+    assert (found['stop_lines'], found['red_lights'], found['collisions']) == (2, 1, 0)
+    assert found['min_ttc_s'] == 5.0
+
+
 def test_differences_are_paired() -> None:
     sources = sources_of(('st_prune_joint',), (0.1, 0.05))
     plan = DrivePlan(sources, tuple(range(40)), 'ringworld', 20.0, 2.0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+from helpers.answers import make_answer
 
 from stprune_ros.core.types import Behavior
 from stprune_ros.driving import film
@@ -13,10 +15,13 @@ from stprune_ros.driving.drive import run_drive
 from stprune_ros.driving.files import drive_as_json
 from stprune_ros.driving.film import CAR_COLOUR, EGO_COLOUR, GREEN, PEDESTRIAN_COLOUR, RED, SIDE, road_picture
 from stprune_ros.driving.guides import NoHints
-from stprune_ros.driving.page import MAX_WORLDS, replayed, worlds_to_show
-from stprune_ros.driving.plan import NO_HINTS, TRUE_HINTS, DrivePlan, Source
+from stprune_ros.driving.measures import MEASURES
+from stprune_ros.driving.page import MAX_WORLDS, drive_page, replayed, worlds_to_show
+from stprune_ros.driving.plan import ALL_TOKENS, NO_HINTS, TRUE_HINTS, DrivePlan, Source, sources_of
 from stprune_ros.driving.planner import Planner
 from stprune_ros.driving.record import Drive, Event, Step
+from stprune_ros.driving.summary import summarize
+from stprune_ros.ringworld.recording import START_NS
 from stprune_ros.ringworld.route import BLOCK
 from stprune_ros.ringworld.traffic import PEDESTRIAN_SIZE, VEHICLE_SIZE, Actor
 from stprune_ros.ringworld.world import Ego, Snapshot
@@ -79,9 +84,60 @@ def test_the_page_shows_each_step_as_the_drive_was() -> None:
     assert shown['speed'] == [round(step.speed, 1) for step in drive.steps[::5]]
     assert shown['events'] == [{'t': 2.2, 'kind': 'vehicle ahead', 'actor': drive.events[0].actor}]
     assert shown['red'] == [[0, 1], *[[1]] * 11]  # both, and then the first road has green
+    chosen = drive.steps[::5]
+    assert shown['limit'] == [round(step.limit, 1) for step in chosen]
+    assert shown['ttc'] == [round(step.ttc, 1) for step in chosen] and len({*shown['ttc']}) > 2
+    assert shown['ego'] == [(round(step.x, 1), round(step.y, 1), round(step.yaw, 2)) for step in chosen]
+    ahead = next(actor for actor in world.snapshot(0.0).actors if actor.id == drive.events[0].actor)
+    assert (round(ahead.x, 1), round(ahead.y, 1)) in [place[1:3] for place in shown['actors'][0]]
     hit = shown['actors'][8]  # those near, lights left out, at 2 s
     assert len(hit) == len({tuple(one) for one in hit})
     assert {kind for kind, *_ in hit} == {0, 1}
+
+
+def test_a_picture_of_a_film_shows_the_moment_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = PLAN.new_world(SEED)
+    drive = run_drive(world, Planner(heeds=False), NoHints(), 2.0)
+    seen: list[tuple[float, list[bool]]] = []
+    steps: list[float] = []
+
+    def road(snapshot: Snapshot, red: list[bool], height: int) -> np.ndarray:
+        seen.append((snapshot.t, red))
+        return np.zeros((height, SIDE, 3), np.uint8)
+
+    monkeypatch.setattr(film, 'ring_picture', lambda *_: np.zeros((HEIGHT, HEIGHT, 3), np.uint8))
+    monkeypatch.setattr(film, 'overlap_columns', lambda *_: [])
+    monkeypatch.setattr(film, 'road_picture', road)
+    monkeypatch.setattr(film, '_caption', lambda picture, drive, step: steps.append(step.t))
+    for t in (0.0, 0.5, 2.97):
+        answer = make_answer(stamp_ns=START_NS + round(t * 1e9))
+        shape = film.frame_picture(answer, drive, world, None).shape  # type: ignore[arg-type]
+        assert shape == (round(film.SCALE * HEIGHT), round(film.SCALE * HEIGHT) + SIDE, 3)
+    assert [t for t, _ in seen] == pytest.approx([0.0, 0.5, 2.97])
+    assert [red for _, red in seen] == [[True, True], [False, True], [False, True]]
+    assert steps == pytest.approx([0.0, 0.5, 2.95]), 'the last one at the very end'
+
+
+@pytest.mark.parametrize(
+    ('worlds', 'minus', 'caption'),
+    [
+        (2, '+2.00 [+2.00, +2.00]', 'Paired differences over the same worlds, with 95 % interval'),
+        (1, '+2.00', 'Differences in one world, which gives no interval'),
+    ],
+)
+def test_the_tables_of_a_page_are_means_and_what_differs_from_all_tokens(worlds: int, minus: str, caption: str) -> None:
+    plan = DrivePlan(sources_of(('uniform',), (0.1,)), range(worlds), 'ringworld', 1.0, 2.0)
+    worth = {NO_HINTS: 9.0, TRUE_HINTS: 1.0, ALL_TOKENS: 2.0, 'uniform 0.1': 4.0, 'random 0.1': 8.0}
+    read = {'hints': [], 'ticks': [], 'events': []}
+    found = {
+        (seed, source.name): {**read, 'measures': dict.fromkeys(MEASURES, worth[source.name])}
+        for seed in plan.seeds
+        for source in plan.sources
+    }
+    ran = {'seconds': 1.0, 'world': 'ringworld', 'profile': 'none', 'valid_for_ms': 1000.0, 'model': ['m', '1']}
+    html = drive_page(plan, summarize(plan, ran, found), found, [], '')
+    cells = re.findall(r'<th scope="row">uniform 0.1</th><td>(.*?)</td>', html)
+    assert cells == ['4.00', minus] and f'<caption>{caption}</caption>' in html
 
 
 def test_the_hints_of_a_page_end_as_those_of_the_drive() -> None:
@@ -89,6 +145,7 @@ def test_the_hints_of_a_page_end_as_those_of_the_drive() -> None:
     read = {'hints': [hint], 'ticks': [], 'events': [], 'measures': {}}
     shown = replayed(PLAN, SEED, Source(TRUE_HINTS), read, 700.0)
     assert shown['hint'] == ['UNKNOWN', 'STOP', 'STOP', *['UNKNOWN'] * 9]
+    assert shown['limit'] == [4.0, 0.0, 0.0, *[4.0] * 9], 'which is not the speed'
     assert shown['truth'] == ['UNKNOWN'] * 12
     assert replayed(PLAN, SEED, Source(NO_HINTS), read, 700.0)['limit'] != shown['limit']
 

@@ -98,6 +98,9 @@ def test_everything_else_that_decides_a_drive_is_part_of_it_too() -> None:
     assert named(model=asking)['settings'] != before['settings']
     assert named(model=asking) == named(settings=Settings.from_values({'pruning.joint_common': 2.4}))
     assert named()['limits'] == {'SLOW_DOWN': 3.5, 'STOP': 0.0, 'YIELD': 0.0, 'INCREASE_GAP': 6.0}
+    assert named(settings=Settings.from_values({'output.valid_for_ms': 700.0}))['valid_for_ms'] == 1000.0, (
+        "the latency's"
+    )
     assert named(profile='orin_nx')['up_to_hint_ms'] == {'1.0': 1110.4, '0.1': 366.9}
 
 
@@ -231,5 +234,6 @@ def test_computed_times_are_those_of_the_docs(profile: str) -> None:
     assert latency.up_to_hint_ms(1.0) > 2 * latency.up_to_hint_ms(0.1)
     slow = replace(latency, hint_ms=5000.0)  # whose weights take longer to read than to compute with
     assert slow.up_to_hint_ms(0.02) == slow.encode_ms + 2 * 5000.0
+    assert (latency_of('none', 700.0).valid_for_ms, latency_of('none', 700.0).up_to_hint_ms(1.0)) == (700.0, 0.0)
     with pytest.raises(SettingsError, match='computed times of a profile'):
         latency_of('workstation', 1000.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers.token_rings import prune, ring, rings, uneven_ring, unit
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
@@ -29,7 +29,8 @@ SWITCHES = ('calibrated_overlap', 'keep_one_copy', 'skip_frozen', 'multiplicativ
 def configs(draw) -> PruningConfig:
     switches = {name: draw(st.booleans()) for name in SWITCHES}
     ratio, budget = draw(st.sampled_from((0.1, 0.3, 0.7))), draw(st.sampled_from(('ring', 'view')))
-    return PruningConfig(draw(st.sampled_from(CACHED_METHODS)), ratio, budget=budget, **switches)
+    weight = draw(st.sampled_from((0.0, 2.4)))
+    return PruningConfig(draw(st.sampled_from(CACHED_METHODS)), ratio, joint_common=weight, budget=budget, **switches)
 
 
 def with_frames(views):
@@ -74,13 +75,27 @@ def cosine(a, b) -> float:
 
 
 def reference(views, masks, config, history):
-    """Token by token, as the docstring says it; for rings of equal views with all switches but the gauge off."""
+    """Token by token, as the docstring says it; for rings of equal views."""
     units = [unit_rows(view) for view in views]  # per view [T, P, D]
     common = commonness(units, [view.slots for view in views])
     trust = trust_in([c[-x.shape[1] :] for c, x in zip(common, units)]) if config.gauge_commonness else 1.0
+    fresh = [
+        [t for t in range(len(x)) if not config.skip_frozen or not torch.equal(x[t], x[t + 1 : t + 2].squeeze(0))]
+        for x in units
+    ]
+
+    def alike(v, token, side):
+        """The best similarity of a token in its left (0) or right (1) neighbour; none of what only one of them sees."""
+        u, columns = (v + (-1, 1)[side]) % len(units), views[v].tokens.shape[2]
+        found = units[u].flatten(0, 1) @ units[v].flatten(0, 1)[token]
+        if config.calibrated_overlap:
+            sees = [views[u].shared[1 - side][other % columns] for other in range(len(found))]
+            found = found * torch.tensor(sees) * views[v].shared[side][token % columns]
+        return float(found.max())
+
     terms: list[dict] = []
     for v, x in enumerate(units):
-        volatility, kept, found = temporal_volatility(x), masks[v].reshape(x.shape[:2]), {}
+        volatility, kept, found = temporal_volatility(x[fresh[v]]), masks[v].reshape(x.shape[:2]), {}
         for t in range(x.shape[0]):
             for p in range(x.shape[1]):
                 newness = (views[v].slots[t] + 1) / history
@@ -104,14 +119,13 @@ def reference(views, masks, config, history):
                     other = -w[2] * float(trust) * float(common[v][t * x.shape[1] + p])
                     found[t, p] = (w[0] * float(volatility[p]), new, near, other)
                 else:
-                    sides = [units[(v + s) % len(units)].flatten(0, 1) for s in (-1, 1)]
-                    like = sum(max(cosine(x[t, p], y) for y in side) for side in sides) / 2
+                    like = sum(alike(v, t * x.shape[1] + p, side) for side in (0, 1)) / 2
                     half = config.lambda_temporal / 2 * (config.method != 'rsp')
                     other = -config.lambda_spatial * like * (config.method != 'mtp')
                     found[t, p] = (half * float(volatility[p]), half * newness, near, other)
         terms.append(found)
     sizes = [math.floor(config.even_share * math.floor(config.keep_ratio * mask.numel() + 0.5) + 0.5) for mask in masks]
-    even = [uniform_mask(view.tokens.shape[:3], size).tolist() for view, size in zip(views, sizes)]
+    even = [uniform_mask(view.tokens.shape[:3], size).view(len(x), -1) for view, x, size in zip(views, units, sizes)]
     result = []
     for v, x in enumerate(units):
         pool = [term for one in terms for term in one.values()] if config.ring_budget else list(terms[v].values())
@@ -121,7 +135,7 @@ def reference(views, masks, config, history):
             if masks[v].reshape(x.shape[:2])[t, p]:
                 above = [0.0 if math.isnan(one) else one - mean for one, mean in zip(term, means)]
                 reasons[t, p] = KEPT_REASONS[above.index(max(above))]
-                if config.method == 'st_prune_joint' and even[v][t * x.shape[1] + p]:
+                if config.method == 'st_prune_joint' and even[v][t, p] and t in fresh[v]:
                     reasons[t, p] = Reason.EVEN
                 continue
             best = dict.fromkeys(DROPPED_REASONS, -math.inf)
@@ -149,18 +163,30 @@ def reference(views, masks, config, history):
 @pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune', 'mtp', 'rsp'])
 @pytest.mark.parametrize(
     'more',
-    [{}, {'budget': 'view'}, {'multiplicative_bonus': True, 'gauge_commonness': False}, {'even_share': 0.4}],
+    [
+        {},
+        {'budget': 'view'},
+        {'multiplicative_bonus': True, 'gauge_commonness': False},
+        {'even_share': 0.4, 'skip_frozen': True},
+        {'calibrated_overlap': True},
+        {'joint_common': 8.0},
+        {'joint_common': 0.0},
+    ],
 )
 @pytest.mark.parametrize('seed', range(2))
 def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
-    views = ring(views=3, frames=3, rows=2, columns=3, dim=6, seed=seed)
+    views = ring(views=4, frames=3, rows=2, columns=3, dim=6, seed=seed)
+    slots, sees = ((1, 2, 3), (0, 2, 3), (1, 2, 3), (0, 1, 3)), torch.tensor([True, False, True])
+    shared = [(sees.roll(v), sees.roll(v // 2)) for v in range(4)]
+    views = [replace(view, slots=at, shared=columns) for view, at, columns in zip(views, slots, shared)]
     tokens = [view.tokens for view in views]
     tokens[0][1] = tokens[0][0] + 0.1 * torch.randn(tokens[0][0].shape, generator=torch.Generator().manual_seed(seed))
     tokens[1][2, :, :2] = tokens[0][2, :, 1:] + 0.05
-    config = PruningConfig(method, 0.3, **more)
-    masks = SpatioTemporalPruner(config)(views, 3)
-    expected = reference(views, masks, config, 3)
-    for one, other in zip(explain(views, masks, config, 3), expected):
+    tokens[2][1] = tokens[2][0]  # the camera was frozen
+    config = PruningConfig(method, 0.3, **{'joint_common': 2.4, **more})
+    masks = SpatioTemporalPruner(config)(views, 4)
+    expected = reference(views, masks, config, 4)
+    for one, other in zip(explain(views, masks, config, 4), expected):
         assert one.tolist() == other.tolist()
 
 
@@ -171,6 +197,18 @@ def test_what_a_frozen_camera_repeats_lies_on_no_even_lattice():
     [reasons] = explain([frozen], [torch.ones(2, 2, 3, dtype=torch.bool)], config, 2)
     assert (reasons[1] == Reason.EVEN).all()
     assert not (reasons[0] == Reason.EVEN).any()
+    [reasons] = explain([frozen], [torch.ones(2, 2, 3, dtype=torch.bool)], replace(config, skip_frozen=False), 2)
+    assert (reasons == Reason.EVEN).all(), 'where nobody asks for it they count like any other'
+
+
+@pytest.mark.parametrize(('skip_frozen', 'reason'), [(True, Reason.MOTION), (False, Reason.RECENCY)])
+def test_what_a_frozen_camera_repeats_says_nothing_of_motion(skip_frozen, reason):
+    """Of the three frames that are left the first token changes in one, as the second does: it moves no less."""
+    frames = torch.stack([basis(0, 2, 4, 5), basis(0, 2, 4, 5), basis(1, 3, 4, 5), basis(0, 3, 4, 5)])
+    view = ViewTokens('view', frames.reshape(4, 2, 2, 16), (0, 1, 2, 3))
+    config = PruningConfig('mtp', 0.9, lambda_temporal=10.0, budget='view', skip_frozen=skip_frozen)
+    [reasons] = explain([view], [torch.ones(4, 2, 2, dtype=torch.bool)], config, 4)
+    assert reasons[3, 0, 0] == reason
 
 
 def basis(*indices: int, dim: int = 16):
@@ -192,6 +230,35 @@ def test_what_stands_in_for_a_dropped_token():
     apart = replace(there, slots=(0,))  # at another time it is no copy
     [reasons, _] = explain([here, apart], masks, config, 2)
     assert reasons[1, 0, 2] == Reason.LIKE_KEPT
+
+
+@pytest.mark.parametrize(('cosine', 'reason'), [(0.89, Reason.LIKE_KEPT), (0.91, Reason.COPY_IN_TIME)])
+def test_from_which_cosine_on_a_token_is_a_copy(cosine, reason):
+    old, new = basis(0, 1), basis(2, 3)
+    new[1] = cosine * old[0] + math.sqrt(1 - cosine**2) * basis(4)[0]
+    view = ViewTokens('view', torch.stack([old, new]).reshape(2, 1, 2, 16), (0, 1))
+    mask = torch.tensor([[[1, 1]], [[1, 0]]]).bool()
+    [reasons] = explain([view], [mask], PruningConfig('st_prune_joint', 0.75), 2)
+    assert reasons[1, 0, 1] == reason
+
+
+@settings(max_examples=20)
+@given(configs(), rings(history=3), st.integers(0, 5))
+@example(
+    PruningConfig('st_prune_joint', 0.3, joint_common=2.4), ring(views=1), 1
+)  # one view alone has nothing to be gauged against
+def test_a_view_without_frames_changes_no_reason(config, views, at):
+    """Where no neighbours are counted, which it would part."""
+    config = replace(config, method='st_prune_joint')
+    masks = SpatioTemporalPruner(config)(views, 3)
+    alone = explain(views, masks, config, 3)
+    missing = replace(views[0], tokens=views[0].tokens[:0], slots=())
+    with_it = [*views[:at], missing, *views[at:]]
+    found = explain(
+        with_it, [*masks[:at], torch.zeros(missing.tokens.shape[:3], dtype=torch.bool), *masks[at:]], config, 3
+    )
+    place = min(at, len(views))
+    assert all(torch.equal(one, other) for one, other in zip(alone, [*found[:place], *found[place + 1 :]], strict=True))
 
 
 def test_what_carried_a_kept_token():

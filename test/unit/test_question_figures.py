@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from stprune_ros.evaluation.datasets.dataset import Dataset, Moment, SetQuestion
 from stprune_ros.evaluation.datasets.files import Faults
 from stprune_ros.evaluation.datasets.nuscenes import nominal_rig
 from stprune_ros.evaluation.datasets.table import Figures, measures_table
+from stprune_ros.evaluation.datasets.text_metrics import rouge_l
 from stprune_ros.evaluation.hits import BLIND_TRIAL, FULL_TRIAL, Trial
 
 pytestmark = needs_packages
@@ -44,7 +46,7 @@ def figures(said: dict[Trial, dict[str, str]], judged: dict[tuple[str, Trial], f
         moments.append(Moment(n, n, rig, {'CAM_FRONT': (None,)}, (ego,), tuple(asked)))
     dataset = Dataset('drivelm', Path('set.json'), 'r', tuple(moments), Faults())
     answers = {
-        AnswerKey(q.id, trial): SetAnswer(texts.get(q.id, ''), False, False, 36)
+        AnswerKey(q.id, trial): SetAnswer(texts.get(q.id, ''), False, False, 36 if trial == FULL_TRIAL else 9)
         for trial, texts in said.items()
         for q in dataset.questions
     }
@@ -82,6 +84,7 @@ def test_measures_are_paired_with_all_tokens_over_drives() -> None:
     assert rows['rouge_l', 'none']['value'] == 0.5 and rows['rouge_l', 'blind']['value'] == 0.0
     assert rows['bleu_1', 'none']['value'] == pytest.approx(2.718281828 ** (1 - 6 / 3), abs=1e-4)
     assert 'lo' not in rows['bleu_1', 'none'], 'a figure of the whole corpus'
+    assert (rows['bleu_1', 'none']['questions'], rows['bleu_4', 'none']['value']) == (2, 0.0)
     assert ('judge', 'none') not in rows and ('mae', 'blind') not in rows, 'nobody judged, and no number was said'
     assert '| none | 100% | 1.000 |' in measures_table(found.measures())
 
@@ -91,6 +94,33 @@ def test_runs_of_what_draws_lots_are_one_row() -> None:
     [row] = [row for row in found.measures() if (row['measure'], row['method']) == ('accuracy', 'random')]
     assert (row['value'], row['questions']) == (0.5, 4)
     assert rows_of(found.table(RUN))['random', 0.1, 'all']['questions'] == 12
+    words = {row['method']: row['value'] for row in found.measures() if row['measure'] == 'bleu_1'}
+    assert words['random'] > 0 and words['random'] == pytest.approx(words['none'] / 2, abs=1e-4)
+
+
+def test_what_differs_from_all_tokens_stands_behind_a_value_with_its_interval() -> None:
+    row = {'method': 'random', 'keep': 0.1, 'value': 0.25, 'minus_full': -0.125, 'minus_full_lo': -0.3}
+    text = measures_table(
+        [{**row, 'measure': 'mae', 'minus_full_hi': 0.05}, {**row, 'measure': 'bleu_1', 'minus_full': None}]
+    )
+    assert text.splitlines()[-1] == '| random | 10% | 0.250 (-0.125 [-0.300, +0.050]) | 0.250 |'
+
+
+def test_the_first_measure_of_a_question_counts_in_the_table() -> None:
+    found = figures({FULL_TRIAL: RIGHT, BLIND_TRIAL: {}})
+    two = {'match0': ('match', 'language'), 'match1': ('language', 'match')}
+    moments = tuple(
+        replace(m, questions=tuple(replace(q, measures=two.get(q.id, q.measures)) for q in m.questions))
+        for m in found.dataset.moments
+    )
+    said = dict.fromkeys(two, 'at 100.0, 50.0 or there')
+    answers = {key: replace(answer, text=said.get(key.id, answer.text)) for key, answer in found.answers.items()}
+    both = Figures(replace(found.dataset, moments=moments), found.trials, answers, {})
+    scores = both._first_scores()[FULL_TRIAL]
+    places = {q.id: place for place, (_, q) in enumerate(both.asked)}
+    assert scores[places['match0']] == pytest.approx(1.0, abs=1e-6)
+    by_words = rouge_l(said['match1'], ['<c1,CAM_FRONT,100.0,50.0>'])
+    assert by_words < 1.0 and scores[places['match1']] == pytest.approx(by_words)
 
 
 def test_what_a_judge_says_counts_where_the_set_asks_for_one() -> None:

@@ -25,6 +25,7 @@ def test_rows_of_lingoqa_are_answers_and_questions_about_the_same_pictures_share
     found = lingoqa.read(tmp_path)
     assert [len(moment.questions) for moment in found.moments] == [4, 4]
     assert all(len(q.answers) == 2 and q.answers[1] == f'it is {q.answers[0]}' for q in found.questions)
+    assert {q.measures for q in found.questions} == {('judge', 'language')}, 'the judge counts where one is named'
     [moment, _] = found.moments
     names = [path.name if path else None for path in moment.pictures['CAM_FRONT']]
     assert names == [f'{n}.jpg' for n in range(5)] and moment.egos == (None,) * 5

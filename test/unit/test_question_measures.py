@@ -220,6 +220,8 @@ def test_overlap_and_average_precision_by_hand() -> None:
     assert average_precision('<car>[c2,0,0,10,10]', truth) == 0.0, 'another camera'
     assert average_precision('<car>[c1,0,0,4,10]', truth) == 0.0, 'too little of it'
     assert average_precision('<car>[c1,0,0,5,10]', truth) == 0.5, 'half of it is enough'
+    second_first = '<car>[c1,100,0,110,10]; <car>[c1,0,0,10,10]; <bus>[c1,0,0,10,10]'
+    assert average_precision(second_first, truth) == 1.0, 'what comes behind the last right one costs nothing'
     assert average_precision('none', ['none']) == 1.0
     assert average_precision('<car>[c1,0,0,4,10]', ['none']) == 0.0
 

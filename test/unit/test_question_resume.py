@@ -229,6 +229,7 @@ def test_one_run_writes_to_a_file_of_answers(tmp_path: Path) -> None:
     key, path = AnswerKey('q', FULL_TRIAL), tmp_path / 'a.jsonl'
     with AnswerFile(path, {}, resume=False, moments={}) as file:
         file.add(key, SetAnswer('one', False, False, 1))
+        assert path.read_text().endswith('}\n') and '"one"' in path.read_text(), 'whatever ends the run now'
         with path.open('ab') as writing:
             writing.write(b'{"id": ')
         before = path.read_bytes()
@@ -315,6 +316,15 @@ def test_the_file_for_the_tools_of_the_set_is_of_the_first_run(tmp_path: Path, t
     said = [[row['text'] for row in rows if row['seed'] == seed] for seed in (0, 1)]
     written = json.loads((output / 'r.tiny.drivelm.random.0.1.output.json').read_text())
     assert said[0] != said[1] and [row['answer'] for row in written] == said[0]
+
+
+def test_a_method_that_keeps_a_whole_image_is_asked_where_the_ratio_leaves_one(tmp_path: Path) -> None:
+    asking = Asking.__new__(Asking)
+    object.__setattr__(asking, 'settings', Settings())  # it is frozen
+    moment = replace(drivelm.read(plain_set(tmp_path / 'set'), 2).moments[0], egos=(None,) * 4)
+    found = {keep: asking._is_defined(Trial('evs', keep, 0), moment) for keep in (0.24, 0.25, 0.5)}
+    assert found == {0.24: False, 0.25: True, 0.5: True}
+    assert asking._is_defined(Trial('random', 0.1, 0), moment)
 
 
 def test_lots_are_drawn_anew_for_every_moment_and_run() -> None:

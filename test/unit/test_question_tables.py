@@ -25,7 +25,7 @@ from helpers.question_sets import (
 
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.datasets import drivelm, nuinstruct
-from stprune_ros.evaluation.datasets.nuscenes import NO_TABLES, Picture, Shot, Tables
+from stprune_ros.evaluation.datasets.nuscenes import NO_TABLES, Picture, Shot, Tables, earlier_shots, moments_of
 
 pytestmark = needs_packages
 
@@ -169,6 +169,31 @@ def test_speed_is_that_since_the_picture_before() -> None:
     assert tables.ego(shots, stamps[2] + 200_000) is None, 'too far from any picture'
     assert tables.ego(shots[:1], stamps[0]) is None, 'one place is no motion'
     assert Tables().ego(shots, stamps[0]) is None
+
+
+def test_pictures_of_one_instant_are_nearer_than_150_ms() -> None:
+    """The nearest of each camera, on either side; the instants are those of the front."""
+
+    def shot(camera: str, ms: float) -> Picture:
+        return Picture('log', camera, FIRST_US + round(ms * 1000), f'{camera} at {ms:g}')
+
+    pictures = [shot('CAM_BACK', ms) for ms in (-150.0, 120.0, 350.0, 850.001)]
+    pictures += [shot('CAM_FRONT', ms) for ms in (1000.0, 0.0, 500.0)]
+    rows = moments_of(pictures)
+    assert [[row.get(camera, shot('', 0.0)).name for camera in ('CAM_FRONT', 'CAM_BACK')] for row in rows] == [
+        ['CAM_FRONT at 0', 'CAM_BACK at 120'],
+        ['CAM_FRONT at 500', 'CAM_BACK at 350'],
+        ['CAM_FRONT at 1000', 'CAM_BACK at 850.001'],
+    ]
+    assert ['CAM_BACK' in row for row in moments_of([shot('CAM_FRONT', 0.0), shot('CAM_BACK', -150.001)])] == [False]
+    shots = {picture.camera: [] for picture in pictures}
+    for picture in sorted(pictures, key=lambda one: one.stamp_us):
+        shots[picture.camera].append(Shot(picture, '', ''))
+    before = earlier_shots(shots, FIRST_US + 1_000_000, 2)
+    assert [{camera: one.name for camera, one in row.items()} for row in before] == [
+        {'CAM_BACK': 'CAM_BACK at 120', 'CAM_FRONT': 'CAM_FRONT at 0'},
+        {'CAM_BACK': 'CAM_BACK at 350', 'CAM_FRONT': 'CAM_FRONT at 500'},
+    ]
 
 
 def test_tables_of_other_samples_are_no_tables_of_the_set(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from stprune_ros.io import drawing
 from stprune_ros.io.bag_reader import Bag
 from stprune_ros.io.drawing import FOOTER_HEIGHT, HEADER_HEIGHT, TILE_HEIGHT, TILE_WIDTH
 from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS
+from stprune_ros.replay.moment import Span
 from stprune_ros.replay.page import picture_data
 from stprune_ros.replay.records import stamp_text
 from stprune_ros.replay.results import OVERLAY_TOPIC
@@ -123,6 +124,15 @@ def test_the_command_of_the_report_replays_its_moment(tmp_path: Path, params: Pa
     [moment] = hints_of(output / f'at_{data["stamp"][2]}')
     assert moment[:2] == hints_of(output)[2][:2]
     assert moment[3] == hints_of(output)[2][3], 'the same parameters and the same history'
+
+
+def test_which_stamp_is_nearer_to_a_span():
+    span = Span(10, 20)
+    assert [span.nearest(*stamps) for stamps in ((5, None), (5, 26), (26, 5), (30, 21))] == [5, 5, 5, 21]
+    assert [span.nearest(*stamps) for stamps in ((5, 25), (25, 5))] == [25, 5], 'of equal ones the second'
+    assert [span.nearest(*stamps) for stamps in ((15, 11), (20, 9), (9, 10))] == [11, 20, 10], 'within it all are near'
+    assert span.summary(15) == {'from_ns': 10, 'until_ns': 20, 'nearest_ns': 15}
+    assert Span(7, 7).summary(None) == {'from_ns': 7, 'until_ns': 7, 'nearest_ns': None}
 
 
 @pytest.mark.parametrize(('stamp_ns', 'nearest'), [(START_NS - 10**9, 0), (START_NS + 10**9, 3)])

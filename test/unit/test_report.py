@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.answers import make_answer
-from helpers.replayed import JPEG, page_of, summary_of
+from helpers.replayed import page_of, summary_of
 
 from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Behavior, CameraState, Choice, Status, ViewReport
-from stprune_ros.io.ground_truth import TickTruth
-from stprune_ros.replay.album import Album, Event, events_of
+from stprune_ros.replay.album import Album
 from stprune_ros.replay.moment import Moments, plain_values
+from stprune_ros.replay.page import counted, short
 from stprune_ros.replay.records import TickRecord, columns, stamp_text
 from stprune_ros.replay.report import _shown, report_page
 from stprune_ros.replay.summary import MAX_SENTENCES, ReplayStatistics, Sentences, quantiles
@@ -187,6 +187,55 @@ def test_events_are_listed_with_what_happened(rig: CameraRig):
     assert 'Ticks with a picture:\n4 of 4; of those in which the hint changes 2 of 2.' in html
 
 
+def test_events_beyond_a_number_are_only_counted(rig: CameraRig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('stprune_ros.replay.report.MAX_EVENTS', 2)
+    html = page_of(drive(*[Behavior.STOP, Behavior.NONE] * 3, views=()), rig)  # the hint changes in each but the first
+    assert re.findall(r'data-tick="(\d)"', html) == ['1', '2']
+    assert '<p class="soft">and 3 more.</p>' in html
+    assert 'more.</p>' not in page_of(drive(Behavior.STOP, Behavior.NONE, views=()), rig)
+
+
+def test_a_change_without_room_for_its_picture_is_told(rig: CameraRig):
+    html = page_of(drive(*[Behavior.STOP, Behavior.NONE] * 3, views=()), rig, jpeg=bytes(700_000))
+    assert [*data_of(html)['pictures']] == ['1', '5']
+    assert 'Ticks with a picture:\n2 of 6; of those in which the hint changes 2 of 5.' in html
+    pictured = re.findall(r'data-tick="(\d)".*?<span class="small soft">the hint changes(.*?)</span>', html)
+    assert pictured == [(str(n), '' if n in (1, 5) else '; no picture') for n in range(1, 6)]
+    drawn = page_of(drive(Behavior.STOP, Behavior.STOP, Behavior.NONE), rig, ['NONE'] * 3)
+    assert '3 of 3; of those in which the hint changes 1 of 1.' in drawn, 'a wrong hint is no change'
+
+
+def test_the_large_numbers_are_what_they_are_called(rig: CameraRig):
+    given = [answer(hint_ms=ms) for ms in (10.0, 20.0, 90.0)]
+    given = [
+        replace(one, timing=replace(one.timing, stage_ms={'hint': ms, 'describe': 2 * ms}))
+        for one, ms in zip(given, (10.0, 20.0, 90.0), strict=True)
+    ]
+    html = page_of(given, rig, ['STOP', 'NONE', 'NONE'], sets_partial=2, sets_skipped=5)
+    assert re.findall(r'<li class="card"><b>(.*?)</b><span class="soft small">(.*?)</span>', html) == [
+        ('3', 'ticks; frame sets: 3 full, 2 partial, 5 skipped'),
+        ('8.3 %', 'visual tokens kept: 2 of 24 per tick'),
+        ('1 of 3', 'hints equal the truth; 2 do not'),
+        ('20 ms', 'up to the hint, median; 95 % stay below 83 ms'),
+        ('60 ms', 'whole tick, description included, median; 95 % stay below 249 ms'),
+    ]
+    rows = re.findall(
+        r'<tr><th scope="row">([\w ]+)</th><td>([\d.]+)</td><td>([\d.]+)</td><td>([\d.]+)</td></tr>', html
+    )
+    assert rows == [
+        ('hint', '20.0', '83.0', '90.0'),
+        ('describe', '40.0', '166.0', '180.0'),
+        ('up to the hint', '20.0', '83.0', '90.0'),
+        ('whole tick', '60.0', '249.0', '270.0'),
+    ]
+
+
+def test_what_was_said_stands_before_what_was_true(rig: CameraRig):
+    html = page_of(drive(Behavior.STOP, Behavior.STOP, Behavior.NONE), rig, ['STOP', 'NONE', 'YIELD'])
+    rows = re.findall(r'<tr><th scope="row">([\w ]+)</th><td>(\d)</td><td>(\d)</td></tr>', html)
+    assert rows == [('no restriction', '1', '1'), ('stop', '2', '1'), ('yield', '0', '1')]
+
+
 def test_what_was_warned_says_when(rig: CameraRig):
     given = drive(Behavior.STOP, Behavior.STOP, Behavior.STOP, notes=('always',))
     html = page_of(given, rig, errors=['once'])
@@ -333,6 +382,22 @@ def test_the_ring_is_drawn_as_seen_from_above(rig: CameraRig):
     assert abs(places['1']) < 1
     assert places['2'] > 10, 'the right camera is on the right'
     assert places['3'] < -10
+    assert '<text x="0.0" y="-70.0"' in html.replace('-0.0', '0.0'), 'the front is up'
+    sectors = re.findall(r'd="M0 0 L(\S+) (\S+) A100 100 0 (\d) 1 (\S+) (\S+) Z"><title>(.*?)</title>', html)
+    assert sectors[0] == ('-70.2', '-71.3', '0', '70.2', '-71.3', 'front: 89 degrees'), 'clockwise from its left end'
+    looks = re.findall(r'<th scope="row">\d (\w+)</th><td>([\w-]+)</td>', html)
+    assert looks == [(camera, rig.direction(camera)) for camera in ('front', 'right', 'left')]
+    assert len({direction for _, direction in looks}) == 3
+
+
+def test_more_than_half_a_circle_is_drawn_the_long_way_round(tmp_path: Path):
+    path = tmp_path / 'rig.yaml'
+    wide = '{width: 64, height: 64, hfov_deg: 220, azimuth_deg: 180, distortion_model: equidistant, d: [0, 0, 0, 0]}'
+    path.write_text(f'{RIG}  back: {wide}\n')
+    html = page_of([answer()], CameraRig.from_file(path))
+    drawn = re.findall(r'0 (\d) 1 \S+ \S+ Z"><title>(\w+): (\d+) degrees', html)
+    assert [one[:2] for one in drawn] == [('0', 'front'), ('0', 'right'), ('1', 'back'), ('0', 'left')]
+    assert [int(degrees) for *_, degrees in drawn] == pytest.approx([90, 90, 220, 90], abs=4)
 
 
 def test_page_of_nothing(rig: CameraRig):
@@ -340,54 +405,17 @@ def test_page_of_nothing(rig: CameraRig):
     assert 'There is no tick to look at.' in html and 'id="slider"' not in html
 
 
+def test_nothing_and_zero_are_told_apart(rig: CameraRig):
+    assert [short(None), short(0.0), short(1.25, 2)] == ['n/a', '0.0', '1.25']
+    assert [counted(number, 'tick') for number in (0, 1, 2)] == ['0 ticks', '1 tick', '2 ticks']
+    found = columns([TickRecord.from_answer(answer(stage_ms={'hint': 3.25}), speed) for speed in (None, 0.0, 1.26)])
+    assert (found['speed'], found['stages']) == ([None, 0.0, 1.3], {'hint': [3.2] * 3})
+
+
 @pytest.mark.parametrize('stamp_ns', [0, 5, 10**9, START_NS + 123_456_789])
 def test_stamps_are_exact(stamp_ns: int):
     seconds, _, rest = stamp_text(stamp_ns).partition('.')
     assert int(seconds) * 10**9 + int(rest) == stamp_ns and len(rest) == 9
-
-
-def record(said: Behavior = Behavior.NONE, confidence: float = 0.9, truth: str = '', **changes) -> TickRecord:
-    seen = (ViewReport('front', CameraState.OK, 5, 1, 4, 2),)
-    given = answer(said, confidence=confidence, **{'views': seen, **changes})
-    return TickRecord.from_answer(given, None, TickTruth(truth))
-
-
-def test_what_happened_in_a_tick():
-    plain = record()
-    assert events_of(plain, None) == events_of(plain, plain) == []
-    assert events_of(record(Behavior.STOP), plain) == [Event.FLIP]
-    assert events_of(record(truth='STOP'), plain) == [Event.WRONG]
-    assert events_of(record(truth='NONE'), plain) == []
-    assert events_of(record(status=Status.ERROR), plain) == [Event.FLIP, Event.ERROR]
-    frozen = (ViewReport('front', CameraState.FROZEN),)
-    assert events_of(record(views=frozen), plain) == [Event.PARTIAL]
-
-
-def test_an_album_keeps_what_happened_the_unsure_and_some_between():
-    album = Album()
-    for number in range(200):
-        said = Behavior.STOP if 50 <= number < 60 else Behavior.NONE
-        album.add(record(said, confidence=0.5 if number in (7, 70, 90, 130) else 0.9), JPEG)
-    found = album.pictures
-    assert {50, 60} <= set(found) and {7, 70, 90, 130} <= set(found)
-    assert album.events == {50: [Event.FLIP], 60: [Event.FLIP]}
-    even = sorted(set(found) - {50, 60, 7, 70, 90, 130})
-    assert 5 <= len(even) <= 12 and even[0] < 10
-    assert max(np.diff([*even, 200])) < 80
-
-
-def test_an_album_without_room_drops_the_even_first_then_thins_what_is_left():
-    album = Album(max_bytes=10 * 100)
-    for number in range(100):
-        album.add(record(Behavior.STOP if number % 10 < 2 else Behavior.NONE), bytes(100))
-    found = sorted(album.pictures)
-    flips = [number for number, events in album.events.items() if events == [Event.FLIP]]
-    assert len(flips) == 19 and len(found) == 10 and set(found) <= set(flips)
-    assert found[0] == flips[0] and max(np.diff(found)) <= 20
-    small = Album(max_bytes=1)
-    for _ in range(3):
-        small.add(record(), JPEG)
-    assert len(small.pictures) == 1, 'one there is in any case'
 
 
 @pytest.mark.parametrize(
