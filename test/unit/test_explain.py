@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness
 from stprune_ros.pruning.config import METHOD_NAMES, PruningConfig
-from stprune_ros.pruning.explain import COPY_COSINE, explain
+from stprune_ros.pruning.explain import COPY_COSINE, _terms, explain
 from stprune_ros.pruning.joint import lattice, trust_in
 from stprune_ros.pruning.pruner import CACHED_METHODS, SpatioTemporalPruner
 from stprune_ros.pruning.reason import DROPPED_REASONS, KEPT_REASONS, WORDS, Reason
-from stprune_ros.pruning.similarity import SimilarityCache
+from stprune_ros.pruning.similarity import SimilarityCache, view_similarities
 from stprune_ros.pruning.temporal import temporal_volatility
 from stprune_ros.pruning.view_tokens import ViewTokens, unit_rows
 
@@ -173,6 +173,7 @@ def reference(views, masks, config, history):
         {'calibrated_overlap': True},
         {'joint_common': 8.0},
         {'joint_common': 0.0},
+        {'gauge_commonness': False},
     ],
 )
 @pytest.mark.parametrize('ratio', [0.3, 0.8])
@@ -283,6 +284,47 @@ def test_what_has_no_weight_carries_no_token(method, more, never):
     masks = SpatioTemporalPruner(config)(views, 4)
     given = {Reason(n) for mask, one in zip(masks, explain(views, masks, config, 4)) for n in one[mask].tolist()}
     assert not given & never and len(given) > 1
+
+
+@pytest.mark.parametrize(('weight', 'lattice_weight'), [(0.4, 0.28), (1.0, 0.7), (2.4, 0.7)])
+def test_a_lattice_counts_as_recency_with_no_more_than_the_weight(weight, lattice_weight):
+    views = ring(views=4, frames=3, rows=4, columns=4, dim=4)  # views of noise: the gauge is closed
+    config = PruningConfig('st_prune_joint', 0.3, joint_common=weight)
+    kept = [mask.flatten() for mask in SpatioTemporalPruner(config)(views, 3)]
+    for term in _terms(views, view_similarities(views), kept, config, 3, None):
+        added = term[1] - torch.tensor([1 / 3, 2 / 3, 1.0]).repeat_interleave(16)
+        on = torch.cat([torch.zeros(32), lattice(1, 4, 4, 14, added.device).float()])
+        assert torch.allclose(added, lattice_weight * on, atol=1e-6)
+
+
+def test_what_is_all_alike_in_one_view_may_tell_it_from_others():
+    old, new = basis(0, 1, 2, 3).reshape(2, 2, 16), basis(4, 5, 6, 7).reshape(2, 2, 16)
+    both = ViewTokens('both', torch.stack([old, new]), (0, 1))
+    newest = ViewTokens('newest', basis(8, 9, 10, 11).reshape(1, 2, 2, 16), (1,))
+    masks = [torch.ones(2, 2, 2, dtype=torch.bool), torch.ones(1, 2, 2, dtype=torch.bool)]
+    [_, reasons] = explain([both, newest], masks, PruningConfig('st_prune_joint', 0.9, joint_common=0.0), 2)
+    assert (reasons == Reason.RECENCY).all()
+
+
+def test_where_nothing_tells_tokens_apart_the_distance_is_left():
+    view = ViewTokens('view', basis(0, 1, 2, 3).reshape(1, 2, 2, 16), (0,))
+    [reasons] = explain([view], [torch.ones(1, 2, 2, dtype=torch.bool)], PruningConfig('st_prune_joint', 0.9), 1)
+    assert (reasons == Reason.DIVERSITY).all()
+
+
+@pytest.mark.parametrize(('weight', 'expected'), [(0.0, False), (0.01, True)])
+def test_explaining_compares_views_where_pruning_does(weight, expected):
+    asked = []
+
+    class Cache(SimilarityCache):
+        def attach(self, views, with_commonness, *more):
+            asked.append(with_commonness)
+            return super().attach(views, with_commonness, *more)
+
+    views = ring(views=3, frames=2)
+    config = PruningConfig('st_prune_joint', 0.25, joint_common=weight)
+    explain(views, SpatioTemporalPruner(config)(views, 2), config, 2, Cache())
+    assert asked == [expected]
 
 
 def test_a_gauge_that_closes_leaves_no_token_to_what_other_views_show():
