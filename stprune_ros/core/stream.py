@@ -6,6 +6,7 @@ No clock and no thread: the same stamps give the same ticks.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,6 +150,10 @@ class SensorStream:
     def newest_ns(self, camera: str) -> int | None:
         """Newest offset-corrected stamp of a camera, None before its first frame."""
         return self._sync.newest_ns(camera)
+
+    def count_sets(self, counts: Callable[[int], bool]) -> None:
+        """See `RingSynchronizer.count_sets`."""
+        self._sync.count_sets(counts)
 
     def take_notes(self) -> list[str]:
         """New sentences to log, and forget them."""

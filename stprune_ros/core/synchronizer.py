@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 
 from stprune_ros.core.anchor import HORIZON_NS, AnchorWatch
@@ -69,6 +69,7 @@ class RingSynchronizer:
             self.cameras, anchor, replaceable=replaceable, silent_ns=silent_ns, late_ns=max_wait_ns
         )
         self._most = (max_wait_ns + 2 * tolerance_ns) // USUAL_INTERVAL_NS + SPARE_FRAMES
+        self._counts: Callable[[int], bool] = lambda stamp_ns: True
 
     @property
     def watermark_ns(self) -> int | None:
@@ -90,6 +91,10 @@ class RingSynchronizer:
     def newest_ns(self, camera: str) -> int | None:
         """Newest corrected stamp of one camera; None before its first frame."""
         return self._newest.get(camera)
+
+    def count_sets(self, counts: Callable[[int], bool]) -> None:
+        """From now on count only sets whose anchor stamp ``counts``; they close all the same."""
+        self._counts = counts
 
     def add(self, frame: CameraFrame) -> list[FrameSet]:
         """Take one frame; returns the sets that it closes, oldest first."""
@@ -216,10 +221,10 @@ class RingSynchronizer:
             self.counters['frames_late'] += 1
             return None
         if len(chosen) < self.min_views:
-            self.counters['sets_skipped'] += 1
+            self.counters['sets_skipped'] += self._counts(anchor.stamp_ns)
             return None
         frame_set = FrameSet(self._sequence, anchor.stamp_ns, self.cameras, chosen, self._spread(chosen))
-        self.counters['sets_full' if frame_set.full else 'sets_partial'] += 1
+        self.counters['sets_full' if frame_set.full else 'sets_partial'] += self._counts(anchor.stamp_ns)
         self._sequence += 1
         return frame_set
 

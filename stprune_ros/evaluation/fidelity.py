@@ -245,8 +245,11 @@ def _plan_of(source: CaseSource, plan: EvaluationPlan, settings: Settings, model
         'keeps': plan.keeps,
         'seeds': plan.seeds,
     }
-    if {variant_of(method, 1.0, 0, settings).encoding for method in plan.methods} - {WHOLE}:
+    variants = [variant_of(method, 1.0, 0, settings) for method in plan.methods]
+    if {variant.encoding for variant in variants} - {WHOLE}:
         ran |= {'refresh_ms': settings.cameras.refresh_ms, 'side_image_pixels': settings.model.side_image_pixels}
+    if shares := [variant.config.even_share for variant in variants if variant.config.even_share]:
+        ran['even_share'] = shares[0]
     return ran
 
 

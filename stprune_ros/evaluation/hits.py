@@ -21,7 +21,7 @@ ALL = 'all'
 GROWING = 'methods', 'keeps'  # of a plan: more of them may be asked later
 DEFAULT = 'default'  # of a plan: the method that others are compared with, whatever it was when they were asked
 NAMED = 'weights', 'loaded'  # of a plan: the hyper-parameters of pruning; how the model was loaded
-OF_SOME = 'refresh_ms', 'side_image_pixels'  # of a plan: said where one of its methods encodes less
+OF_SOME = 'refresh_ms', 'side_image_pixels', 'even_share'  # of a plan: said where one of its methods follows them
 
 
 class Trial(NamedTuple):

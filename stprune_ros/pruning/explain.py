@@ -2,8 +2,9 @@
 
 Not in the paper. A token's score is a sum (with ``multiplicative_bonus`` a product, whose logarithm is one) of four
 terms: motion, recency, distance to what else was kept, unlikeness to other views. What carried a kept token is the term
-that lies farthest above its mean over all tokens that competed. The distance is that to the final selection, not to
-what had been selected when the token's turn came; likeness to neighbours is that before anything was dropped.
+that lies farthest above its mean over all tokens that competed; a term that is the same for all of them, as one without
+a weight is, carries none. The distance is that to the final selection, not to what had been selected when the token's
+turn came; likeness to neighbours is that before anything was dropped.
 
 Shapes: T frames of a view, P tokens of a frame, N = T * P, D values of a token.
 """
@@ -135,13 +136,20 @@ def _neighbour_likeness(
 
 
 def _carried_by(terms: Sequence[Tensor], over_ring: bool) -> list[Tensor]:
-    """Per view int64 (N,): the reason whose term lies farthest above its mean over the view, or ``over_ring``."""
-    ring = torch.cat(list(terms), dim=1).nanmean(dim=1) if over_ring else None
+    """Per view int64 (N,): the reason whose term lies farthest above its mean over the view, or ``over_ring``.
+
+    A term that is the same for all tokens lies at its mean, which is above those below theirs, and speaks for none; the
+    distance remains in any case.
+    """
+    ring = torch.cat(list(terms), dim=1) if over_ring else None  # [4, n]
     reasons = torch.tensor(TERM_REASONS, device=terms[0].device) if terms else torch.zeros(0)
     found = []
     for term in terms:
-        mean = term.nanmean(dim=1) if ring is None else ring
-        above = (term - mean[:, None]).nan_to_num(0.0)  # a token that had no other to be far from: nothing
+        pool = term if ring is None else ring
+        above = (term - pool.nanmean(dim=1, keepdim=True)).nan_to_num(0.0)  # had it no other to be far from: nothing
+        alike = (pool == pool[:, :1]).all(dim=1)
+        alike[TERM_REASONS.index(Reason.DIVERSITY)] = False
+        above = above.masked_fill(alike[:, None], -math.inf)
         found.append(reasons[above.argmax(dim=0)] if term.shape[1] else term.new_zeros(0, dtype=torch.int64))
     return found
 

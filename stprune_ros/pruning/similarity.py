@@ -109,6 +109,7 @@ class SimilarityCache:
         attached = [self._attach(view, previous.pop(view.name, None)) for view in views]
         cached = [view.cached for view in attached if view.cached is not None]
         if not with_commonness or len(cached) < len(attached):
+            self._commonness.clear()  # or it would hold frames that have long left the history
             return attached
         frames, slots = [view.frames or () for view in attached], [view.slots for view in attached]
         common = self._commonness(frames, [x.units for x in cached], slots)

@@ -38,6 +38,10 @@ class Span:
         until = '' if self.until_ns == LATEST_NS else f'until {stamp_text(self.until_ns)}'
         return ' '.join(filter(None, [f'from {stamp_text(self.from_ns)}' if self.from_ns else '', until]))
 
+    def holds(self, stamp_ns: int) -> bool:
+        """Whether an anchor stamp lies in it."""
+        return self.from_ns <= stamp_ns <= self.until_ns
+
     def nearest(self, stamp_ns: int, other_ns: int | None) -> int:
         """Which of two stamps is nearer to the span, the second one where both are as near."""
         return stamp_ns if other_ns is None or self._distance(stamp_ns) < self._distance(other_ns) else other_ns

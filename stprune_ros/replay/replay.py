@@ -6,7 +6,6 @@ With a latency target the keep ratio follows the time that ticks take, and two r
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from stprune_ros.replay.moment import EVERYTHING, PARAMETER_FILE, Moments, Span,
 from stprune_ros.replay.records import TickRecord
 from stprune_ros.replay.report import report_page
 from stprune_ros.replay.results import ResultsFile
-from stprune_ros.replay.summary import FULL, PARTIAL, SETS, ReplayStatistics
+from stprune_ros.replay.summary import ReplayStatistics
 from stprune_ros.replay.ticks import Inference, Tick, views_of
 from stprune_ros.replay.versions import versions
 from stprune_ros.results import write_json
@@ -115,11 +114,10 @@ class _Replay:
         self._say = say
         self._on_answer = on_answer
         self._nearest_ns: int | None = None  # the tick next to the span, or in it
-        self._sets = Counter[str]()  # from the first tick of the span to the last
-        self._sets_before = Counter[str]()
 
     def run(self, results: Path, on_message: Callable[[], object]) -> None:
         """Everything; the results are on disk after each tick."""
+        self._windows.stream.count_sets(self._span.holds)
         with ResultsFile(results, self._settings) as file:
             last_ns = 0
             for window in self._windows.read(on_message):
@@ -128,18 +126,9 @@ class _Replay:
                 self._say_what_the_bag_said(last_ns)
                 if last_ns > self._span.until_ns:
                     break
-                if last_ns >= self._span.from_ns:
-                    if self._span.from_ns and not self.records:
-                        self._sets_before = self._sets_so_far()
-                        self._sets_before[FULL if window.current.full else PARTIAL] -= 1
-                    self._sets = self._sets_so_far() - self._sets_before
+                if self._span.holds(last_ns):
                     self._tick(window, file)
-            else:
-                self._sets = self._sets_so_far() - self._sets_before
             self._say_what_the_bag_said(last_ns)
-
-    def _sets_so_far(self) -> Counter[str]:
-        return Counter({name: self._windows.stream.counters[name] for name in SETS})
 
     def summary(self) -> dict[str, Any]:
         """The content of summary.json so far."""
@@ -150,7 +139,7 @@ class _Replay:
                 self._settings,
                 windows.rig,
                 windows.roles.anchor,
-                {**windows.stream.counters, **dict.fromkeys(SETS, 0), **self._sets},
+                windows.stream.counters,
                 windows.topics.summary(),
             ),
             'bag_id': bag_identity(windows.bag, windows.topics.images),

@@ -14,8 +14,6 @@ from stprune_ros.core.rig import CameraRig
 from stprune_ros.core.types import Answer, Choice, Description, Provenance, Status
 from stprune_ros.settings.settings import Settings
 
-FULL, PARTIAL = 'sets_full', 'sets_partial'
-SETS = FULL, PARTIAL, 'sets_skipped'  # what became of frame sets
 MAX_SENTENCES = 50
 
 
@@ -157,7 +155,7 @@ class ReplayStatistics:
             'anchor': anchor,
             'topics': dict(topics),
             'ticks': self.ticks,
-            **{key: counters.get(key, 0) for key in SETS},
+            **{key: counters.get(key, 0) for key in ('sets_full', 'sets_partial', 'sets_skipped')},
             'counters': {
                 key: counters[key] for key in sorted(counters) if not key.startswith('sets_') and key != 'ticks'
             },

@@ -168,6 +168,17 @@ def test_methods_that_encode_less_are_added_as_others_are(tmp_path, first, then)
     asked_all_right(tmp_path / 'f.json', ('rsp',), settings=fewer)  # of which these pixels are none
 
 
+@pytest.mark.parametrize(('first', 'then'), [('mtp', 'st_prune_joint+even'), ('st_prune_joint+even', 'mtp')])
+def test_an_even_share_is_that_of_all_answers_in_a_file(tmp_path, first, then):
+    third, half = (Settings.from_values({'pruning.even_share': share}) for share in (0.3, 0.5))
+    asked_all_right(tmp_path / 'f.json', (first,), settings=third)
+    assert asked_all_right(tmp_path / 'f.json', (then,), settings=third).plan['even_share'] == 0.3
+    for settings in (half, Settings()):  # which gives half, too, to methods that ask for it
+        with pytest.raises(StpruneError, match='there even_share is 0.3, here it is 0.5: name another --output'):
+            asked_all_right(tmp_path / 'f.json', ('st_prune_staged+even',), settings=settings)
+        asked_all_right(tmp_path / 'f.json', ('rsp',), settings=settings)  # of which it is none
+
+
 def test_another_plan_is_refused_with_what_differs(tmp_path):
     output = tmp_path / 'f.json'
     asked_all_right(output, ('mtp',))

@@ -130,10 +130,12 @@ def reference(views, masks, config, history):
     for v, x in enumerate(units):
         pool = [term for one in terms for term in one.values()] if config.ring_budget else list(terms[v].values())
         means = [torch.tensor([term[k] for term in pool]).nanmean().item() for k in range(4)]
+        speaks = [k == 2 or len({term[k] for term in pool}) > 1 for k in range(4)]  # distance (2) in any case
         reasons = torch.zeros(x.shape[:2], dtype=torch.uint8)
         for (t, p), term in terms[v].items():
             if masks[v].reshape(x.shape[:2])[t, p]:
                 above = [0.0 if math.isnan(one) else one - mean for one, mean in zip(term, means)]
+                above = [one if on else -math.inf for one, on in zip(above, speaks)]
                 reasons[t, p] = KEPT_REASONS[above.index(max(above))]
                 if config.method == 'st_prune_joint' and even[v][t, p] and t in fresh[v]:
                     reasons[t, p] = Reason.EVEN
@@ -173,8 +175,9 @@ def reference(views, masks, config, history):
         {'joint_common': 0.0},
     ],
 )
+@pytest.mark.parametrize('ratio', [0.3, 0.8])
 @pytest.mark.parametrize('seed', range(2))
-def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
+def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed, ratio):
     views = ring(views=4, frames=3, rows=2, columns=3, dim=6, seed=seed)
     slots, sees = ((1, 2, 3), (0, 2, 3), (1, 2, 3), (0, 1, 3)), torch.tensor([True, False, True])
     shared = [(sees.roll(v), sees.roll(v // 2)) for v in range(4)]
@@ -183,7 +186,7 @@ def test_reasons_are_those_of_a_token_by_token_reference(method, more, seed):
     tokens[0][1] = tokens[0][0] + 0.1 * torch.randn(tokens[0][0].shape, generator=torch.Generator().manual_seed(seed))
     tokens[1][2, :, :2] = tokens[0][2, :, 1:] + 0.05
     tokens[2][1] = tokens[2][0]  # the camera was frozen
-    config = PruningConfig(method, 0.3, **{'joint_common': 2.4, **more})
+    config = PruningConfig(method, ratio, **{'joint_common': 2.4, **more})
     masks = SpatioTemporalPruner(config)(views, 4)
     expected = reference(views, masks, config, 4)
     for one, other in zip(explain(views, masks, config, 4), expected):
@@ -259,6 +262,37 @@ def test_a_view_without_frames_changes_no_reason(config, views, at):
     )
     place = min(at, len(views))
     assert all(torch.equal(one, other) for one, other in zip(alone, [*found[:place], *found[place + 1 :]], strict=True))
+
+
+@pytest.mark.parametrize(
+    ('method', 'more', 'never'),
+    [
+        ('st_prune_joint', {'joint_common': 0.0}, {Reason.MOTION, Reason.OTHER_VIEWS}),
+        ('st_prune_staged', {'joint_common': 0.0, 'budget': 'view'}, {Reason.MOTION, Reason.OTHER_VIEWS}),
+        ('st_prune_joint', {'joint_common': 2.4, 'joint_volatility_share': 0.0}, {Reason.MOTION}),
+        ('rsp', {}, {Reason.MOTION, Reason.RECENCY}),
+        ('mtp', {}, {Reason.OTHER_VIEWS}),
+    ],
+)
+def test_what_has_no_weight_carries_no_token(method, more, never):
+    """With most tokens kept some are old and have near neighbours: all that is weighed speaks against them."""
+    views = ring(views=4, frames=4, rows=3, columns=4, dim=8)
+    tokens = [torch.cat([view.tokens[:2] * 0.9, view.tokens[:2] + 0.05]) for view in views]
+    views = [replace(view, tokens=one) for view, one in zip(views, tokens)]
+    config = PruningConfig(method, 0.7, **more)
+    masks = SpatioTemporalPruner(config)(views, 4)
+    given = {Reason(n) for mask, one in zip(masks, explain(views, masks, config, 4)) for n in one[mask].tolist()}
+    assert not given & never and len(given) > 1
+
+
+def test_a_gauge_that_closes_leaves_no_token_to_what_other_views_show():
+    views = ring(views=4, frames=3, rows=4, columns=4, dim=4)  # views of noise: nothing stands out
+    config = PruningConfig('st_prune_joint', 0.7, joint_common=2.4)
+    common = commonness([unit_rows(view) for view in views], [view.slots for view in views])
+    assert trust_in([one[-16:] for one in common]) == 0
+    masks = SpatioTemporalPruner(config)(views, 3)
+    given = {Reason(n) for mask, one in zip(masks, explain(views, masks, config, 3)) for n in one[mask].tolist()}
+    assert Reason.OTHER_VIEWS not in given and given & {Reason.MOTION, Reason.RECENCY}
 
 
 def test_what_carried_a_kept_token():

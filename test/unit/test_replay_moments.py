@@ -86,7 +86,7 @@ def test_a_span_gives_the_same_hints_as_the_whole(tmp_path: Path, params: Path):
         ((None, None), (5, 2, 3)),
         ((3, 7), (3, 1, 1)),
         ((7, None), (2, 0, 1)),
-        ((None, 2), (1, 1, 0)),
+        ((None, 2), (1, 1, 1)),
         ((4, 4), (1, 0, 0)),
     ],
 )
@@ -111,6 +111,34 @@ def test_frame_sets_of_a_span_are_counted(tmp_path: Path, params: Path, span, se
     found = run(bag, tmp_path / 'out', params, *ends)
     assert tuple(found[name] for name in ('sets_full', 'sets_partial', 'sets_skipped')) == sets
     assert found['ticks'] == sets[0] + sets[1]
+
+
+def slow_odometry(item: Item) -> Item | None:
+    return None if item.topic == '/odom' and (item.stamp_ns - START_NS) // PERIOD_NS % 3 else item
+
+
+@pytest.mark.parametrize(
+    ('more', 'span', 'sets', 'ticks'),
+    [
+        ({}, (3, 9), 7, 7),  # sets wait for odometry in threes, and all close before the first of them is a tick
+        ({}, (3, 7), 5, 5),
+        ({'inference.period_ms': 300.0}, (0, 9), 10, 4),  # ticks are 0, 1, 4 and 7
+        ({'inference.period_ms': 300.0}, (3, 6), 4, 1),
+        ({'inference.period_ms': 300.0}, (8, 9), 2, 0),
+        ({'inference.period_ms': 300.0}, (20, 30), 0, 0),
+    ],
+)
+def test_sets_of_a_span_are_those_with_a_stamp_in_it(tmp_path: Path, params: Path, more, span, sets, ticks):
+    """Whenever they close, and whether they become ticks or not."""
+    values = json.loads(params.read_text())
+    values['/**']['ros__parameters'].update(more)
+    params.write_text(json.dumps(values))
+    bag, output = write_bag(tmp_path / 'bag', drive(10, slow_odometry)), tmp_path / 'out'
+    ends = (stamp_text(START_NS + tick * PERIOD_NS) for tick in span)
+    words = [word for pair in zip(('--from', '--until'), ends) for word in pair]
+    assert main(['replay', str(bag), '--output', str(output), '--params', str(params), *words]) == (not ticks)
+    found = json.loads((output / 'summary.json').read_text())
+    assert (found['sets_full'], found['ticks']) == (sets, ticks)
 
 
 def test_the_command_of_the_report_replays_its_moment(tmp_path: Path, params: Path):

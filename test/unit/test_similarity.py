@@ -1,5 +1,6 @@
 """Similarities kept from tick to tick: the same keep masks as without, and nothing kept for longer than it may be."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -154,6 +155,27 @@ def test_what_is_no_longer_in_the_ring_is_dropped():
     assert 0 < cache.bytes == whole / 2
     cache.clear()
     assert cache.bytes == 0
+
+
+def test_frames_that_left_the_history_are_let_go_where_views_are_no_longer_compared():
+    cache = SimilarityCache()
+    SpatioTemporalPruner(PruningConfig(joint_common=2.4), cache)(
+        [a_view(name, [torch.randn(2, 2, 8)]) for name in 'ab'], HISTORY
+    )
+    held = [weakref.ref(frame) for entry in cache._entries.values() for frame in entry.frames]
+    for _ in range(2):
+        views = [a_view(name, [torch.randn(2, 2, 8)]) for name in 'ab']
+        SpatioTemporalPruner(PruningConfig(joint_common=0.0), cache)(views, HISTORY)
+    assert len(held) == 2 and not any(frame() is not None for frame in held)
+
+
+@settings(max_examples=60)
+@given(drives(), st.lists(st.sampled_from([0.0, 0.5, 2.4, -1.0]), min_size=6, max_size=6))
+def test_the_masks_are_the_same_whatever_weight_held_the_tick_before(ticks, weights):
+    cache = SimilarityCache()
+    for views, weight in zip(ticks, weights):
+        with_cache, without = both(views, cache, 'st_prune_joint', joint_common=weight)
+        assert all(torch.equal(a, b) for a, b in zip(with_cache, without))
 
 
 def test_views_of_one_name_do_not_write_into_each_other():
