@@ -51,7 +51,7 @@ def choose(hits: Hits, method: str, keeps: Sequence[float]) -> dict[str, Any]:
             found, published = counts(value, keep), counts(knob.authors, keep)
             figures = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))
             figures.update(zip(('minus_authors', 'minus_lo', 'minus_hi'), difference(found, published)))
-            row[f'{keep:g}'] = {name: round(figure, 4) for name, figure in figures.items()}
+            row[f'{keep:g}'] = {name: figure and round(figure, 4) for name, figure in figures.items()}
         tried.append(row)
     # The first of equal ones is chosen, and the authors' is the first.
     return {'parameter': knob.parameter, 'authors': knob.authors, 'chosen': max(totals, key=totals.get), 'tried': tried}

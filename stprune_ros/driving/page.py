@@ -37,9 +37,7 @@ def drive_page(plan: DrivePlan, result: Mapping[str, Any], found: Found, looked_
         'labels': dict(MEASURES),
     }
     tables = {
-        key: [
-            (row['name'], [cell(row, name, key, result['drives'] > 1) for name in SHOWN]) for row in result['sources']
-        ]
+        key: [(row['name'], [cell(row, name, key) for name in SHOWN]) for row in result['sources']]
         for key in ('mean', 'minus_all')
     }
     return render(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from stprune_ros.driving.measures import MEASURES
 from stprune_ros.driving.plan import ALL_TOKENS, BASELINES, RANDOM, DrivePlan, Source
 from stprune_ros.driving.runs import Found
-from stprune_ros.evaluation.bootstrap import SceneCounts, accuracy, difference
+from stprune_ros.evaluation.bootstrap import Interval, SceneCounts, accuracy, difference
 from stprune_ros.results import table
 
 # What the first table shows; drive.json has all measures.
@@ -62,28 +62,27 @@ def _counts(plan: DrivePlan, source: Source, found: Found, measure: str) -> Scen
     return SceneCounts(np.array(values, float), np.ones(len(values)))
 
 
-def _rounded(values: Sequence[float]) -> list[float]:
+def _rounded(values: Interval) -> list[float | None]:
     """Value, low, high."""
-    return [round(value, 4) for value in values]
+    return [None if value is None else round(value, 4) for value in values]
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
     """Two tables: means, and differences against all tokens."""
     head = ('hints from', *(MEASURES[name] for name in SHOWN))
     means = [(row['name'], *(cell(row, name, 'mean') for name in SHOWN)) for row in result['sources']]
-    has_interval = result['drives'] > 1
     minus = [
-        (row['name'], *(cell(row, name, 'minus_all', has_interval) for name in SHOWN))
+        (row['name'], *(cell(row, name, 'minus_all') for name in SHOWN))
         for row in result['sources']
         if row['name'] != ALL_TOKENS
     ]
     worlds = '1 world of' if result['drives'] == 1 else f'{result["drives"]} worlds of'
     title = f'{worlds} {result["seconds"]:g} s each, {result["world"]}, profile {result["profile"]}'
-    paired = 'paired, with 95 % interval' if has_interval else 'which one world gives no interval for'
+    paired = 'paired, with 95 % interval' if result['drives'] > 1 else 'which one world gives no interval for'
     return '\n\n'.join((title, table(head, means), f'minus all tokens, {paired}:', table(head, minus)))
 
 
-def cell(row: Mapping[str, Any], measure: str, key: str, has_interval: bool = True) -> str:
+def cell(row: Mapping[str, Any], measure: str, key: str) -> str:
     """A figure as tables show it: a mean, or a difference, with its interval where there is one."""
     figures = row['measures'][measure]
     if figures is None or figures.get(key) is None:
@@ -92,6 +91,6 @@ def cell(row: Mapping[str, Any], measure: str, key: str, has_interval: bool = Tr
     digits = DIGITS.get(measure, 2)
     if key == 'mean':
         return f'{value:.{digits}f}'
-    if not has_interval:
+    if low is None:
         return f'{value:+.{digits}f}'
     return f'{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]'

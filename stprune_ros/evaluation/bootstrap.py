@@ -14,7 +14,7 @@ RESAMPLES = 2000
 LEVEL = (2.5, 97.5)  # percentiles of a 95 % interval
 TINY = 1e-9  # keeps ratios finite
 
-Interval = tuple[float, float, float]  # the value, and its 95 % interval (low, high)
+Interval = tuple[float, float | None, float | None]  # the value, and its 95 % interval (low, high); of one scene none
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class SceneCounts:
         return int(self.asked.sum())
 
     @property
+    def scenes(self) -> int:
+        """Scenes with a question."""
+        return int((self.asked > 0).sum())
+
+    @property
     def accuracy(self) -> float:
         """Share of questions answered correctly."""
         return float(self.correct.sum() / self.asked.sum())
@@ -54,12 +59,12 @@ class SceneCounts:
 
 def accuracy(counts: SceneCounts) -> Interval:
     """The accuracy."""
-    return counts.accuracy, *_interval(counts.resampled())
+    return counts.accuracy, *_interval(counts.resampled(), counts)
 
 
 def difference(counts: SceneCounts, other: SceneCounts) -> Interval:
     """Accuracy minus that of ``other``."""
-    return counts.accuracy - other.accuracy, *_interval(counts.resampled() - other.resampled())
+    return counts.accuracy - other.accuracy, *_interval(counts.resampled() - other.resampled(), counts)
 
 
 def recovered(counts: SceneCounts, full: SceneCounts, blind: SceneCounts) -> Interval:
@@ -69,7 +74,7 @@ def recovered(counts: SceneCounts, full: SceneCounts, blind: SceneCounts) -> Int
         return np.asarray((mine - guessed) / np.maximum(whole - guessed, TINY))
 
     value = share(*(np.array(x.accuracy) for x in (counts, full, blind)))
-    return float(value), *_interval(share(*(x.resampled() for x in (counts, full, blind))))
+    return float(value), *_interval(share(*(x.resampled() for x in (counts, full, blind))), counts)
 
 
 def flips(right: np.ndarray, before: np.ndarray) -> tuple[float, float]:
@@ -81,7 +86,9 @@ def flips(right: np.ndarray, before: np.ndarray) -> tuple[float, float]:
     return float(lost), float(won)
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """The interval of what draws say; those that say nothing do not count."""
+def _interval(values: np.ndarray, counts: SceneCounts) -> tuple[float, float] | tuple[None, None]:
+    """The interval of what draws say; those that say nothing do not count. Draws of a single scene are all the same."""
+    if counts.scenes < 2:
+        return None, None
     low, high = np.nanpercentile(values, LEVEL)
     return float(low), float(high)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stprune_ros.errors import StpruneError
 from stprune_ros.evaluation.hits import ALL, BLIND, FULL
 from stprune_ros.evaluation.tables import percent
@@ -54,9 +56,8 @@ def write_plot(found: Mapping[str, Any], default: str, path: Path) -> None:
         style['ls'] = ('-', '--', ':')[index // DISTINCT_COLOURS % 3]
         [line] = axes.plot(keeps, [row['accuracy'] for row in points], marker='o', label=method, **style)
         if method == default:
-            axes.fill_between(
-                keeps, [r['lo'] for r in points], [r['hi'] for r in points], alpha=0.2, color=line.get_color()
-            )
+            low, high = (np.array([row[side] for row in points], float) for side in ('lo', 'hi'))  # NaN: no interval
+            axes.fill_between(keeps, low, high, alpha=0.2, color=line.get_color())
     axes.axhline(found['full'], color='black', ls=':', label='all tokens')
     axes.axhline(found['blind'], color='grey', ls=':', label='no images')
     ticks = sorted({row['keep'] for row in rows})

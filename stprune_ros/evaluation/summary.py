@@ -47,7 +47,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     counts = {cell: SceneCounts.of(scenes, values) for cell, values in right.items()}
     full, blind = counts[FULL, 1.0], counts.get((BLIND, 1.0))
-    if blind is not None and difference(full, blind)[1] <= 0:
+    if blind is not None and (difference(full, blind)[1] or 0) <= 0:
         blind = None  # pictures add nothing that can be told apart, so there is nothing to recover
     for (method, keep), found in counts.items():
         figures: dict[str, float | None] = dict(zip(('accuracy', 'lo', 'hi'), accuracy(found)))

@@ -91,11 +91,13 @@ def accuracy_cell(row: Row) -> str:
 
 
 def difference_cell(row: Row) -> str:
-    """Points against the default at the same ratio, with the paired interval."""
+    """Points against the default at the same ratio, with the paired interval; one scene gives none."""
     if row['minus_default'] is None:
         return 'n/a'
-    value, low, high = (100 * row[name] for name in ('minus_default', 'minus_lo', 'minus_hi'))
-    return f'{value:+.1f} [{low:+.1f}, {high:+.1f}]'
+    value = f'{100 * row["minus_default"]:+.1f}'
+    if row['minus_lo'] is None:
+        return value
+    return f'{value} [{100 * row["minus_lo"]:+.1f}, {100 * row["minus_hi"]:+.1f}]'
 
 
 def flips_cell(row: Row) -> str:

@@ -125,7 +125,6 @@ def _ring(rig: CameraRig) -> list[dict[str, Any]]:
         sectors.append(
             {
                 'camera': camera,
-                'direction': rig.direction(camera),
                 'degrees': math.degrees(width),
                 'left': _polar(left, 100),
                 'right': _polar(right, 100),

@@ -185,6 +185,15 @@ def test_green_and_a_light_that_turns_red_too_late_cost_nothing() -> None:
     assert watch(fronts, [False, True, True, True])[0].lines_passed == 1
 
 
+def test_a_line_that_was_run_once_counts_no_second_time_where_red_came_too_late() -> None:
+    """Round the block and past the same line again, whose light turns red 0.3 m ahead of it."""
+    lines, _ = watch([LINE - 20.0, LINE - 0.1, LINE + 0.1, LINE + FRONT_BUMPER + 0.1], [True] * 4)
+    lines.look(None, 5.0, False)
+    again = [(LINE - 3.0, False), (LINE - 0.3, True), (LINE + 0.1, True), (LINE + FRONT_BUMPER + 0.1, True)]
+    assert [lines.look((0, front - FRONT_BUMPER), 5.0, red) for front, red in again] == [(False, False)] * 4
+    assert (lines.lines_passed, lines.lights_run) == (1, 1)
+
+
 def test_a_bend_lies_between_two_roads() -> None:
     lines = LineWatch()
     lines.look((0, LINE - FRONT_BUMPER - 1.0), 5.0, True)

@@ -112,13 +112,16 @@ def test_differences_are_paired() -> None:
     text = to_markdown(result)
     assert '| st_prune_joint 0.1 | +1.00 [+1.00, +1.00] |' in text
     assert text.startswith('40 worlds of 20 s each, ringworld, profile none\n')
-    one = to_markdown({**result, 'drives': 1})
+    one = to_markdown(
+        summarize(replace(plan, seeds=(3,)), {'seconds': 20.0, 'world': 'ringworld', 'profile': 'none'}, found)
+    )
     assert one.startswith('1 world of 20 s each, ringworld, profile none\n')
     assert 'minus all tokens, which one world gives no interval for:' in one and ' [' not in one
     assert (text.count('| all tokens |'), text.count('| no hints |')) == (1, 2)  # nothing differs from itself
     named = {'measures': {'progress_m': {'mean': [1.26, 1.0, 2.0], 'minus_all': [-1.26, -2.0, 0.04]}}}
     assert [cell(named, 'progress_m', key) for key in ('mean', 'minus_all')] == ['1.3', '-1.3 [-2.0, +0.0]']
-    assert cell(named, 'progress_m', 'minus_all', has_interval=False) == '-1.3'
+    alone = {'measures': {'progress_m': {'minus_all': [-1.25, None, None]}}}
+    assert cell(alone, 'progress_m', 'minus_all') == '-1.2'
     assert re.search(r'\| no hints \|.* n/a \|', text)
 
 

@@ -181,6 +181,16 @@ def test_nothing_is_recovered_where_pictures_add_nothing():
     assert (row['accuracy'], accuracy_cell(row)) == (0.75, '75.0')
 
 
+def test_one_scene_gives_no_interval():
+    alone = answers(none=[T, T, T, T], blind=[F, F, F, F], a=[T, F, T, T], b=[F, F, T, T])
+    del alone.results[6]
+    rows = summarize(alone)['rows']
+    [row] = [row for row in rows if (row['method'], row['kind']) == ('b', 'all')]
+    assert (row['accuracy'], row['lo'], row['hi'], row['recovered']) == (0.0, None, None, None)
+    assert (row['minus_default'], row['minus_lo'], row['minus_hi']) == (-0.5, None, None)
+    assert difference_cell(row) == '-50.0'
+
+
 def test_every_host_and_world_has_files_of_its_own(tmp_path):
     assert beside(tmp_path / 'f.json', 'org/model', 'hard', '.hits.npz') == tmp_path / 'f.org_model.hard.hits.npz'
 

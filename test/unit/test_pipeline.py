@@ -219,8 +219,9 @@ def test_view_tokens_hold_what_calibration_and_odometry_know(tmp_path):
 def test_pruning_gets_the_frames_their_slots_and_their_ego_states(make, rig, method):
     """The masks are those of the selection called directly, with everything in its right order."""
     switches = ('pruning.compensate_motion', 'pruning.calibrated_overlap')
-    gauge = {'pruning.gauge_commonness': False}  # nothing but the lattice would count on pictures this plain
-    pipeline = make({'pruning.method': method, **dict.fromkeys(switches, True), **gauge})
+    # Motion counts with a weight only, and with the gauge nothing but the lattice would on pictures this plain.
+    weights = {'pruning.joint_common': 2.4, 'pruning.gauge_commonness': False}
+    pipeline = make({'pruning.method': method, **dict.fromkeys(switches, True), **weights})
     sets = []
     for ms, rate in ((1000, 0.0), (1500, 0.1), (2000, 0.9)):
         ego = EgoState(ms * MS, None, None, (8.0 * rate, 0.0, 0.0), (0.0, 0.0, rate))

@@ -191,15 +191,17 @@ def test_numbers_are_compared_where_both_sides_said_one() -> None:
 
 
 def test_draws_of_scenes_without_a_number_are_no_error_of_nothing() -> None:
-    """Of three scenes one has numbers: every draw that has any says the same."""
+    """Of three scenes two have numbers: every draw that has any says the same. A single scene gives no interval."""
     drives, nan = np.array([0, 0, 1, 2]), np.nan
-    numbers = SceneCounts.of(drives, np.array([7.0, 5.0, nan, nan]))
+    numbers = SceneCounts.of(drives, np.array([7.0, 5.0, 6.0, nan]))
     assert accuracy(numbers) == (6.0, 6.0, 6.0)
     drawn = numbers.resampled()
-    assert np.isnan(drawn).mean() == pytest.approx((2 / 3) ** 3, abs=0.03) and set(drawn[~np.isnan(drawn)]) == {6.0}
-    assert difference(numbers, SceneCounts.of(drives, np.array([1.0, 5.0, nan, nan]))) == (3.0, 3.0, 3.0)
-    full, blind = (SceneCounts.of(drives, np.array([value, value, nan, nan])) for value in (8.0, 4.0))
+    assert np.isnan(drawn).mean() == pytest.approx((1 / 3) ** 3, abs=0.02) and set(drawn[~np.isnan(drawn)]) == {6.0}
+    assert difference(numbers, SceneCounts.of(drives, np.array([1.0, 5.0, 3.0, nan]))) == (3.0, 3.0, 3.0)
+    full, blind = (SceneCounts.of(drives, np.array([value, value, value, nan])) for value in (8.0, 4.0))
     assert recovered(numbers, full, blind) == (0.5, 0.5, 0.5)
+    alone = SceneCounts.of(drives, np.array([7.0, 5.0, nan, nan]))
+    assert accuracy(alone) == (6.0, None, None) and difference(alone, alone) == (0.0, None, None)
 
 
 def test_classes_of_objects_may_hold_blanks_and_dots() -> None:

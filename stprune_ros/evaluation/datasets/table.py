@@ -174,6 +174,8 @@ def _cell(row: Mapping[str, Any]) -> str:
     if row.get('minus_full') is None or (row['method'], row['keep']) == FULL:
         return f'{row["value"]:.3f}'
     low, high = row['minus_full_lo'], row['minus_full_hi']
+    if low is None:
+        return f'{row["value"]:.3f} ({row["minus_full"]:+.3f})'
     return f'{row["value"]:.3f} ({row["minus_full"]:+.3f} [{low:+.3f}, {high:+.3f}])'
 
 
