@@ -16,7 +16,7 @@ from stprune_ros.pruning.baselines.uninformed import uniform_mask
 from stprune_ros.pruning.commonness import commonness, commonness_at_instant, commonness_batched, separability, skewness
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.joint import prune_joint, trust_in
-from stprune_ros.pruning.pruner import SpatioTemporalPruner, even_masks
+from stprune_ros.pruning.pruner import SpatioTemporalPruner, even_bonus, even_masks
 from stprune_ros.pruning.tensors import equal_groups
 from stprune_ros.pruning.view_tokens import ViewSimilarity, ViewTokens
 
@@ -172,6 +172,12 @@ def test_an_even_share_is_kept_first_and_counts_in_the_budget(method, budget, ev
         assert even < 1 or torch.equal(mask.flatten(), lattice)
     assert sum(int(mask.sum()) for mask in masks) == 36
     assert budget == 'ring' or [int(mask.sum()) for mask in masks] == [12, 12, 12]
+
+
+def test_an_even_share_outweighs_every_other_term_at_its_most():
+    config = PruningConfig(joint_common=10.0, joint_volatility_share=0.5, joint_lattice=0.25)
+    assert even_bonus(config) == 3 + (5 + 1) + 2 * 10 + 0.25
+    assert even_bonus(replace(config, joint_common=0.5, lambda_temporal=2.0)) == 3 + 2 + 2 * 0.5 + 0.25 * 0.5
 
 
 @pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune_staged'])

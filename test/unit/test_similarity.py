@@ -301,6 +301,19 @@ def test_the_pruner_asks_its_cache_for_commonness_in_joint_pruning(monkeypatch):
     assert instants == []
 
 
+@pytest.mark.parametrize(('method', 'expected'), [('st_prune', False), ('mtp', False), ('st_prune_staged', True)])
+def test_only_methods_that_weigh_commonness_ask_for_it(method, expected):
+    asked = []
+
+    class Cache(SimilarityCache):
+        def attach(self, views, with_commonness, *more):
+            asked.append(with_commonness)
+            return super().attach(views, with_commonness, *more)
+
+    SpatioTemporalPruner(PruningConfig(method, 0.3, joint_common=2.4), Cache())(ring(), 3)
+    assert asked == [expected]
+
+
 def test_what_was_cleared_is_computed_anew(monkeypatch):
     views = [a_view(name, [torch.randn(2, 3, 8)]) for name in 'ab']
     cache = SimilarityCache()
