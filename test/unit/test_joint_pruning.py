@@ -174,6 +174,16 @@ def test_an_even_share_is_kept_first_and_counts_in_the_budget(method, budget, ev
     assert budget == 'ring' or [int(mask.sum()) for mask in masks] == [12, 12, 12]
 
 
+def test_a_lattice_has_no_more_weight_than_commonness():
+    views = ring(views=4, frames=3, rows=4, columns=4, dim=4)  # noise: the gauge is closed
+    hardly, never, fully = (
+        prune(views, 3, 'st_prune_joint', 0.3, joint_common=weight, joint_lattice=lattice, gauge_commonness=True)
+        for weight, lattice in ((1e-6, 10.0), (1e-6, 0.0), (1.0, 10.0))
+    )
+    assert all(map(torch.equal, hardly, never))
+    assert not all(map(torch.equal, hardly, fully))
+
+
 def test_an_even_share_outweighs_every_other_term_at_its_most():
     config = PruningConfig(joint_common=10.0, joint_volatility_share=0.5, joint_lattice=0.25)
     assert even_bonus(config) == 3 + (5 + 1) + 2 * 10 + 0.25
