@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from stprune_ros.errors import ModelError
 from stprune_ros.vlm.guided_choice import Branch, GuidedChoice, guided_choice
+from stprune_ros.vlm.hf.answers import unknown_token
 
 END = 99
 Path = tuple[int, ...]
@@ -243,3 +245,8 @@ def test_answers_end() -> None:
 
 def test_no_candidates_at_all() -> None:
     assert choice_among([]).log_probabilities([]) == []
+
+
+def test_only_a_trained_model_lacks_words():
+    tokenizer = SimpleNamespace(unk_token_id=0)
+    assert (unknown_token(tokenizer, True), unknown_token(tokenizer, False)) == (0, None)
