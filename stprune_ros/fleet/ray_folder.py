@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from stprune_ros.fleet.interrupts import unstoppable
 
 BELOW, PREFIX = Path('/tmp'), 'stprune-'
+ENDING_S, AGAIN_S = 10.0, 0.1  # for how long processes of Ray may be ending, and between two tries
 OWNER = 'owner'  # a file that the process whose folder it is holds locked; who is killed holds nothing any more
 
 
@@ -28,7 +30,16 @@ def ray_folder(below: Path = BELOW) -> Iterator[Path]:
             yield folder
     finally:
         with unstoppable():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """What is just ending may still write into it, so that it is not empty when it should go: then again."""
+    end = time.monotonic() + ENDING_S
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(AGAIN_S)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_left(below: Path) -> None:

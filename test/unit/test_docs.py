@@ -16,7 +16,7 @@ from stprune_ros.resources import version
 from stprune_ros.settings import parameter_file
 from stprune_ros.settings.parameters import BY_NAME
 
-OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms'}
+OLD_PARAMETERS = {'pruning.one_pays', 'pruning.scaled_terms', 'pruning.joint_volatility'}
 
 
 def anchors(page: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,21 @@ def test_it_is_for_its_owner_only_and_goes_with_the_block(tmp_path: Path):
         assert folder.stat().st_mode & 0o777 == 0o700
         assert sorted(path.name for path in folder.iterdir()) == [OWNER, 'ray']
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_written_into_it_while_it_goes_does_not_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tries, remove = [], shutil.rmtree
+
+    def removed(folder: Path, ignore_errors: bool) -> None:
+        tries.append(folder)
+        remove(folder, ignore_errors=ignore_errors)
+        if len(tries) < 3:  # a process wrote between the listing and the end
+            (folder / 'ray').mkdir(parents=True)
+
+    monkeypatch.setattr(shutil, 'rmtree', removed)
+    with ray_folder(tmp_path) as folder:
+        pass
+    assert tries == [folder] * 3 and not list(tmp_path.iterdir())
 
 
 def test_what_a_killed_command_left_goes_with_the_next_one_and_what_is_in_use_stays(tmp_path: Path):
