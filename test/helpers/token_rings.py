@@ -7,11 +7,24 @@ from hypothesis import strategies as st
 
 from stprune_ros.pruning.config import PruningConfig
 from stprune_ros.pruning.pruner import PUBLISHED, SpatioTemporalPruner
+from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.pruning.view_tokens import ViewTokens
 
 
 def unit(x):
     return torch.nn.functional.normalize(x, dim=-1)
+
+
+class AskedCache(SimilarityCache):
+    """Notes whether views are to be compared with one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def attach(self, views, with_commonness, *more):
+        self.asked.append(with_commonness)
+        return super().attach(views, with_commonness, *more)
 
 
 def ring(views=4, frames=3, rows=3, columns=4, dim=16, seed=0, dtype=torch.float32):

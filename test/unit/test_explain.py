@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.token_rings import prune, ring, rings, uneven_ring, unit
+from helpers.token_rings import AskedCache, prune, ring, rings, uneven_ring, unit
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -314,17 +314,12 @@ def test_where_nothing_tells_tokens_apart_the_distance_is_left():
 
 @pytest.mark.parametrize(('weight', 'expected'), [(0.0, False), (0.01, True)])
 def test_explaining_compares_views_where_pruning_does(weight, expected):
-    asked = []
-
-    class Cache(SimilarityCache):
-        def attach(self, views, with_commonness, *more):
-            asked.append(with_commonness)
-            return super().attach(views, with_commonness, *more)
+    cache = AskedCache()
 
     views = ring(views=3, frames=2)
     config = PruningConfig('st_prune_joint', 0.25, joint_common=weight)
-    explain(views, SpatioTemporalPruner(config)(views, 2), config, 2, Cache())
-    assert asked == [expected]
+    explain(views, SpatioTemporalPruner(config)(views, 2), config, 2, cache)
+    assert cache.asked == [expected]
 
 
 def test_a_gauge_that_closes_leaves_no_token_to_what_other_views_show():

@@ -10,7 +10,7 @@ import torch
 import yaml
 from helpers.pipelines import NAMES, make_rig
 from helpers.tiny_models import make_tiny_model
-from helpers.token_rings import ring
+from helpers.token_rings import AskedCache, ring
 
 from stprune_ros import cli
 from stprune_ros.core.types import CameraFrame, FrameSet, Window
@@ -23,7 +23,6 @@ from stprune_ros.inference.provenance import provenance_of
 from stprune_ros.pruning import pruner
 from stprune_ros.pruning.config import LEFT_TO_MODEL, SILENT_WEIGHT, PruningConfig
 from stprune_ros.pruning.pruner import SpatioTemporalPruner
-from stprune_ros.pruning.similarity import SimilarityCache
 from stprune_ros.resources import resource_path
 from stprune_ros.ringworld.training.plans import Recipe
 from stprune_ros.settings.settings import Settings
@@ -50,17 +49,12 @@ def test_what_is_left_to_the_model_is_what_its_folder_says_or_a_number_for_all_o
 @pytest.mark.parametrize('method', ['st_prune_joint', 'st_prune_staged'])
 @pytest.mark.parametrize(('weight', 'expected'), [(0.0, False), (LEFT_TO_MODEL, False), (0.01, True)])
 def test_without_a_weight_views_are_not_compared(monkeypatch, method, weight, expected):
-    compared, asked = [], []
-
-    class Cache(SimilarityCache):
-        def attach(self, views, with_commonness, *more):
-            asked.append(with_commonness)
-            return super().attach(views, with_commonness, *more)
+    compared, cache = [], AskedCache()
 
     given = pruner.commonness
     monkeypatch.setattr(pruner, 'commonness', lambda *views: compared.append(True) or given(*views))
-    SpatioTemporalPruner(PruningConfig(method, 0.25, joint_common=weight), Cache())(ring(views=3, frames=2), 2)
-    assert (bool(compared), asked) == (expected, [expected])
+    SpatioTemporalPruner(PruningConfig(method, 0.25, joint_common=weight), cache)(ring(views=3, frames=2), 2)
+    assert (bool(compared), cache.asked) == (expected, [expected])
 
 
 @pytest.mark.parametrize('value', [-0.99, -0.5, -1e-9])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.token_rings import ring, unit
+from helpers.token_rings import AskedCache, ring, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -303,15 +303,10 @@ def test_the_pruner_asks_its_cache_for_commonness_in_joint_pruning(monkeypatch):
 
 @pytest.mark.parametrize(('method', 'expected'), [('st_prune', False), ('mtp', False), ('st_prune_staged', True)])
 def test_only_methods_that_weigh_commonness_ask_for_it(method, expected):
-    asked = []
+    cache = AskedCache()
 
-    class Cache(SimilarityCache):
-        def attach(self, views, with_commonness, *more):
-            asked.append(with_commonness)
-            return super().attach(views, with_commonness, *more)
-
-    SpatioTemporalPruner(PruningConfig(method, 0.3, joint_common=2.4), Cache())(ring(), 3)
-    assert asked == [expected]
+    SpatioTemporalPruner(PruningConfig(method, 0.3, joint_common=2.4), cache)(ring(), 3)
+    assert cache.asked == [expected]
 
 
 def test_what_was_cleared_is_computed_anew(monkeypatch):
